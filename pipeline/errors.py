@@ -1,0 +1,41 @@
+"""Every error Eyeline raises on purpose.
+
+EyelineError
+  SetupError        cannot work as asked; found before the first frame (exit 2)
+    ConfigError     a settings file or option is wrong; the message names file and key
+    GraphError      the stages do not join
+    SourceError     a camera, file or address cannot be opened
+  RunError          a run that had started cannot go on (exit 1)
+  EndRun            a person asked to end the run, at the window for example (exit 0)
+
+`models` knows nothing of this package and has a tree of its own (`models/errors.py`); the
+detector stage turns its errors into SetupError.
+"""
+
+
+class EyelineError(Exception):
+    """Base of all errors raised on purpose; shown as one line, without a traceback."""
+
+
+class SetupError(EyelineError):
+    """The command, config, model or source cannot work."""
+
+
+class ConfigError(SetupError):
+    """A settings file, or an option that replaces part of it, is wrong."""
+
+
+class GraphError(SetupError):
+    """The stages do not join."""
+
+
+class SourceError(SetupError):
+    """A camera, file or address cannot be opened."""
+
+
+class RunError(EyelineError):
+    """A run that had started cannot go on: a full disk, a stage that keeps dying."""
+
+
+class EndRun(EyelineError):  # noqa: N818 - a wish, not an error
+    """A person asked to end the run; raised by a stage from `process`."""

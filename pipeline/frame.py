@@ -1,0 +1,198 @@
+"""A frame: the header that travels over sockets, and the named arrays that stay in a slot.
+
+The header is all that a stage sends to the next one. It says in which slot of shared memory the
+frame lies and where in that slot each array is, so the receiver gets views and nothing is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+ALIGN = 64
+"""Arrays start at multiples of this many bytes: a cache line, and enough for any SIMD load."""
+
+
+class Status(IntEnum):
+    """What a header stands for."""
+
+    LIVE = 0
+    """A picture on its way; the only status with arrays."""
+    DROPPED = 1
+    """A picture given up on purpose, see `Header.cause`; travels on so that order stays whole."""
+    FAILED = 2
+    """A picture that a stage could not process, see `Header.cause`."""
+    END = 3
+    """The stream is over."""
+
+
+class Span(msgspec.Struct, array_like=True, gc=False):
+    """When one stage worked on a frame."""
+
+    stage: str
+    worker: str
+    taken_ns: int
+    """Monotonic time at which the worker took the frame off its edge."""
+    start_ns: int
+    end_ns: int
+
+
+class Header(msgspec.Struct, array_like=True):
+    """What travels over ZeroMQ in place of a frame; some 200 bytes."""
+
+    stream: int
+    """Index of the stream in the graph."""
+    seq: int
+    """Number of the frame in its stream, from 0, without gaps."""
+    attempt: int
+    """How often the frame was sent again; only the newest attempt is alive."""
+    slot: int
+    generation: int
+    """How often the slot has been lent; tells this frame from an earlier one in the same slot."""
+    status: Status
+    cause: str
+    """Why the frame is not live: "stale", "restart", "poison" or "failed:STAGE"; else ""."""
+    captured_ns: int
+    """Monotonic time of capture."""
+    wall_ns: int
+    """Wall-clock time of capture, Unix epoch."""
+    source_ns: int
+    """The source's own timestamp from the start of the stream; -1 where it has none."""
+    width: int
+    height: int
+    arrays: dict[str, tuple[int, str, tuple[int, ...]]]
+    """Array name -> (byte offset in the slot, dtype, shape)."""
+    used: int
+    """Bytes of the slot that are taken."""
+    limit: int
+    """Bytes of the slot that this branch of the graph may take."""
+    spans: list[Span]
+
+    def without_arrays(self, status: Status, cause: str) -> None:
+        """Make this the header of a frame that will not be worked on any more."""
+        self.status, self.cause = status, cause
+        self.arrays.clear()
+
+
+class SlotFullError(MemoryError):
+    """An array does not fit in what is left of the frame's slot."""
+
+
+class Frame:
+    """One picture on its way, as a stage sees it: facts about it, and named arrays.
+
+    Arrays read with `frame["name"]` are read-only views of shared memory, valid only inside
+    `process`. A stage that wants to keep or draw on one takes a copy.
+    """
+
+    __slots__ = ("_memory", "header", "stream")
+
+    def __init__(self, header: Header, stream: str, memory: memoryview) -> None:
+        self.header = header
+        self.stream = stream
+        """Name of the stream."""
+        self._memory = memory
+
+    @classmethod
+    def of(
+        cls, stream: str = "test", seq: int = 0, time_s: float = 0.0, **arrays: ArrayLike
+    ) -> Frame:
+        """A frame in private memory: for tests, and for calling stages without a pipeline."""
+        values = {name: np.asarray(value) for name, value in arrays.items()}
+        size = sum(value.nbytes + ALIGN for value in values.values()) + (64 << 20)
+        image = values.get("image")
+        height, width = image.shape[:2] if image is not None else (0, 0)
+        now = int(time_s * 1e9)
+        header = Header(
+            0, seq, 0, 0, 1, Status.LIVE, "", now, now, now, width, height, {}, 0, size, []
+        )
+        frame = cls(header, stream, memoryview(np.empty(size, np.uint8)))  # type: ignore[arg-type]
+        for name, value in values.items():
+            frame.put(name, value)
+        return frame
+
+    @property
+    def seq(self) -> int:
+        """Number of the frame in its stream, from 0."""
+        return self.header.seq
+
+    @property
+    def width(self) -> int:
+        """Width of the captured picture in pixels."""
+        return self.header.width
+
+    @property
+    def height(self) -> int:
+        """Height of the captured picture in pixels."""
+        return self.header.height
+
+    @property
+    def captured_ns(self) -> int:
+        """Monotonic time of capture."""
+        return self.header.captured_ns
+
+    @property
+    def wall_ns(self) -> int:
+        """Wall-clock time of capture, nanoseconds since the Unix epoch."""
+        return self.header.wall_ns
+
+    @property
+    def time_s(self) -> float:
+        """Seconds into the stream by the source's clock; by the capture clock where it has none."""
+        ns = self.header.source_ns
+        return (ns if ns >= 0 else self.header.captured_ns) / 1e9
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.header.arrays
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.header.arrays)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """A read-only view of an array.
+
+        Raises:
+            KeyError: no stage before this one gave an array of that name.
+        """
+        view = self._view(name)
+        view.flags.writeable = False
+        return view
+
+    def put(self, name: str, value: ArrayLike) -> None:
+        """Add an array, or replace one, by copying `value` into the slot.
+
+        Raises:
+            SlotFullError: the slot has no room for it.
+        """
+        array = np.asarray(value)
+        self.empty(name, array.shape, array.dtype)[...] = array
+
+    def empty(self, name: str, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+        """Add an array, or replace one, and give the writable, uninitialised view to fill.
+
+        Raises:
+            SlotFullError: the slot has no room for it.
+        """
+        kind = np.dtype(dtype)
+        size = kind.itemsize
+        for side in shape:
+            size *= side
+        header = self.header
+        start = -(-header.used // ALIGN) * ALIGN
+        if start + size > header.limit:
+            raise SlotFullError(
+                f"array {name!r} {tuple(shape)} {kind} needs {size} bytes; "
+                f"the frame's slot has {max(0, header.limit - start)} left"
+            )
+        header.used = start + size
+        header.arrays[name] = (start, kind.str, tuple(shape))
+        return self._view(name)
+
+    def _view(self, name: str) -> NDArray[Any]:
+        offset, dtype, shape = self.header.arrays[name]
+        return np.ndarray(shape, dtype, self._memory, offset)

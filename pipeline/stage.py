@@ -1,0 +1,116 @@
+"""What a stage is. Read this file first: everything in `stages/` has this shape.
+
+A stage is one step of the graph. It owns no socket, no process and no clock: given the same
+frames it gives the same answers, so a test calls `process` directly. The worker
+(`pipeline/worker.py`) does the rest: it takes frames off the edge, calls the stage, hands on,
+counts, and starts it again after a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+
+from pipeline.frame import Frame
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every stage's settings: immutable, and strict about unknown keys."""
+
+
+class Array(msgspec.Struct, frozen=True):
+    """An array that a stage takes or gives."""
+
+    name: str
+    dtype: str | None = None
+    """As numpy spells it; None: any."""
+    shape: tuple[int | None, ...] | None = None
+    """None for a side: any length; None for the whole: any shape."""
+    optional: bool = False
+    """Taken if it is there."""
+
+
+class Stage:
+    """One step of the graph.
+
+    The worker makes the object in the stage's own process and calls `open` once, then `restore`
+    for each stream that has a saved state, then `process` for every live frame, `end` once for
+    every stream that ends, and `close` once, also after an error.
+
+    Not promised: that every `seq` arrives (a frame that was dropped or failed on the way does
+    not), and, unless `ordered` is set, that frames of one stream arrive in order.
+    """
+
+    Settings: ClassVar[type[Settings]] = Settings
+    takes: ClassVar[tuple[Array, ...]] = ()
+    gives: ClassVar[tuple[Array, ...]] = ()
+    ordered: ClassVar[bool] = False
+    """Sees each stream in `seq` order, each frame once, also after a crash of any process. There
+    is one worker of such a stage, and its `state` is saved after every frame."""
+
+    def __init__(self, settings: Any, facts: Mapping[str, Any]) -> None:
+        """Keep the settings; acquire nothing yet.
+
+        Args:
+            settings: an instance of the class's own `Settings`.
+            facts: what the stages on the same path told in `resolve`, and `streams`, the names
+                of all streams.
+        """
+        self.settings = settings
+        self.facts = facts
+
+    @classmethod
+    def resolve(cls, settings: Any) -> Mapping[str, Any]:
+        """Check, before any process starts, what the settings point at; tell what others need.
+
+        What is returned reaches every stage before and after this one as `facts`: the detector
+        tells the model's `contract` and `labels`, NMS its `min_score`. Must start no thread.
+
+        Raises:
+            SetupError: the settings point at something that cannot work.
+        """
+        return {}
+
+    def open(self) -> None:
+        """Acquire what must live in the stage's own process: a model, a window, a file."""
+
+    def process(self, frame: Frame) -> None:
+        """Read arrays of the frame and add arrays to it.
+
+        Raises:
+            RunError: the run cannot go on (ends it, exit 1).
+            EndRun: a person asked to end the run (exit 0).
+            Exception: any other; this frame becomes `failed:STAGE` and the stage goes on.
+        """
+        raise NotImplementedError
+
+    def process_batch(self, frames: Sequence[Frame]) -> None:
+        """Process several frames, of any streams, at once; by default one after the other."""
+        for frame in frames:
+            self.process(frame)
+
+    def idle(self) -> None:
+        """Called between frames, at least ten times a second: to serve a window, say."""
+
+    def end(self, stream: str) -> None:
+        """The stream is over: no frame of it follows."""
+
+    def close(self) -> None:
+        """Release what `open` acquired. Always called, also after an error or half an `open`."""
+
+    def state(self, stream: str) -> bytes:
+        """What `restore` needs to go on after a crash as if nothing had happened.
+
+        Ordered stages only; called after every frame and saved before the answer is handed on,
+        so it must be quick.
+        """
+        return b""
+
+    def restore(self, stream: str, state: bytes) -> None:
+        """Take up the state that `state` gave before a crash. Called after `open`."""
+
+    def report(self) -> Mapping[str, str]:
+        """Facts worth showing to a person once open: the provider, the decoder in use."""
+        return {}
