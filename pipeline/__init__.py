@@ -1,0 +1,1 @@
+"""The machinery: frames, processes, sockets, settings. Knows no camera, model or algorithm."""

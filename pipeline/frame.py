@@ -34,8 +34,10 @@ class Status(IntEnum):
 class Span(msgspec.Struct, array_like=True, gc=False):
     """When one stage worked on a frame."""
 
-    stage: str
-    worker: str
+    stage: int
+    """Index of the stage in the graph."""
+    worker: int
+    """Index of the worker in the graph."""
     taken_ns: int
     """Monotonic time at which the worker took the frame off its edge."""
     start_ns: int
@@ -54,24 +56,24 @@ class Header(msgspec.Struct, array_like=True):
     slot: int
     generation: int
     """How often the slot has been lent; tells this frame from an earlier one in the same slot."""
-    status: Status
-    cause: str
+    status: Status = Status.LIVE
+    cause: str = ""
     """Why the frame is not live: "stale", "restart", "poison" or "failed:STAGE"; else ""."""
-    captured_ns: int
+    captured_ns: int = 0
     """Monotonic time of capture."""
-    wall_ns: int
+    wall_ns: int = 0
     """Wall-clock time of capture, Unix epoch."""
-    source_ns: int
+    source_ns: int = -1
     """The source's own timestamp from the start of the stream; -1 where it has none."""
-    width: int
-    height: int
-    arrays: dict[str, tuple[int, str, tuple[int, ...]]]
+    width: int = 0
+    height: int = 0
+    arrays: dict[str, tuple[int, str, tuple[int, ...]]] = {}
     """Array name -> (byte offset in the slot, dtype, shape)."""
-    used: int
+    used: int = 0
     """Bytes of the slot that are taken."""
-    limit: int
+    limit: int = 0
     """Bytes of the slot that this branch of the graph may take."""
-    spans: list[Span]
+    spans: list[Span] = []
 
     def without_arrays(self, status: Status, cause: str) -> None:
         """Make this the header of a frame that will not be worked on any more."""
@@ -109,7 +111,17 @@ class Frame:
         height, width = image.shape[:2] if image is not None else (0, 0)
         now = int(time_s * 1e9)
         header = Header(
-            0, seq, 0, 0, 1, Status.LIVE, "", now, now, now, width, height, {}, 0, size, []
+            stream=0,
+            seq=seq,
+            attempt=0,
+            slot=0,
+            generation=1,
+            captured_ns=now,
+            wall_ns=now,
+            source_ns=now,
+            width=width,
+            height=height,
+            limit=size,
         )
         frame = cls(header, stream, memoryview(np.empty(size, np.uint8)))  # type: ignore[arg-type]
         for name, value in values.items():

@@ -8,7 +8,7 @@ counts, and starts it again after a crash.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -91,6 +91,12 @@ class Stage:
         for frame in frames:
             self.process(frame)
 
+    def beat(self) -> None:
+        """Call this from work that takes long on purpose (a paused window), or be taken for hung.
+
+        The worker puts its own in place of this one.
+        """
+
     def idle(self) -> None:
         """Called between frames, at least ten times a second: to serve a window, say."""
 
@@ -114,3 +120,41 @@ class Stage:
     def report(self) -> Mapping[str, str]:
         """Facts worth showing to a person once open: the provider, the decoder in use."""
         return {}
+
+
+class Source(Stage):
+    """The first stage: where the frames of one stream come from. One worker per stream.
+
+    The worker offers a free slot and collects the picture. A file is read in `offer`; a camera is
+    read by a thread of its own, which fills the offered slot with the next picture and counts
+    those that come while none is offered.
+    """
+
+    live: bool
+    """Whether pictures come at their own pace and are not waited for; known after `open`."""
+
+    def skip(self, pictures: int) -> None:
+        """Go on behind the first so many pictures; after a crash, before the first `offer`."""
+
+    def start(self, notify: Callable[[], None]) -> None:
+        """Begin; call `notify`, from any thread, when there is something to collect."""
+
+    def offer(self, frame: Frame) -> None:
+        """Lend a frame to be filled: `image` (height, width, 3) uint8 BGR, and its times."""
+        raise NotImplementedError
+
+    def collect(self) -> bool | None:
+        """Whether the offered frame is filled; None: not yet; False: the source has ended.
+
+        Raises:
+            RunError: the source failed in a way that ends the run.
+        """
+        raise NotImplementedError
+
+    def missed(self) -> tuple[int, int]:
+        """Pictures since the last call that (found no slot, could not be decoded)."""
+        return 0, 0
+
+    def problem(self) -> str | None:
+        """Why the source has ended too early, if it has: the frames are kept, the run fails."""
+        return None

@@ -1,0 +1,24 @@
+"""Every stage a settings file may name. A new stage is one file here and one line in this table."""
+
+STAGES = {
+    "capture": "stages.capture:Capture",
+    "preprocess": "stages.preprocess:Preprocess",
+    "detector": "stages.detector:Detector",
+    "nms": "stages.nms:NonMaxSuppression",
+    "tracker": "stages.tracker:Tracker",
+    "window": "stages.window:Window",
+    "video": "stages.video:Video",
+    "events": "stages.events:Events",
+    "mot": "stages.mot:Mot",
+    "null": "stages.null:Null",
+    "fault": "stages.fault:Fault",
+}
+
+SINKS: dict[str, str | None] = {
+    "window": None,
+    "video": "path",
+    "events": "path",
+    "mot": "path",
+    "null": None,
+}
+"""Stages that `--sink KIND=TARGET` may name -> the setting that the target goes to."""

@@ -1,0 +1,249 @@
+"""From a YAML file to typed, immutable, strict settings; every complaint names file and key."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from pipeline.errors import ConfigError
+from pipeline.stage import Settings
+
+Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+NAME = r"^[A-Za-z][A-Za-z0-9_-]*$"
+
+T = TypeVar("T")
+
+
+class SupervisorSettings(Settings, frozen=True):
+    """How the supervisor treats workers that die, hang, or are asked to stop."""
+
+    restarts: Annotated[int, Meta(ge=0)] = 5
+    """So many deaths of one worker within `window_s` are repaired; the next one ends the run."""
+    window_s: Annotated[float, Meta(gt=0)] = 60.0
+    hang_s: Annotated[float, Meta(gt=0)] = 5.0
+    """A worker that has given no sign of life for so long is killed and started again; must be
+    longer than the longest single call of a stage."""
+    stop_timeout_s: Annotated[float, Meta(ge=0)] = 10.0
+    """How long frames in flight may take to drain when the run is asked to stop."""
+
+
+class StreamSettings(Settings, frozen=True):
+    """What the machinery wants to know of a stream; its other keys are capture's settings."""
+
+    slots: Literal["auto"] | Annotated[int, Meta(ge=1, le=256)] = "auto"
+    """How many frames may be in flight: sets latency, not throughput. auto: just enough to keep
+    the detector busy."""
+    max_age_ms: Annotated[float, Meta(gt=0)] | None = None
+    """A live frame older than this is dropped (`stale`) where a stage is about to spend work on
+    it; null: never."""
+
+
+class Config(Settings, frozen=True):
+    """A whole settings file, with the settings of streams and stages still as written."""
+
+    streams: dict[Annotated[str, Meta(pattern=NAME)], dict[str, Any]]
+    """Name -> `source` and further settings, see `StreamSettings` and the capture stage."""
+    stages: dict[Annotated[str, Meta(pattern=NAME)], dict[str, Any]]
+    """Name -> `use`, `after`, `process`, and the settings of the stage itself."""
+    placement: Literal["auto", "separate"] = "auto"
+    """auto: each stage in a process of its own where there are cores for it, else stages share
+    processes; separate: always a process of its own."""
+    max_frame: Annotated[str, Meta(pattern=r"^\d{1,5}x\d{1,5}$")] = "3840x2160"
+    """Largest picture, as WIDTHxHEIGHT: sets the size of a slot. Memory is only taken for the
+    pictures that come."""
+    supervisor: SupervisorSettings = SupervisorSettings()
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a settings file, with `${NAME}` replaced from the environment; not yet checked.
+
+    Raises:
+        ConfigError: unreadable, not YAML, a key twice, an unknown environment variable.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise ConfigError(f"{path}: cannot be read: {reason}") from None
+    try:
+        raw = yaml.load(text, Loader=_UniqueKeys)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: {_one_line(error)}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected `streams:` and `stages:`, found {_kind(raw)}")
+    expanded = _expand(raw, str(path), "")
+    assert isinstance(expanded, dict)
+    return expanded
+
+
+def check(raw: Mapping[str, Any], where: str) -> Config:
+    """Check everything but the settings of streams and stages, which the graph checks.
+
+    Args:
+        raw: as `load` gives it.
+        where: the file's name, for messages.
+
+    Raises:
+        ConfigError: an unknown key, a missing key, a value out of bounds.
+    """
+    config = convert(raw, Config, where)
+    if not config.streams:
+        raise ConfigError(f"{where}: streams: expected at least one, found none")
+    if not config.stages:
+        raise ConfigError(f"{where}: stages: expected at least one, found none")
+    return config
+
+
+def override(raw: dict[str, Any], assignment: str) -> None:
+    """Carry out one `--set stage.key=value`; the value is read as YAML.
+
+    The first part may also be `supervisor`, or `streams.NAME`, or one of the top-level keys alone.
+
+    Raises:
+        ConfigError: not of that form, or no such stage.
+    """
+    option = f"--set {assignment}"
+    path, equals, text = assignment.partition("=")
+    parts = path.split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"{option}: expected stage.key=value")
+    try:
+        value = yaml.load(text, Loader=_UniqueKeys)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{option}: {_one_line(error)}") from None
+    if len(parts) == 1:
+        raw[parts[0]] = value
+        return
+    if parts[0] in ("supervisor", "streams", "stages"):
+        tables = parts[:-1]
+    else:
+        tables = ["stages", *parts[:-1]]
+        known = list(raw.get("stages") or {})
+        if tables[1] not in known:
+            raise ConfigError(f"{option}: no stage is named {tables[1]!r}{hint(tables[1], known)}")
+    table = raw
+    for part in tables:
+        if table.get(part) is None:
+            table[part] = {}
+        table = table[part]
+        if not isinstance(table, dict):
+            raise ConfigError(f"{option}: {part!r} holds no settings")
+    table[parts[-1]] = value
+
+
+def convert(raw: Any, kind: type[T], where: str) -> T:
+    """Check raw settings against a Struct.
+
+    Raises:
+        ConfigError: in words that start with `where` and name the key.
+    """
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(str(error), raw, kind)}") from None
+
+
+def hint(word: str, known: list[str] | tuple[str, ...]) -> str:
+    """The end of a complaint about an unknown word: the close ones, or all there are."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(sorted(known))}" if known else ""
+
+
+def hide_credentials(text: str) -> str:
+    """A text with user and password in URLs replaced: for logs, messages and files."""
+    return re.sub(r"(\w+://)[^/\s@]+@", r"\1***@", text)
+
+
+class _UniqueKeys(Loader):  # type: ignore[misc]
+    """Refuses a key given twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, (list, dict)):
+                continue
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: {key!r} is given twice; names must differ")
+            seen.add(key)
+        return dict(super().construct_mapping(node, deep=deep))
+
+
+def _expand(value: Any, where: str, key: str) -> Any:
+    if isinstance(value, dict):
+        return {k: _expand(v, where, f"{key}.{k}".lstrip(".")) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expand(v, where, f"{key}[{i}]") for i, v in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in os.environ:
+            raise ConfigError(f"{where}: {key}: environment variable {name} is not set")
+        return os.environ[name]
+
+    return re.sub(r"\$\{(\w+)\}", replace, value)
+
+
+def _explain(message: str, raw: Any, kind: type[Any]) -> str:
+    """msgspec's message with the key in front, and the known keys where one is unknown."""
+    text, _, path = message.partition(" - at ")
+    key = path.strip("`").removeprefix("$").lstrip(".").replace("[...]", "")
+    unknown = re.search(r"unknown field `([^`]*)`", text)
+    if unknown:
+        known = known_keys(kind, key)
+        key = f"{key}.{unknown[1]}".lstrip(".")
+        return f"{key}: unknown key{hint(unknown[1], known)}"
+    missing = re.search(r"missing required field `([^`]*)`", text)
+    if missing:
+        key = f"{key}.{missing[1]}".lstrip(".")
+        return f"{key}: missing"
+    text = text[0].lower() + text[1:]
+    found = _at(raw, key)
+    if found is not None and "got" not in text:
+        text += f", found {found!r}"
+    return f"{key}: {text}" if key else text
+
+
+def known_keys(kind: Any, key: str) -> list[str]:
+    """Keys of the Struct that lies at a dotted key below `kind`."""
+    for part in filter(None, key.split(".")):
+        kind = next((f.type for f in msgspec.structs.fields(kind) if f.encode_name == part), None)
+        if get_origin(kind) is Annotated:
+            kind = get_args(kind)[0]
+        if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+            return []
+    return [field.encode_name for field in msgspec.structs.fields(kind)]
+
+
+def _at(raw: Any, key: str) -> Any:
+    for part in filter(None, key.split(".")):
+        if not isinstance(raw, Mapping) or part not in raw:
+            return None
+        raw = raw[part]
+    return raw
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    problem = getattr(error, "problem", None) or "not YAML"
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"

@@ -1,0 +1,274 @@
+"""Edges: how headers get from one worker to the next. The one file that imports zmq.
+
+Every worker has one inbox, a PULL socket that it binds; whoever has something for it connects a
+PUSH socket. No queue needs a bound of its own, since there are never more frames under way than
+slots.
+
+To **replicas** a frame goes to the one with the least in hand, and only while it has credit; the
+rest waits at the sender, so a slow replica never sits on work that a free one could do. Credit
+costs no message: receivers count what they are through with in shared memory (`Board.done`), and a
+receiver sends a wake-up only to a sender that says it waits.
+
+An inbox's address carries the worker's incarnation, so what was sent to a dead worker never
+reaches its successor unasked; the supervisor announces the successor at the moment of death, and
+what is sent from then on waits in the sender's socket. Messages may be lost with a worker: custody
+(`pipeline/custody.py`) sends again what does not come back.
+
+Addresses are abstract Unix sockets: they have no file, so none is left behind, and peers of other
+users are refused (IPC_FILTER_UID).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from enum import IntEnum
+
+import msgspec
+import zmq
+
+from pipeline.arena import Board
+from pipeline.frame import Header, Span
+
+RECONNECT_MS = 10
+
+
+class Return(msgspec.Struct, array_like=True, gc=False):
+    """What the last stages send back to capture in place of the header: the frame is done with."""
+
+    slot: int
+    generation: int
+    attempt: int
+    leaves: int
+    """Bit set of the last stages that are through with it."""
+    cause: str
+    """"" if all of them got a live frame; else why not."""
+    returned_ns: int
+    spans: list[Span]
+
+
+class Kind(IntEnum):
+    """First byte of a message."""
+
+    FRAME = 0
+    RETURN = 1
+    WAKE = 2
+
+
+class Message(msgspec.Struct):
+    """A message as received."""
+
+    kind: Kind
+    sender: int
+    """Index of the sending worker."""
+    stage: int
+    """Index of the stage that the frame comes from."""
+    body: bytes
+
+
+_header_decoder = msgspec.msgpack.Decoder(Header)
+_return_decoder = msgspec.msgpack.Decoder(Return)
+_encoder = msgspec.msgpack.Encoder()
+
+decode_header: Callable[[bytes], Header] = _header_decoder.decode
+decode_return: Callable[[bytes], Return] = _return_decoder.decode
+encode: Callable[[Header | Return], bytes] = _encoder.encode
+
+_PREFIX = 4
+
+
+def _pack(kind: Kind, sender: int, stage: int, body: bytes) -> bytes:
+    return bytes((kind, stage)) + sender.to_bytes(2, "little") + body
+
+
+class Sockets:
+    """All sockets of one worker: its inbox, and one PUSH socket per worker it sends to."""
+
+    def __init__(self, run: str, worker: int, board: Board) -> None:
+        self._run, self._worker, self._board = run, worker, board
+        self._context = zmq.Context(io_threads=1)
+        self._inbox = self._context.socket(zmq.PULL)
+        self._inbox.setsockopt(zmq.LINGER, 0)
+        self._inbox.setsockopt(zmq.RCVHWM, 0)
+        self._inbox.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
+        self._inbox.bind(self._address(worker, board.incarnation(worker)))
+        self._inbox.bind("inproc://inbox")
+        self._peers: dict[int, tuple[int, zmq.Socket[bytes]]] = {}
+        self._wake = _pack(Kind.WAKE, worker, 0, b"")
+
+    def _address(self, worker: int, incarnation: int) -> str:
+        return f"ipc://@eyeline.{self._run}.{worker}.{incarnation}"
+
+    def receive(self, timeout_ms: int) -> Message | None:
+        """The next message; None when none came in time."""
+        try:
+            data = self._inbox.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            if timeout_ms == 0 or not self._inbox.poll(timeout_ms):
+                return None
+            data = self._inbox.recv(zmq.NOBLOCK)
+        return Message(Kind(data[0]), int.from_bytes(data[2:4], "little"), data[1], data[_PREFIX:])
+
+    def send_frame(self, worker: int, stage: int, body: bytes) -> None:
+        """Send an encoded header on to a worker."""
+        self._push(worker, _pack(Kind.FRAME, self._worker, stage, body))
+
+    def send_return(self, worker: int, done: Return) -> None:
+        """Send a frame's return to its capture worker."""
+        self._push(worker, _pack(Kind.RETURN, self._worker, 0, encode(done)))
+
+    def wake(self, worker: int) -> None:
+        """Tell a worker that there is credit again."""
+        self._push(worker, self._wake)
+
+    def own_wake(self) -> Callable[[], None]:
+        """A function with which another thread of this process wakes the inbox's reader."""
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.PUSH)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.connect("inproc://inbox")
+        message = self._wake
+
+        def notify() -> None:
+            socket.send(message)
+
+        return notify
+
+    def close(self) -> None:
+        """Close everything at once; what is still under way is lost, which custody repairs."""
+        self._context.destroy(linger=0)
+
+    def drain(self, linger_ms: int = 1000) -> None:
+        """Close, but let what was sent leave first."""
+        self._inbox.close(0)
+        self._context.destroy(linger=linger_ms)
+
+    def _push(self, worker: int, data: bytes) -> None:
+        incarnation = self._board.incarnation(worker)
+        peer = self._peers.get(worker)
+        if peer is None or peer[0] != incarnation:
+            if peer is not None:
+                peer[1].close(0)
+            socket: zmq.Socket[bytes] = self._context.socket(zmq.PUSH)
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.setsockopt(zmq.SNDHWM, 0)
+            socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+            socket.connect(self._address(worker, incarnation))
+            peer = self._peers[worker] = incarnation, socket
+        peer[1].send(data, zmq.NOBLOCK)
+
+
+class Edge:
+    """From one stage to the workers of a following one."""
+
+    def __init__(
+        self,
+        sockets: Sockets,
+        board: Board,
+        sender: int,
+        stage: int,
+        receivers: Sequence[int],
+        credit: int,
+    ) -> None:
+        """Make an edge.
+
+        Args:
+            sockets: of the sending worker.
+            board: of the run.
+            sender: index of the sending worker.
+            stage: index of the stage that the frames come from.
+            receivers: indices of the receiving workers: one, or the replicas.
+            credit: how many frames a replica may have in hand; a single receiver takes all.
+        """
+        self._sockets, self._board = sockets, board
+        self._sender, self._stage, self._credit = sender, stage, credit
+        self._receivers = tuple(receivers)
+        self._backlog: deque[bytes] = deque()
+        self._sent = dict.fromkeys(self._receivers, 0)
+        self._base = {r: board.done(r, sender) for r in self._receivers}
+        self._incarnation = {r: board.incarnation(r) for r in self._receivers}
+
+    def send(self, header: Header) -> None:
+        """Send a header on, now or as soon as a replica has credit."""
+        if len(self._receivers) == 1:
+            self._sockets.send_frame(self._receivers[0], self._stage, encode(header))
+            return
+        self._backlog.append(encode(header))
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what waits, as far as there is credit."""
+        while self._backlog:
+            receiver = self._free()
+            if receiver is None:
+                # Say first that we wait, then look again: a replica that became free between the
+                # two would otherwise not wake us.
+                self._board.wait_for_work_taken(self._sender, waits=True)
+                receiver = self._free()
+                if receiver is None:
+                    return
+            self._sent[receiver] += 1
+            self._sockets.send_frame(receiver, self._stage, self._backlog.popleft())
+        if len(self._receivers) > 1:
+            self._board.wait_for_work_taken(self._sender, waits=False)
+
+    def forget(self) -> None:
+        """Drop what waits: it is about to be sent again."""
+        self._backlog.clear()
+
+    @property
+    def waiting(self) -> int:
+        """How many frames wait for credit."""
+        return len(self._backlog)
+
+    def _free(self) -> int | None:
+        """The receiver with the least in hand, if any has credit."""
+        best, least = None, self._credit
+        for receiver in self._receivers:
+            if not self._board.is_ready(receiver):
+                continue
+            incarnation = self._board.incarnation(receiver)
+            done = self._board.done(receiver, self._sender)
+            if incarnation != self._incarnation[receiver]:
+                self._incarnation[receiver] = incarnation
+                self._sent[receiver], self._base[receiver] = 0, done
+            in_hand = self._sent[receiver] - (done - self._base[receiver])
+            if in_hand < 0:
+                # It was through with frames of our predecessor, sent before it died.
+                self._base[receiver] += -in_hand
+                in_hand = 0
+            if in_hand < least:
+                best, least = receiver, in_hand
+        return best
+
+
+class Reorder:
+    """Puts the frames of one stream that come over several replicas back into `seq` order.
+
+    Bounded by the slots: a frame that is waited for is lent, and so are all that wait behind it.
+    """
+
+    def __init__(self, expected: int) -> None:
+        self.expected = expected
+        """`seq` of the next frame in order."""
+        self._early: dict[int, Header] = {}
+
+    def add(self, header: Header) -> None:
+        """Keep a frame until its turn; of one frame, the newest attempt."""
+        known = self._early.get(header.seq)
+        if known is None or (known.generation, known.attempt) < (header.generation, header.attempt):
+            self._early[header.seq] = header
+
+    def due(self) -> Iterator[Header]:
+        """The frames whose turn it is; the caller moves `expected` on past each that it works on.
+
+        A frame that turns out to be void is simply not counted: it comes again.
+        """
+        while True:
+            header = self._early.pop(self.expected, None)
+            if header is None:
+                return
+            yield header
+
+    def __len__(self) -> int:
+        return len(self._early)

@@ -1,0 +1,514 @@
+"""From settings to a checked graph, and from the graph to processes; nothing is started here.
+
+A graph is a tree: the source at its root, each stage after one other, the last stages (leaves)
+the sinks. Several stages after the same one each get every frame.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import itertools
+import os
+import textwrap
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from pipeline.arena import MAX_HOLDS
+from pipeline.config import (
+    Config,
+    StreamSettings,
+    convert,
+    hide_credentials,
+    hint,
+    known_keys,
+)
+from pipeline.errors import ConfigError, GraphError
+from pipeline.stage import Array, Settings, Source, Stage
+
+Registry = Mapping[str, str]
+"""Name of a stage in settings -> "module:Class"."""
+
+LINKS = ("use", "after", "process")
+"""Keys of a stage's table that say where it stands, not how it works."""
+
+MAX_STAGES = 200
+
+
+@dataclass(eq=False)
+class Node:
+    """A stage in its place."""
+
+    index: int
+    name: str
+    kind: type[Stage]
+    settings: Settings
+    after: Node | None
+    process: str | None
+    facts: dict[str, Any] = field(default_factory=dict)
+    next: list[Node] = field(default_factory=list)
+
+    @property
+    def leaf(self) -> bool:
+        """Whether nothing follows."""
+        return not self.next
+
+    @property
+    def replicas(self) -> int:
+        """How many workers of it there may be."""
+        return int(self.facts.get("replicas", 1))
+
+    @property
+    def replicated(self) -> bool:
+        """Whether the stage itself asks for replicas."""
+        return hasattr(self.settings, "replicas")
+
+    def before(self) -> Iterator[Node]:
+        """The stages before it, nearest first."""
+        node = self.after
+        while node is not None:
+            yield node
+            node = node.after
+
+    def behind(self) -> Iterator[Node]:
+        """The stages behind it, nearest first."""
+        level = self.next
+        while level:
+            yield from level
+            level = [child for node in level for child in node.next]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A source in its place."""
+
+    index: int
+    name: str
+    settings: StreamSettings
+    capture: Settings
+    """The source stage's settings for this stream."""
+    live: bool
+    slots: int
+
+    @property
+    def source(self) -> str:
+        """What it reads, fit to be shown."""
+        return hide_credentials(str(getattr(self.capture, "source", "")))
+
+
+@dataclass(frozen=True, eq=False)
+class Worker:
+    """A process to be."""
+
+    index: int
+    name: str
+    nodes: tuple[Node, ...]
+    """The stages it runs, each after those it depends on."""
+    stream: int | None
+    """A capture worker's stream."""
+
+    @property
+    def title(self) -> str:
+        """The process title."""
+        return f"eyeline:{self.name}"
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Everything a run needs to know before it starts."""
+
+    config: Config
+    streams: tuple[Stream, ...]
+    nodes: tuple[Node, ...]
+    workers: tuple[Worker, ...]
+    slot_bytes: int
+
+    @property
+    def leaves(self) -> int:
+        """Bit set of the last stages."""
+        return sum(1 << node.index for node in self.nodes if node.leaf)
+
+    @property
+    def ordered(self) -> tuple[str, ...]:
+        """Names of the ordered stages."""
+        return tuple(node.name for node in self.nodes if node.kind.ordered)
+
+    def workers_of(self, node: Node) -> list[int]:
+        """Indices of the workers that run a stage."""
+        return [worker.index for worker in self.workers if node in worker.nodes]
+
+    def draw(self) -> str:
+        """The graph as text: the tree of stages, then the processes."""
+        lines = [
+            f"{stream.name}: {stream.source} ({'live' if stream.live else 'lossless'}, "
+            f"{stream.slots} slots)"
+            for stream in self.streams
+        ]
+        self._draw(self.nodes[0], "", "", lines)
+        processes = ", ".join(worker.name for worker in self.workers)
+        lines.append(f"{len(self.workers)} processes: {processes}")
+        return "\n".join(lines)
+
+    def _draw(self, node: Node, mark: str, indent: str, lines: list[str]) -> None:
+        what = node.facts.get("describe", {}).get(node.name, node.kind.__name__)
+        times = f" x{len(self.workers_of(node))}" if node.replicated else ""
+        lines.append(f"{mark}{node.name}{times}  {what}")
+        for i, child in enumerate(node.next):
+            last = i == len(node.next) - 1
+            self._draw(
+                child,
+                indent + ("└─ " if last else "├─ "),
+                indent + ("   " if last else "│  "),
+                lines,
+            )
+
+
+def build(config: Config, registry: Registry, where: str, cores: int | None = None) -> Graph:
+    """Join the configured stages, check that they fit, and place them in processes.
+
+    Args:
+        config: the settings.
+        registry: the names a stage's `use` may give.
+        where: the settings file's name, for messages.
+        cores: how many processors to plan for; None: those this process may use.
+
+    Raises:
+        ConfigError: an unknown stage, bad settings.
+        GraphError: stages that do not join.
+        SetupError: settings that point at something that cannot work.
+    """
+    cores = cores or usable_cores()
+    nodes = _nodes(config, registry, where)
+    _join(nodes, config, where)
+    for node in nodes:
+        _check_arrays(node, where)
+    streams = _resolve(nodes, config, where)
+    groups = _place(nodes, config, cores, where)
+    workers = _workers(groups, streams)
+    busiest = max(node.replicas for node in nodes)
+    width, height = (int(side) for side in config.max_frame.split("x"))
+    return Graph(
+        config=config,
+        streams=tuple(
+            Stream(
+                stream.index,
+                stream.name,
+                stream.settings,
+                stream.capture,
+                stream.live,
+                stream.slots or _slots(busiest, stream.live, nodes),
+            )
+            for stream in streams
+        ),
+        nodes=tuple(nodes),
+        workers=workers,
+        slot_bytes=-(-(width * height * 3 + _ROOM_FOR_ARRAYS) // (1 << 20)) * (1 << 20),
+    )
+
+
+_ROOM_FOR_ARRAYS = 40 << 20
+"""Room in a slot beside the picture: model input, boxes. A float32 input of 1536 x 1536 fits."""
+
+
+def usable_cores() -> int:
+    """Processors this process may use: its affinity, or a smaller quota of its control group."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        if quota != "max":
+            cores = min(cores, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass  # no such control group
+    return cores
+
+
+def load_class(use: str, registry: Registry, where: str) -> type[Stage]:
+    """The class behind a `use`: a name of the table, or "module:Class".
+
+    Raises:
+        ConfigError: no such name, module or class, or not a stage.
+    """
+    if use not in registry and ":" not in use:
+        raise ConfigError(f"{where}: use: no stage is called {use!r}{hint(use, list(registry))}")
+    module_name, _, class_name = registry.get(use, use).partition(":")
+    try:
+        kind = getattr(importlib.import_module(module_name), class_name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{where}: use: {use!r}: no module named {error.name!r}") from None
+    except AttributeError:
+        raise ConfigError(
+            f"{where}: use: {use!r}: module {module_name} has no class {class_name!r}"
+        ) from None
+    if not (isinstance(kind, type) and issubclass(kind, Stage)):
+        raise ConfigError(f"{where}: use: {use!r} is not a Stage (see pipeline/stage.py)")
+    return kind
+
+
+def schema(registry: Registry) -> dict[str, Any]:
+    """JSON schema of a settings file, so that editors complete and check it."""
+    kinds = {use: load_class(use, registry, "schema") for use in registry}
+    structs = [Config, StreamSettings, *(kind.Settings for kind in kinds.values())]
+    schemas, parts = msgspec.json.schema_components(structs, ref_template="#/$defs/{name}")
+    for struct, ref in zip(structs, schemas, strict=True):
+        part = parts[ref["$ref"].rpartition("/")[2]]
+        for name, text in _attribute_docs(struct).items():
+            part["properties"][name]["description"] = text
+
+    def properties(at: int) -> dict[str, Any]:
+        return dict(parts[schemas[at]["$ref"].rpartition("/")[2]]["properties"])
+
+    source = next(i for i, kind in enumerate(kinds.values()) if issubclass(kind, Source))
+    whole = parts[schemas[0]["$ref"].rpartition("/")[2]]
+    whole["properties"]["streams"]["additionalProperties"] = {
+        "type": "object",
+        "properties": properties(1) | properties(source + 2),
+        "required": ["source"],
+        "additionalProperties": False,
+    }
+    links = {
+        "after": {"type": "string", "description": "The stage it follows; else the one above it."},
+        "process": {"type": "string", "description": "Stages of one such name share a process."},
+    }
+    whole["properties"]["stages"]["additionalProperties"] = {
+        "type": "object",
+        "required": ["use"],
+        "properties": {"use": {"description": f"{', '.join(kinds)}, or my_package.module:Class"}},
+        "allOf": [
+            {
+                "if": {"properties": {"use": {"const": use}}},
+                "then": {
+                    "properties": {"use": {}} | links | properties(i + 2),
+                    "additionalProperties": False,
+                    "description": inspect.getdoc(kind) or "",
+                },
+            }
+            for i, (use, kind) in enumerate(kinds.items())
+        ],
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schemas[0], "$defs": parts}
+
+
+def _attribute_docs(struct: type[Any]) -> dict[str, str]:
+    """The strings below a Struct's fields, which Python itself does not keep."""
+    docs: dict[str, str] = {}
+    tree = ast.parse(textwrap.dedent(inspect.getsource(struct))).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    for field_, text in itertools.pairwise(tree.body):
+        if (
+            isinstance(field_, ast.AnnAssign)
+            and isinstance(field_.target, ast.Name)
+            and isinstance(text, ast.Expr)
+            and isinstance(text.value, ast.Constant)
+        ):
+            docs[field_.target.id] = " ".join(str(text.value.value).split())
+    return docs
+
+
+def _nodes(config: Config, registry: Registry, where: str) -> list[Node]:
+    nodes: list[Node] = []
+    for name, table in config.stages.items():
+        at = f"{where}: stages.{name}"
+        if not isinstance(table.get("use"), str):
+            raise ConfigError(
+                f"{at}: use: expected the name of a stage, found {table.get('use')!r}"
+            )
+        for key in LINKS[1:]:
+            if not isinstance(table.get(key), str | None):
+                raise ConfigError(f"{at}: {key}: expected a name, found {table[key]!r}")
+        kind = load_class(table["use"], registry, at)
+        own = {key: value for key, value in table.items() if key not in LINKS}
+        # The source's settings are complete only with a stream's own, see `_resolve`.
+        settings = Settings() if issubclass(kind, Source) else convert(own, kind.Settings, at)
+        nodes.append(Node(len(nodes), name, kind, settings, None, table.get("process")))
+    if len(nodes) > MAX_STAGES:
+        raise GraphError(
+            f"{where}: {len(nodes)} stages are more than the {MAX_STAGES} there may be"
+        )
+    return nodes
+
+
+def _join(nodes: list[Node], config: Config, where: str) -> None:
+    names = {node.name: node for node in nodes}
+    above: Node | None = None
+    for node in nodes:
+        after = config.stages[node.name].get("after")
+        if after is not None and after not in names:
+            raise GraphError(
+                f"{where}: stages.{node.name}: after: no stage is named {after!r}"
+                f"{hint(after, list(names))}"
+            )
+        if issubclass(node.kind, Source):
+            if after is not None:
+                raise GraphError(
+                    f"{where}: stages.{node.name}: after: a source comes after nothing"
+                )
+        else:
+            node.after = names[after] if after is not None else above
+            if node.after is None:
+                raise GraphError(
+                    f"{where}: stages.{node.name}: the first stage must be a source "
+                    f"(use: capture), found {node.kind.__name__}"
+                )
+            node.after.next.append(node)
+        above = node
+    sources = [node.name for node in nodes if issubclass(node.kind, Source)]
+    if len(sources) != 1:
+        raise GraphError(
+            f"{where}: stages: expected one source stage, found "
+            f"{', '.join(sources) or 'none'}; cameras and files go under `streams`"
+        )
+    for node in nodes:
+        seen = [node]
+        for before in node.before():
+            if before in seen:
+                cycle = " -> ".join(n.name for n in reversed([*seen, before]))
+                raise GraphError(f"{where}: stages: {cycle} is a cycle")
+            seen.append(before)
+    # Stages are worked on in the order of their indices, so each must come after what it follows.
+    nodes.sort(key=lambda node: len(list(node.before())))
+    for index, node in enumerate(nodes):
+        node.index = index
+
+
+def _check_arrays(node: Node, where: str) -> None:
+    given: dict[str, tuple[Array, str]] = {}
+    for before in reversed(list(node.before())):
+        given.update({array.name: (array, before.name) for array in before.kind.gives})
+    for want in node.kind.takes:
+        if want.name not in given:
+            if want.optional:
+                continue
+            raise GraphError(
+                f"{where}: stages.{node.name}: takes {want.name!r}, which no stage before it "
+                f"gives (given: {', '.join(given) or 'nothing'})"
+            )
+        have, giver = given[want.name]
+        if not _fits(want, have):
+            raise GraphError(
+                f"{where}: stages.{node.name}: takes {_describe(want)}, {giver} gives "
+                f"{_describe(have)}"
+            )
+
+
+def _fits(want: Array, have: Array) -> bool:
+    if want.dtype and have.dtype and want.dtype != have.dtype:
+        return False
+    if want.shape is None or have.shape is None:
+        return True
+    if len(want.shape) != len(have.shape):
+        return False
+    return all(
+        None in sides or sides[0] == sides[1] for sides in zip(want.shape, have.shape, strict=True)
+    )
+
+
+def _describe(array: Array) -> str:
+    sides = "" if array.shape is None else " x ".join(str(side or "?") for side in array.shape)
+    return f"{array.name!r} ({array.dtype or 'any type'} {sides})"
+
+
+def _resolve(nodes: list[Node], config: Config, where: str) -> list[Stream]:
+    """Let every stage check what its settings point at, and pass on what each tells."""
+    source = nodes[0]
+    started_ns = time.monotonic_ns()
+    own = {k: v for k, v in config.stages[source.name].items() if k not in LINKS}
+    of_stream = known_keys(StreamSettings, "")
+    streams: list[Stream] = []
+    for index, (name, table) in enumerate(config.streams.items()):
+        at = f"{where}: streams.{name}"
+        settings = convert({k: v for k, v in table.items() if k in of_stream}, StreamSettings, at)
+        rest = own | {k: v for k, v in table.items() if k not in of_stream}
+        capture = convert(rest, source.kind.Settings, at)
+        told = source.kind.resolve(capture)
+        slots = 0 if settings.slots == "auto" else settings.slots
+        streams.append(Stream(index, name, settings, capture, bool(told.get("live")), slots))
+    told_by = {node: dict(node.kind.resolve(node.settings)) for node in nodes[1:]}
+    told_by[source] = {"live": any(stream.live for stream in streams)}
+    for node in nodes:
+        # Nearest wins, and those before a stage win over those behind it.
+        for other in (*reversed(list(node.behind())), *reversed(list(node.before())), node):
+            node.facts.update(
+                {k: v for k, v in told_by[other].items() if k != "replicas" or other is node}
+            )
+        node.facts["streams"] = tuple(stream.name for stream in streams)
+        node.facts["name"] = node.name
+        node.facts["started_ns"] = started_ns
+    return streams
+
+
+def _place(nodes: list[Node], config: Config, cores: int, where: str) -> list[list[Node]]:
+    """Group the stages by the process they share."""
+    processes = len(nodes) - 1 + len(config.streams) + sum(n.replicas - 1 for n in nodes)
+    apart = config.placement == "separate" or processes <= cores
+    groups: dict[str, list[Node]] = {}
+    group_of: dict[Node, str] = {}
+    for node in nodes:
+        before = group_of[node.after] if node.after else None
+        if node.process is not None:
+            key = f"process {node.process}"
+        elif apart or before is None or node.replicated:
+            key = f"stage {node.name}"
+        elif node.kind.ordered and not any(n.kind.ordered for n in groups[before]):
+            key = f"ordered after {before}"
+        else:
+            key = before
+        groups.setdefault(key, []).append(node)
+        group_of[node] = key
+    for group in groups.values():
+        _check_group(group, nodes[0], config, where)
+    return list(groups.values())
+
+
+def _check_group(group: list[Node], source: Node, config: Config, where: str) -> None:
+    names = ", ".join(node.name for node in group)
+    replicas = max(node.replicas for node in group)
+    ordered = [node.name for node in group if node.kind.ordered]
+    at = f"{where}: process {group[0].process!r} ({names})"
+    if ordered and replicas > 1:
+        raise GraphError(
+            f"{at}: {ordered[0]} must see frames in order and cannot be replicated: give it "
+            "another process, or set replicas: 1"
+        )
+    if source in group:
+        if ordered and len(config.streams) > 1:
+            raise GraphError(
+                f"{at}: every stream has a {source.name} process of its own, and {ordered[0]} "
+                "must be in one place: give it another process"
+            )
+        if replicas > 1:
+            raise GraphError(
+                f"{at}: {source.name} cannot be replicated: give the replicated stage another "
+                "process, or set replicas: 1"
+            )
+
+
+def _workers(groups: list[list[Node]], streams: list[Stream]) -> tuple[Worker, ...]:
+    workers: list[Worker] = []
+    for group in groups:
+        name = "+".join(node.name for node in group)
+        if issubclass(group[0].kind, Source):
+            for stream in streams:
+                own = name if len(streams) == 1 else f"{name}.{stream.name}"
+                workers.append(Worker(len(workers), own, tuple(group), stream.index))
+            continue
+        replicas = max(node.replicas for node in group)
+        for i in range(replicas):
+            own = name if replicas == 1 and not group[0].replicated else f"{name}.{i + 1}"
+            workers.append(Worker(len(workers), own, tuple(group), None))
+    return tuple(workers)
+
+
+def _slots(replicas: int, live: bool, nodes: Sequence[Node]) -> int:
+    """Enough frames in flight to keep the replicas busy, and for live sources no more."""
+    batch = max(min(int(getattr(n.settings, "batch", 1)), MAX_HOLDS) for n in nodes)
+    if live:
+        # One frame is captured while the replicas work; with a single replica the stages behind
+        # it need one too, or they would take turns with it.
+        return replicas * batch + (2 if replicas == 1 else 1)
+    return 2 * replicas * batch + 4

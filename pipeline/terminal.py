@@ -1,0 +1,159 @@
+"""What a person sees in the terminal: one live table while it runs, log lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.logging import RichHandler
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.supervisor import Phase, Supervisor
+from pipeline.telemetry import percentiles
+
+REFRESH_S = 0.5
+
+
+class LiveTable:
+    """One table per run, drawn anew in place; rates and latencies are of the last seconds."""
+
+    def __init__(self, console: Console) -> None:
+        # auto_refresh would be a thread, and the supervisor forks.
+        self._live = Live(
+            console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+        )
+        self._next = 0.0
+        self._history: list[tuple[float, _Sample]] = []
+
+    def __enter__(self) -> LiveTable:
+        self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._live.stop()
+
+    def tick(self, supervisor: Supervisor) -> None:
+        """Draw, when it is time."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + REFRESH_S
+        self.draw(supervisor)
+
+    def draw(self, supervisor: Supervisor) -> None:
+        """Draw now."""
+        now = time.monotonic()
+        sample = _Sample(supervisor)
+        self._history = [(t, s) for t, s in self._history if t > now - 5.0]
+        before = self._history[0] if self._history else (now - 1.0, None)
+        self._history.append((now, sample))
+        parts: list[Table | Text] = [
+            _streams(supervisor, sample, before[1], now - before[0]),
+            _stages(supervisor, sample, before[1], now - before[0]),
+        ]
+        if supervisor.phase == Phase.DRAINING:
+            parts.append(Text("stopping: frames in flight drain; Ctrl-C again stops at once"))
+        self._live.update(Group(*parts), refresh=True)
+
+
+class _Sample:
+    """The counters at one moment."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        rows = supervisor.telemetry
+        self.delivered = [row.latency.count for row in rows.streams]
+        self.latency = [row.latency.buckets() for row in rows.streams]
+        self.processed = [
+            sum(row.processed for row in rows.rows(node.index)) for node in supervisor.graph.nodes
+        ]
+        self.busy_ns = [
+            sum(row.busy.sum_ns for row in rows.rows(node.index)) for node in supervisor.graph.nodes
+        ]
+
+
+def _streams(supervisor: Supervisor, now: _Sample, before: _Sample | None, past_s: float) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("stream")
+    for name in ("fps", "p50 ms", "p95 ms", "captured", "delivered", "in flight"):
+        table.add_column(name, justify="right")
+    table.add_column("dropped, failed")
+    for i, stream in enumerate(supervisor.graph.streams):
+        ledger = supervisor.arenas[i].ledger()
+        delivered, buckets = now.delivered[i], now.latency[i]
+        if before is not None:
+            delivered -= before.delivered[i]
+            buckets = [a - b for a, b in zip(buckets, before.latency[i], strict=True)]
+        latency = percentiles(buckets, supervisor.telemetry.streams[i].latency.max_ms())
+        lost = {**ledger.dropped, **ledger.failed}
+        table.add_row(
+            stream.name,
+            f"{delivered / past_s:.1f}",
+            f"{latency.p50:.0f}",
+            f"{latency.p95:.0f}",
+            str(ledger.captured),
+            str(ledger.delivered),
+            str(ledger.in_flight),
+            ", ".join(f"{cause} {n}" for cause, n in lost.items()) or "-",
+        )
+    return table
+
+
+def _stages(supervisor: Supervisor, now: _Sample, before: _Sample | None, past_s: float) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("stage")
+    for name in ("frames/s", "ms/frame", "busy", "restarts"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for node in supervisor.graph.nodes:
+        i = node.index
+        processed = now.processed[i] - (before.processed[i] if before else 0)
+        busy_ns = now.busy_ns[i] - (before.busy_ns[i] if before else 0)
+        workers = len(supervisor.graph.workers_of(node))
+        busy = busy_ns / 1e9 / past_s / workers
+        facts = supervisor.facts_of(node.name)
+        table.add_row(
+            node.name + (f" x{workers}" if workers > 1 else ""),
+            f"{processed / past_s:.1f}",
+            f"{busy_ns / processed / 1e6:.1f}" if processed else "-",
+            f"{min(busy, 1.0):.0%}",
+            str(supervisor.restarts_of(node.name) or "-"),
+            Text(", ".join(facts.values()), style="dim"),
+        )
+    return table
+
+
+def set_up_logging(level: int, console: Console | None) -> None:
+    """Log to stderr: through the live table's console if there is one, else in plain lines."""
+    if console is not None:
+        handler: logging.Handler = RichHandler(
+            console=console, show_path=False, omit_repeated_times=False, markup=False
+        )
+        form = "%(message)s"
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        form = "%(asctime)s %(levelname)s %(message)s"
+    handler.setFormatter(logging.Formatter(form))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def closing_lines(supervisor: Supervisor) -> Sequence[str]:
+    """One line per stream: how its frames ended."""
+    lines = []
+    for stream, arena, row in zip(
+        supervisor.graph.streams, supervisor.arenas, supervisor.telemetry.streams, strict=True
+    ):
+        ledger = arena.ledger()
+        latency = percentiles(row.latency.buckets(), row.latency.max_ms())
+        lost = {**ledger.dropped, **ledger.failed}
+        lines.append(
+            f"{stream.name}: {ledger.captured} captured = {ledger.delivered} delivered"
+            + "".join(f" + {n} {cause}" for cause, n in lost.items())
+            + (f" + {ledger.in_flight} in flight" if ledger.in_flight else "")
+            + f"; {row.fps:.1f} fps, latency {latency.p50:.0f} ms (p95 {latency.p95:.0f})"
+        )
+    return lines

@@ -1,0 +1,714 @@
+"""The one loop every worker runs: take, check age, process, hand on, count, beat.
+
+A worker is a fork of the supervisor. It runs a stage, or several that share the process. What it
+has in hand it publishes on the board before it touches it, and withdraws after handing on, so
+that a frame is never sent again while somebody still works on it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import msgspec
+import setproctitle
+
+from pipeline.arena import MAX_HOLDS, Arena, Board
+from pipeline.custody import Custody
+from pipeline.edge import (
+    Edge,
+    Kind,
+    Message,
+    Reorder,
+    Return,
+    Sockets,
+    decode_header,
+    decode_return,
+)
+from pipeline.errors import EndRun, EyelineError, RunError, SetupError
+from pipeline.frame import Frame, Header, SlotFullError, Span, Status
+from pipeline.graph import Graph, Node
+from pipeline.stage import Source, Stage
+from pipeline.telemetry import Telemetry, TraceRecord, TraceWriter
+
+BEAT_MS = 100
+"""Longest pause between two signs of life of an idle worker."""
+IDLE_MS = 20
+"""The same for a worker with a stage that wants to be called between frames."""
+HELD_MS = 2
+"""How often capture asks whether a dead worker's frame may be sent again."""
+
+RESTART_TOO_OLD_NS = 1_000_000_000
+"""A live frame older than this is not sent again after a death, unless `max_age_ms` is longer."""
+
+EXIT_FATAL = 3
+"""Exit status of a worker that has reported why the run must end."""
+
+
+class Report(msgspec.Struct, omit_defaults=True):
+    """What a worker tells the supervisor, as a line of JSON on a pipe."""
+
+    worker: int
+    kind: str
+    """"ready", "log", "fatal" (a RunError), "setup" (a SetupError), "broken" (a source that ended
+    too early: the run drains and fails), "end" (a person's wish)."""
+    text: str = ""
+    level: int = logging.INFO
+    facts: dict[str, dict[str, str]] = {}
+    """Stage -> what it reports once open."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """What the supervisor made before it forked the workers."""
+
+    run: str
+    """Random name of the run, part of the addresses."""
+    graph: Graph
+    board: Board
+    arenas: tuple[Arena, ...]
+    telemetry: Telemetry
+    report_fd: int
+    trace_fds: tuple[int, ...]
+    """One per stream; none if there is to be no trace."""
+    supervisor_pid: int
+    log_level: int
+
+
+def work(shared: Shared, index: int) -> int:
+    """Run a worker to its end, in a process of its own; its exit status."""
+    _prologue(shared, index)
+    kind = Worker if shared.graph.workers[index].stream is None else CaptureWorker
+    worker = kind(shared, index)
+    try:
+        worker.open()
+        worker.loop()
+    except EyelineError as error:
+        worker.tell("setup" if isinstance(error, SetupError) else "fatal", str(error))
+        return EXIT_FATAL
+    except Exception as error:
+        logging.debug("%s", traceback.format_exc())
+        worker.tell("fatal", f"{shared.graph.workers[index].name}: {_one_line(error)}")
+        return EXIT_FATAL
+    finally:
+        worker.close()
+    return 0
+
+
+def _prologue(shared: Shared, index: int) -> None:
+    die_with_parent = 1  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(die_with_parent, signal.SIGKILL)
+    if os.getppid() != shared.supervisor_pid:
+        os._exit(EXIT_FATAL)  # it died before we could ask
+    worker = shared.graph.workers[index]
+    setproctitle.setproctitle(worker.title)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setpgid(0, 0)  # Ctrl-C is the supervisor's to act on
+    faulthandler.enable()
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    logging.basicConfig(
+        level=shared.log_level, handlers=[_PipeLog(shared.report_fd, index)], force=True
+    )
+    if "cv2" in sys.modules:
+        # Stages are the unit of parallelism; threads inside one would fight over the cores.
+        sys.modules["cv2"].setNumThreads(1)
+
+
+class _PipeLog(logging.Handler):
+    """Sends log records to the supervisor, which owns the terminal."""
+
+    def __init__(self, fd: int, worker: int) -> None:
+        super().__init__()
+        self._fd, self._worker = fd, worker
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        send_report(self._fd, Report(self._worker, "log", text, level=record.levelno))
+
+
+def send_report(fd: int, report: Report) -> None:
+    """Write a line to the supervisor's pipe; shortened, since only short writes are atomic."""
+    if len(report.text.encode()) > 1500:
+        report.text = report.text.encode()[:1500].decode(errors="ignore") + " ..."
+    try:
+        os.write(fd, msgspec.json.encode(report) + b"\n")
+    except (BlockingIOError, BrokenPipeError):
+        pass  # the supervisor is stopped or dead: better no log line than a stage that waits
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+class _Progress(msgspec.Struct):
+    """How far an ordered stage has come with a stream; saved after every frame."""
+
+    next: int = 0
+    """`seq` of the frame it expects."""
+    state: bytes = b""
+    answers: list[_Answer] = []
+    """What it answered for the frames that may still be in flight, newest last."""
+
+
+class _Answer(msgspec.Struct, array_like=True):
+    seq: int
+    status: Status
+    cause: str
+    arrays: dict[str, tuple[str, tuple[int, ...], bytes]]
+
+
+class Worker:
+    """A process that takes frames from other workers."""
+
+    def __init__(self, shared: Shared, index: int) -> None:
+        self._shared, self._index = shared, index
+        self._graph, self._board = shared.graph, shared.board
+        self._spec = shared.graph.workers[index]
+        self._names = [stream.name for stream in self._graph.streams]
+        self._stages: dict[Node, Stage] = {}
+        self._reorders: dict[tuple[int, int], Reorder] = {}
+        self._progress: dict[tuple[int, int], _Progress] = {}
+        self._returns: dict[tuple[int, int], tuple[Header, int]] = {}
+        self._failures: dict[str, int] = {}
+        self._terminated = False
+        self._any_ordered = any(node.kind.ordered for node in self._spec.nodes)
+        self._taken_ns = 0
+        signal.signal(signal.SIGTERM, self._on_terminate)
+
+    def _on_terminate(self, signum: int, frame: FrameType | None) -> None:
+        self._terminated = True
+
+    def tell(self, kind: str, text: str = "", **facts: Any) -> None:
+        """Tell the supervisor."""
+        send_report(self._shared.report_fd, Report(self._index, kind, text, **facts))
+
+    # --- life ---
+
+    def open(self) -> None:
+        """Make and open the stages, take up saved states, and ask for work."""
+        self._sockets = Sockets(self._shared.run, self._index, self._board)
+        for node in self._spec.nodes:
+            self._stages[node] = self._make(node)
+            self._stages[node].beat = self._beat  # type: ignore[method-assign]
+            self._open_stage(node)
+        self._idle = [s for s in self._stages.values() if type(s).idle is not Stage.idle]
+        self._poll_ms = IDLE_MS if self._idle else BEAT_MS
+        self._batch = 1 if self._any_ordered else _batch_of(self._spec.nodes)
+        self._batch_wait_ms = max(
+            float(getattr(node.settings, "batch_wait_ms", 0)) for node in self._spec.nodes
+        )
+        self._edges = {node: list(self._edges_of(node)) for node in self._spec.nodes}
+        self._all_edges = [edge for edges in self._edges.values() for edge in edges]
+        facts = {node.name: dict(stage.report()) for node, stage in self._stages.items()}
+        self._beat()
+        self._board.ready(self._index)
+        self.tell("ready", facts=facts)
+
+    def _make(self, node: Node) -> Stage:
+        return node.kind(node.settings, node.facts)
+
+    def _open_stage(self, node: Node) -> None:
+        stage = self._stages[node]
+        stage.open()
+        if not node.kind.ordered:
+            return
+        for stream, arena in enumerate(self._shared.arenas):
+            saved = arena.saved(node.name)
+            if saved is None:
+                self._progress[node.index, stream] = _Progress()
+                continue
+            progress = msgspec.msgpack.decode(saved, type=_Progress)
+            self._progress[node.index, stream] = progress
+            stage.restore(self._names[stream], progress.state)
+
+    def _edges_of(self, node: Node) -> Iterator[Edge]:
+        away = [child for child in node.next if child not in self._spec.nodes]
+        for receivers in sorted({tuple(self._graph.workers_of(child)) for child in away}):
+            credit = _batch_of(self._graph.workers[receivers[0]].nodes)
+            yield Edge(self._sockets, self._board, self._index, node.index, receivers, credit)
+
+    def close(self) -> None:
+        """Close the stages, last first, whatever state they are in."""
+        for node, stage in reversed(self._stages.items()):
+            try:
+                stage.close()
+            except EyelineError as error:
+                self.tell("fatal", str(error))
+            except Exception as error:
+                logging.warning("%s: close: %s", node.name, _one_line(error))
+        if hasattr(self, "_sockets"):
+            self._sockets.drain()
+
+    def loop(self) -> None:
+        """Work until told to stop."""
+        while not self._terminated:
+            self._beat()
+            self._call_idle()
+            message = self._sockets.receive(self._poll_ms)
+            if message is None or message.kind != Kind.FRAME:
+                self._flush()
+                continue
+            messages = [message]
+            if self._batch > 1:
+                self._gather(messages)
+            self._work_on(messages)
+
+    def _beat(self) -> None:
+        self._board.beat(self._index, time.monotonic_ns())
+
+    def _call_idle(self) -> None:
+        for stage in self._idle:
+            try:
+                stage.idle()
+            except EndRun as wish:
+                self.tell("end", str(wish))
+
+    def _flush(self) -> None:
+        for edge in self._all_edges:
+            if edge.waiting:
+                edge.flush()
+
+    def _gather(self, messages: list[Message]) -> None:
+        """Fill up a batch with what is there, or comes within `batch_wait_ms`."""
+        until = time.monotonic() + self._batch_wait_ms / 1000
+        while len(messages) < self._batch:
+            left_ms = max(0, round((until - time.monotonic()) * 1000))
+            message = self._sockets.receive(left_ms)
+            if message is None:
+                return
+            if message.kind == Kind.FRAME:
+                messages.append(message)
+
+    def _work_on(self, messages: Sequence[Message]) -> None:
+        self._taken_ns = time.monotonic_ns()
+        by_stage: dict[int, list[Header]] = {}
+        for message in messages:
+            by_stage.setdefault(message.stage, []).append(decode_header(message.body))
+        for stage, headers in by_stage.items():
+            if self._any_ordered:
+                for header in headers:
+                    self._take_in_order(stage, header)
+            else:
+                self._take(stage, headers)
+        for message in messages:
+            self._board.count_done(self._index, message.sender)
+            if self._board.waits(message.sender):
+                self._sockets.wake(message.sender)
+        self._flush()
+
+    def _take_in_order(self, stage: int, header: Header) -> None:
+        reorder = self._reorders.get((stage, header.stream))
+        if reorder is None:
+            reorder = Reorder(self._expected(stage, header.stream))
+            self._reorders[stage, header.stream] = reorder
+        if header.seq < reorder.expected:
+            self._take(stage, [header])
+            return
+        reorder.add(header)
+        for due in reorder.due():
+            if self._take(stage, [due]):
+                reorder.expected = due.seq + 1
+
+    def _expected(self, stage: int, stream: int) -> int:
+        """The first frame that any ordered stage behind `stage` has not had."""
+        behind = [n for n in self._graph.nodes[stage].behind() if n in self._stages]
+        return min(self._progress[n.index, stream].next for n in behind if n.kind.ordered)
+
+    def _take(self, stage: int, headers: list[Header]) -> bool:
+        """Work on frames that came from a stage, unless they are void; whether any was."""
+        arenas, board, index = self._shared.arenas, self._board, self._index
+        for i, header in enumerate(headers):
+            board.hold(index, i, header)
+        current = [header for header in headers if arenas[header.stream].is_current(header)]
+        if current:
+            self._enter(self._graph.nodes[stage], current)
+            self._send_returns()
+        for i in range(len(headers)):
+            board.let_go(index, i)
+        return bool(current)
+
+    # --- the chain of stages in this worker ---
+
+    def _enter(self, parent: Node, headers: list[Header]) -> None:
+        """Work on frames that `parent` has handed on, with all stages here that follow it."""
+        here = [child for child in parent.next if child in self._stages]
+        for i, child in enumerate(here):
+            last = i == len(here) - 1
+            branch = headers if last else [_copy(header) for header in headers]
+            for header in branch:
+                _share_room(parent, child, header)
+            self._visit(child, branch)
+
+    def _visit(self, node: Node, headers: list[Header]) -> None:
+        if node.kind.ordered:
+            for header in headers:
+                self._work_in_order(node, header)
+        else:
+            self._work(node, headers)
+        if node.leaf:
+            for header in headers:
+                key = header.stream, header.slot
+                _, leaves = self._returns.get(key, (header, 0))
+                kept = self._returns[key][0] if key in self._returns else header
+                if kept is not header:
+                    kept.spans.extend(s for s in header.spans if s not in kept.spans)
+                    kept.cause = kept.cause or header.cause
+                self._returns[key] = kept, leaves | 1 << node.index
+            return
+        for edge in self._edges[node]:
+            for header in headers:
+                edge.send(header)
+        self._enter(node, headers)
+
+    def _work_in_order(self, node: Node, header: Header) -> None:
+        progress = self._progress[node.index, header.stream]
+        if header.seq < progress.next:
+            self._answer_again(node, progress, header)
+            return
+        before = dict(header.arrays)
+        self._work(node, [header])
+        arena = self._shared.arenas[header.stream]
+        frame = self._frame(header)
+        added = {
+            name: (dtype, shape, frame[name].tobytes())
+            for name, (offset, dtype, shape) in header.arrays.items()
+            if before.get(name) != (offset, dtype, shape)
+        }
+        progress.answers.append(_Answer(header.seq, header.status, header.cause, added))
+        del progress.answers[: -arena.slots - 1]
+        progress.next = header.seq + 1
+        progress.state = self._stages[node].state(frame.stream)
+        arena.save(node.name, msgspec.msgpack.encode(progress))
+
+    def _answer_again(self, node: Node, progress: _Progress, header: Header) -> None:
+        """Give the answer of before, without calling the stage."""
+        for answer in progress.answers:
+            if answer.seq == header.seq:
+                break
+        else:
+            raise RunError(f"{node.name}: frame {header.seq} came again, long after its time")
+        if answer.status in (Status.DROPPED, Status.FAILED):
+            header.without_arrays(answer.status, answer.cause)
+            return
+        frame = self._frame(header)
+        for name, (dtype, shape, data) in answer.arrays.items():
+            frame.empty(name, shape, dtype).data.cast("B")[:] = data
+
+    def _work(self, node: Node, headers: list[Header]) -> None:
+        stage = self._stages[node]
+        frames = []
+        for header in headers:
+            if header.status == Status.END:
+                stage.end(self._names[header.stream])
+            elif header.status == Status.LIVE and not self._too_old(header):
+                frames.append(self._frame(header))
+        if not frames:
+            return
+        start_ns, cpu_ns = time.monotonic_ns(), time.process_time_ns()
+        self._call(node, stage, frames)
+        end_ns = time.monotonic_ns()
+        row = self._shared.telemetry.row(self._index, node.index)
+        row.count(end_ns - start_ns, time.process_time_ns() - cpu_ns, len(frames))
+        for frame in frames:
+            frame.header.spans.append(
+                Span(node.index, self._index, self._taken_ns, start_ns, end_ns)
+            )
+
+    def _call(self, node: Node, stage: Stage, frames: list[Frame]) -> None:
+        try:
+            if len(frames) == 1:
+                stage.process(frames[0])
+            else:
+                stage.process_batch(frames)
+        except EndRun as wish:
+            self.tell("end", str(wish))
+        except EyelineError:
+            raise
+        except Exception as error:
+            if len(frames) > 1:
+                # One of them is at fault: find out which.
+                for frame in frames:
+                    self._call(node, stage, [frame])
+                return
+            frames[0].header.without_arrays(Status.FAILED, f"failed:{node.name}")
+            self._shared.telemetry.row(self._index, node.index).count_failed()
+            self._log_failure(node, frames[0], error)
+
+    def _log_failure(self, node: Node, frame: Frame, error: Exception) -> None:
+        """Log each kind of failure at its 1st, 10th, 100th ... time."""
+        kind = f"{node.name}: {_one_line(error)}"
+        times = self._failures[kind] = self._failures.get(kind, 0) + 1
+        if str(times).rstrip("0") == "1":
+            logging.warning("%s (frame %d of %s; x%d)", kind, frame.seq, frame.stream, times)
+            logging.debug("%s", traceback.format_exc())
+
+    def _too_old(self, header: Header) -> bool:
+        stream = self._graph.streams[header.stream]
+        limit_ms = stream.settings.max_age_ms
+        if limit_ms is None or not stream.live:
+            return False
+        if time.monotonic_ns() - header.captured_ns <= limit_ms * 1e6:
+            return False
+        header.without_arrays(Status.DROPPED, "stale")
+        return True
+
+    def _frame(self, header: Header) -> Frame:
+        arena = self._shared.arenas[header.stream]
+        if header.slot == arena.end_slot:
+            return Frame(header, self._names[header.stream], memoryview(b""))
+        return Frame(header, self._names[header.stream], arena.memory(header.slot))
+
+    def _send_returns(self) -> None:
+        now_ns = time.monotonic_ns()
+        for header, leaves in self._returns.values():
+            self._give_back(
+                header.stream,
+                Return(
+                    header.slot,
+                    header.generation,
+                    header.attempt,
+                    leaves,
+                    header.cause,
+                    now_ns,
+                    header.spans,
+                ),
+            )
+        self._returns.clear()
+
+    def _give_back(self, stream: int, done: Return) -> None:
+        self._sockets.send_return(self._capture_worker(stream), done)
+
+    def _capture_worker(self, stream: int) -> int:
+        return next(w.index for w in self._graph.workers if w.stream == stream)
+
+
+def _batch_of(nodes: Sequence[Node]) -> int:
+    """How many frames a worker of these stages takes at once."""
+    return min(max(int(getattr(node.settings, "batch", 1)) for node in nodes), MAX_HOLDS)
+
+
+def _copy(header: Header) -> Header:
+    twin = msgspec.structs.replace(header)
+    twin.arrays, twin.spans = dict(header.arrays), list(header.spans)
+    return twin
+
+
+def _share_room(parent: Node, child: Node, header: Header) -> None:
+    """Where a graph forks, give each branch that adds arrays a part of the slot of its own."""
+    adds = [c for c in parent.next if c.kind.gives or any(n.kind.gives for n in c.behind())]
+    if len(parent.next) < 2 or (len(adds) == 1 and child in adds):
+        return
+    if child not in adds:
+        header.limit = header.used
+        return
+    part = (header.limit - header.used) // len(adds)
+    header.used += adds.index(child) * part
+    header.limit = header.used + part
+
+
+class CaptureWorker(Worker):
+    """The worker of one stream's source: lends the slots and takes the frames back."""
+
+    def open(self) -> None:
+        """Open the source and go on where the predecessor was killed."""
+        assert self._spec.stream is not None
+        self._stream = self._graph.streams[self._spec.stream]
+        self._arena = self._shared.arenas[self._stream.index]
+        self._trace: TraceWriter | None = None
+        if self._shared.trace_fds:
+            self._trace = TraceWriter(self._shared.trace_fds[self._stream.index])
+        super().open()
+        max_age_ms = self._stream.settings.max_age_ms or 0
+        too_old_ns = max(RESTART_TOO_OLD_NS, round(max_age_ms * 1e6))
+        self._custody = Custody(
+            self._arena,
+            self._board,
+            self._stream.index,
+            self._graph.leaves,
+            too_old_ns if self._stream.live else None,
+            time.monotonic_ns(),
+        )
+        self._offered: Header | None = None
+        self._sizes: dict[int, int] = {}
+
+    def _make(self, node: Node) -> Stage:
+        if issubclass(node.kind, Source):
+            self._source: Source = node.kind(self._stream.capture, node.facts)
+            return self._source
+        return super()._make(node)
+
+    def _open_stage(self, node: Node) -> None:
+        if issubclass(node.kind, Source) and (self._arena.ended or self._board.stopping):
+            # The source is not needed any more, and may not be there any more either.
+            self._arena.ended = True
+            return
+        super()._open_stage(node)
+        if issubclass(node.kind, Source) and self._arena.position:
+            self._source.skip(self._arena.position)
+
+    def loop(self) -> None:
+        """Lend and take back until the stream has ended and its end has been everywhere."""
+        if not self._arena.ended:
+            self._source.start(self._sockets.own_wake())
+        while not self._terminated and not self._arena.finished:
+            now_ns = time.monotonic_ns()
+            self._board.beat(self._index, now_ns)
+            self._call_idle()
+            self._repair(now_ns)
+            self._flush()
+            wait_ms = 0 if self._read() else self._poll_ms
+            if self._custody.waits_for_holders:
+                wait_ms = min(wait_ms, HELD_MS)
+            self._receive(wait_ms)
+
+    def _receive(self, wait_ms: int) -> None:
+        """Take back what has been returned; wait for the first message only."""
+        message = self._sockets.receive(wait_ms)
+        while message is not None:
+            if message.kind == Kind.RETURN:
+                self._take_back(decode_return(message.body))
+            message = self._sockets.receive(0)
+
+    def _repair(self, now_ns: int) -> None:
+        """After a death, send again what was in flight."""
+        what = self._custody.watch(now_ns)
+        if what is not None:
+            for edge in self._all_edges:
+                edge.forget()
+        if what == "astray":
+            logging.warning(
+                "%s: %d frames went astray and are sent again",
+                self._stream.name,
+                self._custody.in_flight,
+            )
+        for header in self._custody.due(now_ns):
+            self._launch(header)
+
+    def _read(self) -> bool:
+        """Lend the next picture if there is one; whether to come back at once."""
+        if self._arena.ended or self._board.stopping:
+            self._arena.ended = True
+            if not self._custody.in_flight and not self._arena.generation(self._arena.end_slot):
+                self._launch(self._custody.lend_end(time.monotonic_ns(), time.time_ns()))
+            return False
+        if self._offered is None:
+            if not self._custody.has_free_slot:
+                self._count_missed()
+                return False
+            self._offer(self._custody.blank())
+        assert self._offered is not None
+        try:
+            filled = self._source.collect()
+        except SlotFullError:
+            raise RunError(
+                f"{self._stream.name}: a picture is larger than max_frame "
+                f"({self._graph.config.max_frame}): set max_frame in the settings"
+            ) from None
+        self._count_missed()
+        if filled is None:
+            return False
+        if not filled:
+            self._arena.ended = True
+            problem = self._source.problem()
+            if problem:
+                self.tell("broken", f"{self._stream.name}: {problem}")
+            return True
+        header, self._offered = self._offered, None
+        self._lend(header)
+        return True
+
+    def _offer(self, header: Header) -> None:
+        self._offered = header
+        self._offered_ns, self._offered_cpu_ns = time.monotonic_ns(), time.process_time_ns()
+        self._source.offer(Frame(header, self._stream.name, self._arena.memory(header.slot)))
+
+    def _count_captured(self, header: Header) -> None:
+        """Count the work of the source; a live one's waiting for a picture is none."""
+        end_ns, cpu_ns = time.monotonic_ns(), time.process_time_ns() - self._offered_cpu_ns
+        start_ns = header.captured_ns if self._stream.live else self._offered_ns
+        source = self._spec.nodes[0].index
+        self._shared.telemetry.row(self._index, source).count(end_ns - start_ns, cpu_ns)
+        header.spans.append(Span(source, self._index, start_ns, start_ns, end_ns))
+
+    def _lend(self, header: Header) -> None:
+        self._count_captured(header)
+        offset, dtype, (height, width, channels) = header.arrays["image"]
+        assert (offset, dtype, channels) == (0, "|u1", 3), "image must come first, as BGR uint8"
+        header.width, header.height = width, height
+        self._fit_memory(header)
+        self._custody.lend(header)
+        self._launch(header)
+
+    def _fit_memory(self, header: Header) -> None:
+        """Touch memory before it is needed when pictures grow, give it back when they shrink."""
+        size = header.width * header.height * 3
+        known = self._sizes.get(header.slot)
+        if known == size:
+            return
+        if not self._sizes or size > max(self._sizes.values()):
+            self._arena.make_room(size, header.slot)
+        elif known is not None and size < known:
+            self._arena.shrink(header.slot, size)
+        self._sizes[header.slot] = size
+
+    def _launch(self, header: Header) -> None:
+        """Start a lent frame on its way: through the stages here, then to the next workers."""
+        self._taken_ns = time.monotonic_ns()
+        self._board.hold(self._index, 0, header)
+        source = self._spec.nodes[0]
+        for edge in self._edges[source]:
+            edge.send(header)
+        self._enter(source, [header])
+        self._board.let_go(self._index, 0)
+        self._send_returns()
+
+    def _give_back(self, stream: int, done: Return) -> None:
+        if stream == self._stream.index:
+            self._take_back(done)
+        else:
+            super()._give_back(stream, done)
+
+    def _take_back(self, done: Return) -> None:
+        # Read before the slot can be lent again.
+        captured_ns = self._arena.captured_ns(done.slot)
+        again = self._arena.header_again(done.slot, self._stream.index) if self._trace else None
+        taken = self._custody.take_back(done, time.monotonic_ns())
+        if taken is None or done.slot == self._arena.end_slot:
+            return
+        outcome, spans = taken
+        if not outcome:
+            row = self._shared.telemetry.streams[self._stream.index]
+            row.count(captured_ns, done.returned_ns)
+        if self._trace is not None and again is not None:
+            self._trace.write(
+                TraceRecord(
+                    self._stream.index,
+                    again.seq,
+                    again.attempt,
+                    captured_ns,
+                    again.wall_ns,
+                    again.source_ns,
+                    done.returned_ns,
+                    outcome,
+                    spans,
+                )
+            )
+
+    def _count_missed(self) -> None:
+        busy, decode = self._source.missed()
+        if busy:
+            self._arena.count_busy(busy)
+        if decode:
+            self._arena.count_decode(decode)

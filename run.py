@@ -1,0 +1,308 @@
+#!/usr/bin/env python3
+"""Eyeline's command line: reads settings, checks them, runs the pipeline. See `run.py --help`."""
+
+from __future__ import annotations
+
+import os
+
+# Before numpy and OpenCV are imported: stages are the unit of parallelism, so libraries start no
+# threads of their own (the supervisor could not fork safely if they did), and what FFmpeg and
+# OpenCV have to say on stderr is said in our own words.
+for _name, _value in (
+    ("OMP_NUM_THREADS", "1"),
+    ("OPENBLAS_NUM_THREADS", "1"),
+    ("OPENCV_LOG_LEVEL", "OFF"),
+    ("OPENCV_FFMPEG_LOGLEVEL", "-8"),
+    ("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp"),
+):
+    os.environ.setdefault(_name, _value)
+
+import argparse
+import json
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pipeline import config as config_file
+from pipeline import graph as graph_of
+from pipeline.errors import ConfigError, EyelineError
+from pipeline.supervisor import EXIT_FAILED, EXIT_SETUP, Supervisor
+from pipeline.terminal import LiveTable, closing_lines, set_up_logging
+from stages import SINKS, STAGES
+
+ROOT = Path(__file__).resolve().parent
+DEFAULT_CONFIG = ROOT / "configs" / "demo.yaml"
+COMMANDS = ("run", "check", "bench", "models", "schema")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Do what the arguments say; the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    # `run` may be left out: "run.py --source 0" and "run.py my.yaml" are runs.
+    if not argv or argv[0] not in (*COMMANDS, "-h", "--help"):
+        argv.insert(0, "run")
+    args = parser().parse_args(argv)
+    # For stages of the user's own, `use: my_package.my_module:MyStage`.
+    sys.path.append(os.getcwd())
+    try:
+        return int(args.command(args))
+    except EyelineError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return EXIT_SETUP
+    except BrokenPipeError:
+        return EXIT_FAILED
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of all commands."""
+    top = argparse.ArgumentParser(
+        prog="run.py", description="Eyeline: cameras and files in, tracked objects out."
+    )
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", help="run the pipeline (the default command)")
+    run.set_defaults(command=run_command)
+    _add_settings(run)
+    run.add_argument("--summary", type=Path, metavar="FILE.json", help="write the run in figures")
+    run.add_argument(
+        "--trace", type=Path, metavar="FILE.json", help="write a trace to open in Perfetto"
+    )
+    loud = run.add_mutually_exclusive_group()
+    loud.add_argument("-q", "--quiet", action="store_true", help="only warnings, no table")
+    loud.add_argument("-v", "--verbose", action="store_true", help="also what is for debugging")
+
+    check = commands.add_parser("check", help="check the settings and draw the graph")
+    check.set_defaults(command=check_command)
+    _add_settings(check)
+
+    bench = commands.add_parser("bench", help="measure the pipeline against its limits")
+    bench.set_defaults(command=bench_command)
+    _add_settings(bench)
+    bench.add_argument("--json", type=Path, metavar="FILE.json", help="write the figures")
+    bench.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default 3)")
+
+    models = commands.add_parser("models", help="list, inspect, fetch or verify models")
+    models.set_defaults(command=models_command)
+    models.add_argument("action", nargs="?", choices=["inspect", "fetch", "verify"])
+    models.add_argument("what", nargs="?", metavar="FILE|NAME")
+
+    schema = commands.add_parser("schema", help="print the JSON schema of the settings")
+    schema.set_defaults(command=schema_command)
+    return top
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    """The arguments that choose a settings file and replace parts of it."""
+    command.add_argument(
+        "config", nargs="?", type=Path, help="settings file (default: configs/demo.yaml)"
+    )
+    command.add_argument(
+        "--source",
+        action="append",
+        metavar="S",
+        help="camera index, file, folder or address; replaces the streams; may be repeated",
+    )
+    command.add_argument("--model", metavar="M", help="name of a card, a card, or an .onnx file")
+    command.add_argument(
+        "--sink",
+        action="append",
+        metavar="KIND[=TARGET]",
+        help=f"{', '.join(SINKS)}; replaces the sinks; may be repeated",
+    )
+    command.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda", "tensorrt", "openvino"],
+        help="where the detector runs",
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="STAGE.KEY=VALUE",
+        help="replace one setting; may be repeated",
+    )
+    command.add_argument(
+        "--frames", type=_count, metavar="N", help="end each stream after N pictures"
+    )
+    command.add_argument(
+        "--live", action="store_true", help="play files at their own pace, as if live"
+    )
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1, found {text}")
+    return value
+
+
+def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """The settings that the arguments ask for, and the name of the file they come from."""
+    path = args.config or DEFAULT_CONFIG
+    raw = config_file.load(path)
+    where = str(args.config or "configs/demo.yaml")
+    for table in ("streams", "stages"):
+        if not isinstance(raw.get(table), dict):
+            raise ConfigError(f"{where}: {table}: expected a table, found {raw.get(table)!r}")
+    if args.source:
+        raw["streams"] = _streams(args.source)
+    if args.sink:
+        _replace_sinks(raw, args.sink)
+    for table in raw["stages"].values():
+        if isinstance(table, dict) and table.get("use") == "detector":
+            if args.model:
+                table["model"] = args.model
+            if args.device:
+                table["device"] = args.device
+    for table in raw["streams"].values():
+        if isinstance(table, dict):
+            if args.frames:
+                table["frames"] = args.frames
+            if args.live:
+                table["mode"] = "live"
+    for assignment in args.set:
+        config_file.override(raw, assignment)
+    return raw, where
+
+
+def _streams(sources: list[str]) -> dict[str, Any]:
+    streams: dict[str, Any] = {}
+    for source in sources:
+        if source.isdecimal():
+            name = f"camera{source}"
+        elif "://" in source:
+            name = f"stream{len(streams) + 1}"
+        else:
+            name = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(source).stem)
+            if not re.match(config_file.NAME, name):
+                name = f"stream{len(streams) + 1}"
+        unique, n = name, 2
+        while unique in streams:
+            unique, n = f"{name}_{n}", n + 1
+        streams[unique] = {"source": source}
+    return streams
+
+
+def _replace_sinks(raw: dict[str, Any], sinks: list[str]) -> None:
+    stages = raw["stages"]
+    for name in [n for n, table in stages.items() if (table or {}).get("use") in SINKS]:
+        del stages[name]
+    if not stages:
+        raise ConfigError("--sink: no stage is left to put it behind")
+    last = list(stages)[-1]
+    for sink in sinks:
+        kind, equals, target = sink.partition("=")
+        if kind not in SINKS:
+            raise ConfigError(
+                f"--sink {sink}: no sink is called {kind!r}{config_file.hint(kind, list(SINKS))}"
+            )
+        setting = SINKS[kind]
+        name, n = kind, 2
+        while name in stages:
+            name, n = f"{kind}{n}", n + 1
+        stages[name] = {"use": kind, "after": last}
+        if equals and setting is None:
+            raise ConfigError(f"--sink {sink}: {kind} takes no target")
+        if setting is not None and target:
+            stages[name][setting] = target
+
+
+def _leave_out_windows(raw: dict[str, Any]) -> None:
+    """Without a display, do without the window; other sinks go on."""
+    windows = [
+        n for n, t in raw["stages"].items() if isinstance(t, dict) and t.get("use") == "window"
+    ]
+    if not windows:
+        return
+    from stages.window import display_problem
+
+    problem = display_problem()
+    if problem is None:
+        return
+    logging.warning("no window: %s", problem)
+    for name in windows:
+        del raw["stages"][name]
+
+
+def _graph(args: argparse.Namespace) -> graph_of.Graph:
+    raw, where = settings_of(args)
+    _leave_out_windows(raw)
+    return graph_of.build(config_file.check(raw, where), STAGES, where)
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """Run the pipeline to its end."""
+    console = Console(stderr=True)
+    table = console.is_terminal and not args.quiet
+    level = logging.WARNING if args.quiet else logging.DEBUG if args.verbose else logging.INFO
+    set_up_logging(level, console if table else None)
+    for path in (args.summary, args.trace):
+        if path is not None:
+            _check_writable(path)
+    graph = _graph(args)
+    supervisor = Supervisor(graph, args.trace, level)
+    if table:
+        with LiveTable(console) as live:
+            code = supervisor.run(live.tick)
+            live.draw(supervisor)
+    else:
+        code = supervisor.run()
+    if args.summary is not None:
+        args.summary.write_text(json.dumps(supervisor.summary(), indent=2) + "\n")
+    if not args.quiet:
+        for line in closing_lines(supervisor):
+            logging.info("%s", line)
+        for line in _results(graph):
+            logging.info("%s", line)
+    if supervisor.error:
+        print(f"run.py: {supervisor.error}", file=sys.stderr)
+    return code
+
+
+def _results(graph: graph_of.Graph) -> list[str]:
+    """Where the sinks have left something."""
+    paths = [str(node.settings.path) for node in graph.nodes if hasattr(node.settings, "path")]
+    return [f"results: {', '.join(paths)}"] if paths else []
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a"):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def check_command(args: argparse.Namespace) -> int:
+    """Check the settings and draw the graph; start nothing."""
+    raw, where = settings_of(args)
+    print(graph_of.build(config_file.check(raw, where), STAGES, where).draw())
+    return 0
+
+
+def bench_command(args: argparse.Namespace) -> int:
+    """Measure the pipeline against its limits."""
+    from stages.bench import bench
+
+    raw, where = settings_of(args)
+    return bench(raw, where, args.rounds, args.json)
+
+
+def models_command(args: argparse.Namespace) -> int:
+    """List, inspect, fetch or verify models."""
+    raise NotImplementedError
+
+
+def schema_command(args: argparse.Namespace) -> int:
+    """Print the JSON schema of the settings."""
+    print(json.dumps(graph_of.schema(STAGES), indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
