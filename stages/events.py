@@ -1,0 +1,150 @@
+"""Events: one line of JSON per frame, all streams in one file.
+
+{"stream": "demo", "frame": 17, "time_s": 1.7, "captured_at": "2026-11-21T08:00:00.123Z",
+ "objects": [{"id": 3, "label": "person", "class": 0, "score": 0.91, "box": [x1, y1, x2, y2]}]}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+
+from pipeline.frame import Frame
+from pipeline.stage import Settings, Stage
+from stages.lines import STDOUT, Lines, check_writable
+from stages.objects import NO_ID, OBJECTS, Objects, label, labels_of
+
+
+class Object(msgspec.Struct, rename={"number": "class"}):
+    """One object of an event."""
+
+    id: int | None
+    """Track id within the stream; null where there is none."""
+    label: str
+    number: int
+    score: float
+    box: tuple[float, ...]
+    """x1, y1, x2, y2 in pixels of the captured frame."""
+
+
+class Event(msgspec.Struct):
+    """One line of the file."""
+
+    stream: str
+    frame: int
+    """Number of the frame in its stream, from 0."""
+    time_s: float
+    """Seconds into the stream."""
+    captured_at: str
+    """Wall-clock time of capture, ISO 8601, UTC, milliseconds."""
+    objects: list[Object]
+
+
+class EventsSettings(Settings, frozen=True):
+    """Settings of the events sink."""
+
+    path: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1, description="File to write; '-' is standard output. Starts empty."
+        ),
+    ]
+
+
+class Events(Stage):
+    """Writes one line per frame, in order per stream.
+
+    Lines are written at once, so a reader can follow the file. After a crash the file goes on as
+    if nothing had happened; on standard output a line may then come twice.
+    """
+
+    Settings = EventsSettings
+    takes = OBJECTS
+    ordered = True
+
+    settings: EventsSettings
+
+    def __init__(self, settings: EventsSettings, facts: Mapping[str, Any]) -> None:
+        super().__init__(settings, facts)
+        self._labels = labels_of(facts)
+        self._lines = Lines(settings.path)
+        self._encoder = msgspec.json.Encoder()
+        self._offsets: dict[str, int] = {}
+
+    @classmethod
+    def resolve(cls, settings: EventsSettings) -> Mapping[str, Any]:
+        """See that the file can be written.
+
+        Raises:
+            SetupError: it cannot.
+        """
+        if settings.path != STDOUT:
+            check_writable(settings.path)
+        return {}
+
+    def open(self) -> None:
+        """Open the file; what it holds stays until the first frame."""
+        self._lines.open()
+
+    def process(self, frame: Frame) -> None:
+        """Write the line of a frame.
+
+        Raises:
+            RunError: the disk is full or gone.
+            EndRun: nobody reads standard output any more.
+        """
+        self._lines.write(self._encoder.encode(self.event(frame)) + b"\n")
+        self._offsets[frame.stream] = self._lines.offset
+
+    def event(self, frame: Frame) -> Event:
+        """What is written of a frame."""
+        objects = Objects.of(frame)
+        return Event(
+            frame.stream,
+            frame.seq,
+            round(frame.time_s, 6),
+            utc_ms(frame.wall_ns),
+            [
+                Object(
+                    None if id == NO_ID else id,
+                    label(self._labels, number),
+                    number,
+                    round(score, 4),
+                    tuple([round(side, 2) for side in box]),
+                )
+                for id, number, score, box in zip(
+                    objects.ids.tolist(),
+                    objects.classes.tolist(),
+                    objects.scores.tolist(),
+                    objects.boxes.tolist(),
+                    strict=True,
+                )
+            ],
+        )
+
+    def end(self, stream: str) -> None:
+        """A stream without a frame leaves an empty file, not that of an earlier run."""
+        self._lines.start()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._lines.close()
+
+    def state(self, stream: str) -> bytes:
+        """The length of the file after the stream's last line."""
+        return b"%d" % self._offsets.get(stream, 0)
+
+    def restore(self, stream: str, state: bytes) -> None:
+        """Keep what had been written up to that length."""
+        self._offsets[stream] = int(state or 0)
+        self._lines.resume(self._offsets[stream])
+
+
+def utc_ms(unix_ns: int) -> str:
+    """A time as ISO 8601 in UTC with milliseconds, cut and not rounded."""
+    seconds, rest_ns = divmod(unix_ns, 1_000_000_000)
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest_ns // 1_000_000:03d}Z"

@@ -1,0 +1,113 @@
+"""MOTChallenge text, one file per stream: what the tools that score trackers read.
+
+Each line is `frame,id,x,y,w,h,score,class,-1,-1`: frames count from 1, x and y are the top left
+corner and w and h the size in pixels, and the last two stand for a position in the world, which
+is not known. Format: Dendorfer et al., "MOT20: A benchmark for multi object tracking in crowded
+scenes", arXiv:2003.09003, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from pipeline.errors import SetupError
+from pipeline.frame import Frame
+from pipeline.stage import Settings, Stage
+from stages.lines import STDOUT, Lines, check_writable, stream_path
+from stages.objects import OBJECTS, Objects
+
+
+class MotSettings(Settings, frozen=True):
+    """Settings of the MOTChallenge sink."""
+
+    path: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1,
+            description="File to write; {stream} stands for the stream's name, which is added "
+            "where there are several streams.",
+        ),
+    ]
+
+
+class Mot(Stage):
+    """Writes one line per object; an object without a track has the id -1.
+
+    After a crash each file goes on as if nothing had happened.
+    """
+
+    Settings = MotSettings
+    takes = OBJECTS
+    ordered = True
+
+    settings: MotSettings
+
+    def __init__(self, settings: MotSettings, facts: Mapping[str, Any]) -> None:
+        super().__init__(settings, facts)
+        self._streams = len(facts.get("streams", ()))
+        self._files: dict[str, Lines] = {}
+
+    @classmethod
+    def resolve(cls, settings: MotSettings) -> Mapping[str, Any]:
+        """See that the files can be written.
+
+        Raises:
+            SetupError: they cannot.
+        """
+        if settings.path == STDOUT:
+            raise SetupError("path: MOTChallenge text needs a file per stream, '-' is none")
+        check_writable(settings.path)
+        return {}
+
+    def process(self, frame: Frame) -> None:
+        """Write the lines of a frame.
+
+        Raises:
+            RunError: the disk is full or gone.
+        """
+        self._file(frame.stream).write(mot_lines(frame))
+
+    def end(self, stream: str) -> None:
+        """Close the stream's file; one without a frame is left empty."""
+        file = self._file(stream)
+        file.start()
+        file.close()
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._files.values():
+            file.close()
+
+    def state(self, stream: str) -> bytes:
+        """The length of the stream's file."""
+        return b"%d" % (self._files[stream].offset if stream in self._files else 0)
+
+    def restore(self, stream: str, state: bytes) -> None:
+        """Keep what had been written up to that length."""
+        self._file(stream).resume(int(state or 0))
+
+    def _file(self, stream: str) -> Lines:
+        if stream not in self._files:
+            file = Lines(stream_path(self.settings.path, stream, self._streams))
+            file.open()
+            self._files[stream] = file
+        return self._files[stream]
+
+
+def mot_lines(frame: Frame) -> bytes:
+    """The objects of a frame as MOTChallenge text; empty where there is none."""
+    objects = Objects.of(frame)
+    return "".join(
+        f"{frame.seq + 1},{id},{x1:.2f},{y1:.2f},{x2 - x1:.2f},{y2 - y1:.2f},"
+        f"{score:.4f},{number},-1,-1\n"
+        for id, (x1, y1, x2, y2), score, number in zip(
+            objects.ids.tolist(),
+            objects.boxes.tolist(),
+            objects.scores.tolist(),
+            objects.classes.tolist(),
+            strict=True,
+        )
+    ).encode()

@@ -1,0 +1,53 @@
+"""The objects of a frame, as every sink reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.frame import Frame
+from pipeline.stage import Array
+
+NO_ID = -1
+"""In `ids`: this object belongs to no track (yet)."""
+
+OBJECTS = (
+    Array("boxes", "float32", (None, 4)),
+    Array("scores", "float32", (None,)),
+    Array("classes", "int32", (None,)),
+    Array("ids", "int64", (None,), optional=True),
+)
+"""What a sink takes."""
+
+
+class Objects(NamedTuple):
+    """Parallel arrays, one row per object."""
+
+    boxes: NDArray[np.float32]
+    """(N, 4) xyxy in pixels of the captured frame."""
+    scores: NDArray[np.float32]
+    """(N,) from 0 to 1."""
+    classes: NDArray[np.int32]
+    """(N,) indices into the model's labels."""
+    ids: NDArray[np.int64]
+    """(N,) track ids, unique within a stream; `NO_ID` for none."""
+
+    @classmethod
+    def of(cls, frame: Frame) -> Objects:
+        """The objects of a frame: views, valid as long as the frame is."""
+        boxes = frame["boxes"]
+        ids = frame["ids"] if "ids" in frame else np.full(len(boxes), NO_ID, np.int64)
+        return cls(boxes, frame["scores"], frame["classes"], ids)
+
+
+def labels_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """The label names that the detector told; empty where it told none."""
+    return tuple(facts.get("labels") or ())
+
+
+def label(labels: Sequence[str], number: int) -> str:
+    """The name of a class; its number as text where it has no name."""
+    return labels[number] if 0 <= number < len(labels) else str(number)
