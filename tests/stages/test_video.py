@@ -202,7 +202,7 @@ def test_a_disk_without_room_ends_the_run_in_words_and_leaves_a_video(tmp_path, 
     with pytest.raises(RunError, match=r"out\.mp4': only 3 MB are left on the disk; free some"):
         sink.process(frame(16))
     sink.close()
-    assert brightness(read(tmp_path / "out.mp4")[0])== list(range(16))
+    assert brightness(read(tmp_path / "out.mp4")[0]) == list(range(16))
 
 
 def test_a_file_that_cannot_be_made_ends_the_run_in_words(tmp_path):
