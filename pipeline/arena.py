@@ -298,6 +298,17 @@ class Arena:
         return self.next_seq + self._words[_DECODE] + self._words[_BUSY]
 
     @property
+    def last_source_ns(self) -> int:
+        """Source timestamp of the newest frame; -1 if it has none."""
+        rows = [self._at(slot) for slot in range(self.slots)]
+        newest = max(
+            (row for row in rows if self._words[row + _LOANS]),
+            key=lambda row: self._words[row + _SEQ],
+            default=None,
+        )
+        return -1 if newest is None else self._words[newest + _SOURCE_NS]
+
+    @property
     def finished(self) -> bool:
         """Whether the end of the stream has been through all stages."""
         return self.generation(self.end_slot) > 0 and not self.is_lent(self.end_slot)

@@ -28,7 +28,7 @@ from pipeline.config import (
     hint,
     known_keys,
 )
-from pipeline.errors import ConfigError, GraphError
+from pipeline.errors import ConfigError, GraphError, SetupError
 from pipeline.stage import Array, Settings, Source, Stage
 
 Registry = Mapping[str, str]
@@ -253,7 +253,7 @@ def load_class(use: str, registry: Registry, where: str) -> type[Stage]:
 def schema(registry: Registry) -> dict[str, Any]:
     """JSON schema of a settings file, so that editors complete and check it."""
     kinds = {use: load_class(use, registry, "schema") for use in registry}
-    structs = [Config, StreamSettings, *(kind.Settings for kind in kinds.values())]
+    structs: list[type[Any]] = [Config, StreamSettings, *(kind.Settings for kind in kinds.values())]
     schemas, parts = msgspec.json.schema_components(structs, ref_template="#/$defs/{name}")
     for struct, ref in zip(structs, schemas, strict=True):
         part = parts[ref["$ref"].rpartition("/")[2]]
@@ -425,10 +425,12 @@ def _resolve(nodes: list[Node], config: Config, where: str) -> list[Stream]:
         settings = convert({k: v for k, v in table.items() if k in of_stream}, StreamSettings, at)
         rest = own | {k: v for k, v in table.items() if k not in of_stream}
         capture = convert(rest, source.kind.Settings, at)
-        told = source.kind.resolve(capture)
+        told = _told(source, capture, at)
         slots = 0 if settings.slots == "auto" else settings.slots
         streams.append(Stream(index, name, settings, capture, bool(told.get("live")), slots))
-    told_by = {node: dict(node.kind.resolve(node.settings)) for node in nodes[1:]}
+    told_by = {
+        node: _told(node, node.settings, f"{where}: stages.{node.name}") for node in nodes[1:]
+    }
     told_by[source] = {"live": any(stream.live for stream in streams)}
     for node in nodes:
         # Nearest wins, and those before a stage win over those behind it.
@@ -440,6 +442,13 @@ def _resolve(nodes: list[Node], config: Config, where: str) -> list[Stream]:
         node.facts["name"] = node.name
         node.facts["started_ns"] = started_ns
     return streams
+
+
+def _told(node: Node, settings: Settings, at: str) -> dict[str, Any]:
+    try:
+        return dict(node.kind.resolve(settings))
+    except SetupError as error:
+        raise type(error)(f"{at}: {error}") from None
 
 
 def _place(nodes: list[Node], config: Config, cores: int, where: str) -> list[list[Node]]:

@@ -133,8 +133,13 @@ class Source(Stage):
     live: bool
     """Whether pictures come at their own pace and are not waited for; known after `open`."""
 
-    def skip(self, pictures: int) -> None:
-        """Go on behind the first so many pictures; after a crash, before the first `offer`."""
+    def skip(self, pictures: int, source_ns: int) -> None:
+        """Go on behind the first so many pictures; after a crash, before the first `offer`.
+
+        Args:
+            pictures: how many were taken before the crash.
+            source_ns: timestamp of the newest that became a frame; -1: unknown.
+        """
 
     def start(self, notify: Callable[[], None]) -> None:
         """Begin; call `notify`, from any thread, when there is something to collect."""

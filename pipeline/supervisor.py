@@ -33,7 +33,9 @@ from pipeline.worker import EXIT_FATAL, Report, Shared, send_report, work
 
 TICK_MS = 100
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 2.0
-"""A worker that dies again is started again later and later."""
+"""A worker that keeps dying early is started again later and later."""
+HEALTHY_S = 0.5
+"""One that has been ready for so long did not die early."""
 CLOSE_S = 5.0
 """How long stages may take to close their files before they are killed."""
 
@@ -62,6 +64,10 @@ class Child:
         self.restarts = 0
         self.deaths: deque[float] = deque()
         """Monotonic times within the window of the restart budget."""
+        self.early_deaths = 0
+        """In a row, so soon after the start that the next start may not do better."""
+        self.ready_since = 0.0
+        """Monotonic time at which its stages were open; 0: not yet."""
         self.due = 0.0
         """When to start it; meaningful while `pid` is 0."""
         self.hung = False
@@ -301,9 +307,11 @@ class Supervisor:
                 EXIT_FAILED,
             )
             return
-        again = len(child.deaths) - 2
-        delay = min(FIRST_DELAY_S * 2**again, LONGEST_DELAY_S) if again >= 0 else 0.0
-        child.due = now + delay
+        healthy = child.ready_since and now - child.ready_since > HEALTHY_S
+        child.early_deaths = 0 if healthy else child.early_deaths + 1
+        again = child.early_deaths - 2
+        child.due = now + (min(FIRST_DELAY_S * 2**again, LONGEST_DELAY_S) if again >= 0 else 0.0)
+        child.ready_since = 0.0
         child.restarts += 1
         logging.warning("%s %s: started again", child.spec.name, how)
 
@@ -333,6 +341,7 @@ class Supervisor:
         child = self.children[report.worker]
         if report.kind == "ready":
             child.facts = report.facts
+            child.ready_since = time.monotonic()
         elif report.kind == "log":
             logging.log(report.level, "%s", report.text)
         elif report.kind == "broken":

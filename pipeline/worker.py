@@ -556,7 +556,7 @@ class CaptureWorker(Worker):
             return
         super()._open_stage(node)
         if issubclass(node.kind, Source) and self._arena.position:
-            self._source.skip(self._arena.position)
+            self._source.skip(self._arena.position, self._arena.last_source_ns)
 
     def loop(self) -> None:
         """Lend and take back until the stream has ended and its end has been everywhere."""

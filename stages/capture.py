@@ -21,6 +21,9 @@ from pipeline.graph import usable_cores
 from pipeline.stage import Array, Settings, Source
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SEEK_FROM = 250
+"""Pictures from which on seeking in a file is quicker than reading past them."""
+SEEK_BEFORE_MS = 2000.0
 OPEN_TIMEOUT_MS = 4000
 READ_TIMEOUT_MS = 5000
 
@@ -94,10 +97,12 @@ class Capture(Source):
         if hasattr(self, "_pictures"):
             self._pictures.close()
 
-    def skip(self, pictures: int) -> None:
+    def skip(self, pictures: int, source_ns: int) -> None:
         """Go on behind the first so many pictures. A camera's are gone, a file's are passed by."""
         self._taken = pictures
         if self._is_camera():
+            return
+        if pictures > SEEK_FROM and not self.settings.loop and self._pictures.seek(source_ns):
             return
         passed = 0
         while passed < pictures and self._pictures.grab():
@@ -194,6 +199,9 @@ class _Pictures(Protocol):
     def retrieve(self, frame: Frame) -> bool: ...
     def rewind(self, rounds: int = 1) -> None:
         """Begin again, as if a file had been played so many times in all since the last time."""
+
+    def seek(self, source_ns: int) -> bool:
+        """Go to the picture of exactly this time, if it can be found without reading them all."""
 
     def problem(self) -> str | None: ...
     def close(self) -> None: ...
@@ -306,6 +314,26 @@ class _Video:
             self._capture.release()
             self._open()
 
+    def seek(self, source_ns: int) -> bool:
+        self.grab()
+        assert self._start_ms is not None
+        # Containers seek to a key frame, by rules of their own: aim before the picture, then go
+        # on to it by its timestamp. Any doubt, and the file is read from its beginning instead.
+        self._capture.set(
+            cv2.CAP_PROP_POS_MSEC, max(0.0, self._start_ms + source_ns / 1e6 - SEEK_BEFORE_MS)
+        )
+        while self._capture.grab():
+            self._index += 1
+            at_ms = self._capture.get(cv2.CAP_PROP_POS_MSEC)
+            self.source_ns = round((at_ms - self._start_ms) * 1e6)
+            if self.source_ns >= source_ns:
+                break
+        if self.source_ns == source_ns > 0:
+            return True
+        self._capture.release()
+        self._open()
+        return False
+
     def problem(self) -> str | None:
         if not self._is_file:
             return f"{self._name}: stopped giving pictures"
@@ -348,6 +376,9 @@ class _Folder:
     def rewind(self, rounds: int = 1) -> None:
         self._next = 0
         self._count = rounds * len(self._paths) + self._count - self._count % len(self._paths)
+
+    def seek(self, source_ns: int) -> bool:
+        return False
 
     def problem(self) -> str | None:
         return None
