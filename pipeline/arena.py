@@ -417,6 +417,8 @@ _EPOCH, _STOP = range(2)
 _BOARD_HEAD = 8
 _INCARNATION, _READY, _BEAT, _WAITS = range(4)
 _ROW_HEAD = 8
+FRESH_NS = 500_000_000
+"""A worker that is well gives a sign of life more often than this, see `worker.BEAT_MS`."""
 MAX_HOLDS = 32
 """Frames a worker may have in hand at once: the largest batch."""
 
@@ -547,9 +549,14 @@ class Board:
                     return True
         return False
 
-    def is_idle(self) -> bool:
-        """Whether no worker has any frame in hand."""
-        return not any(self._holds(worker) for worker in range(self.workers))
+    def is_idle(self, now_ns: int) -> bool:
+        """Whether all workers are alive and well and none has a frame in hand."""
+        return all(
+            self.is_ready(worker)
+            and now_ns - self.last_beat_ns(worker) < FRESH_NS
+            and not self._holds(worker)
+            for worker in range(self.workers)
+        )
 
     def _holds(self, worker: int) -> list[Hold]:
         at = self._at(worker) + _ROW_HEAD

@@ -162,7 +162,7 @@ class Custody:
             return None
         if now_ns - self._idle_since_ns < IDLE_NS // 10:
             return None
-        if not self._board.is_idle():
+        if not self._board.is_idle(now_ns):
             self._idle_since_ns = now_ns
         idle = now_ns - self._idle_since_ns > IDLE_NS and now_ns - self._moved_ns > IDLE_NS
         if idle or now_ns - self._moved_ns > self._patience_ns:

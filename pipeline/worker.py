@@ -158,12 +158,13 @@ class _Progress(msgspec.Struct):
     next: int = 0
     """`seq` of the frame it expects."""
     state: bytes = b""
-    answers: list[_Answer] = []
-    """What it answered for the frames that may still be in flight, newest last."""
+    answers: dict[int, _Answer] = {}
+    """Slot -> what it answered for the frame that the slot held last: the frame may come again
+    for as long as it is in flight, however far the others have come meanwhile."""
 
 
 class _Answer(msgspec.Struct, array_like=True):
-    seq: int
+    generation: int
     status: Status
     cause: str
     arrays: dict[str, tuple[str, tuple[int, ...], bytes]]
@@ -386,19 +387,17 @@ class Worker:
             for name, (offset, dtype, shape) in header.arrays.items()
             if before.get(name) != (offset, dtype, shape)
         }
-        progress.answers.append(_Answer(header.seq, header.status, header.cause, added))
-        del progress.answers[: -arena.slots - 1]
+        answer = _Answer(header.generation, header.status, header.cause, added)
+        progress.answers[header.slot] = answer
         progress.next = header.seq + 1
         progress.state = self._stages[node].state(frame.stream)
         arena.save(node.name, msgspec.msgpack.encode(progress))
 
     def _answer_again(self, node: Node, progress: _Progress, header: Header) -> None:
         """Give the answer of before, without calling the stage."""
-        for answer in progress.answers:
-            if answer.seq == header.seq:
-                break
-        else:
-            raise RunError(f"{node.name}: frame {header.seq} came again, long after its time")
+        answer = progress.answers.get(header.slot)
+        if answer is None or answer.generation != header.generation:
+            raise RunError(f"{node.name}: frame {header.seq} came again, but was never answered")
         if answer.status in (Status.DROPPED, Status.FAILED):
             header.without_arrays(answer.status, answer.cause)
             return

@@ -407,21 +407,20 @@ class _Pump(threading.Thread):
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._offered: Frame | None = None
-        self._filled: bool | None = None
+        self._filled = False
+        self._over = False
         self._error: Exception | None = None
         self._busy = 0
 
     def offer(self, frame: Frame) -> None:
         with self._lock:
-            self._offered = frame
-            if self._filled is not False:
-                self._filled = None
+            self._offered, self._filled = frame, False
 
     def collect(self) -> bool | None:
         with self._lock:
             if self._error is not None:
                 raise self._error
-            return self._filled
+            return True if self._filled else False if self._over else None
 
     def missed(self) -> int:
         with self._lock:
@@ -439,7 +438,7 @@ class _Pump(threading.Thread):
             self._error = error
         else:
             with self._lock:
-                self._filled = False
+                self._over = True
         if not self._stop.is_set():
             self._notify()
 

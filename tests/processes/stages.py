@@ -1,0 +1,58 @@
+"""Small stages with work, replicas and state, so that whole runs are quick and repeatable."""
+
+import time
+
+import numpy as np
+
+from pipeline.stage import Array, Settings, Stage
+
+DETECTIONS = (
+    Array("boxes", "float32", (None, 4)),
+    Array("scores", "float32", (None,)),
+    Array("classes", "int32", (None,)),
+)
+
+
+class Boxes(Stage):
+    """Boxes that depend on the pixels alone: a void or mixed-up frame would change the events."""
+
+    takes = (Array("image", "uint8", (None, None, 3)),)
+    gives = DETECTIONS
+
+    class Settings(Settings, frozen=True):
+        replicas: int = 2
+        work_ms: float = 2.0
+
+    @classmethod
+    def resolve(cls, settings):
+        return {"replicas": settings.replicas}
+
+    def process(self, frame):
+        time.sleep(self.settings.work_ms / 1000)
+        mean = frame["image"][::7, ::7].mean(axis=(0, 1))
+        count = frame.seq % 5
+        frame.put("boxes", np.tile(np.array([*mean, frame.width], np.float32), (count, 1)))
+        frame.put("scores", np.full(count, 0.5, np.float32))
+        frame.put("classes", np.zeros(count, np.int32))
+
+
+class Ids(Stage):
+    """Numbers every box of a stream: one frame lost, doubled or out of order shows for ever."""
+
+    takes = DETECTIONS
+    gives = (Array("ids", "int64", (None,)),)
+    ordered = True
+
+    def open(self):
+        self._next = {}
+
+    def process(self, frame):
+        first = self._next.get(frame.stream, 0)
+        self._next[frame.stream] = first + len(frame["boxes"])
+        frame.put("ids", np.arange(first, self._next[frame.stream]))
+
+    def state(self, stream):
+        return str(self._next.get(stream, 0)).encode()
+
+    def restore(self, stream, state):
+        self._next[stream] = int(state)
