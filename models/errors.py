@@ -1,0 +1,23 @@
+"""Every error that `models` raises on purpose; each message is one line.
+
+ModelError
+  CardError       a card, or the weights it names, is missing or wrong
+  ContractError   a model file cannot be used, or cannot be read in one way only
+  DeviceError     the device asked for does not load
+"""
+
+
+class ModelError(Exception):
+    """Base of all errors about models; says where, what was expected, what was found, the fix."""
+
+
+class CardError(ModelError):
+    """A card, or the weights it names, is missing or wrong."""
+
+
+class ContractError(ModelError):
+    """A model file is not what it should be, or fits more than one reading."""
+
+
+class DeviceError(ModelError):
+    """The device asked for does not load."""

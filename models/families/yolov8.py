@@ -1,0 +1,61 @@
+"""The head of Ultralytics YOLOv8, and of v9, v11 and v12 after it.
+
+A column per anchor point: centre, width and height in pixels of the input, then one score per
+class; some exports have rows in place of columns. As in the reference's predictions, a box is a
+candidate for its best class only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.contract import Contract, Pixels, Reading, grid_cells, image_input, names_in
+from models.families import Candidates
+from models.onnx_file import OnnxFile
+from models.transform import Transform
+
+
+def recognise(file: OnnxFile) -> Reading | None:
+    """See `Family.recognise`."""
+    shape = file.outputs[0].shape
+    if image_input(file) is None or len(file.outputs) != 1 or shape is None or len(shape) != 3:
+        return None
+    if file.metadata.get("end2end") == "True":
+        return None
+    cells, names = grid_cells(file), names_in(file.metadata)
+    _, rows, columns = shape
+    if names is not None:
+        classes = len(names)
+        if 4 + classes not in (rows, columns):
+            return None
+    elif rows is not None and rows > 4 and columns in (cells, None):
+        classes = rows - 4
+    # Rows in place of columns: the box head of this family ends in a Softmax.
+    elif columns is not None and columns > 4 and rows == cells and "Softmax" in file.ops:
+        classes = columns - 4
+    else:
+        return None
+    return Reading(pixels=Pixels(scale=1 / 255), outputs=(file.outputs[0].name,), classes=classes)
+
+
+def decode(
+    outputs: Sequence[NDArray[Any]], contract: Contract, transform: Transform, min_score: float
+) -> Candidates:
+    """See `Family.decode`."""
+    columns = outputs[0]
+    if contract.classes is not None and len(columns) != 4 + contract.classes:
+        columns = columns.T
+    scores = columns[4:].max(axis=0)
+    kept = np.flatnonzero(scores >= min_score)
+    classes = columns[4:, kept].argmax(axis=0)
+    centre, half = columns[:2, kept], columns[2:4, kept] / 2
+    boxes = np.concatenate([centre - half, centre + half]).T
+    return Candidates(
+        transform.invert(boxes),
+        scores[kept].astype(np.float32, copy=False),
+        classes.astype(np.int32),
+    )

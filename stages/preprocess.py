@@ -1,0 +1,119 @@
+"""Fits the captured picture into the model's input: resize, colour order, value range."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from models.contract import Contract, Input
+from models.transform import Rect, fit
+from pipeline.errors import SetupError
+from pipeline.frame import Frame
+from pipeline.stage import Array, Settings, Stage
+
+
+class Preprocess(Stage):
+    """Makes the model's input from the picture, as the model's contract says.
+
+    `input` has the shape of one picture, (1, H, W, 3) or (1, 3, H, W), and lies in the frame's
+    slot: it is written there once and read there by the model. `transform` (4,) is scale_x,
+    scale_y, pad_x, pad_y, from captured to model pixels (`models/transform.py`).
+    """
+
+    takes = (Array("image", "uint8", (None, None, 3)),)
+    gives = (Array("input"), Array("transform", "float64", (4,)))
+
+    def __init__(self, settings: Settings, facts: Mapping[str, Any]) -> None:
+        super().__init__(settings, facts)
+        contract = facts.get("contract")
+        if not isinstance(contract, Contract):
+            raise SetupError("preprocess: no detector follows, so there is no model to prepare for")
+        self._input = contract.input
+        self._pixels = _Pixels(contract.input)
+
+    def process(self, frame: Frame) -> None:
+        """Add `input` and `transform`."""
+        image = frame["image"]
+        height, width = image.shape[:2]
+        want = self._input
+        transform, rect = fit(width, height, want.size, want.resize, want.anchor)
+        self._pixels.write(image, rect, frame.empty("input", want.shape, want.dtype))
+        frame.put("transform", transform.array)
+
+
+class _Pixels:
+    """Writes pictures into inputs of one kind."""
+
+    def __init__(self, want: Input) -> None:
+        self._want = want
+        # (pixel * scale - mean) / std as one multiplication and one addition per channel.
+        std = np.array(want.std)
+        self._factor = (want.scale / std).astype(np.float32)
+        self._offset = (-np.array(want.mean) / std).astype(np.float32)
+        self._same_factor = bool((self._factor == self._factor[0]).all())
+        # OpenCV's pictures are BGR: channel c of the input is their channel `order[c]`.
+        self._order = (0, 1, 2) if want.colour == "bgr" else (2, 1, 0)
+        self._resized = np.empty((0, 0, 3), np.uint8)
+        self._planes: list[NDArray[np.uint8]] = []
+
+    def write(self, image: NDArray[np.uint8], rect: Rect, out: NDArray[Any]) -> None:
+        """Fill `out`, of the input's shape, with the picture in `rect` and padding around it."""
+        nhwc = self._want.layout == "nhwc"
+        whole = out[0].transpose(2, 0, 1) if nhwc else out[0]  # (3, H, W)
+        left, top, width, height = rect
+        inside = whole[:, top : top + height, left : left + width]
+        if (width, height) != self._want.size:
+            self._pad(whole, rect)
+        if nhwc and out.dtype == np.uint8:
+            picture = out[0, top : top + height, left : left + width]
+            _resize_into(image, picture)
+            if self._want.colour == "rgb":
+                _into(picture, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture))
+            return
+        if self._resized.shape[:2] != (height, width):
+            self._resized = np.empty((height, width, 3), np.uint8)
+            self._planes = [np.empty((height, width), np.uint8) for _ in range(3)]
+        _resize_into(image, self._resized)
+        # Splitting first makes the conversion run over whole rows: 0.45 ms for 640x360, where
+        # converting channel by channel out of the interleaved picture takes 0.75.
+        planes = cv2.split(self._resized, self._planes)
+        for channel, source in enumerate(self._order):
+            inside[channel] = planes[source]
+        self._normalise(inside)
+
+    def _normalise(self, values: NDArray[Any]) -> None:
+        """(pixel * scale - mean) / std, in place; (3, H, W) in the order of `colour`."""
+        if self._same_factor:
+            if self._factor[0] != 1:
+                np.multiply(values, self._factor[0], out=values)
+        else:
+            np.multiply(values, self._factor[:, None, None], out=values, casting="same_kind")
+        if self._offset.any():
+            np.add(values, self._offset[:, None, None], out=values, casting="same_kind")
+
+    def _pad(self, whole: NDArray[Any], rect: Rect) -> None:
+        """Fill what the picture leaves free."""
+        left, top, width, height = rect
+        value = self._want.pad * self._factor + self._offset
+        for strip in (
+            whole[:, :top],
+            whole[:, top + height :],
+            whole[:, top : top + height, :left],
+            whole[:, top : top + height, left + width :],
+        ):
+            strip[...] = value[:, None, None]
+
+
+def _resize_into(image: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    height, width = out.shape[:2]
+    _into(out, cv2.resize(image, (width, height), dst=out, interpolation=cv2.INTER_LINEAR))
+
+
+def _into(out: NDArray[np.uint8], result: NDArray[Any]) -> None:
+    """Copy the result if OpenCV did not write it into `out`; it does not say."""
+    if result.__array_interface__["data"][0] != out.__array_interface__["data"][0]:
+        out[...] = result
