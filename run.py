@@ -27,15 +27,19 @@ from typing import Any
 
 from rich.console import Console
 
+from models import zoo
+from models.errors import ModelError
+from pipeline import bench
 from pipeline import config as config_file
 from pipeline import graph as graph_of
-from pipeline.errors import ConfigError, EyelineError
+from pipeline.errors import ConfigError, EyelineError, RunError, SetupError
 from pipeline.supervisor import EXIT_FAILED, EXIT_SETUP, Supervisor
 from pipeline.terminal import LiveTable, closing_lines, set_up_logging
 from stages import SINKS, STAGES
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_CONFIG = ROOT / "configs" / "demo.yaml"
+BENCH_CONFIG = ROOT / "configs" / "bench.yaml"
 COMMANDS = ("run", "check", "bench", "models", "schema")
 
 
@@ -144,7 +148,7 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """The settings that the arguments ask for, and the name of the file they come from."""
     path = args.config or DEFAULT_CONFIG
     raw = config_file.load(path)
-    where = str(args.config or "configs/demo.yaml")
+    where = str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
     for table in ("streams", "stages"):
         if not isinstance(raw.get(table), dict):
             raise ConfigError(f"{where}: {table}: expected a table, found {raw.get(table)!r}")
@@ -287,15 +291,54 @@ def check_command(args: argparse.Namespace) -> int:
 
 def bench_command(args: argparse.Namespace) -> int:
     """Measure the pipeline against its limits."""
-    from stages.bench import bench
-
+    set_up_logging(logging.WARNING, None)
+    args.config = args.config or BENCH_CONFIG
     raw, where = settings_of(args)
-    return bench(raw, where, args.rounds, args.json)
+    config = config_file.check(raw, where)
+    start = [sys.executable, str(ROOT / "run.py"), "run", str(args.config), "-q"]
+    for option in ("source", "set"):
+        for value in getattr(args, option) or ():
+            start += [f"--{option}", value]
+    for option in ("model", "device"):
+        if getattr(args, option):
+            start += [f"--{option}", getattr(args, option)]
+    try:
+        figures = bench.bench(
+            lambda: graph_of.build(config, STAGES, where),
+            args.rounds,
+            [*start, "--sink", "events=-"],
+        )
+    except RunError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    print(bench.as_text(figures))
+    if args.json is not None:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return 0
 
 
 def models_command(args: argparse.Namespace) -> int:
     """List, inspect, fetch or verify models."""
-    raise NotImplementedError
+    if args.action is not None and args.what is None:
+        raise ConfigError(f"models {args.action}: expected the name of a card, or a file")
+    try:
+        if args.action is None:
+            for model in zoo.known():
+                where = "here" if model.weights else f"run.py models fetch {model.card.name}"
+                card = model.card
+                print(
+                    f"{card.name:24} {card.task:9} {card.family:8} "
+                    f"{card.weights.licence or '?':12} {where}"
+                )
+        elif args.action == "inspect":
+            print(zoo.resolve(args.what).describe())
+        elif args.action == "fetch":
+            print(zoo.fetch(args.what))
+        else:
+            print(f"{zoo.verify(args.what)}: as its card says")
+    except ModelError as error:
+        raise SetupError(str(error)) from None
+    return 0
 
 
 def schema_command(args: argparse.Namespace) -> int:

@@ -238,6 +238,10 @@ class Worker:
         away = [child for child in node.next if child not in self._spec.nodes]
         for receivers in sorted({tuple(self._graph.workers_of(child)) for child in away}):
             credit = _batch_of(self._graph.workers[receivers[0]].nodes)
+            if not any(stream.live for stream in self._graph.streams):
+                # One more waits there, so that no replica idles while it asks for the next. A
+                # live frame rather waits here, for whichever replica is free first.
+                credit += 1
             yield Edge(self._sockets, self._board, self._index, node.index, receivers, credit)
 
     def close(self) -> None:

@@ -1,0 +1,346 @@
+"""The pipeline against its limits, measured interleaved in one run, so that ratios hold on a
+machine whose speed drifts.
+
+    D   CPU time of one bare inference: the model alone, one process per core, nothing else
+    X   CPU time of what else must be done per frame, measured stage by stage in one process:
+        decode, resize, decode of outputs, NMS, tracking, the sinks
+    limit = cores / (D + X)     what these cores could do if moving frames cost nothing
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+from pipeline.errors import RunError
+from pipeline.frame import Frame, Header
+from pipeline.graph import Graph, Node, usable_cores
+from pipeline.stage import Source, Stage
+from pipeline.supervisor import Supervisor
+
+BARE_S = 3.0
+START_TIMEOUT_S = 30.0
+
+
+def bench(build: Callable[[], Graph], rounds: int, start_command: Sequence[str]) -> dict[str, Any]:
+    """Measure a graph.
+
+    Args:
+        build: makes the graph anew; its streams should end, and none be live.
+        rounds: how often everything is measured in turn; medians count.
+        start_command: a command that runs the graph and writes events to standard output, to
+            measure the time from its start to the first detection.
+
+    Returns:
+        Figures as `--json` writes them.
+
+    Raises:
+        RunError: a measurement failed.
+    """
+    graph = build()
+    cores = usable_cores()
+    model = next((node for node in graph.nodes if node.replicated), None)
+    if model is None:
+        raise RunError("bench: the graph has no stage that runs a model (with `replicas`)")
+    if any(stream.live for stream in graph.streams):
+        raise RunError("bench: a live stream sets its own pace: measure with a file")
+    bare: list[dict[str, float]] = []
+    alone: list[dict[str, float]] = []
+    whole: list[dict[str, float]] = []
+    starts: list[float] = []
+    for _ in range(rounds):
+        starts.append(_start(start_command))
+        bare.append(_bare(graph, model, min(cores, model.replicas)))
+        alone.append(_alone(graph, model))
+        whole.append(_pipeline(build()))
+    parts = {name: median(a[name] for a in alone) for name in alone[0]}
+    sequential_fps = parts.pop("fps")
+    d_ms = median(b["cpu_ms"] for b in bare)
+    x_ms = sum(parts.values())
+    limit_fps = cores / (d_ms + x_ms) * 1e3
+    fps = median(w["fps"] for w in whole)
+    return {
+        "cores": cores,
+        "bare_fps": round(median(b["fps"] for b in bare), 2),
+        "limit_fps": round(limit_fps, 2),
+        "pipeline_fps": round(fps, 2),
+        "ratio_to_limit": round(fps / limit_fps, 4),
+        "ratios": [
+            round(w["fps"] / (cores / (b["cpu_ms"] + _sum(a)) * 1e3), 4)
+            for w, b, a in zip(whole, bare, alone, strict=True)
+        ],
+        "sequential_fps": round(sequential_fps, 2),
+        "start_s": round(median(starts), 3),
+        "d_ms": round(d_ms, 3),
+        "x_ms": round(x_ms, 3),
+        "x_parts_ms": {name: round(value, 3) for name, value in parts.items()},
+        "overhead_ms": round(median(w["cpu_ms"] for w in whole) - d_ms - x_ms, 3),
+        "pipeline_cpu_ms": round(median(w["cpu_ms"] for w in whole), 3),
+        "latency_ms": {q: round(median(w[q] for w in whole), 2) for q in ("p50", "p99")},
+        "rounds": rounds,
+        "processes": [worker.name for worker in graph.workers],
+    }
+
+
+def _sum(parts: dict[str, float]) -> float:
+    return sum(value for name, value in parts.items() if name != "fps")
+
+
+def as_text(figures: dict[str, Any]) -> str:
+    """The figures for a person, each ratio with its denominator."""
+    f = figures
+    parts = " + ".join(f"{name} {value:.2f}" for name, value in f["x_parts_ms"].items())
+    rounds = ", ".join(f"{ratio:.3f}" for ratio in f["ratios"])
+    ratio = f["pipeline_fps"]
+    return "\n".join(
+        (
+            f"cores             {f['cores']}",
+            f"D                 {f['d_ms']:.2f} ms CPU per frame, bare inference",
+            f"X                 {f['x_ms']:.2f} ms CPU per frame = {parts}",
+            f"bare              {f['bare_fps']:.1f} fps, inference alone on all cores",
+            f"limit             {f['limit_fps']:.1f} fps = cores / (D + X)",
+            f"pipeline          {f['pipeline_fps']:.1f} fps in {len(f['processes'])} processes",
+            f"pipeline / limit  {f['ratio_to_limit']:.3f} (rounds: {rounds})",
+            f"pipeline / bare   {ratio / f['bare_fps']:.3f}",
+            f"pipeline / one process with the model on all cores  "
+            f"{ratio / f['sequential_fps']:.3f} ({f['sequential_fps']:.1f} fps)",
+            f"overhead          {f['overhead_ms']:.2f} ms CPU per frame beyond D + X",
+            f"first detection   {f['start_s']:.2f} s after the start of the command",
+        )
+    )
+
+
+def _start(command: Sequence[str]) -> float:
+    """Seconds from the start of a command to its first event with an object in it."""
+    begin = time.monotonic()
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    seconds = None
+    try:
+        while seconds is None and time.monotonic() - begin < START_TIMEOUT_S:
+            line = process.stdout.readline()
+            if not line:
+                break
+            if json.loads(line)["objects"]:
+                seconds = time.monotonic() - begin
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=START_TIMEOUT_S)
+    if seconds is None:
+        raise RunError(f"bench: no object was found; {errors.decode().strip()}")
+    return seconds
+
+
+def _bare(graph: Graph, model: Node, processes: int) -> dict[str, float]:
+    """The model alone, on the input that the stages before it make of the first picture."""
+    go_in, go_out = os.pipe()
+
+    def work(report: Callable[[object], None]) -> None:
+        os.close(go_out)
+        stages = _open(graph, upto=model)
+        frame = _blank(graph)
+        for node, stage in stages.items():
+            _call(node, stage, frame)
+        # The model without what is made of its outputs, if the stage tells them apart.
+        infer: Callable[[Frame], object] = getattr(stages[model], "infer", stages[model].process)
+        infer(frame)
+        report("ready")
+        os.read(go_in, 1)
+        begin, cpu, count = time.monotonic(), time.process_time(), 0
+        while time.monotonic() - begin < BARE_S:
+            infer(frame)
+            count += 1
+        report((count, time.monotonic() - begin, time.process_time() - cpu))
+
+    children = [_Child(work) for _ in range(processes)]
+    for child in children:
+        child.receive()
+    os.close(go_in)
+    os.close(go_out)  # end of file is the starting shot
+    results = [child.receive() for child in children]
+    for child in children:
+        child.end()
+    return {
+        "fps": sum(count / wall for count, wall, _ in results),
+        "cpu_ms": sum(cpu for _, _, cpu in results) / sum(count for count, _, _ in results) * 1e3,
+    }
+
+
+def _alone(graph: Graph, model: Node) -> dict[str, float]:
+    """Every stage in one process, one after the other: CPU milliseconds per frame of each."""
+
+    def work(report: Callable[[object], None]) -> None:
+        stages = _open(graph)
+        used = dict.fromkeys(stages, 0.0)
+        infer = getattr(stages[model], "infer", None)
+        frames, begin = 0, 0.0
+        while True:
+            frame = _blank(graph)
+            for node, stage in stages.items():
+                if node is model and infer is not None:
+                    infer_begin = time.process_time()
+                    infer(frame)
+                    used[node] -= time.process_time() - infer_begin
+                start = time.process_time()
+                more = _call(node, stage, frame)
+                used[node] += time.process_time() - start
+                if not more:
+                    break
+            if not more:
+                break
+            frames += 1
+            if frames == 1:
+                # The first frame pays for memory and caches.
+                used = dict.fromkeys(stages, 0.0)
+                begin = time.monotonic()
+        for stage in stages.values():
+            stage.close()
+        parts = {node.name: value / (frames - 1) * 1e3 for node, value in used.items()}
+        report((parts, frames - 1, time.monotonic() - begin))
+
+    child = _Child(work)
+    parts, _, _ = child.receive()
+    child.end()
+    return {**parts, "fps": _sequential(graph, model)}
+
+
+def _sequential(graph: Graph, model: Node) -> float:
+    """Frames per second of one process that does it all, the model on all cores."""
+
+    def work(report: Callable[[object], None]) -> None:
+        stages = _open(graph, {"profile": "latency"}, model)
+        frames, begin, more = 0, time.monotonic(), True
+        while more:
+            frame = _blank(graph)
+            for node, stage in stages.items():
+                more = _call(node, stage, frame)
+                if not more:
+                    break
+            frames += more
+            if frames == 1:
+                begin = time.monotonic()
+        report((frames - 1) / (time.monotonic() - begin))
+
+    child = _Child(work)
+    fps = child.receive()
+    child.end()
+    return float(fps)
+
+
+def _pipeline(graph: Graph) -> dict[str, float]:
+    begin = _children_cpu_s()
+    supervisor = Supervisor(graph, log_level=logging.WARNING)
+    if supervisor.run():
+        raise RunError(f"bench: {supervisor.error or 'interrupted'}")
+    summary = supervisor.summary()["streams"]
+    frames = sum(stream["delivered"] for stream in summary.values())
+    return {
+        "fps": sum(stream["fps"] for stream in summary.values()),
+        "cpu_ms": (_children_cpu_s() - begin) / frames * 1e3,
+        "p50": max(stream["latency_ms"]["p50"] for stream in summary.values()),
+        "p99": max(stream["latency_ms"]["p99"] for stream in summary.values()),
+    }
+
+
+def _children_cpu_s() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def _open(
+    graph: Graph,
+    change: dict[str, Any] | None = None,
+    upto: Node | None = None,
+) -> dict[Node, Stage]:
+    """The stages of a graph in this process, opened, in the order they are worked in."""
+    import msgspec
+
+    stages: dict[Node, Stage] = {}
+    for node in graph.nodes:
+        settings = graph.streams[0].capture if issubclass(node.kind, Source) else node.settings
+        if node is upto and change:
+            known = set(settings.__struct_fields__)
+            settings = msgspec.structs.replace(
+                settings, **{k: v for k, v in change.items() if k in known}
+            )
+        stage = stages[node] = node.kind(settings, node.facts)
+        stage.open()
+        if node is upto and not change:
+            break
+    return stages
+
+
+def _call(node: Node, stage: Stage, frame: Frame) -> bool:
+    """Have a stage work on a frame; False if it is a source that has ended."""
+    if not isinstance(stage, Source):
+        stage.process(frame)
+        return True
+    stage.offer(frame)
+    if not stage.collect():
+        return False
+    frame.header.height, frame.header.width = frame["image"].shape[:2]
+    return True
+
+
+_memory: dict[int, memoryview] = {}
+
+
+def _blank(graph: Graph) -> Frame:
+    """A frame in memory that is used again and again, as a slot is."""
+    memory = _memory.setdefault(graph.slot_bytes, memoryview(bytearray(graph.slot_bytes)))
+    header = Header(stream=0, seq=0, attempt=0, slot=0, generation=1, limit=graph.slot_bytes)
+    return Frame(header, graph.streams[0].name, memory)
+
+
+class _Child:
+    """A forked process that reports with lines of JSON."""
+
+    def __init__(self, work: Callable[[Callable[[object], None]], None]) -> None:
+        read, write = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            code = 1
+            try:
+                os.close(read)
+                if "cv2" in sys.modules:
+                    sys.modules["cv2"].setNumThreads(1)
+                work(lambda value: _write(write, value))
+                code = 0
+            except Exception as error:
+                _write(write, {"error": f"{type(error).__name__}: {error}"})
+            finally:
+                os._exit(code)
+        os.close(write)
+        self._file = os.fdopen(read)
+
+    def receive(self) -> Any:
+        """The next report.
+
+        Raises:
+            RunError: the process failed.
+        """
+        line = self._file.readline()
+        value = json.loads(line) if line else {"error": "a process died"}
+        if isinstance(value, dict) and "error" in value:
+            raise RunError(f"bench: {value['error']}")
+        return value
+
+    def end(self) -> None:
+        """Wait until it is gone."""
+        self._file.close()
+        os.waitpid(self._pid, 0)
+
+
+def _write(fd: int, value: object) -> None:
+    os.write(fd, json.dumps(value).encode() + b"\n")
