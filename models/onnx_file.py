@@ -1,4 +1,4 @@
-"""What an ONNX file says about itself, read in a millisecond and without a runtime.
+"""What an ONNX file says about itself, read in milliseconds and without a runtime.
 
 The supervisor asks this before it forks workers, so no library that starts threads or takes long
 to import may be needed for it. ONNX is protobuf; of its wire format
@@ -166,18 +166,23 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """
     at, end = 0, len(data)
     while at < end:
-        key, at = _varint(data, at)
+        key = data[at]
+        at += 1
+        if key >= 0x80:
+            key, at = _varint(data, at - 1)
         kind = key & 7
-        if kind == _VARINT:
-            value, at = _varint(data, at)
-            yield key >> 3, value
-            continue
-        if kind == _LEN:
-            size, at = _varint(data, at)
-        elif kind in (_I64, _I32):
+        if kind in (_I64, _I32):
             size = 8 if kind == _I64 else 4
         else:
-            raise ValueError(f"no wire type {kind}")
+            size = data[at]
+            at += 1
+            if size >= 0x80:
+                size, at = _varint(data, at - 1)
+            if kind == _VARINT:
+                yield key >> 3, size
+                continue
+            if kind != _LEN:
+                raise ValueError(f"no wire type {kind}")
         if at + size > end:
             raise ValueError("cut short")
         yield key >> 3, data[at : at + size]

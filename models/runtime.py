@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -92,14 +91,11 @@ class Runtime:
             )
 
 
-def expected_device(device: Device) -> str:
-    """Where `device` will most likely run, told without loading anything: a key of `PROVIDERS`."""
+def expected_device(device: Device) -> Device:
+    """Where `device` will most likely run, told without loading anything."""
     if device != "auto":
         return device
-    installed = {name for d in _installed() for name in DISTRIBUTIONS[d]}
-    if "cuda" in installed and gpu_present():
-        return "cuda"
-    return "openvino" if "openvino" in installed else "cpu"
+    return "cuda" if gpu_present() and "onnxruntime-gpu" in _installed() else "cpu"
 
 
 def gpu_present() -> bool:
@@ -112,6 +108,8 @@ def gpu_present() -> bool:
 
 
 def _installed() -> list[str]:
+    import importlib.metadata
+
     found = []
     for name in DISTRIBUTIONS:
         try:

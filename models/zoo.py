@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -104,6 +100,8 @@ def fetch(name: str, progress: Callable[[int, int | None], None] | None = None) 
     target = _fetched(card)
     if target is None or card.weights.url is None:
         raise CardError(_missing(card, path))
+    import tempfile
+
     target.parent.mkdir(parents=True, exist_ok=True)
     # Written aside and moved into place when it is right, so a broken download leaves nothing.
     handle, aside = tempfile.mkstemp(dir=target.parent, suffix=".part")
@@ -123,6 +121,8 @@ def fetch(name: str, progress: Callable[[int, int | None], None] | None = None) 
 
 
 def _download(url: str, target: Path, progress: Callable[[int, int | None], None] | None) -> None:
+    import urllib.request  # here, as it takes longer to import than a model to check
+
     try:
         with urllib.request.urlopen(url, timeout=30) as answer, target.open("wb") as file:
             length = answer.headers.get("Content-Length")
@@ -142,6 +142,8 @@ def _named(name: str) -> tuple[Card, Path]:
     path = CARDS / f"{name}.yaml"
     names = sorted(p.stem for p in CARDS.glob("*.yaml"))
     if name not in names:
+        import difflib
+
         close = difflib.get_close_matches(name, names, 1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise CardError(
