@@ -278,13 +278,18 @@ def _input(path: Path, file: OnnxFile, image: Image, reading: Reading, card: Car
         raise ContractError(
             f"{path}: its card says input.size: {list(size)}, the file takes {own} only"
         )
-    parts = msgspec.structs.asdict(reading.pixels) | found | said
-    made = Input(name=image.tensor.name, size=size, **parts)
-    if made.dtype == "uint8" and (made.scale != 1 or any(made.mean) or made.std != (1, 1, 1)):
-        raise ContractError(
-            f"{path}: its card gives scale, mean or std; the model takes uint8 pixels as they are"
-        )
-    return made
+    usual = msgspec.structs.asdict(reading.pixels)
+    if image.tensor.dtype == "uint8":
+        # There is only one way to show pixels as bytes.
+        values = [key for key in ("scale", "mean", "std") if key in said]
+        if values:
+            raise ContractError(
+                f"{path}: its card gives input.{values[0]}, but the model takes uint8 pixels as "
+                "they are"
+            )
+        for key in ("scale", "mean", "std"):
+            del usual[key]
+    return Input(name=image.tensor.name, size=size, **usual | found | said)
 
 
 def _size(path: Path, file: OnnxFile, image: Image) -> tuple[int, int]:

@@ -1,0 +1,66 @@
+"""Small ONNX files with the names and shapes of real models, made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import ArrayLike
+from onnx import TensorProto, helper, numpy_helper
+
+TYPES = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "uint8": TensorProto.UINT8,
+    "int64": TensorProto.INT64,
+}
+
+Side = int | str
+
+
+def save(
+    path: Path,
+    input_shape: Sequence[Side],
+    outputs: Mapping[str, ArrayLike | Sequence[Side]],
+    dtype: str = "float32",
+    metadata: Mapping[str, str] | None = None,
+    ops: Sequence[str] = (),
+) -> Path:
+    """Write a model that answers every picture with the same outputs.
+
+    Args:
+        path: of the file.
+        input_shape: a text stands for an open side.
+        outputs: name -> its value (an array), or only its shape (a tuple): then it is all zeros,
+            and open sides are 1.
+        dtype: of the input.
+        metadata: what the file says about itself.
+        ops: kinds of further nodes, whose outputs nobody reads; "Mul" reads the input.
+    """
+    nodes, constants, declared = [], [], []
+    for name, value in outputs.items():
+        if isinstance(value, tuple):
+            shape: Sequence[Side] = value
+            value = np.zeros([side if isinstance(side, int) else 1 for side in value], np.float32)
+        else:
+            value = np.asarray(value, np.float32)
+            shape = value.shape
+        constants.append(numpy_helper.from_array(value, f"{name}_value"))
+        nodes.append(helper.make_node("Identity", [f"{name}_value"], [name]))
+        declared.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    for op in ops:
+        inputs = ["images", "images"] if op == "Mul" else [constants[0].name]
+        nodes.append(helper.make_node(op, inputs, [f"unread_{op}"]))
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info("images", TYPES[dtype], input_shape)],
+        declared,
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    helper.set_model_props(model, dict(metadata or {}))
+    onnx.save(model, path)
+    return path

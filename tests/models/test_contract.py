@@ -1,0 +1,239 @@
+"""A model is worked out from its file, or refused in one line that says what is missing."""
+
+import sys
+
+import pytest
+
+from models.card import load
+from models.contract import inspect
+from models.errors import CardError, ContractError, ModelError
+from tests.models.builders import save
+
+NAMES = {"names": "{0: 'hat', 1: 'glove'}", "task": "detect"}
+
+
+def card(folder, text):
+    (folder / "card.yaml").write_text(f"name: m\nweights: {{file: m.onnx}}\n{text}")
+    return load(folder / "card.yaml")
+
+
+# --- what fits ---
+
+
+def test_yolox_is_known_by_the_cells_of_its_grids(tmp_path):
+    path = save(tmp_path / "m.onnx", [1, 3, 416, 416], {"output": (1, 3549, 85)})
+    found = inspect(path)
+    assert (found.family, found.classes, found.batch) == ("yolox", 80, 1)
+    assert (found.input.colour, found.input.scale, found.input.anchor) == ("bgr", 1, "top_left")
+    assert found.labels[:2] == ("person", "bicycle")
+
+
+def test_a_wide_yolox(tmp_path):
+    cells = 80 * 40 + 40 * 20 + 20 * 10
+    path = save(tmp_path / "m.onnx", [1, 3, 320, 640], {"output": (1, cells, 7)})
+    assert inspect(path).input.size == (640, 320)
+    assert inspect(path).labels == ()
+
+
+def test_yolov8_tells_its_labels_itself(tmp_path):
+    path = save(tmp_path / "m.onnx", [1, 3, 640, 640], {"output0": (1, 6, 8400)}, metadata=NAMES)
+    found = inspect(path)
+    assert (found.family, found.labels) == ("yolov8", ("hat", "glove"))
+    assert (found.input.colour, found.input.anchor) == ("rgb", "centre")
+    assert found.input.scale == pytest.approx(1 / 255)
+
+
+def test_yolov8_without_metadata(tmp_path):
+    path = save(tmp_path / "m.onnx", [1, 3, 640, 640], {"output0": (1, 84, 8400)})
+    assert (inspect(path).family, inspect(path).classes) == ("yolov8", 80)
+
+
+def test_yolov8_of_open_size_takes_it_from_the_metadata(tmp_path):
+    path = save(
+        tmp_path / "m.onnx",
+        ["batch", 3, "height", "width"],
+        {"output0": ("batch", 6, "anchors")},
+        metadata=NAMES | {"imgsz": "[384, 640]"},
+    )
+    found = inspect(path)
+    assert (found.input.size, found.batch) == ((640, 384), None)
+    assert found.input.shape == (1, 3, 384, 640)
+
+
+def test_ssd_of_bytes(tmp_path):
+    path = save(
+        tmp_path / "m.onnx",
+        [1, 300, 300, 3],
+        {"scores": (1, 99, 2), "boxes": (1, 99, 4)},
+        dtype="uint8",
+    )
+    found = inspect(path)
+    assert (found.family, found.classes) == ("ssd", 2)
+    assert [output.name for output in found.outputs] == ["boxes", "scores"]
+    assert (found.input.layout, found.input.resize, found.input.dtype) == (
+        "nhwc",
+        "stretch",
+        "uint8",
+    )
+
+
+def test_ssd_with_four_classes_goes_by_its_names(tmp_path):
+    outputs = {"scores": (1, 99, 4), "boxes": (1, 99, 4)}
+    path = save(tmp_path / "m.onnx", [1, 300, 300, 3], outputs, dtype="uint8")
+    assert [output.name for output in inspect(path).outputs] == ["boxes", "scores"]
+
+
+def test_a_graph_that_normalises_pixels_itself_wants_them_as_they_are(tmp_path):
+    outputs = {"boxes": (1, 99, 4), "scores": (1, 99, 2)}
+    path = save(tmp_path / "m.onnx", [1, 3, 300, 300], outputs, ops=["Mul"])
+    assert inspect(path).input.scale == 1
+
+
+def test_half_precision_input(tmp_path):
+    path = save(tmp_path / "m.onnx", [1, 3, 640, 640], {"output0": (1, 84, 8400)}, dtype="float16")
+    assert inspect(path).input.dtype == "float16"
+
+
+def test_bytes_are_taken_as_they_are_whatever_is_usual_for_the_family(tmp_path):
+    path = save(tmp_path / "m.onnx", [1, 640, 640, 3], {"output0": (1, 84, 8400)}, dtype="uint8")
+    assert (inspect(path).family, inspect(path).input.scale) == ("yolov8", 1)
+
+
+def test_nothing_of_it_needs_a_runtime(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    inspect(save(tmp_path / "m.onnx", [1, 3, 416, 416], {"output": (1, 3549, 85)}))
+
+
+def test_describe_tells_all_of_it(tmp_path):
+    path = save(tmp_path / "m.onnx", [1, 3, 640, 640], {"output0": (1, 6, 8400)}, metadata=NAMES)
+    text = inspect(path).describe()
+    for part in ("yolov8", "640x640", "letterbox (centre, 114)", "rgb", "2: hat, glove"):
+        assert part in text
+
+
+# --- what is refused, and how ---
+
+SOFTMAX = {"ops": ["Softmax"]}
+
+
+@pytest.mark.parametrize(
+    ("shape", "outputs", "more", "complaint"),
+    [
+        pytest.param(
+            [1, 3, 224, 224],
+            {"logits": (1, 1000)},
+            {},
+            "looks like a classifier or an embedding of 1000 numbers",
+            id="a classifier",
+        ),
+        pytest.param(
+            [1, 3, 640, 640],
+            {"output0": (1, 116, 8400)},
+            {"metadata": {"task": "segment"}},
+            "expected a model that detects, found one whose metadata says task segment",
+            id="another task",
+        ),
+        pytest.param(
+            [1, 3, 640, 640],
+            {"out": (1, 8400, 84)},
+            SOFTMAX,
+            r"yolox \(79 classes\) or yolov8 \(80 classes\); say which in a card: \{name: m, ",
+            id="two readings",
+        ),
+        pytest.param(
+            [1, 3, 300, 300],
+            {"boxes": (1, 99, 4), "scores": (1, 99, 2)},
+            {},
+            r"0 to 255 .* and 0 to 1 .* say which in a card, under input: scale",
+            id="pixels of unknown range",
+        ),
+        pytest.param(
+            [1, 3, "h", "w"],
+            {"output0": (1, 84, "n")},
+            {"ops": ["Exp"]},
+            "leaves the size of its input open .* under input: size",
+            id="open size",
+        ),
+        pytest.param(
+            [4, 3, 640, 640],
+            {"output0": (4, 84, 8400)},
+            {},
+            "this one takes 4 .*: export it with batch 1",
+            id="a fixed batch",
+        ),
+        pytest.param(
+            [1, 1, 640, 640],
+            {"output0": (1, 84, 8400)},
+            {},
+            r"expected an input for pictures .* found images float32\[1,1,640,640\]",
+            id="grey pictures",
+        ),
+        pytest.param(
+            [1, 3, 640, 640],
+            {"output0": (1, 85, 8400)},
+            {"metadata": NAMES},
+            r"expected the outputs of a detector .* output0 float32\[1,85,8400\]",
+            id="labels and outputs differ",
+        ),
+        pytest.param(
+            [1, 3, 640, 640],
+            {"pred_logits": (1, 300, 91), "pred_boxes": (1, 300, 4)},
+            {},
+            "expected the outputs of a detector",
+            id="logits are no scores",
+        ),
+    ],
+)
+def test_refuses(tmp_path, shape, outputs, more, complaint):
+    path = save(tmp_path / "m.onnx", shape, outputs, **more)
+    with pytest.raises(ModelError, match=complaint) as caught:
+        inspect(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+# --- a card settles it ---
+
+
+def test_a_card_chooses_between_two_readings(tmp_path):
+    path = save(tmp_path / "m.onnx", [1, 3, 640, 640], {"out": (1, 8400, 84)}, ops=["Softmax"])
+    found = inspect(path, card(tmp_path, "family: yolov8"))
+    assert (found.family, found.classes, found.labels[0]) == ("yolov8", 80, "person")
+
+
+def test_a_card_gives_what_the_file_leaves_open(tmp_path):
+    path = save(tmp_path / "m.onnx", [1, 3, "h", "w"], {"output0": (1, 84, "n")}, ops=["Exp"])
+    found = inspect(path, card(tmp_path, "family: yolov8\ninput: {size: [320, 256]}"))
+    assert found.input.shape == (1, 3, 256, 320)
+
+
+def test_what_a_card_leaves_out_is_as_usual_for_the_family(tmp_path):
+    path = save(tmp_path / "m.onnx", [1, 3, 416, 416], {"output": (1, 3549, 7)})
+    found = inspect(path, card(tmp_path, "family: yolox\ninput: {pad: 0}\nlabels: [a, b]"))
+    assert (found.input.pad, found.input.colour, found.labels) == (0, "bgr", ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "complaint"),
+    [
+        ("family: ssd", ContractError, r"says ssd, whose outputs are boxes \[1,N,4\] and"),
+        ("family: yolo", CardError, "no family is called 'yolo'; known: ssd, yolox"),
+        ("family: yolox\nlabels: [a]", ContractError, "its card names 1 classes, .* tell 80"),
+        ("family: yolox\ninput: {size: [640, 640]}", ContractError, "takes 416x416 only"),
+        ("family: yolox\ninput: {layout: nhwc}", ContractError, "nhwc, the file says nchw"),
+        ("family: yolox\ninput: {dtype: uint8}", ContractError, "uint8, the file says float32"),
+        ("family: yolox\nlabels: coco81", CardError, "no label set is called 'coco81'"),
+    ],
+    ids=["family", "unknown family", "labels", "size", "layout", "dtype", "label set"],
+)
+def test_a_card_that_does_not_fit_its_file(tmp_path, text, error, complaint):
+    path = save(tmp_path / "m.onnx", [1, 3, 416, 416], {"output": (1, 3549, 85)})
+    with pytest.raises(error, match=complaint):
+        inspect(path, card(tmp_path, text))
+
+
+def test_bytes_cannot_be_normalised(tmp_path):
+    outputs = {"boxes": (1, 99, 4), "scores": (1, 99, 2)}
+    path = save(tmp_path / "m.onnx", [1, 300, 300, 3], outputs, dtype="uint8")
+    with pytest.raises(ContractError, match="takes uint8 pixels as they are"):
+        inspect(path, card(tmp_path, "family: ssd\ninput: {scale: 0.5}"))

@@ -1,0 +1,155 @@
+"""Each family finds in raw outputs the boxes that were put there."""
+
+import numpy as np
+import pytest
+
+from models import families
+from models.contract import inspect
+from models.transform import fit
+from tests.models.builders import save
+
+BOX = (64.0, 96.0, 192.0, 160.0)  # in pixels of the input; centre 128, 128, size 128 x 64
+
+
+def decode(tmp_path, shape, outputs, min_score=0.3, picture=(256, 256), dtype="float32"):
+    """Candidates of the one family that fits, for a picture of that size."""
+    contract = inspect(save(tmp_path / "m.onnx", shape, outputs, dtype=dtype))
+    by_name = {name: np.asarray(value, np.float32)[0] for name, value in outputs.items()}
+    raw = [by_name[output.name] for output in contract.outputs]
+    transform, _ = fit(*picture, contract.input.size, contract.input.resize, contract.input.anchor)
+    return families.load(contract.family).decode(raw, contract, transform, min_score)
+
+
+def ssd(scores):
+    boxes = np.zeros((1, len(scores), 4))
+    boxes[:] = np.array(BOX) / 256
+    return {"boxes": boxes, "scores": np.array([scores], float)}
+
+
+def yolox(rows=()):
+    """Rows for a 256 x 256 input with 2 classes: {cell: row}."""
+    out = np.zeros((1, 32 * 32 + 16 * 16 + 8 * 8, 7))
+    for cell, row in rows:
+        out[0, cell] = row
+    return {"output": out}
+
+
+def yolov8(columns=()):
+    out = np.zeros((1, 6, 32 * 32 + 16 * 16 + 8 * 8))
+    for at, column in columns:
+        out[0, :, at] = column
+    return {"output0": out}
+
+
+def decode_ssd(tmp_path, scores, **more):
+    return decode(tmp_path, [1, 256, 256, 3], ssd(scores), dtype="uint8", **more)
+
+
+NCHW = [1, 3, 256, 256]
+
+
+# --- ssd ---
+
+
+def test_ssd_boxes_are_shares_of_the_picture(tmp_path):
+    found = decode_ssd(tmp_path, [[0, 0], [0.1, 0.9]], picture=(512, 128))
+    np.testing.assert_allclose(found.boxes, [[128, 48, 384, 80]], rtol=1e-6)
+    np.testing.assert_allclose(found.scores, [0.9], rtol=1e-6)
+    assert found.classes.tolist() == [1]
+
+
+def test_ssd_gives_a_box_its_best_class_only(tmp_path):
+    found = decode_ssd(tmp_path, [[0.6, 0.7], [0, 0], [0.8, 0.4]])
+    assert found.classes.tolist() == [1, 0]
+    np.testing.assert_allclose(found.scores, [0.7, 0.8], rtol=1e-6)
+
+
+# --- yolox ---
+
+# Stride 16: cells start at 1024; cell (7, 8) of its 16 x 16 grid.
+YOLOX_BOX = (1.0, 0.0, np.log(128 / 16), np.log(64 / 16))
+YOLOX_CELL = 1024 + 8 * 16 + 7
+
+
+def test_yolox_adds_the_cell_and_scales_by_its_stride(tmp_path):
+    rows = [(YOLOX_CELL, (*YOLOX_BOX, 0.5, 0.1, 0.8))]
+    found = decode(tmp_path, NCHW, yolox(rows), picture=(512, 512))
+    np.testing.assert_allclose(found.boxes, [np.array(BOX) * 2], rtol=1e-5)
+    np.testing.assert_allclose(found.scores, [0.4], rtol=1e-6)
+    assert found.classes.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("cell", "centre"),
+    [(0, (0, 0)), (1023, (248, 248)), (1024, (0, 0)), (1279, (240, 240)), (1343, (224, 224))],
+    ids=["first of 8", "last of 8", "first of 16", "last of 16", "last of 32"],
+)
+def test_yolox_cells(tmp_path, cell, centre):
+    found = decode(tmp_path, NCHW, yolox([(cell, (0, 0, -20, -20, 1, 1, 0))]))
+    np.testing.assert_allclose(found.boxes, [[*centre, *centre]], atol=1e-4)
+
+
+def test_yolox_score_is_objectness_times_class(tmp_path):
+    low = (YOLOX_CELL, (*YOLOX_BOX, 0.5, 0.5, 0.1))
+    assert len(decode(tmp_path, NCHW, yolox([low]), min_score=0.3).boxes) == 0
+    assert len(decode(tmp_path, NCHW, yolox([low]), min_score=0.2).boxes) == 1
+
+
+def test_yolox_takes_a_box_without_bounds_for_the_whole_picture(tmp_path):
+    rows = [(YOLOX_CELL, (0, 0, 1000, 1000, 1, 1, 0))]
+    assert decode(tmp_path, NCHW, yolox(rows)).boxes.tolist() == [[0, 0, 256, 256]]
+
+
+# --- yolov8 ---
+
+YOLOV8_BOX = (128, 128, 128, 64)
+
+
+def test_yolov8_boxes_are_centre_and_size(tmp_path):
+    columns = [(7, (*YOLOV8_BOX, 0.2, 0.9)), (8, (*YOLOV8_BOX, 0.2, 0.1))]
+    found = decode(tmp_path, NCHW, yolov8(columns))
+    np.testing.assert_allclose(found.boxes, [BOX])
+    np.testing.assert_allclose(found.scores, [0.9], rtol=1e-6)
+    assert found.classes.tolist() == [1]
+
+
+def test_yolov8_takes_the_padding_off(tmp_path):
+    # 512 x 256 is shown at half its size, 64 pixels down.
+    found = decode(tmp_path, NCHW, yolov8([(0, (*YOLOV8_BOX, 1, 0))]), picture=(512, 256))
+    np.testing.assert_allclose(found.boxes, [[128, 64, 384, 192]])
+
+
+# --- all of them ---
+
+MAKERS = {
+    "ssd": lambda p, score: decode_ssd(p, [[score, 0.0]], min_score=0.5),
+    "yolox": lambda p, score: decode(
+        p, NCHW, yolox([(0, (0, 0, 0, 0, 1, score, 0))]), min_score=0.5
+    ),
+    "yolov8": lambda p, score: decode(
+        p, NCHW, yolov8([(0, (9, 9, 9, 9, score, 0))]), min_score=0.5
+    ),
+}
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_a_score_at_the_limit_is_kept_and_one_below_is_not(tmp_path, family):
+    assert len(MAKERS[family](tmp_path, 0.5).boxes) == 1
+    assert len(MAKERS[family](tmp_path, 0.4999).boxes) == 0
+
+
+@pytest.mark.parametrize("family", MAKERS)
+@pytest.mark.parametrize("score", [0.0, 1.0, np.nan], ids=["nothing", "something", "not a number"])
+def test_dtypes_and_shapes_hold_whatever_is_found(tmp_path, family, score):
+    found = MAKERS[family](tmp_path, score)
+    n = int(score == 1)
+    assert (found.boxes.shape, found.boxes.dtype) == ((n, 4), np.float32)
+    assert (found.scores.shape, found.scores.dtype) == ((n,), np.float32)
+    assert (found.classes.shape, found.classes.dtype) == ((n,), np.int32)
+
+
+def test_every_family_in_the_table_can_be_loaded():
+    for name in families.FAMILIES:
+        module = families.load(name)
+        assert callable(module.recognise)
+        assert callable(module.decode)

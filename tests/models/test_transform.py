@@ -1,0 +1,85 @@
+"""Boxes come back to where the picture showed them."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.transform import Transform, fit
+
+SIDES = st.integers(1, 5000)
+
+
+def box(*sides):
+    return np.array([sides], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("picture", "anchor", "rect", "pad"),
+    [
+        # 1080 * 640 / 1920 = 360
+        ((1920, 1080), "centre", (0, 140, 640, 360), (0, 140)),
+        ((1920, 1080), "top_left", (0, 0, 640, 360), (0, 0)),
+        # 721 * 640 / 1281 = 360.2, and the odd pixel of 279.8 goes behind
+        ((1281, 721), "centre", (0, 140, 640, 360), (0, 140)),
+        # 333 * 640 / 777 = 274.3
+        ((333, 777), "centre", (183, 0, 274, 640), (183, 0)),
+        # 500 * 640 / 501 = 638.7: Ultralytics rounds, YOLOX cuts off
+        ((501, 500), "centre", (0, 0, 640, 639), (0, 0)),
+        ((501, 500), "top_left", (0, 0, 640, 638), (0, 0)),
+        ((1, 1), "centre", (0, 0, 640, 640), (0, 0)),
+        ((4097, 1), "centre", (0, 319, 640, 1), (0, 319)),
+        ((4097, 1), "top_left", (0, 0, 640, 1), (0, 0)),
+    ],
+)
+def test_letterbox(picture, anchor, rect, pad):
+    transform, found = fit(*picture, (640, 640), "letterbox", anchor)
+    assert found == rect
+    assert (transform.pad_x, transform.pad_y) == pad
+    assert transform.scale_x == transform.scale_y == min(640 / side for side in picture)
+
+
+def test_stretch():
+    transform, rect = fit(600, 150, (300, 300), "stretch", "centre")
+    assert rect == (0, 0, 300, 300)
+    assert transform[:4] == (0.5, 2, 0, 0)
+
+
+def test_none_takes_pictures_of_the_right_size_only():
+    transform, rect = fit(300, 200, (300, 200), "none", "centre")
+    assert (transform[:4], rect) == ((1, 1, 0, 0), (0, 0, 300, 200))
+    with pytest.raises(ValueError, match=r"300x200 as they are .* this one is 200x300"):
+        fit(200, 300, (300, 200), "none", "centre")
+
+
+@given(
+    SIDES, SIDES, st.sampled_from(["letterbox", "stretch"]), st.sampled_from(["centre", "top_left"])
+)
+def test_there_and_back(width, height, resize, anchor):
+    transform, rect = fit(width, height, (640, 480), resize, anchor)
+    left, top, across, down = rect
+    assert 0 <= left <= left + across <= 640
+    assert 0 <= top <= top + down <= 480
+    whole = box(0, 0, width, height)
+    inner = box(width * 0.25, height * 0.5, width * 0.75, height)
+    for boxes in (whole, inner):
+        back = transform.invert(transform.apply(boxes))
+        np.testing.assert_allclose(back, boxes, rtol=1e-5, atol=1e-3 / min(transform[:2]))
+
+
+def test_boxes_are_clipped_to_the_picture():
+    transform, _ = fit(100, 50, (640, 640), "letterbox", "centre")
+    outside = box(-50, -50, 700, np.inf)
+    np.testing.assert_array_equal(transform.invert(outside), box(0, 0, 100, 50))
+
+
+def test_boxes_are_float32():
+    transform, _ = fit(100, 50, (640, 640), "letterbox", "centre")
+    assert transform.invert(box(1, 2, 3, 4)).dtype == np.float32
+    assert transform.invert(np.empty((0, 4), np.float32)).shape == (0, 4)
+
+
+def test_the_array_is_the_transform():
+    transform, _ = fit(333, 777, (640, 480), "letterbox", "centre")
+    assert transform.array.dtype == np.float64
+    assert Transform.of(transform.array, 333, 777) == transform

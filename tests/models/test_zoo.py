@@ -1,0 +1,140 @@
+"""A model is found by name, card or file; its weights are the right ones, or it is refused."""
+
+import hashlib
+import subprocess
+import sys
+
+import pytest
+
+from models import zoo
+from models.errors import CardError, ContractError
+from tests.models.builders import save
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("EYELINE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A model file, and its address."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    path = save(folder / "far.onnx", [1, 3, 416, 416], {"output": (1, 3549, 85)})
+    return path, path.as_uri()
+
+
+def write_card(path, weights, family="yolox"):
+    path.write_text(f"name: {path.stem}\nfamily: {family}\nweights: {weights}\n")
+    return path
+
+
+OTHER = "0f" * 32
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_embedded_model_is_found_by_name():
+    found = zoo.resolve("ssdlite_mobilenet_v2")
+    assert (found.name, found.family, found.licence) == (
+        "ssdlite_mobilenet_v2",
+        "ssd",
+        "Apache-2.0",
+    )
+    assert (found.input.size, found.input.dtype, found.input.colour) == ((300, 300), "uint8", "bgr")
+    assert (len(found.labels), found.labels[0]) == (80, "person")
+
+
+def test_finding_it_loads_no_runtime():
+    code = (
+        "import sys; from models import zoo; zoo.resolve('ssdlite_mobilenet_v2'); "
+        "assert 'onnxruntime' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_card_that_ships_can_be_read():
+    known = {entry.card.name: entry for entry in zoo.known()}
+    assert {"ssdlite_mobilenet_v2", "yolox_nano"} <= set(known)
+    assert all(entry.path.stem == name for name, entry in known.items())
+    assert all(entry.card.weights.licence == "Apache-2.0" for entry in known.values())
+    assert known["ssdlite_mobilenet_v2"].weights is not None
+    assert known["yolox_nano"].weights is None
+
+
+def test_a_file_with_a_card_that_ships_is_known_by_its_content(tmp_path):
+    copy = tmp_path / "renamed.onnx"
+    copy.write_bytes(zoo.verify("ssdlite_mobilenet_v2").read_bytes())
+    found = zoo.resolve(str(copy))
+    assert (found.name, found.path) == ("ssdlite_mobilenet_v2", str(copy))
+    assert found.input.colour == "bgr"  # the file itself does not say so
+
+
+def test_a_bare_file(served):
+    assert zoo.resolve(str(served[0])).family == "yolox"
+
+
+def test_a_card_of_the_users_own(tmp_path, served):
+    path = write_card(tmp_path / "mine.yaml", "{file: served/far.onnx}")
+    assert zoo.resolve(str(path)).name == "mine"
+
+
+def test_a_name_that_is_none_gets_a_hint():
+    with pytest.raises(CardError, match=r"'yolox_nan'.*did you mean yolox_nano\?"):
+        zoo.resolve("yolox_nan")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ContractError, match=r"none\.onnx: .*No such file"):
+        zoo.resolve(str(tmp_path / "none.onnx"))
+    path = write_card(tmp_path / "mine.yaml", "{file: gone.onnx}")
+    with pytest.raises(CardError, match=r"weights\.file: there is no .*gone\.onnx"):
+        zoo.resolve(str(path))
+
+
+def test_weights_not_fetched_yet_say_how_to_fetch_them():
+    with pytest.raises(CardError, match=r"not here yet: run\.py models fetch yolox_nano"):
+        zoo.resolve("yolox_nano")
+
+
+def test_weights_of_another_content_are_refused(tmp_path, served):
+    path = write_card(tmp_path / "mine.yaml", f"{{file: served/far.onnx, sha256: {OTHER}}}")
+    with pytest.raises(CardError, match=rf"expected sha256 {OTHER} .* found {sha256(served[0])}"):
+        zoo.resolve(str(path))
+
+
+def test_fetch_keeps_the_file_and_resolve_uses_it(tmp_path, served, cache):
+    file, url = served
+    path = write_card(tmp_path / "mine.yaml", f"{{url: '{url}', sha256: {sha256(file)}}}")
+    steps = []
+    got = zoo.fetch(str(path), lambda done, total: steps.append((done, total)))
+    assert got.read_bytes() == file.read_bytes()
+    assert cache in got.parents
+    assert steps[-1] == (file.stat().st_size, file.stat().st_size)
+    assert zoo.resolve(str(path)).path == str(got)
+    file.unlink()
+    assert zoo.fetch(str(path)) == got  # not fetched a second time
+
+
+def test_fetch_keeps_nothing_of_a_wrong_file(tmp_path, served, cache):
+    path = write_card(tmp_path / "mine.yaml", f"{{url: '{served[1]}', sha256: {OTHER}}}")
+    with pytest.raises(CardError, match="not the file that the card means; nothing was kept"):
+        zoo.fetch(str(path))
+    assert not [p for p in cache.rglob("*") if p.is_file()]
+
+
+def test_fetch_without_a_connection_says_so(tmp_path, cache):
+    gone = (tmp_path / "gone.onnx").as_uri()
+    path = write_card(tmp_path / "mine.yaml", f"{{url: '{gone}', sha256: {OTHER}}}")
+    with pytest.raises(CardError, match=r"cannot be fetched \(.*\); is this machine online\?"):
+        zoo.fetch(str(path))
+    assert not [p for p in cache.rglob("*") if p.is_file()]
+
+
+def test_fetch_of_what_ships_only_verifies_it():
+    assert zoo.fetch("ssdlite_mobilenet_v2") == zoo.verify("ssdlite_mobilenet_v2")
