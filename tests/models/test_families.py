@@ -11,9 +11,9 @@ from tests.models.builders import save
 BOX = (64.0, 96.0, 192.0, 160.0)  # in pixels of the input; centre 128, 128, size 128 x 64
 
 
-def decode(tmp_path, shape, outputs, min_score=0.3, picture=(256, 256), dtype="float32"):
+def decode(tmp_path, shape, outputs, min_score=0.3, picture=(256, 256), **file):
     """Candidates of the one family that fits, for a picture of that size."""
-    contract = inspect(save(tmp_path / "m.onnx", shape, outputs, dtype=dtype))
+    contract = inspect(save(tmp_path / "m.onnx", shape, outputs, **file))
     by_name = {name: np.asarray(value, np.float32)[0] for name, value in outputs.items()}
     raw = [by_name[output.name] for output in contract.outputs]
     transform, _ = fit(*picture, contract.input.size, contract.input.resize, contract.input.anchor)
@@ -117,6 +117,14 @@ def test_yolov8_takes_the_padding_off(tmp_path):
     # 512 x 256 is shown at half its size, 64 pixels down.
     found = decode(tmp_path, NCHW, yolov8([(0, (*YOLOV8_BOX, 1, 0))]), picture=(512, 256))
     np.testing.assert_allclose(found.boxes, [[128, 64, 384, 192]])
+
+
+def test_yolov8_with_rows_in_place_of_columns(tmp_path):
+    rows = yolov8([(7, (*YOLOV8_BOX, 0.2, 0.9))])["output0"].transpose(0, 2, 1)
+    names = {"names": "['hat', 'glove']"}
+    found = decode(tmp_path, NCHW, {"output0": rows}, metadata=names)
+    np.testing.assert_allclose(found.boxes, [BOX])
+    assert found.classes.tolist() == [1]
 
 
 # --- all of them ---
