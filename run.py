@@ -257,7 +257,7 @@ def run_command(args: argparse.Namespace) -> int:
         code = supervisor.run()
     if args.summary is not None:
         args.summary.write_text(json.dumps(supervisor.summary(), indent=2) + "\n")
-    if not args.quiet:
+    if not args.quiet and code != EXIT_SETUP:
         for line in closing_lines(supervisor):
             logging.info("%s", line)
         for line in _results(graph):

@@ -24,6 +24,8 @@ IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SEEK_FROM = 250
 """Pictures from which on seeking in a file is quicker than reading past them."""
 SEEK_BEFORE_MS = 2000.0
+MOST_LOST = 100
+"""Damaged pictures in a row after which a file counts as ended."""
 OPEN_TIMEOUT_MS = 4000
 READ_TIMEOUT_MS = 5000
 
@@ -106,7 +108,7 @@ class Capture(Source):
             return
         passed = 0
         while passed < pictures and self._pictures.grab():
-            passed += 1
+            passed += 1 + self._pictures.lost
         if passed < pictures and passed and self.settings.loop:
             # A whole round is known now: count the others instead of reading them.
             rounds, rest = divmod(pictures, passed)
@@ -168,7 +170,9 @@ class Capture(Source):
         if not more and self.settings.loop and self._taken:
             self._pictures.rewind()
             more = self._pictures.grab()
-        self._taken += more
+        if more:
+            self._taken += 1 + self._pictures.lost
+            self._decode_failures += self._pictures.lost
         return more
 
     def _fill(self, frame: Frame) -> bool:
@@ -195,6 +199,9 @@ class _Pictures(Protocol):
     first_ns: int
     """Monotonic time at which the first picture came."""
 
+    lost: int
+    """Pictures passed over by the last `grab` because they are damaged."""
+
     def grab(self) -> bool: ...
     def retrieve(self, frame: Frame) -> bool: ...
     def rewind(self, rounds: int = 1) -> None:
@@ -217,6 +224,7 @@ class _Video:
         self._is_file = isinstance(self._source, Path) and not _is_device(settings.source)
         self.source_ns = -1
         self.first_ns = 0
+        self.lost = 0
         self._offset_ns = 0
         self._broken_at = _truncated(self._source) if isinstance(self._source, Path) else None
         self._open()
@@ -272,11 +280,17 @@ class _Video:
         return "no camera there, or another program uses it"
 
     def grab(self) -> bool:
+        self.lost = 0
         if self._primed:
             self._primed = False
-        elif not self._capture.grab():
-            return False
-        self._index += 1
+        else:
+            # OpenCV says the same of a damaged picture and of the end: only the end lasts.
+            while not self._capture.grab():
+                if not self._is_file or self.lost == MOST_LOST:
+                    self.lost = 0
+                    return False
+                self.lost += 1
+        self._index += 1 + self.lost
         if not self.first_ns:
             self.first_ns = time.monotonic_ns()
         self.source_ns = self._timestamp_ns()
@@ -349,6 +363,7 @@ class _Folder:
     """A folder of images in the order of their names, or one image."""
 
     decoder = "OpenCV imread"
+    lost = 0
 
     def __init__(self, path: Path, fps: float) -> None:
         self._paths = _images_in(path) if path.is_dir() else [path]
