@@ -65,6 +65,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """How many; None: the file does not say."""
     end_to_end: bool = False
     """Whether overlapping boxes have been suppressed inside the graph."""
+    sizes_input: str | None = None
+    """Name of a second input, int64 (batch, 2), that takes the input's width and height."""
     unsure: dict[str, str] = {}
     """Key of a card's `input` -> why the file leaves it open."""
 
@@ -89,6 +91,8 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     """Names of the classes; empty: not known."""
     end_to_end: bool
     """Whether overlapping boxes have been suppressed inside the graph."""
+    sizes_input: str | None = None
+    """Name of a second input, int64 (batch, 2), that takes the input's width and height."""
     thresholds: Thresholds
     licence: str | None = None
 
@@ -203,18 +207,25 @@ def inspect(path: str | os.PathLike[str], card: Card | None = None) -> Contract:
                 f"{families.FAMILIES[family].outputs}; found {file}"
             )
         reading = fitting
+    given = (image.tensor.name, reading.sizes_input)
+    more = [str(tensor) for tensor in file.inputs if tensor.name not in given]
+    if more:
+        raise ContractError(
+            f"{path}: expected no input but the picture for {family}, found {', '.join(more)}"
+        )
     return Contract(
         name=card.name if card else path.stem,
         task=card.task if card else "detect",
         family=family,
         path=str(path.resolve()),
         sha256=sha256_of(path),
-        input=_input(path, file, image, reading, card),
+        input=_input(path, file, image, family, reading, card),
         batch=image.batch,
         outputs=tuple(o for name in reading.outputs for o in file.outputs if o.name == name),
         classes=reading.classes,
         labels=_labels(path, file, reading, card),
         end_to_end=reading.end_to_end,
+        sizes_input=reading.sizes_input,
         thresholds=card.thresholds if card else Thresholds(),
         licence=card.weights.licence if card else file.metadata.get("license"),
     )
@@ -247,21 +258,23 @@ def _only_reading(file: OnnxFile) -> tuple[str, Reading]:
     return next(iter(readings.items()))
 
 
-def _card(file: OnnxFile, **keys: str) -> str:
-    """How a card that settles a question begins."""
-    rest = "".join(f", input: {{{key}: {value}}}" for key, value in keys.items())
-    name, family = file.path.stem, (keys and "...") or "NAME"
-    return f"{{name: {name}, family: {family}, weights: {{file: {file.path.name}}}{rest}}}"
+def _card(file: OnnxFile, family: str = "NAME", key: str | None = None) -> str:
+    """A card that settles a question."""
+    rest = f", input: {{{key}: ...}}" if key else ""
+    name = file.path.name
+    return f"{{name: {file.path.stem}, family: {family}, weights: {{file: {name}}}{rest}}}"
 
 
-def _input(path: Path, file: OnnxFile, image: Image, reading: Reading, card: Card | None) -> Input:
+def _input(
+    path: Path, file: OnnxFile, image: Image, family: str, reading: Reading, card: Card | None
+) -> Input:
     said: dict[str, Any] = {}
     if card is not None:
         fields = msgspec.structs.asdict(card.input)
         said = {key: value for key, value in fields.items() if value is not None}
     for key, why in reading.unsure.items():
         if key not in said:
-            raise ContractError(f"{path}: {why}; say which in a card, under input: {key}")
+            raise ContractError(f"{path}: {why}; say which in a card: {_card(file, family, key)}")
     found = {"dtype": image.tensor.dtype, "layout": image.layout}
     for key, value in found.items():
         if said.get(key, value) != value:
@@ -272,7 +285,7 @@ def _input(path: Path, file: OnnxFile, image: Image, reading: Reading, card: Car
         raise ContractError(
             f"{path}: expected pictures as uint8, float32 or float16, found {image.tensor}"
         )
-    size = said.pop("size", None) or _size(path, file, image)
+    size = said.pop("size", None) or _size(path, file, image, family)
     if any(own is not None and own != asked for own, asked in zip(image.size, size, strict=True)):
         own = "x".join(str(side or "any") for side in image.size)
         raise ContractError(
@@ -292,7 +305,7 @@ def _input(path: Path, file: OnnxFile, image: Image, reading: Reading, card: Car
     return Input(name=image.tensor.name, size=size, **usual | found | said)
 
 
-def _size(path: Path, file: OnnxFile, image: Image) -> tuple[int, int]:
+def _size(path: Path, file: OnnxFile, image: Image, family: str) -> tuple[int, int]:
     width, height = image.size
     if width is not None and height is not None:
         return width, height
@@ -303,7 +316,7 @@ def _size(path: Path, file: OnnxFile, image: Image) -> tuple[int, int]:
     except (KeyError, ValueError, TypeError, SyntaxError):
         raise ContractError(
             f"{path}: the file leaves the size of its input open ({image.tensor}); "
-            "say which in a card, under input: size"
+            f"say which in a card: {_card(file, family, 'size')}"
         ) from None
 
 

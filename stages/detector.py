@@ -132,7 +132,13 @@ class Detector(Stage):
 
     def _run(self, pictures: NDArray[Any]) -> Sequence[NDArray[Any]]:
         assert self._runtime is not None
-        return self._runtime.run({self._contract.input.name: pictures})
+        contract = self._contract
+        inputs = {contract.input.name: pictures}
+        if contract.sizes_input is not None:
+            inputs[contract.sizes_input] = np.tile(
+                np.array(contract.input.size), (len(pictures), 1)
+            )
+        return self._runtime.run(inputs)
 
     def _add(self, frame: Frame, outputs: Sequence[NDArray[Any]]) -> None:
         transform = Transform.of(frame["transform"], frame.width, frame.height)

@@ -30,6 +30,12 @@ FAMILIES = {
     "ssd": Entry("models.families.ssd", "boxes [1,N,4] and scores [1,N,C]"),
     "yolox": Entry("models.families.yolox", "[1,N,5+C], N cells of the grids 8, 16, 32"),
     "yolov8": Entry("models.families.yolov8", "[1,4+C,N]"),
+    "yolov5": Entry("models.families.yolov5", "[1,N,5+C], N three times those cells"),
+    "detr": Entry("models.families.detr", "labels [1,N], boxes [1,N,4] and scores [1,N]"),
+    "end_to_end": Entry("models.families.end_to_end", "[1,N,6], N at most 1000"),
+    "ssd_nms": Entry(
+        "models.families.ssd_nms", "boxes [1,N,4], classes [1,N], scores [1,N] and number [1]"
+    ),
 }
 
 

@@ -28,16 +28,20 @@ def recognise(file: OnnxFile) -> Reading | None:
         return None
     cells, names = grid_cells(file), names_in(file.metadata)
     _, rows, columns = shape
+    # Rows in place of columns are believed where there is more to go by: the names of the
+    # classes, or the Softmax in which the box head of this family ends.
+    as_columns = rows is not None and rows > 4 and (cells is None or columns in (cells, None))
+    as_rows = columns is not None and columns > 4 and (cells is None or rows in (cells, None))
     if names is not None:
         classes = len(names)
-        if 4 + classes not in (rows, columns):
-            return None
-    elif rows is not None and rows > 4 and columns in (cells, None):
+        as_columns, as_rows = as_columns and rows == 4 + classes, as_rows and columns == 4 + classes
+    elif as_columns and rows is not None:
         classes = rows - 4
-    # Rows in place of columns: the box head of this family ends in a Softmax.
-    elif columns is not None and columns > 4 and rows == cells and "Softmax" in file.ops:
+    elif as_rows and columns is not None and "Softmax" in file.ops:
         classes = columns - 4
     else:
+        return None
+    if not as_columns and not as_rows:
         return None
     return Reading(pixels=Pixels(scale=1 / 255), outputs=(file.outputs[0].name,), classes=classes)
 

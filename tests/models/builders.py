@@ -27,6 +27,7 @@ def save(
     dtype: str = "float32",
     metadata: Mapping[str, str] | None = None,
     ops: Sequence[str] = (),
+    more_inputs: Mapping[str, Sequence[Side]] | None = None,
 ) -> Path:
     """Write a model that answers every picture with the same outputs.
 
@@ -38,6 +39,7 @@ def save(
         dtype: of the input.
         metadata: what the file says about itself.
         ops: kinds of further nodes, whose outputs nobody reads; "Mul" reads the input.
+        more_inputs: name -> shape of further inputs, int64.
     """
     nodes, constants, declared = [], [], []
     for name, value in outputs.items():
@@ -56,7 +58,13 @@ def save(
     graph = helper.make_graph(
         nodes,
         "test",
-        [helper.make_tensor_value_info("images", TYPES[dtype], input_shape)],
+        [
+            helper.make_tensor_value_info("images", TYPES[dtype], input_shape),
+            *(
+                helper.make_tensor_value_info(name, TensorProto.INT64, shape)
+                for name, shape in (more_inputs or {}).items()
+            ),
+        ],
         declared,
         constants,
     )

@@ -89,6 +89,46 @@ def test_a_graph_that_normalises_pixels_itself_wants_them_as_they_are(tmp_path):
     assert inspect(path).input.scale == 1
 
 
+def test_yolov5_has_three_anchors_for_each_cell(tmp_path):
+    path = save(tmp_path / "m.onnx", [1, 3, 640, 640], {"output": (1, 25200, 85)})
+    assert (inspect(path).family, inspect(path).classes) == ("yolov5", 80)
+
+
+def test_finished_rows(tmp_path):
+    path = save(
+        tmp_path / "m.onnx",
+        [1, 3, 640, 640],
+        {"output0": (1, 300, 6)},
+        metadata=NAMES | {"end2end": "True"},
+    )
+    found = inspect(path)
+    assert (found.family, found.end_to_end, found.classes) == ("end_to_end", True, 2)
+
+
+def test_rt_detr_is_told_the_size_of_its_input(tmp_path):
+    path = save(
+        tmp_path / "m.onnx",
+        [1, 3, 320, 320],
+        {"scores": (1, 9), "labels": (1, 9), "boxes": (1, 9, 4)},
+        more_inputs={"orig_target_sizes": (1, 2)},
+    )
+    found = inspect(path)
+    assert (found.family, found.end_to_end, found.input.resize) == ("detr", True, "stretch")
+    assert found.sizes_input == "orig_target_sizes"
+    assert [output.name for output in found.outputs] == ["labels", "boxes", "scores"]
+
+
+def test_ssd_with_suppression_inside(tmp_path):
+    outputs = {"a": (1, 10, 4), "b": (1, 10), "c": (1, 10), "d": (1,)}
+    path = save(tmp_path / "m.onnx", [1, 300, 300, 3], outputs, dtype="uint8")
+    assert (inspect(path).family, inspect(path).end_to_end) == ("ssd_nms", True)
+
+
+def test_finished_rows_of_two_classes_are_no_yolov8_in_rows(tmp_path):
+    path = save(tmp_path / "m.onnx", [1, 3, 640, 640], {"o": (1, 300, 6)}, metadata=NAMES)
+    assert inspect(path).family == "end_to_end"
+
+
 def test_half_precision_input(tmp_path):
     path = save(tmp_path / "m.onnx", [1, 3, 640, 640], {"output0": (1, 84, 8400)}, dtype="float16")
     assert inspect(path).input.dtype == "float16"
@@ -144,14 +184,14 @@ SOFTMAX = {"ops": ["Softmax"]}
             [1, 3, 300, 300],
             {"boxes": (1, 99, 4), "scores": (1, 99, 2)},
             {},
-            r"0 to 255 .* and 0 to 1 .* say which in a card, under input: scale",
+            r"0 to 255 .* and 0 to 1 .* in a card: \{.*family: ssd, .*input: \{scale: \.\.\.\}",
             id="pixels of unknown range",
         ),
         pytest.param(
             [1, 3, "h", "w"],
             {"output0": (1, 84, "n")},
             {"ops": ["Exp"]},
-            "leaves the size of its input open .* under input: size",
+            r"leaves the size of its input open .* input: \{size: \.\.\.\}",
             id="open size",
         ),
         pytest.param(
@@ -181,6 +221,20 @@ SOFTMAX = {"ops": ["Softmax"]}
             {},
             "expected the outputs of a detector",
             id="logits are no scores",
+        ),
+        pytest.param(
+            [1, 3, 416, 416],
+            {"output": (1, 3549, 85)},
+            {"more_inputs": {"im_shape": (1, 2)}},
+            r"expected no input but the picture for yolox, found im_shape int64\[1,2\]",
+            id="an input nobody gives",
+        ),
+        pytest.param(
+            [1, 512, 512, 3],
+            {"detections": (1, 100, 6)},
+            {},
+            r"finished rows .*family: end_to_end, .*input: \{scale: \.\.\.\}",
+            id="finished rows from pixels of unknown range",
         ),
     ],
 )
@@ -217,7 +271,7 @@ def test_what_a_card_leaves_out_is_as_usual_for_the_family(tmp_path):
     ("text", "error", "complaint"),
     [
         ("family: ssd", ContractError, r"says ssd, whose outputs are boxes \[1,N,4\] and"),
-        ("family: yolo", CardError, "no family is called 'yolo'; known: ssd, yolox"),
+        ("family: yolo", CardError, "no family is called 'yolo'; known: ssd, yolox, "),
         ("family: yolox\nlabels: [a]", ContractError, "its card names 1 classes, .* tell 80"),
         ("family: yolox\ninput: {size: [640, 640]}", ContractError, "takes 416x416 only"),
         ("family: yolox\ninput: {layout: nhwc}", ContractError, "nhwc, the file says nchw"),

@@ -127,6 +127,88 @@ def test_yolov8_with_rows_in_place_of_columns(tmp_path):
     assert found.classes.tolist() == [1]
 
 
+# --- yolov5 ---
+
+
+def yolov5(rows=()):
+    out = np.zeros((1, 3 * (32 * 32 + 16 * 16 + 8 * 8), 7))
+    for at, row in rows:
+        out[0, at] = row
+    return {"output": out}
+
+
+def test_yolov5_boxes_are_centre_and_size(tmp_path):
+    rows = [(7, (*YOLOV8_BOX, 0.5, 0.1, 0.8)), (8, (*YOLOV8_BOX, 0.5, 0.5, 0.1))]
+    found = decode(tmp_path, NCHW, yolov5(rows))
+    np.testing.assert_allclose(found.boxes, [BOX])
+    np.testing.assert_allclose(found.scores, [0.4], rtol=1e-6)
+    assert found.classes.tolist() == [1]
+
+
+def test_yolov5_that_came_through_tensorflow_gives_shares(tmp_path):
+    share = np.array(YOLOV8_BOX) / 256
+    found = decode(tmp_path, [1, 256, 256, 3], yolov5([(7, (*share, 1, 1, 0))]))
+    np.testing.assert_allclose(found.boxes, [BOX])
+
+
+# --- those that suppress in the graph ---
+
+TWO = {"names": "['hat', 'glove']"}
+
+
+def end_to_end(rows):
+    return {"output0": np.array([rows + [[0] * 6] * (20 - len(rows))], float)}
+
+
+def test_end_to_end_rows(tmp_path):
+    rows = [[*BOX, 0.9, 1], [*BOX, 0.2, 0]]
+    found = decode(tmp_path, NCHW, end_to_end(rows), picture=(512, 512), metadata=TWO)
+    np.testing.assert_allclose(found.boxes, [np.array(BOX) * 2])
+    np.testing.assert_allclose(found.scores, [0.9], rtol=1e-6)
+    assert found.classes.tolist() == [1]
+
+
+def detr(score):
+    return {
+        "labels": np.array([[3, 1]]),
+        "boxes": np.array([[[0, 0, 1, 1], BOX]]),
+        "scores": np.array([[0.0, score]]),
+    }
+
+
+DETR = {"more_inputs": {"orig_target_sizes": (1, 2)}}
+
+
+def test_detr_boxes_are_in_pixels_of_the_input(tmp_path):
+    found = decode(tmp_path, NCHW, detr(0.9), picture=(512, 128), **DETR)
+    np.testing.assert_allclose(found.boxes, [[128, 48, 384, 80]])
+    np.testing.assert_allclose(found.scores, [0.9], rtol=1e-6)
+    assert found.classes.tolist() == [1]
+
+
+def ssd_nms(scores, number):
+    x1, y1, x2, y2 = np.array(BOX) / 256
+    return {
+        "boxes": np.array([[[y1, x1, y2, x2]] * len(scores)]),
+        "classes": np.array([range(len(scores))]),
+        "scores": np.array([scores]),
+        "number": np.array([number]),
+    }
+
+
+def test_ssd_nms_boxes_begin_with_y(tmp_path):
+    outputs = ssd_nms([0.1, 0.9], 2)
+    found = decode(tmp_path, [1, 256, 256, 3], outputs, picture=(512, 128), dtype="uint8")
+    np.testing.assert_allclose(found.boxes, [[128, 48, 384, 80]])
+    assert found.classes.tolist() == [1]
+
+
+def test_ssd_nms_rows_that_are_not_filled_are_left_out(tmp_path):
+    outputs = ssd_nms([0.9, 0.8, 0.7], 2)
+    found = decode(tmp_path, [1, 256, 256, 3], outputs, dtype="uint8")
+    np.testing.assert_allclose(found.scores, [0.9, 0.8], rtol=1e-6)
+
+
 # --- all of them ---
 
 MAKERS = {
@@ -138,6 +220,24 @@ MAKERS = {
         p, NCHW, yolov8([(0, (9, 9, 9, 9, score, 0))]), min_score=0.5
     ),
 }
+
+
+MAKERS |= {
+    "yolov5": lambda p, score: decode(
+        p, NCHW, yolov5([(0, (9, 9, 9, 9, 1, score, 0))]), min_score=0.5
+    ),
+    "detr": lambda p, score: decode(p, NCHW, detr(score), min_score=0.5, **DETR),
+    "end_to_end": lambda p, score: decode(
+        p, NCHW, end_to_end([[0, 0, 9, 9, score, 1]]), min_score=0.5, metadata=TWO
+    ),
+    "ssd_nms": lambda p, score: decode(
+        p, [1, 256, 256, 3], ssd_nms([score], 1), min_score=0.5, dtype="uint8"
+    ),
+}
+
+
+def test_every_family_is_among_these():
+    assert set(MAKERS) == set(families.FAMILIES)
 
 
 @pytest.mark.parametrize("family", MAKERS)

@@ -116,11 +116,26 @@ def test_candidates_below_what_nms_asks_for_are_left_out(tmp_path):
     assert len(scores_of(make(path, min_score=0.02))) == 3
 
 
+def test_a_model_that_wants_to_know_a_size_is_told_that_of_its_input(tmp_path):
+    path = save(
+        tmp_path / "m.onnx",
+        [1, 3, 32, 64],
+        {"labels": [[1.0]], "boxes": [[[16.0, 8.0, 32.0, 16.0]]], "scores": [[0.5]]},
+        more_inputs={"orig_target_sizes": (1, 2)},
+    )
+    preprocess, detector = make(path)
+    detector._runtime = Counting(detector._runtime)
+    frame = run((preprocess, detector), np.zeros((64, 256, 3), np.uint8))
+    assert detector._runtime.inputs["orig_target_sizes"].tolist() == [[64, 32]]
+    assert detector._runtime.inputs["orig_target_sizes"].dtype == np.int64
+    assert frame["boxes"].tolist() == [[64, 16, 128, 32]]
+
+
 # --- batches ---
 
 
 class Counting:
-    """Stands before a runtime and keeps the batch sizes it is given."""
+    """Stands before a runtime and keeps what it is given."""
 
     on_gpu = False
 
@@ -128,7 +143,8 @@ class Counting:
         self.inner, self.sizes = inner, []
 
     def run(self, inputs):
-        self.sizes += [len(value) for value in inputs.values()]
+        self.inputs = inputs
+        self.sizes.append(len(inputs["images"]))
         return self.inner.run(inputs)
 
 
