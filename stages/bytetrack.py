@@ -85,13 +85,6 @@ class ByteTrackSettings(Settings, frozen=True):
             "continue a track."
         ),
     ] = 0.5
-    new_match_iou: Annotated[
-        Score,
-        msgspec.Meta(
-            description="Least IoU x score for a strong detection to continue a track that is "
-            "not confirmed yet. Higher gives fewer false tracks and misses fast objects."
-        ),
-    ] = 0.3
     min_hits: Annotated[
         int,
         msgspec.Meta(
@@ -266,7 +259,7 @@ class ByteTrack:
 
         step(confirmed[tracks] & strong[rows], fused, settings.match_iou)
         step((confirmed & seen_last)[tracks] & weak[rows], iou, settings.weak_match_iou)
-        step(~confirmed[tracks] & strong[rows], fused, settings.new_match_iou)
+        step(~confirmed[tracks] & strong[rows], fused, settings.match_iou)
         return row_of
 
     def _confirm(self, tracks: Rows) -> None:
