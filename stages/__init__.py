@@ -11,6 +11,7 @@ STAGES = {
     "events": "stages.events:Events",
     "mot": "stages.mot:Mot",
     "null": "stages.null:Null",
+    "draw": "stages.null:Draw",
     "fault": "stages.fault:Fault",
 }
 
@@ -20,5 +21,6 @@ SINKS: dict[str, str | None] = {
     "events": "path",
     "mot": "path",
     "null": None,
+    "draw": None,
 }
 """Stages that `--sink KIND=TARGET` may name -> the setting that the target goes to."""

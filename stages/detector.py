@@ -111,7 +111,11 @@ class Detector(Stage):
 
     def process(self, frame: Frame) -> None:
         """Add `boxes`, `scores` and `classes`."""
-        self._add(frame, [output[0] for output in self._run(frame["input"])])
+        self._add(frame, [output[0] for output in self.infer(frame)])
+
+    def infer(self, frame: Frame) -> Sequence[NDArray[Any]]:
+        """The model's raw outputs for a frame: what the bench measures as bare inference."""
+        return self._run(frame["input"])
 
     def process_batch(self, frames: Sequence[Frame]) -> None:
         """The same for several frames, in one run if the model takes several."""
