@@ -213,7 +213,7 @@ def draw_box(
 
 
 def draw_tag(picture: NDArray[np.uint8], x: int, y: int, *parts: NDArray[np.uint8]) -> None:
-    """Put pieces of text side by side on top of (x, y), or below it where there is no room.
+    """Put pieces of text side by side on top of (x, y), or as near to it as they fit.
 
     Args:
         picture: (H, W, 3) uint8.
@@ -223,7 +223,7 @@ def draw_tag(picture: NDArray[np.uint8], x: int, y: int, *parts: NDArray[np.uint
     """
     height, width, _ = picture.shape
     tall, wide = parts[0].shape[0], sum([part.shape[1] for part in parts])
-    top = y - tall if y >= tall else max(0, y)
+    top = max(0, y - tall)
     left = max(0, min(x, width - wide))
     fits = top + tall <= height and left + wide <= width
     for part in parts:

@@ -195,6 +195,11 @@ def test_pictures_and_boxes_of_any_size_are_drawn(size, box):
     assert drawn.shape == (*size, 3)
 
 
+def test_the_lines_of_a_box_smaller_than_they_are_wide_stay_inside():
+    drawn = Annotator(trail_frames=0).draw(frame([[900, 900, 905, 903]], [1], size=(2160, 3840)))
+    assert changed(drawn)[900:].sum() == 5 * 3
+
+
 def test_lines_grow_with_the_picture():
     def line_px(size):
         drawn = Annotator(trail_frames=0).draw(frame([[100, 100, 300, 300]], [1], size=size))
