@@ -36,6 +36,8 @@ DISTRIBUTIONS = {
 AUTO = ("cuda", "openvino", "cpu")
 """What `auto` tries, best first. Not tensorrt: it may build its engine for minutes."""
 
+_INSTALL = "pip install onnxruntime, or onnxruntime-gpu[cuda,cudnn] for an NVIDIA GPU"
+
 _SILENT = 4
 """onnxruntime's severity "fatal": what it has to say comes to us as exceptions."""
 
@@ -98,6 +100,29 @@ def expected_device(device: Device) -> Device:
     return "cuda" if gpu_present() and "onnxruntime-gpu" in _installed() else "cpu"
 
 
+def check_device(device: Device) -> None:
+    """Refuse, without loading anything, what cannot work; the rest is seen when a model is loaded.
+
+    Raises:
+        DeviceError: onnxruntime is missing, installed twice, or has not what `device` needs.
+    """
+    import importlib.util
+
+    _check_distributions()
+    found = importlib.util.find_spec("onnxruntime")
+    if found is None:
+        raise DeviceError(f"onnxruntime is not installed: {_INSTALL}")
+    if device in ("auto", "cpu"):
+        return
+    for folder in found.submodule_search_locations or ():
+        if any(Path(folder, "capi").glob(f"*onnxruntime_providers_{device}.*")):
+            return
+    raise DeviceError(
+        f"device {device}: expected an onnxruntime with {PROVIDERS[device]}, found one without: "
+        f"install {_package(device)} in its place, or use device: auto"
+    )
+
+
 def gpu_present() -> bool:
     """Whether this machine shows an NVIDIA GPU: a card, WSL's bridge to one, or a Jetson's."""
     try:
@@ -133,10 +158,7 @@ def _import() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise DeviceError(
-            f"onnxruntime cannot be imported ({_line(error)}): pip install onnxruntime, "
-            "or onnxruntime-gpu[cuda,cudnn] for an NVIDIA GPU"
-        ) from None
+        raise DeviceError(f"onnxruntime cannot be imported ({_line(error)}): {_INSTALL}") from None
     onnxruntime.set_default_logger_severity(_SILENT)
     onnxruntime.disable_telemetry_events()
     return onnxruntime

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from models import families, zoo
 from models.contract import Contract
 from models.errors import ModelError
-from models.runtime import Device, Profile, Runtime, expected_device, gpu_present, usable_cores
+from models.runtime import (
+    Device,
+    Profile,
+    Runtime,
+    check_device,
+    expected_device,
+    gpu_present,
+    usable_cores,
+)
 from models.transform import Transform
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
@@ -68,10 +76,11 @@ class Detector(Stage):
         """Tell `contract`, `labels`, and how many `replicas`.
 
         Raises:
-            SetupError: the model cannot be used.
+            SetupError: the model cannot be used, or the device is not to be had.
         """
         try:
             contract = zoo.resolve(settings.model)
+            check_device(settings.device)
         except ModelError as error:
             raise SetupError(str(error)) from None
         if contract.task != "detect":

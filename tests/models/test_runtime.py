@@ -1,6 +1,7 @@
 """The model runs where it was asked to run, or the run does not start."""
 
 import importlib.metadata
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -145,6 +146,39 @@ def test_two_distributions_are_refused(contract, monkeypatch):
     )
     with pytest.raises(DeviceError, match="found onnxruntime and onnxruntime-gpu"):
         Runtime(contract, "cpu")
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """An onnxruntime on disk that has the libraries of the providers named."""
+
+    def install(*providers):
+        capi = tmp_path / "site" / "onnxruntime" / "capi"
+        capi.mkdir(parents=True)
+        (capi.parent / "__init__.py").write_text("raise AssertionError('it was imported')")
+        for name in ("shared", *providers):
+            (capi / f"libonnxruntime_providers_{name}.so").touch()
+        monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+        monkeypatch.syspath_prepend(str(tmp_path / "site"))
+
+    return install
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
+def test_a_device_that_is_installed_may_be_asked_for(installed, device):
+    installed("cuda", "tensorrt")
+    runtime.check_device(device)
+
+
+@pytest.mark.parametrize(
+    ("device", "package"), [("cuda", "onnxruntime-gpu"), ("openvino", "onnxruntime-openvino")]
+)
+def test_a_device_that_is_not_installed_is_seen_before_anything_is_loaded(
+    installed, device, package
+):
+    installed()
+    with pytest.raises(DeviceError, match=f"device {device}: .* install {package} in its place"):
+        runtime.check_device(device)
 
 
 def test_the_expected_device(monkeypatch):

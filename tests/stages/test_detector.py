@@ -229,6 +229,7 @@ def four_cores(monkeypatch):
 )
 def test_replicas(four_cores, monkeypatch, settings, replicas):
     monkeypatch.setattr(runtime, "gpu_present", lambda: False)
+    monkeypatch.setattr(stages.detector, "check_device", lambda device: None)
     assert resolve(**settings)["replicas"] == replicas
 
 
@@ -259,9 +260,13 @@ def test_a_card_of_a_classifier_ends_the_setup(tmp_path):
         resolve(model=str(card))
 
 
+def test_a_device_that_is_not_installed_ends_the_setup():
+    with pytest.raises(SetupError, match="device openvino: expected an onnxruntime with OpenVINO"):
+        resolve(device="openvino")
+
+
 def test_a_device_that_does_not_load_ends_the_setup():
-    settings = DetectorSettings(device="openvino")
-    detector = Detector(settings, Detector.resolve(settings))
+    detector = Detector(DetectorSettings(device="openvino"), resolve())
     with pytest.raises(SetupError, match="device openvino: expected OpenVINOExecutionProvider"):
         detector.open()
     detector.close()
