@@ -23,7 +23,7 @@ import logging
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 
@@ -61,11 +61,16 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_FAILED
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_SETUP, f"run.py: {message}; see run.py --help\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The arguments of all commands."""
-    top = argparse.ArgumentParser(
-        prog="run.py", description="Eyeline: cameras and files in, tracked objects out."
-    )
+    top = _Parser(prog="run.py", description="Eyeline: cameras and files in, tracked objects out.")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     run = commands.add_parser("run", help="run the pipeline (the default command)")
@@ -255,8 +260,8 @@ def run_command(args: argparse.Namespace) -> int:
             live.draw(supervisor)
     else:
         code = supervisor.run()
-    if args.summary is not None:
-        args.summary.write_text(json.dumps(supervisor.summary(), indent=2) + "\n")
+    if args.summary is not None and not _write_json(args.summary, supervisor.summary()):
+        code = code or EXIT_FAILED
     if not args.quiet and code != EXIT_SETUP:
         for line in closing_lines(supervisor):
             logging.info("%s", line)
@@ -280,6 +285,15 @@ def _check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _write_json(path: Path, value: Any) -> bool:
+    try:
+        path.write_text(json.dumps(value, indent=2) + "\n")
+    except OSError as error:
+        print(f"run.py: {path}: cannot be written: {error.strerror}", file=sys.stderr)
+        return False
+    return True
 
 
 def check_command(args: argparse.Namespace) -> int:
@@ -312,9 +326,7 @@ def bench_command(args: argparse.Namespace) -> int:
         print(f"run.py: {error}", file=sys.stderr)
         return EXIT_FAILED
     print(bench.as_text(figures))
-    if args.json is not None:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
-    return 0
+    return 0 if args.json is None or _write_json(args.json, figures) else EXIT_FAILED
 
 
 def models_command(args: argparse.Namespace) -> int:

@@ -187,6 +187,7 @@ def build(config: Config, registry: Registry, where: str, cores: int | None = No
     _join(nodes, config, where)
     for node in nodes:
         _check_arrays(node, where)
+    _check_paths(nodes, where)
     streams = _resolve(nodes, config, where)
     groups = _place(nodes, config, cores, where)
     workers = _workers(groups, streams)
@@ -393,6 +394,19 @@ def _check_arrays(node: Node, where: str) -> None:
             raise GraphError(
                 f"{where}: stages.{node.name}: takes {_describe(want)}, {giver} gives "
                 f"{_describe(have)}"
+            )
+
+
+def _check_paths(nodes: list[Node], where: str) -> None:
+    writers: dict[str, str] = {}
+    for node in nodes:
+        path = getattr(node.settings, "path", None)
+        if path is None or str(path).startswith("/dev/"):
+            continue
+        other = writers.setdefault(os.path.abspath(path), node.name)
+        if other != node.name:
+            raise GraphError(
+                f"{where}: stages.{node.name}: path: {path} is written by {other} already"
             )
 
 

@@ -95,6 +95,9 @@ class Stage:
         """Call this from work that takes long on purpose (a paused window), or be taken for hung.
 
         The worker puts its own in place of this one.
+
+        Raises:
+            EndRun: the run is being stopped; let it pass.
         """
 
     def idle(self) -> None:

@@ -335,7 +335,10 @@ class Supervisor:
             self._partial += data
         *lines, self._partial = self._partial.split(b"\n")
         for line in lines:
-            self._heed(msgspec.json.decode(line, type=Report))
+            try:
+                self._heed(msgspec.json.decode(line, type=Report))
+            except msgspec.DecodeError:
+                logging.warning("a worker's report was cut off: %s", line.decode(errors="replace"))
 
     def _heed(self, report: Report) -> None:
         child = self.children[report.worker]
@@ -352,8 +355,7 @@ class Supervisor:
                 logging.info("%s", report.text)
             self.stop()
         else:
-            started = any(arena.next_seq for arena in self.arenas)
-            setup = report.kind == "setup" and not started
+            setup = report.kind == "setup" and not child.restarts
             self._fail(report.text, EXIT_SETUP if setup else EXIT_FAILED)
 
     def _fail(self, text: str, code: int) -> None:

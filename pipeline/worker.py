@@ -202,7 +202,7 @@ class Worker:
         self._sockets = Sockets(self._shared.run, self._index, self._board)
         for node in self._spec.nodes:
             self._stages[node] = self._make(node)
-            self._stages[node].beat = self._beat  # type: ignore[method-assign]
+            self._stages[node].beat = self._beat_for_stage  # type: ignore[method-assign]
             self._open_stage(node)
         self._idle = [s for s in self._stages.values() if type(s).idle is not Stage.idle]
         self._poll_ms = IDLE_MS if self._idle else BEAT_MS
@@ -272,6 +272,11 @@ class Worker:
 
     def _beat(self) -> None:
         self._board.beat(self._index, time.monotonic_ns())
+
+    def _beat_for_stage(self) -> None:
+        self._beat()
+        if self._terminated or self._board.stopping:
+            raise EndRun
 
     def _call_idle(self) -> None:
         for stage in self._idle:

@@ -30,36 +30,39 @@ OPEN_TIMEOUT_MS = 4000
 READ_TIMEOUT_MS = 5000
 
 
+class CaptureSettings(Settings, frozen=True):
+    """Where pictures come from; in the settings file these stand under `streams`."""
+
+    source: str | Annotated[int, Meta(ge=0)]
+    """Webcam index (0), device (/dev/video2), video file, image, folder of images, or an
+    address (rtsp://, http://)."""
+    mode: Literal["auto", "live", "lossless"] = "auto"
+    """lossless waits for a free slot and drops nothing; live never waits. auto: live for
+    cameras and addresses, lossless for files. live on a file plays it at its own pace."""
+    loop: bool = False
+    """Begin again when a file or folder ends; for ever, or up to `frames`."""
+    frames: Annotated[int, Meta(ge=1)] | None = None
+    """End the stream after so many pictures."""
+    fps: Annotated[float, Meta(gt=0, le=1000)] | None = None
+    """Pictures per second of a folder of images (default 10), or of a file that does not say;
+    asked of a webcam."""
+    width: Annotated[int, Meta(ge=1)] | None = None
+    """Asked of a webcam, in pixels."""
+    height: Annotated[int, Meta(ge=1)] | None = None
+    """Asked of a webcam, in pixels."""
+
+
 class Capture(Source):
     """Reads one stream. A file is read as fast as it is wanted; a camera sets its own pace."""
 
     gives = (Array("image", "uint8", (None, None, 3)),)
 
-    class Settings(Settings, frozen=True):
-        """Where pictures come from; in the settings file these stand under `streams`."""
+    Settings = CaptureSettings
 
-        source: str | Annotated[int, Meta(ge=0)]
-        """Webcam index (0), device (/dev/video2), video file, image, folder of images, or an
-        address (rtsp://, http://)."""
-        mode: Literal["auto", "live", "lossless"] = "auto"
-        """lossless waits for a free slot and drops nothing; live never waits. auto: live for
-        cameras and addresses, lossless for files. live on a file plays it at its own pace."""
-        loop: bool = False
-        """Begin again when a file or folder ends; for ever, or up to `frames`."""
-        frames: Annotated[int, Meta(ge=1)] | None = None
-        """End the stream after so many pictures."""
-        fps: Annotated[float, Meta(gt=0, le=1000)] | None = None
-        """Pictures per second of a folder of images (default 10), or of a file that does not say;
-        asked of a webcam."""
-        width: Annotated[int, Meta(ge=1)] | None = None
-        """Asked of a webcam, in pixels."""
-        height: Annotated[int, Meta(ge=1)] | None = None
-        """Asked of a webcam, in pixels."""
-
-    settings: Capture.Settings
+    settings: CaptureSettings
 
     @classmethod
-    def resolve(cls, settings: Capture.Settings) -> Mapping[str, Any]:
+    def resolve(cls, settings: CaptureSettings) -> Mapping[str, Any]:
         """See that a file is there; tell whether the stream is live.
 
         Raises:
@@ -217,7 +220,7 @@ class _Pictures(Protocol):
 class _Video:
     """Whatever cv2.VideoCapture reads: files, webcams, addresses."""
 
-    def __init__(self, settings: Capture.Settings) -> None:
+    def __init__(self, settings: CaptureSettings) -> None:
         self._settings = settings
         self._source = _normal(settings.source)
         self._name = hide_credentials(str(self._source))
@@ -420,7 +423,7 @@ class _Pump(threading.Thread):
         self._pictures, self._advance, self._fill = pictures, advance, fill
         self._notify, self._pace = notify, pace
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._stopping = threading.Event()
         self._offered: Frame | None = None
         self._filled = False
         self._over = False
@@ -443,7 +446,7 @@ class _Pump(threading.Thread):
             return busy
 
     def stop(self) -> None:
-        self._stop.set()
+        self._stopping.set()
         self.join(READ_TIMEOUT_MS / 1000 + 1)
 
     def run(self) -> None:
@@ -454,15 +457,15 @@ class _Pump(threading.Thread):
         else:
             with self._lock:
                 self._over = True
-        if not self._stop.is_set():
+        if not self._stopping.is_set():
             self._notify()
 
     def _run(self) -> None:
         start_ns = time.monotonic_ns()
-        while not self._stop.is_set() and self._advance():
+        while not self._stopping.is_set() and self._advance():
             if self._pace:
                 due_s = (start_ns + self._pictures.source_ns - time.monotonic_ns()) / 1e9
-                if self._stop.wait(max(0.0, due_s)):
+                if self._stopping.wait(max(0.0, due_s)):
                     return
             with self._lock:
                 frame, self._offered = self._offered, None
@@ -479,7 +482,7 @@ class _Pump(threading.Thread):
                     self._offered = frame
 
 
-def _open(settings: Capture.Settings) -> _Pictures:
+def _open(settings: CaptureSettings) -> _Pictures:
     source = _normal(settings.source)
     if isinstance(source, Path) and (source.is_dir() or source.suffix.lower() in IMAGES):
         return _Folder(source, settings.fps or 10.0)
@@ -497,7 +500,7 @@ def _is_device(source: str | int) -> bool:
     return str(source).startswith("/dev/")
 
 
-def _is_live(settings: Capture.Settings) -> bool:
+def _is_live(settings: CaptureSettings) -> bool:
     if settings.mode != "auto":
         return settings.mode == "live"
     return not isinstance(_normal(settings.source), Path) or _is_device(settings.source)

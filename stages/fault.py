@@ -13,21 +13,24 @@ from pipeline.frame import Frame
 from pipeline.stage import Settings, Stage
 
 
+class FaultSettings(Settings, frozen=True):
+    """At which frames (`seq`) what happens; delays at every frame."""
+
+    delay_ms: Annotated[float, Meta(ge=0)] = 0.0
+    raise_at: tuple[int, ...] = ()
+    """Fail the frame."""
+    exit_at: tuple[int, ...] = ()
+    """End the process, at every attempt: such a frame is poison."""
+    hang_at: tuple[int, ...] = ()
+    """Stop the process, so that it gives no sign of life; at every attempt."""
+
+
 class Fault(Stage):
     """Does nothing to frames but what it is told; stands anywhere in the graph."""
 
-    class Settings(Settings, frozen=True):
-        """At which frames (`seq`) what happens; delays at every frame."""
+    Settings = FaultSettings
 
-        delay_ms: Annotated[float, Meta(ge=0)] = 0.0
-        raise_at: tuple[int, ...] = ()
-        """Fail the frame."""
-        exit_at: tuple[int, ...] = ()
-        """End the process, at every attempt: such a frame is poison."""
-        hang_at: tuple[int, ...] = ()
-        """Stop the process, so that it gives no sign of life; at every attempt."""
-
-    settings: Fault.Settings
+    settings: FaultSettings
 
     def process(self, frame: Frame) -> None:
         """Do what is due at this frame."""
