@@ -169,7 +169,6 @@ class ByteTrack:
         rows = row_of[seen]
         kalman.correct(self._motion, seen, boxes[rows])
         self._seen_s[seen] = self._clock_s
-        self._classes[seen] = classes[rows]
         self._hits[seen] += 1
         self._confirm(seen[(self._ids[seen] == 0) & (self._hits[seen] >= settings.min_hits)])
 

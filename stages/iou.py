@@ -30,8 +30,7 @@ def overlapping_pairs(a: Boxes, b: Boxes) -> tuple[Rows, Rows, NDArray[np.float6
     p, q = a[i].astype(np.float64), b[j].astype(np.float64)
     side = np.minimum(p[:, 2:], q[:, 2:]) - np.maximum(p[:, :2], q[:, :2])
     shared = side[:, 0] * side[:, 1]
-    # A box turned inside out passes the comparisons; one as thin as a rounding error has area 0.
-    solid = (side > 0).all(axis=1) & (shared > 0)
+    solid = (side > 0).all(axis=1)  # a box turned inside out has passed the comparisons
     if not solid.all():
         i, j, p, q, shared = i[solid], j[solid], p[solid], q[solid], shared[solid]
     return i, j, shared / (_area(p) + _area(q) - shared)

@@ -240,6 +240,19 @@ def test_where_time_stands_still_lost_tracks_still_end():
     assert len(scene.tracks) == 0
 
 
+def test_a_lost_object_neither_grows_nor_shrinks():
+    scene = Scene(match_iou=0.6)
+    side = np.array([(0, 0, 1, 1)], np.float32)
+    one, person = np.ones(1, np.float32), np.zeros(1, np.int32)
+    for step in range(10):
+        scene.tracks.update(side * (40 + 10 * step), one, person, step / FPS)
+    for step in range(10, 18):
+        scene.tracks.update(side[:0], one[:0], person[:0], step / FPS)
+    # It has gone on like its centre, and has the size it had.
+    again = np.array([(38, 38, 178, 178)], np.float32)
+    assert scene.tracks.update(again, one, person, 1.8)[1].tolist() == [1]
+
+
 def test_ids_are_never_given_again():
     scene = Scene(lost_s=0.1)
     given_out = []

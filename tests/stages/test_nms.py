@@ -79,8 +79,12 @@ def test_class_agnostic_lets_classes_compete():
 
 
 def test_boxes_beyond_the_edge_of_the_picture_do_not_meet_another_class():
-    edge = [(-50, -50, 1970, 1130), (-1980, -1140, 40, 40)]
-    assert scores_left(edge * 2, [0.9, 0.8, 0.7, 0.6], [0, 1, 2, 3]) == [0.9, 0.8, 0.7, 0.6]
+    """Classes are moved apart to be told apart, which must not bring any together."""
+    boxes = [(0, 0, 2000, 1000), (-2000, 0, 0, 1000), (-2001, -2001, -1, -1001)]
+    assert scores_left(boxes, [0.9, 0.8, 0.7], [0, 1, 1]) == [0.9, 0.8, 0.7]
+    boxes = [BOX, *((left, 0, left + 10, 10) for left in 2 ** np.arange(8.0, 24))]
+    classes = [1] + [0] * 16
+    assert scores_left(boxes, np.linspace(0.9, 0.2, 17), classes) == np.linspace(0.9, 0.2, 17)
 
 
 def test_an_absurd_box_does_not_spoil_the_others():
