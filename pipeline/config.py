@@ -95,6 +95,16 @@ def check(raw: Mapping[str, Any], where: str) -> Config:
     Raises:
         ConfigError: an unknown key, a missing key, a value out of bounds.
     """
+    for table in ("streams", "stages"):
+        entries = raw.get(table)
+        for name, value in entries.items() if isinstance(entries, dict) else ():
+            if not re.match(NAME, str(name)) or not isinstance(name, str):
+                raise ConfigError(
+                    f"{where}: {table}: {name!r} is no name: expected letters, digits, - and _, "
+                    "beginning with a letter"
+                )
+            if not isinstance(value, dict):
+                raise ConfigError(f"{where}: {table}.{name}: expected settings, found {value!r}")
     config = convert(raw, Config, where)
     if not config.streams:
         raise ConfigError(f"{where}: streams: expected at least one, found none")
@@ -140,8 +150,14 @@ def override(raw: dict[str, Any], assignment: str) -> None:
     table[parts[-1]] = value
 
 
-def convert(raw: Any, kind: type[T], where: str) -> T:
+def convert(raw: Any, kind: type[T], where: str, also: tuple[str, ...] = ()) -> T:
     """Check raw settings against a Struct.
+
+    Args:
+        raw: the settings.
+        kind: the Struct.
+        where: what a complaint starts with.
+        also: keys that could stand here too, for hints.
 
     Raises:
         ConfigError: in words that start with `where` and name the key.
@@ -149,7 +165,20 @@ def convert(raw: Any, kind: type[T], where: str) -> T:
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {_explain(str(error), raw, kind)}") from None
+        raise ConfigError(f"{where}: {_explain(str(error), raw, kind, also)}") from None
+
+
+def refuse_unknown(
+    raw: Mapping[str, Any], known: list[str], also: tuple[str, ...], where: str
+) -> None:
+    """Refuse keys that are not known.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for key in raw:
+        if key not in known:
+            raise ConfigError(f"{where}: {key}: unknown key{hint(key, [*known, *also])}")
 
 
 def hint(word: str, known: list[str] | tuple[str, ...]) -> str:
@@ -162,7 +191,7 @@ def hint(word: str, known: list[str] | tuple[str, ...]) -> str:
 
 def hide_credentials(text: str) -> str:
     """A text with user and password in URLs replaced: for logs, messages and files."""
-    return re.sub(r"(\w+://)[^/\s@]+@", r"\1***@", text)
+    return re.sub(r"(\w+://)\S*@", r"\1***@", text)
 
 
 class _UniqueKeys(Loader):  # type: ignore[misc]
@@ -198,7 +227,7 @@ def _expand(value: Any, where: str, key: str) -> Any:
     return re.sub(r"\$\{(\w+)\}", replace, value)
 
 
-def _explain(message: str, raw: Any, kind: type[Any]) -> str:
+def _explain(message: str, raw: Any, kind: type[Any], also: tuple[str, ...]) -> str:
     """msgspec's message with the key in front, and the known keys where one is unknown."""
     text, _, path = message.partition(" - at ")
     key = path.strip("`").removeprefix("$").lstrip(".").replace("[...]", "")
@@ -206,12 +235,15 @@ def _explain(message: str, raw: Any, kind: type[Any]) -> str:
     if unknown:
         known = known_keys(kind, key)
         key = f"{key}.{unknown[1]}".lstrip(".")
-        return f"{key}: unknown key{hint(unknown[1], known)}"
+        return f"{key}: unknown key{hint(unknown[1], [*known, *also])}"
     missing = re.search(r"missing required field `([^`]*)`", text)
     if missing:
         key = f"{key}.{missing[1]}".lstrip(".")
         return f"{key}: missing"
     text = text[0].lower() + text[1:]
+    if text.startswith("invalid enum value"):
+        choices = ", ".join(str(choice) for choice in _choices(_type_at(kind, key)))
+        text = f"expected one of {choices}"
     found = _at(raw, key)
     if found is not None and "got" not in text:
         text += f", found {found!r}"
@@ -220,13 +252,28 @@ def _explain(message: str, raw: Any, kind: type[Any]) -> str:
 
 def known_keys(kind: Any, key: str) -> list[str]:
     """Keys of the Struct that lies at a dotted key below `kind`."""
+    kind = _type_at(kind, key)
+    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        return []
+    return [field.encode_name for field in msgspec.structs.fields(kind)]
+
+
+def _type_at(kind: Any, key: str) -> Any:
+    """The type of what lies at a dotted key below a Struct."""
     for part in filter(None, key.split(".")):
+        if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+            return None
         kind = next((f.type for f in msgspec.structs.fields(kind) if f.encode_name == part), None)
         if get_origin(kind) is Annotated:
             kind = get_args(kind)[0]
-        if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
-            return []
-    return [field.encode_name for field in msgspec.structs.fields(kind)]
+    return kind
+
+
+def _choices(kind: Any) -> list[Any]:
+    """What a Literal, or the Literals in a union, allow."""
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [choice for part in get_args(kind) for choice in _choices(part)]
 
 
 def _at(raw: Any, key: str) -> Any:

@@ -96,6 +96,8 @@ class Sockets:
         self._inbox.bind("inproc://inbox")
         self._peers: dict[int, tuple[int, zmq.Socket[bytes]]] = {}
         self._wake = _pack(Kind.WAKE, worker, 0, b"")
+        self.blocked: set[Edge] = set()
+        """Edges of this worker that wait for credit; a receiver wakes it while there is any."""
 
     def _address(self, worker: int, incarnation: int) -> str:
         return f"ipc://@eyeline.{self._run}.{worker}.{incarnation}"
@@ -203,18 +205,21 @@ class Edge:
             if receiver is None:
                 # Say first that we wait, then look again: a replica that became free between the
                 # two would otherwise not wake us.
+                self._sockets.blocked.add(self)
                 self._board.wait_for_work_taken(self._sender, waits=True)
                 receiver = self._free()
                 if receiver is None:
                     return
             self._sent[receiver] += 1
             self._sockets.send_frame(receiver, self._stage, self._backlog.popleft())
-        if len(self._receivers) > 1:
-            self._board.wait_for_work_taken(self._sender, waits=False)
+        if self in self._sockets.blocked:
+            self._sockets.blocked.discard(self)
+            self._board.wait_for_work_taken(self._sender, waits=bool(self._sockets.blocked))
 
     def forget(self) -> None:
         """Drop what waits: it is about to be sent again."""
         self._backlog.clear()
+        self.flush()
 
     @property
     def waiting(self) -> int:

@@ -27,6 +27,7 @@ from pipeline.config import (
     hide_credentials,
     hint,
     known_keys,
+    refuse_unknown,
 )
 from pipeline.errors import ConfigError, GraphError, SetupError
 from pipeline.stage import Array, Settings, Source, Stage
@@ -239,13 +240,18 @@ def load_class(use: str, registry: Registry, where: str) -> type[Stage]:
         raise ConfigError(f"{where}: use: no stage is called {use!r}{hint(use, list(registry))}")
     module_name, _, class_name = registry.get(use, use).partition(":")
     try:
-        kind = getattr(importlib.import_module(module_name), class_name)
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ConfigError(f"{where}: use: {use!r}: no module named {error.name!r}") from None
-    except AttributeError:
+    except Exception as error:  # whatever a user's own module may raise
+        raise ConfigError(
+            f"{where}: use: {use!r}: cannot be imported: {type(error).__name__}: {error}"
+        ) from None
+    kind = getattr(module, class_name, None)
+    if kind is None:
         raise ConfigError(
             f"{where}: use: {use!r}: module {module_name} has no class {class_name!r}"
-        ) from None
+        )
     if not (isinstance(kind, type) and issubclass(kind, Stage)):
         raise ConfigError(f"{where}: use: {use!r} is not a Stage (see pipeline/stage.py)")
     return kind
@@ -325,7 +331,11 @@ def _nodes(config: Config, registry: Registry, where: str) -> list[Node]:
         kind = load_class(table["use"], registry, at)
         own = {key: value for key, value in table.items() if key not in LINKS}
         # The source's settings are complete only with a stream's own, see `_resolve`.
-        settings = Settings() if issubclass(kind, Source) else convert(own, kind.Settings, at)
+        if issubclass(kind, Source):
+            refuse_unknown(own, known_keys(kind.Settings, ""), LINKS, at)
+            settings = Settings()
+        else:
+            settings = convert(own, kind.Settings, at, LINKS)
         nodes.append(Node(len(nodes), name, kind, settings, None, table.get("process")))
     if len(nodes) > MAX_STAGES:
         raise GraphError(
@@ -438,7 +448,7 @@ def _resolve(nodes: list[Node], config: Config, where: str) -> list[Stream]:
         at = f"{where}: streams.{name}"
         settings = convert({k: v for k, v in table.items() if k in of_stream}, StreamSettings, at)
         rest = own | {k: v for k, v in table.items() if k not in of_stream}
-        capture = convert(rest, source.kind.Settings, at)
+        capture = convert(rest, source.kind.Settings, at, tuple(of_stream))
         told = _told(source, capture, at)
         slots = 0 if settings.slots == "auto" else settings.slots
         streams.append(Stream(index, name, settings, capture, bool(told.get("live")), slots))
@@ -499,6 +509,12 @@ def _check_group(group: list[Node], source: Node, config: Config, where: str) ->
             "another process, or set replicas: 1"
         )
     if source in group:
+        for node in group:
+            if node.after is not None and node.after not in group:
+                raise GraphError(
+                    f"{at}: {node.name} follows {node.after.name}, which is in another process, "
+                    f"and the process of {source.name} takes no frames from others"
+                )
         if ordered and len(config.streams) > 1:
             raise GraphError(
                 f"{at}: every stream has a {source.name} process of its own, and {ordered[0]} "

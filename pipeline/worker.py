@@ -179,7 +179,7 @@ class Worker:
         self._spec = shared.graph.workers[index]
         self._names = [stream.name for stream in self._graph.streams]
         self._stages: dict[Node, Stage] = {}
-        self._reorders: dict[tuple[int, int], Reorder] = {}
+        self._reorders: dict[tuple[int, int], Reorder | None] = {}
         self._progress: dict[tuple[int, int], _Progress] = {}
         self._returns: dict[tuple[int, int], tuple[Header, int]] = {}
         self._failures: dict[str, int] = {}
@@ -319,10 +319,12 @@ class Worker:
         self._flush()
 
     def _take_in_order(self, stage: int, header: Header) -> None:
-        reorder = self._reorders.get((stage, header.stream))
+        if (stage, header.stream) not in self._reorders:
+            self._reorders[stage, header.stream] = self._reorder(stage, header.stream)
+        reorder = self._reorders[stage, header.stream]
         if reorder is None:
-            reorder = Reorder(self._expected(stage, header.stream))
-            self._reorders[stage, header.stream] = reorder
+            self._take(stage, [header])
+            return
         if header.seq < reorder.expected:
             self._take(stage, [header])
             return
@@ -331,10 +333,11 @@ class Worker:
             if self._take(stage, [due]):
                 reorder.expected = due.seq + 1
 
-    def _expected(self, stage: int, stream: int) -> int:
-        """The first frame that any ordered stage behind `stage` has not had."""
+    def _reorder(self, stage: int, stream: int) -> Reorder | None:
+        """Order from the first frame on that an ordered stage behind `stage` has not had."""
         behind = [n for n in self._graph.nodes[stage].behind() if n in self._stages]
-        return min(self._progress[n.index, stream].next for n in behind if n.kind.ordered)
+        nexts = [self._progress[n.index, stream].next for n in behind if n.kind.ordered]
+        return Reorder(min(nexts)) if nexts else None
 
     def _take(self, stage: int, headers: list[Header]) -> bool:
         """Work on frames that came from a stage, unless they are void; whether any was."""
@@ -611,13 +614,13 @@ class CaptureWorker(Worker):
             if not self._custody.in_flight and not self._arena.generation(self._arena.end_slot):
                 self._launch(self._custody.lend_end(time.monotonic_ns(), time.time_ns()))
             return False
-        if self._offered is None:
-            if not self._custody.has_free_slot:
-                self._count_missed()
-                return False
-            self._offer(self._custody.blank())
-        assert self._offered is not None
+        if self._offered is None and not self._custody.has_free_slot:
+            self._count_missed()
+            return False
         try:
+            if self._offered is None:
+                self._offer(self._custody.blank())
+            assert self._offered is not None
             filled = self._source.collect()
         except SlotFullError:
             raise RunError(

@@ -107,12 +107,16 @@ class Capture(Source):
         self._taken = pictures
         if self._is_camera():
             return
-        if pictures > SEEK_FROM and not self.settings.loop and self._pictures.seek(source_ns):
+        # The pictures that a live source's viewer missed lie behind the newest frame.
+        may_seek = pictures > SEEK_FROM and not self.settings.loop and not self.live
+        if may_seek and self._pictures.seek(source_ns):
             return
         passed = 0
         while passed < pictures and self._pictures.grab():
             passed += 1 + self._pictures.lost
-        if passed < pictures and passed and self.settings.loop:
+        if passed > pictures:
+            self._pictures.again()
+        elif passed < pictures and passed and self.settings.loop:
             # A whole round is known now: count the others instead of reading them.
             rounds, rest = divmod(pictures, passed)
             self._pictures.rewind(rounds)
@@ -209,6 +213,9 @@ class _Pictures(Protocol):
     def retrieve(self, frame: Frame) -> bool: ...
     def rewind(self, rounds: int = 1) -> None:
         """Begin again, as if a file had been played so many times in all since the last time."""
+
+    def again(self) -> None:
+        """Give the last picture once more."""
 
     def seek(self, source_ns: int) -> bool:
         """Go to the picture of exactly this time, if it can be found without reading them all."""
@@ -331,6 +338,9 @@ class _Video:
             self._capture.release()
             self._open()
 
+    def again(self) -> None:
+        self._primed, self._index = True, self._index - 1
+
     def seek(self, source_ns: int) -> bool:
         self.grab()
         assert self._start_ms is not None
@@ -370,6 +380,9 @@ class _Folder:
 
     def __init__(self, path: Path, fps: float) -> None:
         self._paths = _images_in(path) if path.is_dir() else [path]
+        if all(cv2.imread(str(image), cv2.IMREAD_COLOR) is None for image in self._paths):
+            what = "holds no image that can be read" if path.is_dir() else "is no image"
+            raise SourceError(f"{path}: {what}")
         self._fps = fps
         self._next = 0
         self._count = 0
@@ -393,7 +406,11 @@ class _Folder:
 
     def rewind(self, rounds: int = 1) -> None:
         self._next = 0
-        self._count = rounds * len(self._paths) + self._count - self._count % len(self._paths)
+        self._count += (rounds - 1) * len(self._paths)
+
+    def again(self) -> None:
+        self._next -= 1
+        self._count -= 1
 
     def seek(self, source_ns: int) -> bool:
         return False
