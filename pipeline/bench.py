@@ -103,7 +103,6 @@ def as_text(figures: dict[str, Any]) -> str:
     f = figures
     parts = " + ".join(f"{name} {value:.2f}" for name, value in f["x_parts_ms"].items())
     rounds = ", ".join(f"{ratio:.3f}" for ratio in f["ratios"])
-    ratio = f["pipeline_fps"]
     return "\n".join(
         (
             f"cores             {f['cores']}",
@@ -113,9 +112,9 @@ def as_text(figures: dict[str, Any]) -> str:
             f"limit             {f['limit_fps']:.1f} fps = cores / (D + X)",
             f"pipeline          {f['pipeline_fps']:.1f} fps in {len(f['processes'])} processes",
             f"pipeline / limit  {f['ratio_to_limit']:.3f} (rounds: {rounds})",
-            f"pipeline / bare   {ratio / f['bare_fps']:.3f}",
-            f"pipeline / plain  {ratio / f['sequential_fps']:.3f}; plain is one process that does it "
-            f"all, the model on one core or on all, whichever is better: "
+            f"pipeline / bare   {f['pipeline_fps'] / f['bare_fps']:.3f}",
+            f"pipeline / plain  {f['pipeline_fps'] / f['sequential_fps']:.3f}; plain is one "
+            "process that does it all, the model on one core or on all, whichever is better: "
             f"{f['sequential_fps']:.1f} fps",
             f"work / all CPU    {f['work_share']:.3f} = (D + X) / CPU of the pipeline per frame",
             f"overhead          {f['overhead_ms']:.2f} ms CPU per frame beyond D + X",

@@ -231,6 +231,8 @@ class _Video:
         self._settings = settings
         self._source = _normal(settings.source)
         self._name = hide_credentials(str(self._source))
+        if isinstance(self._source, int):
+            self._name = f"camera {self._source}"
         self._is_file = isinstance(self._source, Path) and not _is_device(settings.source)
         self.source_ns = -1
         self.first_ns = 0
