@@ -21,6 +21,7 @@ users are refused (IPC_FILTER_UID).
 from __future__ import annotations
 
 import os
+import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
@@ -62,6 +63,8 @@ class Message(msgspec.Struct):
     kind: Kind
     sender: int
     """Index of the sending worker."""
+    incarnation: int
+    """The sender's; its successor has another."""
     stage: int
     """Index of the stage that the frame comes from."""
     body: bytes
@@ -75,11 +78,8 @@ decode_header: Callable[[bytes], Header] = _header_decoder.decode
 decode_return: Callable[[bytes], Return] = _return_decoder.decode
 encode: Callable[[Header | Return], bytes] = _encoder.encode
 
-_PREFIX = 4
-
-
-def _pack(kind: Kind, sender: int, stage: int, body: bytes) -> bytes:
-    return bytes((kind, stage)) + sender.to_bytes(2, "little") + body
+_PREFIX = struct.Struct("<BBHI")
+"""Kind, stage, sender, the sender's incarnation."""
 
 
 class Sockets:
@@ -87,15 +87,16 @@ class Sockets:
 
     def __init__(self, run: str, worker: int, board: Board) -> None:
         self._run, self._worker, self._board = run, worker, board
+        self._incarnation = board.incarnation(worker)
         self._context = zmq.Context(io_threads=1)
         self._inbox = self._context.socket(zmq.PULL)
         self._inbox.setsockopt(zmq.LINGER, 0)
         self._inbox.setsockopt(zmq.RCVHWM, 0)
         self._inbox.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
-        self._inbox.bind(self._address(worker, board.incarnation(worker)))
+        self._inbox.bind(self._address(worker, self._incarnation))
         self._inbox.bind("inproc://inbox")
         self._peers: dict[int, tuple[int, zmq.Socket[bytes]]] = {}
-        self._wake = _pack(Kind.WAKE, worker, 0, b"")
+        self._wake = self._pack(Kind.WAKE)
         self.blocked: set[Edge] = set()
         """Edges of this worker that wait for credit; a receiver wakes it while there is any."""
 
@@ -110,15 +111,16 @@ class Sockets:
             if timeout_ms == 0 or not self._inbox.poll(timeout_ms):
                 return None
             data = self._inbox.recv(zmq.NOBLOCK)
-        return Message(Kind(data[0]), int.from_bytes(data[2:4], "little"), data[1], data[_PREFIX:])
+        kind, stage, sender, incarnation = _PREFIX.unpack_from(data)
+        return Message(Kind(kind), sender, incarnation, stage, data[_PREFIX.size :])
 
     def send_frame(self, worker: int, stage: int, body: bytes) -> None:
         """Send an encoded header on to a worker."""
-        self._push(worker, _pack(Kind.FRAME, self._worker, stage, body))
+        self._push(worker, self._pack(Kind.FRAME, stage, body))
 
     def send_return(self, worker: int, done: Return) -> None:
         """Send a frame's return to its capture worker."""
-        self._push(worker, _pack(Kind.RETURN, self._worker, 0, encode(done)))
+        self._push(worker, self._pack(Kind.RETURN, 0, encode(done)))
 
     def wake(self, worker: int) -> None:
         """Tell a worker that there is credit again."""
@@ -144,6 +146,9 @@ class Sockets:
         """Close, but let what was sent leave first."""
         self._inbox.close(0)
         self._context.destroy(linger=linger_ms)
+
+    def _pack(self, kind: Kind, stage: int = 0, body: bytes = b"") -> bytes:
+        return _PREFIX.pack(kind, stage, self._worker, self._incarnation) + body
 
     def _push(self, worker: int, data: bytes) -> None:
         incarnation = self._board.incarnation(worker)

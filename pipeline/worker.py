@@ -313,6 +313,8 @@ class Worker:
             else:
                 self._take(stage, headers)
         for message in messages:
+            if message.incarnation != self._board.incarnation(message.sender):
+                continue  # a dead sender's frame earns its successor no credit
             self._board.count_done(self._index, message.sender)
             if self._board.waits(message.sender):
                 self._sockets.wake(message.sender)
