@@ -98,7 +98,7 @@ def check(raw: Mapping[str, Any], where: str) -> Config:
     for table in ("streams", "stages"):
         entries = raw.get(table)
         for name, value in entries.items() if isinstance(entries, dict) else ():
-            if not re.match(NAME, str(name)) or not isinstance(name, str):
+            if not isinstance(name, str) or not re.fullmatch(NAME.strip("^$"), name):
                 raise ConfigError(
                     f"{where}: {table}: {name!r} is no name: expected letters, digits, - and _, "
                     "beginning with a letter"
@@ -200,6 +200,8 @@ class _UniqueKeys(Loader):  # type: ignore[misc]
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # << may be there, and what it brings in may be given again
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, (list, dict)):
                 continue
