@@ -71,7 +71,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 # Words of a stream's head.
-_BUSY, _DECODE, _ENDED, _WAITING, _AWAY_NS = range(5)
+_BUSY, _DECODE, _ENDED = range(3)
 _HEAD_WORDS = 64
 
 # Words of a slot. Outcomes are consecutive; `failed:STAGE` takes one word per stage after them.
@@ -321,24 +321,6 @@ class Arena:
     @ended.setter
     def ended(self, value: bool) -> None:
         self._words[_ENDED] = value
-
-    @property
-    def away_ns(self) -> int:
-        """How long the source has been away, in all, monotonic nanoseconds."""
-        return self._words[_AWAY_NS]
-
-    @away_ns.setter
-    def away_ns(self, value: int) -> None:
-        self._words[_AWAY_NS] = value
-
-    @property
-    def waiting(self) -> bool:
-        """Whether capture waits for the source to come (back)."""
-        return bool(self._words[_WAITING])
-
-    @waiting.setter
-    def waiting(self, value: bool) -> None:
-        self._words[_WAITING] = value
 
     # --- ledger: read by anyone at any time ---
 

@@ -142,11 +142,6 @@ class Sockets:
         """Close everything at once; what is still under way is lost, which custody repairs."""
         self._context.destroy(linger=0)
 
-    def drain(self, linger_ms: int = 1000) -> None:
-        """Close, but let what was sent leave first."""
-        self._inbox.close(0)
-        self._context.destroy(linger=linger_ms)
-
     def _pack(self, kind: Kind, stage: int = 0, body: bytes = b"") -> bytes:
         return _PREFIX.pack(kind, stage, self._worker, self._incarnation) + body
 

@@ -254,7 +254,7 @@ class Worker:
             except Exception as error:
                 logging.warning("%s: close: %s", node.name, _one_line(error))
         if hasattr(self, "_sockets"):
-            self._sockets.drain()
+            self._sockets.close()
 
     def loop(self) -> None:
         """Work until told to stop."""

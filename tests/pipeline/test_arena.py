@@ -226,15 +226,11 @@ def test_the_newest_frames_timestamp_is_known_after_a_crash():
     assert made.last_source_ns == -1
 
 
-def test_what_capture_notes_of_the_source_stays():
+def test_that_the_source_has_ended_is_noted():
     made = arena()
     assert not made.ended
-    assert not made.waiting
-    made.ended = made.waiting = True
-    made.away_ns = 5
+    made.ended = True
     assert made.ended
-    assert made.waiting
-    assert made.away_ns == 5
     assert made.ledger().captured == 0
 
 
