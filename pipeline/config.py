@@ -26,7 +26,7 @@ T = TypeVar("T")
 class SupervisorSettings(Settings, frozen=True):
     """How the supervisor treats workers that die, hang, or are asked to stop."""
 
-    restarts: Annotated[int, Meta(ge=0)] = 5
+    restarts: Annotated[int, Meta(ge=0)] = 10
     """So many deaths of one worker within `window_s` are repaired; the next one ends the run."""
     window_s: Annotated[float, Meta(gt=0)] = 60.0
     hang_s: Annotated[float, Meta(gt=0)] = 5.0
