@@ -29,7 +29,7 @@ class SupervisorSettings(Settings, frozen=True):
     restarts: Annotated[int, Meta(ge=0)] = 10
     """So many deaths of one worker within `window_s` are repaired; the next one ends the run."""
     window_s: Annotated[float, Meta(gt=0)] = 60.0
-    hang_s: Annotated[float, Meta(gt=0)] = 5.0
+    hang_s: Annotated[float, Meta(gt=0)] = 10.0
     """A worker that has given no sign of life for so long is killed and started again; must be
     longer than the longest single call of a stage."""
     stop_timeout_s: Annotated[float, Meta(ge=0)] = 10.0

@@ -165,7 +165,11 @@ class Custody:
         if not self._board.is_idle(now_ns):
             self._idle_since_ns = now_ns
         idle = now_ns - self._idle_since_ns > IDLE_NS and now_ns - self._moved_ns > IDLE_NS
-        if idle or now_ns - self._moved_ns > self._patience_ns:
+        stuck = now_ns - self._moved_ns > self._patience_ns
+        if stuck and any(self._board.is_held(self._stream, slot) for slot in self._lent):
+            self._moved_ns = now_ns  # somebody is at work on one, a paused window for example
+            return None
+        if idle or stuck:
             self._patience_ns *= 2
             self._moved_ns = self._idle_since_ns = now_ns
             self._void_all(now_ns)
