@@ -374,13 +374,21 @@ def test_a_frame_that_nobody_has_and_nobody_returns_is_sent_again():
     assert world.give_back(again) == ("", [])
 
 
-def test_while_somebody_works_nothing_is_taken_for_lost_soon():
+def test_while_somebody_works_on_a_frame_of_the_stream_nothing_is_taken_for_lost():
     world = World()
     world.board.hold(2, 0, world.lend())
+    assert pass_time(world, 3 * STUCK_NS / 1e9, 0.5) is None
+    world.board.let_go(2, 0)
+    assert pass_time(world, 2 * IDLE_NS / 1e9) == "astray"
+    assert len(world.settled()) == 1
+
+
+def test_while_others_are_busy_a_lost_frame_is_missed_late():
+    world = World()
+    world.lend()
+    world.board.hold(2, 0, header(stream=1))
     assert pass_time(world, STUCK_NS / 1e9 - 1, 0.5) is None
     assert pass_time(world, 2, 0.5) == "astray"
-    assert world.settled() == []  # still in hand
-    world.board.let_go(2, 0)
     assert len(world.settled()) == 1
 
 
