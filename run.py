@@ -33,7 +33,7 @@ from pipeline import bench
 from pipeline import config as config_file
 from pipeline import graph as graph_of
 from pipeline.errors import ConfigError, EyelineError, RunError, SetupError
-from pipeline.supervisor import EXIT_FAILED, EXIT_SETUP, Supervisor
+from pipeline.supervisor import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SETUP, Supervisor
 from pipeline.terminal import LiveTable, closing_lines, set_up_logging
 from stages import SINKS, STAGES
 
@@ -55,10 +55,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(args.command(args))
     except EyelineError as error:
-        print(f"run.py: {error}", file=sys.stderr)
+        _complain(error)
         return EXIT_SETUP
     except BrokenPipeError:
         return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
 
 
 class _Parser(argparse.ArgumentParser):
@@ -92,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     bench.set_defaults(command=bench_command)
     _add_settings(bench)
     bench.add_argument("--json", type=Path, metavar="FILE.json", help="write the figures")
-    bench.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default 3)")
+    bench.add_argument("--rounds", type=_count, default=3, help="interleaved rounds (default 3)")
 
     models = commands.add_parser("models", help="list, inspect, fetch or verify models")
     models.set_defaults(command=models_command)
@@ -143,7 +145,7 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    value = int(text) if text.isdecimal() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a number from 1, found {text}")
     return value
@@ -163,7 +165,7 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         _replace_sinks(raw, args.sink)
     for table in raw["stages"].values():
         if isinstance(table, dict) and table.get("use") == "detector":
-            if args.model:
+            if args.model is not None:
                 table["model"] = args.model
             if args.device:
                 table["device"] = args.device
@@ -216,7 +218,9 @@ def _replace_sinks(raw: dict[str, Any], sinks: list[str]) -> None:
         stages[name] = {"use": kind, "after": last}
         if equals and setting is None:
             raise ConfigError(f"--sink {sink}: {kind} takes no target")
-        if setting is not None and target:
+        if setting is not None:
+            if not target:
+                raise ConfigError(f"--sink {sink}: expected {kind}={setting.upper()}")
             stages[name][setting] = target
 
 
@@ -249,10 +253,10 @@ def run_command(args: argparse.Namespace) -> int:
     table = console.is_terminal and not args.quiet
     level = logging.WARNING if args.quiet else logging.DEBUG if args.verbose else logging.INFO
     set_up_logging(level, console if table else None)
+    graph = _graph(args)
     for path in (args.summary, args.trace):
         if path is not None:
             _check_writable(path)
-    graph = _graph(args)
     supervisor = Supervisor(graph, args.trace, level)
     if table:
         with LiveTable(console) as live:
@@ -268,8 +272,14 @@ def run_command(args: argparse.Namespace) -> int:
         for line in _results(graph):
             logging.info("%s", line)
     if supervisor.error:
-        print(f"run.py: {supervisor.error}", file=sys.stderr)
+        _complain(supervisor.error)
     return code
+
+
+def _complain(error: object) -> None:
+    """Say on one line of stderr what is wrong, whatever characters a path or a file brings in."""
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
+    print(f"run.py: {text}", file=sys.stderr)
 
 
 def _results(graph: graph_of.Graph) -> list[str]:
@@ -291,7 +301,7 @@ def _write_json(path: Path, value: Any) -> bool:
     try:
         path.write_text(json.dumps(value, indent=2) + "\n")
     except OSError as error:
-        print(f"run.py: {path}: cannot be written: {error.strerror}", file=sys.stderr)
+        _complain(f"{path}: cannot be written: {error.strerror}")
         return False
     return True
 
@@ -309,6 +319,8 @@ def bench_command(args: argparse.Namespace) -> int:
     args.config = args.config or BENCH_CONFIG
     raw, where = settings_of(args)
     config = config_file.check(raw, where)
+    if args.json is not None:
+        _check_writable(args.json)
     start = [sys.executable, str(ROOT / "run.py"), "run", str(args.config), "-q"]
     for option in ("source", "set"):
         for value in getattr(args, option) or ():
@@ -323,7 +335,7 @@ def bench_command(args: argparse.Namespace) -> int:
             [*start, "--sink", "events=-"],
         )
     except RunError as error:
-        print(f"run.py: {error}", file=sys.stderr)
+        _complain(error)
         return EXIT_FAILED
     print(bench.as_text(figures))
     return 0 if args.json is None or _write_json(args.json, figures) else EXIT_FAILED

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -20,6 +21,9 @@ Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 NAME = r"^[A-Za-z][A-Za-z0-9_-]*$"
 
+MOST_VALUES = 10_000
+"""In one settings file; aliases within aliases could make a small file huge."""
+
 T = TypeVar("T")
 
 
@@ -28,11 +32,11 @@ class SupervisorSettings(Settings, frozen=True):
 
     restarts: Annotated[int, Meta(ge=0)] = 10
     """So many deaths of one worker within `window_s` are repaired; the next one ends the run."""
-    window_s: Annotated[float, Meta(gt=0)] = 60.0
-    hang_s: Annotated[float, Meta(gt=0)] = 10.0
+    window_s: Annotated[float, Meta(gt=0, le=86400)] = 60.0
+    hang_s: Annotated[float, Meta(gt=0, le=86400)] = 10.0
     """A worker that has given no sign of life for so long is killed and started again; must be
     longer than the longest single call of a stage."""
-    stop_timeout_s: Annotated[float, Meta(ge=0)] = 10.0
+    stop_timeout_s: Annotated[float, Meta(ge=0, le=86400)] = 10.0
     """How long frames in flight may take to drain when the run is asked to stop."""
 
 
@@ -77,9 +81,16 @@ def load(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.load(text, Loader=_UniqueKeys)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: {_one_line(error)}") from None
+        reason = _one_line(error)
+        if "${" in text and "{ " not in reason and "flow" in str(error):
+            reason += " (${NAME} inside { } needs quotes: '${NAME}')"
+        raise ConfigError(f"{path}: {reason}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected `streams:` and `stages:`, found {_kind(raw)}")
+    if sum(1 for _ in itertools.islice(_values(raw), MOST_VALUES)) == MOST_VALUES:
+        raise ConfigError(
+            f"{path}: holds more than {MOST_VALUES} values, or itself, by its aliases"
+        )
     expanded = _expand(raw, str(path), "")
     assert isinstance(expanded, dict)
     return expanded
@@ -210,6 +221,18 @@ class _UniqueKeys(Loader):  # type: ignore[misc]
                 raise yaml.YAMLError(f"line {line}: {key!r} is given twice; names must differ")
             seen.add(key)
         return dict(super().construct_mapping(node, deep=deep))
+
+
+def _values(value: Any) -> Iterator[Any]:
+    """Everything in a tree, aliases as often as they are used; endless if it holds itself."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        yield value
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
 
 
 def _expand(value: Any, where: str, key: str) -> Any:

@@ -13,9 +13,9 @@ import itertools
 import os
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -31,6 +31,8 @@ from pipeline.config import (
 )
 from pipeline.errors import ConfigError, GraphError, SetupError
 from pipeline.stage import Array, Settings, Source, Stage
+
+T = TypeVar("T")
 
 Registry = Mapping[str, str]
 """Name of a stage in settings -> "module:Class"."""
@@ -254,6 +256,8 @@ def load_class(use: str, registry: Registry, where: str) -> type[Stage]:
         )
     if not (isinstance(kind, type) and issubclass(kind, Stage)):
         raise ConfigError(f"{where}: use: {use!r} is not a Stage (see pipeline/stage.py)")
+    if kind in (Stage, Source):
+        raise ConfigError(f"{where}: use: {use!r} is the base of all stages and does nothing")
     return kind
 
 
@@ -449,11 +453,12 @@ def _resolve(nodes: list[Node], config: Config, where: str) -> list[Stream]:
         settings = convert({k: v for k, v in table.items() if k in of_stream}, StreamSettings, at)
         rest = own | {k: v for k, v in table.items() if k not in of_stream}
         capture = convert(rest, source.kind.Settings, at, tuple(of_stream))
-        told = _told(source, capture, at)
+        told = _at(at, source.kind.resolve, capture)
         slots = 0 if settings.slots == "auto" else settings.slots
         streams.append(Stream(index, name, settings, capture, bool(told.get("live")), slots))
     told_by = {
-        node: _told(node, node.settings, f"{where}: stages.{node.name}") for node in nodes[1:]
+        node: dict(_at(f"{where}: stages.{node.name}", node.kind.resolve, node.settings))
+        for node in nodes[1:]
     }
     told_by[source] = {"live": any(stream.live for stream in streams)}
     for node in nodes:
@@ -465,14 +470,18 @@ def _resolve(nodes: list[Node], config: Config, where: str) -> list[Stream]:
         node.facts["streams"] = tuple(stream.name for stream in streams)
         node.facts["name"] = node.name
         node.facts["started_ns"] = started_ns
+        if node is not source:
+            # Made here to be refused here; the worker makes its own.
+            _at(f"{where}: stages.{node.name}", node.kind, node.settings, node.facts)
     return streams
 
 
-def _told(node: Node, settings: Settings, at: str) -> dict[str, Any]:
+def _at(place: str, call: Callable[..., T], *args: Any) -> T:
+    """Call, and put the place in front of what is complained about."""
     try:
-        return dict(node.kind.resolve(settings))
+        return call(*args)
     except SetupError as error:
-        raise type(error)(f"{at}: {error}") from None
+        raise type(error)(f"{place}: {error}") from None
 
 
 def _place(nodes: list[Node], config: Config, cores: int, where: str) -> list[list[Node]]:

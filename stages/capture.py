@@ -24,6 +24,8 @@ IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SEEK_FROM = 250
 """Pictures from which on seeking in a file is quicker than reading past them."""
 SEEK_BEFORE_MS = 2000.0
+HIGHEST_INDEX = 99
+"""Of a webcam; OpenCV reads the hundreds as a choice of backend."""
 MOST_LOST = 100
 """Damaged pictures in a row after which a file counts as ended."""
 OPEN_TIMEOUT_MS = 4000
@@ -33,7 +35,7 @@ READ_TIMEOUT_MS = 5000
 class CaptureSettings(Settings, frozen=True):
     """Where pictures come from; in the settings file these stand under `streams`."""
 
-    source: str | Annotated[int, Meta(ge=0)]
+    source: Annotated[str, Meta(min_length=1)] | Annotated[int, Meta(ge=0)]
     """Webcam index (0), device (/dev/video2), video file, image, folder of images, or an
     address (rtsp://, http://)."""
     mode: Literal["auto", "live", "lossless"] = "auto"
@@ -69,13 +71,20 @@ class Capture(Source):
             SourceError: no such file, or a folder without images.
         """
         source = _normal(settings.source)
+        if isinstance(source, int) and source > HIGHEST_INDEX:
+            raise SourceError(f"camera {source}: no camera has so high an index")
         if isinstance(source, Path):
-            if not source.exists():
-                raise SourceError(f"{source}: no such file, folder or device")
-            if source.is_dir() and not _images_in(source):
-                raise SourceError(f"{source}: the folder holds no image ({', '.join(IMAGES)})")
-            if not os.access(source, os.R_OK):
-                raise SourceError(f"{source}: no permission to read")
+            try:
+                source.stat()
+                if not os.access(source, os.R_OK):
+                    raise SourceError(f"{source}: no permission to read")
+                if source.is_dir() and not _images_in(source):
+                    raise SourceError(f"{source}: the folder holds no image ({', '.join(IMAGES)})")
+            except FileNotFoundError:
+                raise SourceError(f"{source}: no such file, folder or device") from None
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise SourceError(f"{source}: cannot be read: {reason}") from None
         return {"live": _is_live(settings)}
 
     def open(self) -> None:

@@ -38,7 +38,7 @@ class DetectorSettings(Settings, frozen=True):
     """Name of a card, path of a card (.yaml), or of a model (.onnx)."""
     device: Device = "auto"
     """auto: the best that loads; any other: that one, or the run does not start."""
-    replicas: Literal["auto"] | Annotated[int, Meta(ge=1)] = "auto"
+    replicas: Literal["auto"] | Annotated[int, Meta(ge=1, le=64)] = "auto"
     """Processes that run the model; auto: one per usable core, or one for a GPU or for latency."""
     profile: Profile = "throughput"
     """throughput: one thread per replica; latency: one replica with all cores."""
