@@ -22,6 +22,7 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -254,9 +255,11 @@ def run_command(args: argparse.Namespace) -> int:
     level = logging.WARNING if args.quiet else logging.DEBUG if args.verbose else logging.INFO
     set_up_logging(level, console if table else None)
     graph = _graph(args)
+    taken = [node.settings.path for node in graph.nodes if hasattr(node.settings, "path")]
     for path in (args.summary, args.trace):
         if path is not None:
-            _check_writable(path)
+            _check_writable(path, taken)
+            taken.append(path)
     supervisor = Supervisor(graph, args.trace, level)
     if table:
         with LiveTable(console) as live:
@@ -288,7 +291,9 @@ def _results(graph: graph_of.Graph) -> list[str]:
     return [f"results: {', '.join(paths)}"] if paths else []
 
 
-def _check_writable(path: Path) -> None:
+def _check_writable(path: Path, taken: Sequence[str | Path] = ()) -> None:
+    if os.path.realpath(path) in map(os.path.realpath, taken):
+        raise ConfigError(f"{path}: two outputs cannot go to one file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a"):

@@ -190,8 +190,8 @@ def build(config: Config, registry: Registry, where: str, cores: int | None = No
     _join(nodes, config, where)
     for node in nodes:
         _check_arrays(node, where)
-    _check_paths(nodes, where)
     streams = _resolve(nodes, config, where)
+    _check_paths(nodes, streams, where)
     groups = _place(nodes, config, cores, where)
     workers = _workers(groups, streams)
     busiest = max(node.replicas for node in nodes)
@@ -411,16 +411,21 @@ def _check_arrays(node: Node, where: str) -> None:
             )
 
 
-def _check_paths(nodes: list[Node], where: str) -> None:
-    writers: dict[str, str] = {}
+def _check_paths(nodes: list[Node], streams: list[Stream], where: str) -> None:
+    """Refuse two writers of one file, and a writer of a file that is read."""
+    writers = {
+        os.path.realpath(str(getattr(s.capture, "source", ""))): f"streams.{s.name}, which reads it"
+        for s in streams
+        if getattr(s.capture, "source", "")
+    }
     for node in nodes:
         path = getattr(node.settings, "path", None)
         if path is None or str(path).startswith("/dev/"):
             continue
-        other = writers.setdefault(os.path.abspath(path), node.name)
-        if other != node.name:
+        other = writers.setdefault(os.path.realpath(path), f"stages.{node.name}")
+        if other != f"stages.{node.name}":
             raise GraphError(
-                f"{where}: stages.{node.name}: path: {path} is written by {other} already"
+                f"{where}: stages.{node.name}: path: {path} is the file of {other}: choose another"
             )
 
 

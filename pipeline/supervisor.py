@@ -448,6 +448,8 @@ class Supervisor:
                     self.start_ns,
                 )
         except OSError as error:
-            logging.error("%s: the trace cannot be written: %s", self._trace, error.strerror)
+            if not self.error:
+                self.error = f"{self._trace}: the trace cannot be written: {error.strerror}"
+            self.exit = self.exit or EXIT_FAILED
         for part in self._trace_parts:
             part.close()

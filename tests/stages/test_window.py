@@ -73,7 +73,8 @@ SERVE = "while True: stage.idle()"
 def display():
     """A display for this test alone: a server gives the numbers of windows that are gone again."""
     read, write = os.pipe()
-    screen = ["Xvfb", "-displayfd", str(write), "-screen", "0", "1024x768x24", "-nolisten", "tcp"]
+    # Without -noreset, a client that leaves while another connects would take it down with it.
+    screen = ["Xvfb", "-displayfd", str(write), "-screen", "0", "1024x768x24", "-noreset"]
     server = subprocess.Popen(screen, pass_fds=[write], stderr=subprocess.DEVNULL)
     os.close(write)
     with os.fdopen(read) as told:
@@ -88,10 +89,12 @@ def managed_display(display):
     """A display with a window manager, which is what has close buttons."""
     environment = {**os.environ, "DISPLAY": display}
     manager = subprocess.Popen(["openbox"], env=environment, stderr=subprocess.DEVNULL)
-    wait_for(lambda: subprocess.run(["wmctrl", "-m"], env=environment, capture_output=True))
-    yield display
-    manager.terminate()
-    manager.wait(DEADLINE_S)
+    try:
+        wait_for(lambda: subprocess.run(["wmctrl", "-m"], env=environment, capture_output=True))
+        yield display
+    finally:
+        manager.terminate()
+        manager.wait(DEADLINE_S)
 
 
 def wait_for(run):
