@@ -168,6 +168,20 @@ def test_a_merged_key_may_be_given_again(tmp_path):
     assert raw["use"] == {"a": 3, "b": 2}
 
 
+def test_a_file_that_holds_itself_or_grows_by_its_aliases_is_refused(tmp_path):
+    words = "holds more than 10000 values, or itself, by its aliases"
+    assert words in refusal(loaded, tmp_path, "a: &a {b: *a}")
+    rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    for i in range(12):
+        rows.append(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]")
+    assert words in refusal(loaded, tmp_path, "\n".join(rows))
+
+
+def test_a_variable_in_braces_without_quotes_is_explained(tmp_path):
+    words = refusal(loaded, tmp_path, "streams: {yard: {source: ${YARD_URL}}}")
+    assert "(${NAME} inside { } needs quotes: '${NAME}')" in words
+
+
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path):
     assert refusal(load, tmp_path / "no.yaml").endswith(
         "no.yaml: cannot be read: No such file or directory"

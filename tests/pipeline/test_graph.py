@@ -277,7 +277,7 @@ def test_two_stages_that_write_the_same_file_are_refused(tmp_path):
         "one": {"use": "log", "path": str(path)},
         "other": {"use": "log", "path": f"{tmp_path}/x/../out.jsonl", "after": "capture"},
     }
-    assert "is written by one already" in refusal(stages)
+    assert "is the file of stages.one: choose another" in refusal(stages)
     stages["one"]["path"] = stages["other"]["path"] = "/dev/null"
     made(stages)
 

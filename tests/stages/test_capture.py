@@ -158,7 +158,6 @@ def test_a_file_may_have_any_name(name, video, tmp_path, monkeypatch):
     assert len(read(opened(name, frames=2))) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="FFmpeg takes what stands before the colon for a protocol")
 def test_a_name_with_a_colon_is_a_file(video, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("12:30.avi").write_bytes(video.read_bytes())

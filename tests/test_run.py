@@ -1,0 +1,315 @@
+"""The command line, called in this process: what is refused, and in what words."""
+
+import json
+import logging
+import os
+import sys
+
+import pytest
+
+import run
+from pipeline import config as config_file
+from tests.builders import CLIP, ROOT, save_image
+
+DEMO = str(ROOT / "configs" / "demo.yaml")
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch, tmp_path):
+    """In a folder of its own, without a display; what main() adds to the search path is undone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "YARD_URL"):
+        monkeypatch.delenv(name, raising=False)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A settings file that needs no model."""
+    path = tmp_path / "my.yaml"
+    path.write_text(
+        f"streams:\n  demo: {{source: {CLIP}}}\n"
+        "stages:\n  capture: {use: capture}\n  slow: {use: fault}\n  end: {use: 'null'}\n"
+    )
+    return path
+
+
+def main(capsys, *argv):
+    """Exit status, stdout and stderr."""
+    try:
+        code = run.main([str(arg) for arg in argv])
+    except SystemExit as exit_:
+        code = exit_.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def refusal(capsys, *argv):
+    """What is said on stderr when the command is refused, without the name of the program."""
+    code, out, err = main(capsys, *argv)
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert err.startswith("run.py: ")
+    return err.removeprefix("run.py: ").rstrip("\n")
+
+
+def settings(*argv):
+    """The settings that arguments come to."""
+    return run.settings_of(run.parser().parse_args([str(arg) for arg in argv]))
+
+
+# --- check ---
+
+
+def test_check_draws_the_graph_and_starts_nothing(capsys, config):
+    code, out, err = main(capsys, "check", config)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[:4] == [
+        f"demo: {CLIP} (lossless, 6 slots)",
+        "capture  Capture",
+        "└─ slow  Fault",
+        "   └─ end  Null",
+    ]
+    assert "processes: " in out
+
+
+@pytest.mark.parametrize("name", [path.name for path in (ROOT / "configs").glob("*.yaml")])
+def test_check_accepts_every_shipped_file(name, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("YARD_URL", "rtsp://user:secret@camera/stream")
+    code, out, err = main(capsys, "check", f"configs/{name}")
+    assert (code, err) == (0, "")
+    assert "capture" in out
+    assert "secret" not in out
+
+
+def test_check_without_a_file_is_about_the_demo(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    code, out, _ = main(capsys, "check")
+    assert code == 0
+    assert out.startswith("demo: tests/clips/demo.mp4 (lossless, ")
+
+
+def test_check_takes_the_options_of_a_run(capsys, config):
+    code, out, _ = main(capsys, "check", config, "--source", CLIP, "--source", CLIP, "--live")
+    assert code == 0
+    assert out.count(f"{CLIP} (live, ") == 2
+
+
+# --- schema ---
+
+
+def test_schema_prints_json(capsys):
+    code, out, err = main(capsys, "schema")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["$schema"].startswith("https://json-schema.org/")
+
+
+# --- refusals ---
+
+
+def test_a_file_that_is_not_there(capsys):
+    assert refusal(capsys, "check", "no.yaml") == (
+        "no.yaml: cannot be read: No such file or directory"
+    )
+
+
+def test_without_the_word_run_it_is_a_run(capsys):
+    assert refusal(capsys, "no.yaml") == refusal(capsys, "run", "no.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "my.yaml: expected `streams:` and `stages:`, found nothing"),
+        ("streams: [a]\nstages: {}", "my.yaml: streams: expected a table, found ['a']"),
+        ("streams: {}\nstages:", "my.yaml: stages: expected a table, found None"),
+        ("streams: {a: {source: x}}\nstages: {c: {use: captur}}", "did you mean 'capture'?"),
+        ("streams: {a: {source: x}}\nstages: {c: {use: capture}}", "x: no such file, folder"),
+        ("streams: {a: 3}\nstages: {c: {use: capture}}", "streams.a: expected settings, found 3"),
+        ("streams: {a: {}}\nstages: {c: [1]}", "stages.c: expected settings, found [1]"),
+        ("streams: {a: {}}\nstages: {c: {use: capture}}", "streams.a: source: missing"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line(text, words, capsys, config):
+    config.write_text(text)
+    assert words in refusal(capsys, config)
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--source", "no.mp4"], "streams.no: no.mp4: no such file, folder or device"),
+        (["--source", ""], "source: expected `str` of length >= 1"),
+        (["--sink", "windoww"], "no sink is called 'windoww'; did you mean 'window'?"),
+        (["--sink", "null=x"], "--sink null=x: null takes no target"),
+        (["--sink", "events"], "--sink events: expected events=PATH"),
+        (["--sink", "events="], "--sink events=: expected events=PATH"),
+        (["--set", "slow.delay_ms"], "--set slow.delay_ms: expected stage.key=value"),
+        (["--set", "slow.delay_ms=x"], "slow: delay_ms: expected `float`, got `str`"),
+        (["--set", "slow.delay=1"], "slow: delay: unknown key; did you mean 'delay_ms'?"),
+        (["--set", "slwo.delay_ms=1"], "no stage is named 'slwo'; did you mean 'slow'?"),
+        (["--set", "supervisor.hang_s=0"], "supervisor.hang_s: expected `float` > 0"),
+        (["--set", "supervisor.hang=1"], "supervisor.hang: unknown key"),
+        (["--set", "streams.demo.loop=maybe"], "streams.demo: loop: expected `bool`"),
+        (["--set", "streams.demo.lop=true"], "streams.demo: lop: unknown key"),
+        (["--set", "streams.yard.loop=true"], "streams.yard: source: missing"),
+        (["--set", "streams=3"], "streams"),
+        (["--set", "zzz=1"], "zzz: unknown key"),
+        (["--frames", "0"], "argument --frames: expected a number from 1, found 0"),
+        (["--frames", "many"], "argument --frames: expected a number from 1, found many"),
+        (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
+        (["--no-such"], "unrecognized arguments: --no-such"),
+        (["one", "more"], "unrecognized arguments: one more"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_line(command, options, words, capsys, config):
+    assert words in refusal(capsys, command, config, *options)
+
+
+def test_the_only_stage_of_a_file_cannot_be_replaced_by_a_sink(capsys, config):
+    config.write_text("streams: {a: {source: x}}\nstages: {end: {use: 'null'}}")
+    assert "no stage is left to put it behind" in refusal(capsys, "check", config, "--sink", "null")
+
+
+def test_a_variable_that_is_not_set_is_named(capsys):
+    words = refusal(capsys, "check", ROOT / "configs" / "rtsp.yaml")
+    assert words.endswith(
+        "configs/rtsp.yaml: streams.yard.source: environment variable YARD_URL is not set"
+    )
+
+
+@pytest.mark.parametrize("option", ["--summary", "--trace"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_run(option, capsys, config, tmp_path):
+    (tmp_path / "file").write_text("")
+    words = refusal(capsys, config, option, tmp_path / "file" / "x.json")
+    assert words.startswith(f"{tmp_path}/file/x.json: cannot be written: ")
+
+
+def test_a_run_is_quiet_or_verbose(capsys, config):
+    assert "not allowed with" in refusal(capsys, config, "-q", "-v")
+
+
+def test_a_source_with_a_line_break_in_its_name_is_refused_in_one_line(capsys, config):
+    assert "no such file" in refusal(capsys, "check", config, "--source", "a\nb\x1b[31m.mp4")
+
+
+def test_models_that_are_not_named_are_asked_for(capsys):
+    assert refusal(capsys, "models", "inspect") == (
+        "models inspect: expected the name of a card, or a file"
+    )
+
+
+def test_a_model_that_nobody_knows_is_refused(capsys):
+    assert "no_such_model" in refusal(capsys, "models", "inspect", "no_such_model")
+
+
+def test_help_names_every_command(capsys):
+    code, out, _ = main(capsys, "--help")
+    assert code == 0
+    for command in ("run", "check", "bench", "models", "schema"):
+        assert command in out
+
+
+def test_an_error_on_the_way_is_no_traceback(capsys, config, monkeypatch):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "check_command", interrupted)
+    assert main(capsys, "check", config) == (130, "", "")
+
+
+# --- what options come to ---
+
+
+def test_sources_replace_the_streams_and_get_names_that_differ(config):
+    raw, _ = settings(
+        *("run", config),
+        *("--source", "0", "--source", "yard cam.mp4", "--source", "a/yard_cam.avi"),
+        *("--source", "rtsp://cam/x", "--source", "1st.mp4"),
+    )
+    assert raw["streams"] == {
+        "camera0": {"source": "0"},
+        "yard_cam": {"source": "yard cam.mp4"},
+        "yard_cam_2": {"source": "a/yard_cam.avi"},
+        "stream4": {"source": "rtsp://cam/x"},
+        "stream5": {"source": "1st.mp4"},
+    }
+
+
+def test_sinks_replace_those_of_the_file_and_follow_the_last_stage():
+    raw, where = settings("run", DEMO, "--sink", "events=a.jsonl", "--sink", "events=b.jsonl")
+    assert where == "configs/demo.yaml"
+    kept = ["capture", "preprocess", "detector", "nms", "tracker"]
+    assert list(raw["stages"]) == [*kept, "events", "events2"]
+    assert raw["stages"]["events"] == {"use": "events", "after": "tracker", "path": "a.jsonl"}
+    assert raw["stages"]["events2"] == {"use": "events", "after": "tracker", "path": "b.jsonl"}
+
+
+def test_model_and_device_go_to_the_detector():
+    raw, _ = settings("run", DEMO, "--model", "x.onnx", "--device", "cpu")
+    assert raw["stages"]["detector"]["model"] == "x.onnx"
+    assert raw["stages"]["detector"]["device"] == "cpu"
+    assert "model" not in raw["stages"]["nms"]
+
+
+def test_frames_and_live_go_to_every_stream(config):
+    raw, _ = settings("run", config, "--source", "a", "--source", "b", "--frames", 5, "--live")
+    for table in raw["streams"].values():
+        assert (table["frames"], table["mode"]) == (5, "live")
+
+
+def test_what_is_set_comes_last(config):
+    raw, _ = settings(
+        *("run", config, "--frames", 5, "--set", "streams.demo.frames=9"),
+        *(
+            "--set",
+            "slow.delay_ms=3",
+            "--set",
+            "supervisor.hang_s=7",
+            "--set",
+            "placement=separate",
+        ),
+    )
+    checked = config_file.check(raw, "my.yaml")
+    assert checked.streams["demo"]["frames"] == 9
+    assert checked.stages["slow"]["delay_ms"] == 3
+    assert checked.supervisor.hang_s == 7
+    assert checked.placement == "separate"
+
+
+def test_without_a_display_the_window_is_left_out_with_one_line(caplog, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    graph = run._graph(run.parser().parse_args(["run", DEMO]))
+    assert "window" not in [node.name for node in graph.nodes]
+    assert {"video", "events"} <= {node.name for node in graph.nodes}
+    [record] = [r for r in caplog.records if "no window" in r.getMessage()]
+    assert record.levelno == logging.WARNING
+
+
+def test_libraries_start_no_threads_of_their_own():
+    assert os.environ["OMP_NUM_THREADS"]
+    assert os.environ["OPENCV_FFMPEG_LOGLEVEL"]
+
+
+def test_a_stage_of_the_users_own_is_found_beside_the_settings(capsys, config, tmp_path):
+    (tmp_path / "my_stage_of_test_run.py").write_text(
+        "from pipeline.stage import Stage\n\n\nclass Mine(Stage):\n    pass\n"
+    )
+    config.write_text(config.read_text().replace("use: fault", "use: 'my_stage_of_test_run:Mine'"))
+    code, out, _ = main(capsys, "check", config)
+    assert code == 0
+    assert "slow  Mine" in out
+    assert sys.modules.pop("my_stage_of_test_run")
+
+
+def test_a_bare_image_runs_as_a_source(capsys, config, tmp_path):
+    code, out, _ = main(capsys, "check", config, "--source", save_image(tmp_path / "one.png"))
+    assert code == 0
+    assert out.startswith(f"one: {tmp_path}/one.png (lossless")
