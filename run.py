@@ -4,6 +4,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
+
+if __name__ == "__main__":
+    # Until the supervisor heeds signals: nothing has been started yet that would need an end.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 # Before numpy and OpenCV are imported: stages are the unit of parallelism, so libraries start no
 # threads of their own (the supervisor could not fork safely if they did), and what FFmpeg and
@@ -21,7 +28,6 @@ import argparse
 import json
 import logging
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -39,6 +45,7 @@ from pipeline.terminal import LiveTable, closing_lines, set_up_logging
 from stages import SINKS, STAGES
 
 ROOT = Path(__file__).resolve().parent
+os.environ.setdefault("EYELINE", str(ROOT))  # for settings files: ${EYELINE}/tests/clips/demo.mp4
 DEFAULT_CONFIG = ROOT / "configs" / "demo.yaml"
 BENCH_CONFIG = ROOT / "configs" / "bench.yaml"
 COMMANDS = ("run", "check", "bench", "models", "schema")
@@ -52,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         argv.insert(0, "run")
     args = parser().parse_args(argv)
     # For stages of the user's own, `use: my_package.my_module:MyStage`.
-    sys.path.append(os.getcwd())
+    sys.path.append("")
     try:
         return int(args.command(args))
     except EyelineError as error:
@@ -267,6 +274,8 @@ def run_command(args: argparse.Namespace) -> int:
             live.draw(supervisor)
     else:
         code = supervisor.run()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # it ends anyway, and what is written shall be whole
     if args.summary is not None and not _write_json(args.summary, supervisor.summary()):
         code = code or EXIT_FAILED
     if not args.quiet and code != EXIT_SETUP:

@@ -150,7 +150,10 @@ class Supervisor:
         os.set_blocking(wake_out, False)
         self._poll.register(wake_in, select.POLLIN)
         old_wake = signal.set_wakeup_fd(wake_out)
-        old = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        heeded = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as it is under nohup
+            heeded.append(signal.SIGHUP)
+        old = {number: signal.signal(number, self._on_signal) for number in heeded}
         # The children share these pages until somebody writes to them; the collector would.
         gc.freeze()
         try:
@@ -230,7 +233,7 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
-        blocked = {signal.SIGINT, signal.SIGTERM}
+        blocked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
         signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         pid = os.fork()
         if pid == 0:
@@ -246,6 +249,7 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
             for other in self.children:
                 if other.pidfd >= 0:

@@ -291,6 +291,8 @@ class _Video:
                 cv2.CAP_PROP_READ_TIMEOUT_MSEC,
                 READ_TIMEOUT_MS,
             ]
+        if isinstance(source, Path):
+            source = source.absolute()  # or FFmpeg takes 12:30.avi for a protocol
         return cv2.VideoCapture(str(source), cv2.CAP_FFMPEG, params)
 
     def _cannot(self) -> str:
@@ -323,9 +325,9 @@ class _Video:
             self._start_ms = at_ms
         in_file_ns = round((at_ms - self._start_ms) * 1e6)
         if in_file_ns <= 0 and self._index > 0:
-            # No timestamps in there: a file's pictures come at an even pace.
+            # No timestamps: a camera's pictures are as old as they come, a file's evenly spaced.
             if not self._is_file:
-                return -1
+                return time.monotonic_ns() - self.first_ns
             in_file_ns = round(self._index / self._fps * 1e9)
         return self._offset_ns + in_file_ns
 
