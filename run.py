@@ -7,6 +7,15 @@ import os
 import signal
 import sys
 
+for _fd in range(3):
+    # A daemon may be started with some of these closed; no socket may take their place.
+    try:
+        os.fstat(_fd)
+    except OSError:
+        os.open(os.devnull, os.O_RDWR)
+sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
 if __name__ == "__main__":
     # Until the supervisor heeds signals: nothing has been started yet that would need an end.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
@@ -61,12 +70,17 @@ def main(argv: list[str] | None = None) -> int:
     # For stages of the user's own, `use: my_package.my_module:MyStage`.
     sys.path.append("")
     try:
-        return int(args.command(args))
+        status = int(args.command(args))
+        sys.stdout.flush()
+        return status
     except EyelineError as error:
         _complain(error)
         return EXIT_SETUP
     except BrokenPipeError:
         return EXIT_FAILED
+    except OSError as error:  # no memory, no descriptors, a full disk behind standard output
+        _complain(f"{error.filename or 'the system'}: {error.strerror or error}")
+        os._exit(EXIT_FAILED)  # what is left in a buffer would be tried again, and complained of
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 
