@@ -43,6 +43,7 @@ def tree_of(path):
     return ast.parse(path.read_text(), str(path))
 
 
+@functools.cache
 def imported(tree):
     """Top-level names of all modules that a file imports, wherever in the file."""
     found = set()

@@ -88,11 +88,10 @@ def test_check_accepts_every_shipped_file(name, capsys, monkeypatch):
     assert "secret" not in out
 
 
-def test_check_without_a_file_is_about_the_demo(capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_check_without_a_file_is_about_the_demo_from_wherever_it_is_called(capsys):
     code, out, _ = main(capsys, "check")
     assert code == 0
-    assert out.startswith("demo: tests/clips/demo.mp4 (lossless, ")
+    assert out.startswith(f"demo: {CLIP} (lossless, ")
 
 
 def test_check_takes_the_options_of_a_run(capsys, config):

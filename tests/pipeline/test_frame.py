@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
@@ -36,6 +36,7 @@ def test_arrays_lie_one_behind_the_other_at_aligned_offsets():
     assert given_.header.used == 3 * ALIGN + 8
 
 
+@settings(max_examples=40)
 @given(
     st.lists(
         arrays_of.arrays(
@@ -230,6 +231,7 @@ HEADERS = st.builds(
 )
 
 
+@settings(max_examples=50)
 @given(HEADERS)
 def test_a_header_arrives_as_it_was_sent(sent):
     assert decode_header(encode(sent)) == sent

@@ -1,5 +1,6 @@
 """From settings to a checked graph, and from the graph to processes; nothing is started."""
 
+import functools
 import json
 import sys
 from typing import Annotated, ClassVar
@@ -616,6 +617,7 @@ class Bounded(Stage):
     Settings = Bounds
 
 
+@functools.cache
 def shipped():
     return json.loads(json.dumps(schema(STAGES)))
 
