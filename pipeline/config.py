@@ -141,6 +141,8 @@ def override(raw: dict[str, Any], assignment: str) -> None:
         value = yaml.load(text, Loader=_UniqueKeys)
     except yaml.YAMLError as error:
         raise ConfigError(f"{option}: {_one_line(error)}") from None
+    except UnicodeError:
+        raise ConfigError(f"{option}: not text") from None
     if len(parts) == 1:
         raw[parts[0]] = value
         return

@@ -36,6 +36,8 @@ FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 2.0
 """A worker that keeps dying early is started again later and later."""
 HEALTHY_S = 0.5
 """One that has been ready for so long did not die early."""
+OPEN_S = 300.0
+"""How long stages may take to open: an engine for a GPU may be built meanwhile."""
 CLOSE_S = 5.0
 """How long stages may take to close their files before they are killed."""
 
@@ -66,6 +68,8 @@ class Child:
         """Monotonic times within the window of the restart budget."""
         self.early_deaths = 0
         """In a row, so soon after the start that the next start may not do better."""
+        self.started_ns = 0
+        """Monotonic time at which it was forked."""
         self.ready_since = 0.0
         """Monotonic time at which its stages were open; 0: not yet."""
         self.due = 0.0
@@ -241,6 +245,7 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
         child.pid = pid
         child.pidfd = os.pidfd_open(pid)
+        child.started_ns = time.monotonic_ns()
         self._poll.register(child.pidfd, select.POLLIN)
 
     def _be_worker(self, child: Child, blocked: set[signal.Signals]) -> None:
@@ -299,7 +304,7 @@ class Supervisor:
         how = (
             f"gave no sign of life for {budget.hang_s:g} s"
             if child.hung
-            else f"was killed by {signal.Signals(-code).name}"
+            else f"was killed by {_signal_name(-code)}"
             if code < 0
             else f"ended with status {code}"
         )
@@ -323,10 +328,14 @@ class Supervisor:
         limit_ns = self.graph.config.supervisor.hang_s * 1e9
         now_ns = time.monotonic_ns()
         for child in self.children:
-            beat_ns = self.board.last_beat_ns(child.spec.index)
-            if not child.alive or not beat_ns or child.hung:
+            if not child.alive or child.hung:
                 continue
-            if now_ns - max(beat_ns, self._grace_from_ns) > limit_ns:
+            beat_ns = self.board.last_beat_ns(child.spec.index)
+            silent_ns = now_ns - max(beat_ns or child.started_ns, self._grace_from_ns)
+            if silent_ns <= limit_ns:
+                continue
+            # To open a stage may take long, and gives no beat; but not while it is stopped.
+            if beat_ns or silent_ns > OPEN_S * 1e9 or _is_stopped(child.pid):
                 child.hung = True
                 os.kill(child.pid, signal.SIGKILL)
 
@@ -457,3 +466,18 @@ class Supervisor:
             self.exit = self.exit or EXIT_FAILED
         for part in self._trace_parts:
             part.close()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal and does not run."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False

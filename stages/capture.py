@@ -75,6 +75,7 @@ class Capture(Source):
             raise SourceError(f"camera {source}: no camera has so high an index")
         if isinstance(source, Path):
             try:
+                str(source).encode()
                 source.stat()
                 if not os.access(source, os.R_OK):
                     raise SourceError(f"{source}: no permission to read")

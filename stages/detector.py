@@ -83,6 +83,8 @@ class Detector(Stage):
             check_device(settings.device)
         except ModelError as error:
             raise SetupError(str(error)) from None
+        except OSError as error:
+            raise SetupError(f"model {settings.model}: cannot be read: {error.strerror}") from None
         if contract.task != "detect":
             raise SetupError(
                 f"model {contract.name}: expected a model that detects, found one that would "

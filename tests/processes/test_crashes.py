@@ -56,6 +56,23 @@ def test_frozen_it_is_found_and_the_events_are_the_same(stage, undisturbed, tmp_
     assert "astray" not in run.stderr
 
 
+def test_frozen_before_the_first_sign_of_life_it_is_found(undisturbed, tmp_path):
+    with Run(tmp_path) as run:
+        run.strike("ids", signal.SIGSTOP)
+        assert run.wait() == 0, run.stderr
+    assert run.lines == undisturbed
+    assert run.ledger == WHOLE
+    assert run.summary["stages"]["ids"]["restarts"] == 1
+
+
+def test_any_signal_may_kill_a_worker(undisturbed, tmp_path):
+    with Run(tmp_path) as run:
+        run.wait_for_events(30)
+        run.strike("ids", signal.SIGRTMIN + 1)
+        assert run.wait() == 0, run.stderr
+    assert run.lines == undisturbed
+
+
 @pytest.mark.parametrize("args", [["--set", "placement=separate"], ["--set", "boxes.replicas=1"]])
 def test_other_placements_give_the_same_events(args, undisturbed, tmp_path):
     with Run(tmp_path, *args) as run:
