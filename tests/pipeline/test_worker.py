@@ -76,6 +76,18 @@ class Batch(Add):
         super().process_batch(frames)
 
 
+class TwinSettings(NoteSettings, frozen=True):
+    replicas: int = 2
+
+
+class Twins(Note):
+    Settings = TwinSettings
+
+    @classmethod
+    def resolve(cls, settings):
+        return {"replicas": settings.replicas}
+
+
 class CountSettings(NoteSettings, frozen=True):
     pass
 
@@ -152,7 +164,7 @@ PROBLEM = []
 
 REGISTRY = {
     name: f"tests.pipeline.test_worker:{name.capitalize()}"
-    for name in ("note", "add", "batch", "count", "pictures")
+    for name in ("note", "add", "batch", "count", "twins", "pictures")
 }
 
 
@@ -981,6 +993,42 @@ def test_after_a_death_frames_are_sent_again_and_each_ends_once():
     ledger = run(stand, die_at_5)
     assert (ledger.captured, ledger.delivered) == (12, 12)
     assert [(sent.seq, sent.attempt) for sent in stand.sent if sent.attempt] == [(5, 1)]
+
+
+def test_after_a_death_what_waited_for_a_replica_is_not_sent_twice():
+    SCRIPT[:] = [(4, 6)] * 4
+    stand = Stand({"a": {"use": "twins"}}, streams={"demo": {"slots": 4}})
+    stand.open("capture")
+    receive = stand.sockets.receive
+
+    def look(timeout_ms):
+        """Once all frames wait and no replica is ready, one dies; then both are ready."""
+        if timeout_ms and not stand.board.epoch:
+            assert stand.arena.ledger().in_flight == 4
+            stand.board.bury(2)
+            stand.board.raise_epoch()
+        elif timeout_ms and stand.worker._custody.waits_for_holders is False:
+            for worker in (1, 2):
+                stand.board.ready(worker)
+        return receive(timeout_ms)
+
+    stand.sockets.receive = look
+
+    def give_back(of):
+        worker = stand.sockets.frames[-1][0]
+        stand.board.count_done(worker, 0)
+        body = encode(returned(of, stand.graph.leaves))
+        stand.sockets.inbox.append(Message(Kind.RETURN, worker, 0, 0, body))
+
+    stand.sockets.on_frame = give_back
+    stand.worker.loop()
+    assert [(sent.seq, sent.attempt) for sent in stand.sent] == [
+        (0, 1),
+        (1, 1),
+        (2, 1),
+        (3, 1),
+        (4, 0),
+    ]
 
 
 def test_after_captures_own_death_its_successor_goes_on_behind_the_last_frame():

@@ -277,6 +277,7 @@ class Script:
 
     def retrieve(self, frame):
         if self.pictures[self.at] == "damaged":
+            frame.empty("image", (3, 3, 3), np.uint8)  # filled in part
             return False
         if self.pictures[self.at] == "broken":
             raise OSError("the camera broke")
@@ -290,7 +291,8 @@ class Script:
         self.at = -1
 
     def seek(self, source_ns):
-        return False
+        self.at = source_ns
+        return True
 
     def problem(self):
         return None
@@ -308,7 +310,11 @@ def scripted(video, pictures, gated=False, **more):
 
 def test_damaged_pictures_are_counted_and_passed_over(video):
     capture = scripted(video, [0, "damaged", 2, "lost", "lost", 5, "damaged"])
-    assert [pixels(frame) for frame in read(capture)] == [0, 2, 5]
+    frames = read(capture)
+    assert [pixels(frame) for frame in frames] == [0, 2, 5]
+    for frame in frames:  # what was filled in part takes no room
+        assert frame.header.arrays == {"image": (0, "|u1", (2, 2, 3))}
+        assert frame.header.used == 12
     assert capture.missed() == (0, 4)
     assert capture.missed() == (0, 0)
 
@@ -609,6 +615,14 @@ def test_live_a_picture_that_cannot_be_decoded_leaves_the_frame_to_the_next(vide
     finish(capture)
 
 
+def test_live_after_a_crash_a_file_goes_on_behind_all_that_was_taken_not_the_newest_frame(video):
+    capture = scripted(video, [i % 200 for i in range(300)], mode="live")
+    capture.skip(SEEK_FROM + 20, 5)
+    script = capture._pictures
+    assert script.at == SEEK_FROM + 19
+    capture.close()
+
+
 def test_live_the_end_is_notified_and_comes_after_the_last_picture(video):
     capture, script, notified = live(video, [0])
     frame = slot()
@@ -695,6 +709,22 @@ def test_a_file_played_live_keeps_its_own_pace(tmp_path):
     assert not capture.collect()
     assert capture.missed() == (0, 0)
     assert "pump" not in [thread.name for thread in threading.enumerate()]
+
+
+@pytest.mark.xfail(
+    strict=True, raises=queue.Empty, reason="waits as long as the file has been played already"
+)
+def test_after_a_crash_a_file_played_live_goes_on_at_once(tmp_path):
+    capture = opened(many(tmp_path, 3), mode="live", fps=0.0001)
+    capture.skip(1, 0)
+    notified = queue.SimpleQueue()
+    capture.offer(slot())
+    capture.start(lambda: notified.put(True))
+    try:
+        while capture.missed() == (0, 0):
+            notified.get(timeout=0.3)
+    finally:
+        capture.close()
 
 
 def test_closing_ends_the_reading_thread_while_pictures_still_come(tmp_path):
