@@ -278,17 +278,6 @@ def test_a_sender_that_was_started_again_has_the_credit_of_one():
     assert {worker: len(seqs) for worker, seqs in again.items()} == {1: 2, 2: 2}
 
 
-def test_frames_of_a_dead_predecessor_that_end_first_take_no_credit_either():
-    first, _, shared = replicas(credit=1)
-    send(first, 0, 1)
-    shared.bury(0)
-    second, to, _ = replicas(credit=1, ready=(), shared=shared)
-    shared.count_done(1, sender=0)
-    shared.count_done(2, sender=0)
-    send(second, *range(10))
-    assert {worker: len(seqs) for worker, seqs in to.items()} == {1: 1, 2: 1}
-
-
 def test_of_two_edges_of_a_sender_neither_takes_back_that_the_other_waits():
     sent = Sent()
     one, to, shared = replicas(receivers=(1, 2), ready=(1, 2), sent=sent)

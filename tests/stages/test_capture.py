@@ -711,20 +711,31 @@ def test_a_file_played_live_keeps_its_own_pace(tmp_path):
     assert "pump" not in [thread.name for thread in threading.enumerate()]
 
 
-@pytest.mark.xfail(
-    strict=True, raises=queue.Empty, reason="waits as long as the file has been played already"
-)
-def test_after_a_crash_a_file_played_live_goes_on_at_once(tmp_path):
-    capture = opened(many(tmp_path, 3), mode="live", fps=0.0001)
-    capture.skip(1, 0)
+@pytest.mark.parametrize("skipped", [0, 1, 2])
+def test_after_a_crash_a_file_played_live_goes_on_at_once_and_at_its_pace(
+    skipped, tmp_path, monkeypatch
+):
+    waits_s = []
+
+    class Event(threading.Event):
+        def wait(self, timeout=None):
+            if timeout is None:  # the thread's own, for its start
+                return super().wait()
+            waits_s.append(timeout)
+            return False
+
+    capture = opened(many(tmp_path, 5), mode="live", fps=0.001)
+    capture.skip(skipped, -1)
     notified = queue.SimpleQueue()
-    capture.offer(slot())
-    capture.start(lambda: notified.put(True))
-    try:
-        while capture.missed() == (0, 0):
-            notified.get(timeout=0.3)
-    finally:
-        capture.close()
+    with monkeypatch.context() as patched:
+        patched.setattr("stages.capture.threading.Event", Event)
+        capture.start(lambda: notified.put(True))
+    assert notified.get(timeout=END_S)
+    while capture.collect() is None:  # offered nothing: this is the end
+        assert notified.get(timeout=END_S)
+    assert capture.missed() == (5 - skipped, 0)
+    capture.close()
+    assert waits_s == pytest.approx([1000 * i for i in range(5 - skipped)], abs=END_S)
 
 
 def test_closing_ends_the_reading_thread_while_pictures_still_come(tmp_path):
