@@ -54,7 +54,6 @@ from pipeline.terminal import LiveTable, closing_lines, set_up_logging
 from stages import SINKS, STAGES
 
 ROOT = Path(__file__).resolve().parent
-os.environ.setdefault("EYELINE", str(ROOT))  # for settings files: ${EYELINE}/tests/clips/demo.mp4
 DEFAULT_CONFIG = ROOT / "configs" / "demo.yaml"
 BENCH_CONFIG = ROOT / "configs" / "bench.yaml"
 COMMANDS = ("run", "check", "bench", "models", "schema")

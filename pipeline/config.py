@@ -21,6 +21,7 @@ Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 NAME = r"^[A-Za-z][A-Za-z0-9_-]*$"
 
+ROOT = Path(__file__).resolve().parents[1]
 MOST_VALUES = 10_000
 """In one settings file; aliases within aliases could make a small file huge."""
 
@@ -69,6 +70,8 @@ class Config(Settings, frozen=True):
 
 def load(path: Path) -> dict[str, Any]:
     """Read a settings file, with `${NAME}` replaced from the environment; not yet checked.
+
+    `${EYELINE}` is the folder of run.py, so that what ships with it is found from anywhere.
 
     Raises:
         ConfigError: unreadable, not YAML, a key twice, an unknown environment variable.
@@ -247,6 +250,8 @@ def _expand(value: Any, where: str, key: str) -> Any:
 
     def replace(match: re.Match[str]) -> str:
         name = match[1]
+        if name == "EYELINE" and name not in os.environ:
+            return str(ROOT)
         if name not in os.environ:
             raise ConfigError(f"{where}: {key}: environment variable {name} is not set")
         return os.environ[name]

@@ -238,10 +238,6 @@ class Edge:
                 self._incarnation[receiver] = incarnation
                 self._sent[receiver], self._base[receiver] = 0, done
             in_hand = self._sent[receiver] - (done - self._base[receiver])
-            if in_hand < 0:
-                # It was through with frames of our predecessor, sent before it died.
-                self._base[receiver] += -in_hand
-                in_hand = 0
             if in_hand < least:
                 best, least = receiver, in_hand
         return best

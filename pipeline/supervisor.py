@@ -76,6 +76,8 @@ class Child:
         """When to start it; meaningful while `pid` is 0."""
         self.hung = False
         """Killed by us, so nobody's fault but its own."""
+        self.dismissed = False
+        """Killed by us, since the run ends and it has nothing to give."""
         self.done = False
         """Its stream has ended."""
         self.facts: dict[str, dict[str, str]] = {}
@@ -184,6 +186,17 @@ class Supervisor:
             self.phase = Phase.DRAINING
             self.board.stop()
             self._deadline = time.monotonic() + self.graph.config.supervisor.stop_timeout_s
+            for child in self.children:
+                self._dismiss_if_opening(child)
+
+    def _dismiss_if_opening(self, child: Child) -> None:
+        """Do not wait for a source that has not opened yet and has no frame in flight."""
+        stream = child.spec.stream
+        if stream is None or not child.alive or self.board.is_ready(child.spec.index):
+            return
+        if not self.arenas[stream].ledger().in_flight:
+            child.dismissed = True
+            os.kill(child.pid, signal.SIGKILL)
 
     # --- the loop ---
 
@@ -280,7 +293,8 @@ class Supervisor:
         self._read_reports()
         code = os.waitstatus_to_exitcode(status)
         stream = child.spec.stream
-        if stream is not None and code == 0 and self.arenas[stream].finished:
+        finished = stream is not None and code == 0 and self.arenas[stream].finished
+        if finished or child.dismissed:
             child.done = True
             return
         if self.phase >= Phase.CLOSING:

@@ -492,9 +492,11 @@ class _Pump(threading.Thread):
             self._notify()
 
     def _run(self) -> None:
-        start_ns = time.monotonic_ns()
+        start_ns = None
         while not self._stopping.is_set() and self._advance():
             if self._pace:
+                if start_ns is None:  # after a crash, the first one is not that of the file
+                    start_ns = time.monotonic_ns() - self._pictures.source_ns
                 due_s = (start_ns + self._pictures.source_ns - time.monotonic_ns()) / 1e9
                 if self._stopping.wait(max(0.0, due_s)):
                     return

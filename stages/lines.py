@@ -37,6 +37,10 @@ def check_writable(path: str) -> None:
     Raises:
         SetupError: the path is a directory, or may not be written.
     """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise SetupError(f"path: {path!r} is not valid text") from None
     file = Path(path)
     while "{stream}" in str(file.parent):
         file = file.parent
