@@ -18,13 +18,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.errors import RunError
 from pipeline.frame import Frame, Header
 from pipeline.graph import Graph, Node, usable_cores
 from pipeline.stage import Source, Stage
-from pipeline.supervisor import Supervisor
+from pipeline.supervisor import Child, Phase, Supervisor
 
 BARE_S = 3.0
 ALONE_FRAMES = 150
@@ -244,24 +244,54 @@ def _sequential(graph: Graph, model: Node, profile: str) -> float:
     return float(fps)
 
 
+class _Sample(NamedTuple):
+    """A pipeline at one moment."""
+
+    time_s: float
+    delivered: int
+    cpu_s: float
+    """Of the workers and the supervisor."""
+
+
 def _pipeline(graph: Graph) -> dict[str, float]:
-    begin = _children_cpu_s()
+    """The pipeline in its steady state: from the first tenth of the frames to the last whole look
+    before the end, so that neither loading the model nor draining counts."""
+    samples: list[_Sample] = []
+
+    def look(supervisor: Supervisor) -> None:
+        if supervisor.phase == Phase.RUNNING and all(c.alive for c in supervisor.children):
+            delivered = sum(row.latency.count for row in supervisor.telemetry.streams)
+            cpu_s = time.process_time() + sum(map(_cpu_s, supervisor.children))
+            samples.append(_Sample(time.monotonic(), delivered, cpu_s))
+
     supervisor = Supervisor(graph, log_level=logging.WARNING)
-    if supervisor.run():
+    if supervisor.run(look):
         raise RunError(f"bench: {supervisor.error or 'interrupted'}")
     summary = supervisor.summary()["streams"]
     frames = sum(stream["delivered"] for stream in summary.values())
+    steady = [sample for sample in samples if sample.delivered >= frames / 10]
+    if len(steady) < 2 or steady[-1].delivered == steady[0].delivered:
+        raise RunError(f"bench: {frames} frames are over before they can be measured: take more")
+    first, last = steady[0], steady[-1]
+    measured = last.delivered - first.delivered
     return {
-        "fps": sum(stream["fps"] for stream in summary.values()),
-        "cpu_ms": (_children_cpu_s() - begin) / frames * 1e3,
+        "fps": measured / (last.time_s - first.time_s),
+        "cpu_ms": (last.cpu_s - first.cpu_s) / measured * 1e3,
         "p50": max(stream["latency_ms"]["p50"] for stream in summary.values()),
         "p99": max(stream["latency_ms"]["p99"] for stream in summary.values()),
     }
 
 
-def _children_cpu_s() -> float:
-    times = os.times()
-    return times.children_user + times.children_system
+def _cpu_s(child: Child) -> float:
+    """CPU time of all threads of a worker."""
+    total_ns = 0
+    try:
+        for thread in os.listdir(f"/proc/{child.pid}/task"):
+            with open(f"/proc/{child.pid}/task/{thread}/schedstat") as file:
+                total_ns += int(file.read().split()[0])
+    except OSError:
+        return 0.0  # it has ended between two looks
+    return total_ns / 1e9
 
 
 def _open(

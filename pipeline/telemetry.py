@@ -145,13 +145,13 @@ class StreamRow:
         """Count a delivered frame."""
         words, at = self._words, self._at
         if not words[at]:
-            words[at] = captured_ns
+            words[at] = returned_ns
         words[at + 1] = returned_ns
         self.latency.record(returned_ns - captured_ns)
 
     @property
-    def first_captured_ns(self) -> int:
-        """Monotonic time at which the first frame that was delivered had been captured."""
+    def first_returned_ns(self) -> int:
+        """Monotonic time of the first return."""
         return int(self._words[self._at])
 
     @property
@@ -161,9 +161,9 @@ class StreamRow:
 
     @property
     def fps(self) -> float:
-        """Delivered frames per second from the first to the last."""
-        span_ns = self.last_returned_ns - self.first_captured_ns
-        return self.latency.count / (span_ns / 1e9) if span_ns > 0 else 0.0
+        """Delivered frames per second from the first return to the last."""
+        span_ns = self.last_returned_ns - self.first_returned_ns
+        return (self.latency.count - 1) / (span_ns / 1e9) if span_ns > 0 else 0.0
 
 
 class Telemetry:
