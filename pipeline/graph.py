@@ -68,8 +68,8 @@ class Node:
 
     @property
     def replicated(self) -> bool:
-        """Whether the stage itself asks for replicas."""
-        return hasattr(self.settings, "replicas")
+        """Whether the stage itself tells how many replicas there are, be it one."""
+        return "replicas" in self.facts
 
     def before(self) -> Iterator[Node]:
         """The stages before it, nearest first."""

@@ -17,6 +17,7 @@ class FaultSettings(Settings, frozen=True):
     """At which frames (`seq`) what happens; delays at every frame."""
 
     delay_ms: Annotated[float, Meta(ge=0)] = 0.0
+    """Sleep so long over every frame."""
     raise_at: tuple[int, ...] = ()
     """Fail the frame."""
     exit_at: tuple[int, ...] = ()

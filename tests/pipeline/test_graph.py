@@ -497,7 +497,6 @@ def test_a_stage_behind_another_process_cannot_share_with_capture():
     )
 
 
-@pytest.mark.xfail(strict=True, reason="speaks of process None, and puts it in capture's")
 def test_a_stage_that_tells_of_replicas_without_a_setting_for_it_is_placed():
     assert names(made({"twins": {"use": "twins"}})) == ["capture", "twins.1", "twins.2"]
 
@@ -662,12 +661,7 @@ def settings_in(whole, use):
     raise KeyError(use)
 
 
-MUTE = pytest.mark.xfail(strict=True, reason="delay_ms has no docstring")
-
-
-@pytest.mark.parametrize(
-    "use", [pytest.param(u, marks=MUTE) if u == "fault" else u for u in STAGES]
-)
+@pytest.mark.parametrize("use", STAGES)
 def test_the_schema_names_every_setting_of_a_stage_with_a_description(use):
     whole = shipped()
     properties = settings_in(whole, use)
