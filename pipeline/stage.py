@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from pipeline.frame import Frame
+from pipeline.monitor import Condition, Run
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,13 +51,20 @@ class Stage:
     """Sees each stream in `seq` order, each frame once, also after a crash of any process. There
     is one worker of such a stage, and its `state` is saved after every frame."""
 
+    apart: ClassVar[bool] = False
+    """Always in a process of its own: it talks to others (a broker, a browser), whose behaviour
+    no other stage should feel."""
+
+    run: Run
+    """The run it belongs to; the worker sets it before `open`. For stages that show the run."""
+
     def __init__(self, settings: Any, facts: Mapping[str, Any]) -> None:
         """Keep the settings; acquire nothing yet.
 
         Args:
             settings: an instance of the class's own `Settings`.
             facts: what the stages on the same path told in `resolve`, and `streams`, the names
-                of all streams.
+                of all streams at the start; others may be added while it runs.
         """
         self.settings = settings
         self.facts = facts
@@ -136,6 +144,9 @@ class Source(Stage):
     live: bool
     """Whether pictures come at their own pace and are not waited for; known after `open`."""
 
+    condition: Condition = Condition("live")
+    """How the source is doing; asked for all the time, each change is told to the supervisor."""
+
     def skip(self, pictures: int, source_ns: int) -> None:
         """Go on behind the first so many pictures; after a crash, before the first `offer`.
 
@@ -158,6 +169,12 @@ class Source(Stage):
             RunError: the source failed in a way that ends the run.
         """
         raise NotImplementedError
+
+    def pause(self) -> None:
+        """Give no pictures until `resume`; a camera is let go of meanwhile."""
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
 
     def missed(self) -> tuple[int, int]:
         """Pictures since the last call that (found no slot, could not be decoded)."""
