@@ -32,6 +32,16 @@ class GraphError(SetupError):
 class SourceError(SetupError):
     """A camera, file or address cannot be opened."""
 
+    def __init__(self, text: str, kind: str = "failed") -> None:
+        """Say why.
+
+        Args:
+            text: in words, without credentials.
+            kind: for programs, one of those of `pipeline.monitor.Condition`.
+        """
+        super().__init__(text)
+        self.kind = kind
+
 
 class RunError(EyelineError):
     """A run that had started cannot go on: a full disk, a stage that keeps dying."""
