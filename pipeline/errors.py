@@ -6,6 +6,7 @@ EyelineError
     GraphError      the stages do not join
     SourceError     a camera, file or address cannot be opened
   RunError          a run that had started cannot go on (exit 1)
+    StuckSource     a library that reads a camera does not return: only a new process helps
   EndRun            a person asked to end the run, at the window for example (exit 0)
 
 `models` knows nothing of this package and has a tree of its own (`models/errors.py`); the
@@ -45,6 +46,10 @@ class SourceError(SetupError):
 
 class RunError(EyelineError):
     """A run that had started cannot go on: a full disk, a stage that keeps dying."""
+
+
+class StuckSource(RunError):  # noqa: N818 - says what it is of
+    """A library that reads a camera does not return; the worker is to end and be started again."""
 
 
 class EndRun(EyelineError):  # noqa: N818 - a wish, not an error
