@@ -41,6 +41,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import setproctitle
 from rich.console import Console
 
 from models import zoo
@@ -49,14 +50,22 @@ from pipeline import bench
 from pipeline import config as config_file
 from pipeline import graph as graph_of
 from pipeline.errors import ConfigError, EyelineError, RunError, SetupError
-from pipeline.supervisor import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SETUP, Supervisor
+from pipeline.supervisor import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_SETUP,
+    TITLE,
+    Supervisor,
+    find_runs,
+)
 from pipeline.terminal import LiveTable, closing_lines, set_up_logging
 from stages import SINKS, STAGES
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_CONFIG = ROOT / "configs" / "demo.yaml"
 BENCH_CONFIG = ROOT / "configs" / "bench.yaml"
-COMMANDS = ("run", "check", "bench", "models", "schema")
+COMMANDS = ("run", "check", "bench", "models", "reload", "schema")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,6 +130,10 @@ def parser() -> argparse.ArgumentParser:
     models.set_defaults(command=models_command)
     models.add_argument("action", nargs="?", choices=["inspect", "fetch", "verify"])
     models.add_argument("what", nargs="?", metavar="FILE|NAME")
+
+    reload = commands.add_parser("reload", help="have a running daemon read its settings anew")
+    reload.set_defaults(command=reload_command)
+    reload.add_argument("--pid", type=_count, help="of the daemon, if several run")
 
     schema = commands.add_parser("schema", help="print the JSON schema of the settings")
     schema.set_defaults(command=schema_command)
@@ -280,13 +293,21 @@ def run_command(args: argparse.Namespace) -> int:
         if path is not None:
             _check_writable(path, taken)
             taken.append(path)
-    supervisor = Supervisor(graph, args.trace, level)
-    if table:
-        with LiveTable(console) as live:
-            code = supervisor.run(live.tick)
-            live.draw(supervisor)
-    else:
-        code = supervisor.run()
+    # A terminal that is closed ends the run; a daemon, which has none, reads its settings anew.
+    rebuild = None if sys.stdin.isatty() or sys.stderr.isatty() else lambda: _graph(args)
+    if rebuild is not None:
+        setproctitle.setproctitle(f"{TITLE} {args.config or DEFAULT_CONFIG}")
+    while True:
+        supervisor = Supervisor(graph, args.trace, level, rebuild, str(args.config or ""))
+        if table:
+            with LiveTable(console) as live:
+                code = supervisor.run(live.tick)
+                live.draw(supervisor)
+        else:
+            code = supervisor.run()
+        if code != EXIT_OK or supervisor.successor is None:
+            break
+        graph = supervisor.successor
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # it ends anyway, and what is written shall be whole
     if args.summary is not None and not _write_json(args.summary, supervisor.summary()):
@@ -389,6 +410,28 @@ def models_command(args: argparse.Namespace) -> int:
             print(f"{zoo.verify(args.what)}: as its card says")
     except ModelError as error:
         raise SetupError(str(error)) from None
+    return 0
+
+
+def reload_command(args: argparse.Namespace) -> int:
+    """Have a running daemon read its settings anew, by SIGHUP; its log says what came of it."""
+    running = find_runs()
+    if args.pid is not None:
+        running = {pid: config for pid, config in running.items() if pid == args.pid}
+    if not running:
+        raise ConfigError(
+            "reload: no run of Eyeline was found"
+            + (f" with process id {args.pid}" if args.pid else "")
+        )
+    if len(running) > 1:
+        listed = ", ".join(f"{pid} ({config})" for pid, config in running.items())
+        raise ConfigError(f"reload: several are running, say --pid: {listed}")
+    for pid, config in running.items():
+        try:
+            os.kill(pid, signal.SIGHUP)
+        except PermissionError:
+            raise ConfigError(f"reload: process {pid} belongs to another user: try sudo") from None
+        print(f"{config}: asked process {pid} to read it anew; its log says what came of it")
     return 0
 
 

@@ -40,15 +40,36 @@ POISON_BLAMES = 3
 
 
 class SharedMemory:
-    """A sparse memfd, mapped once before the workers are forked and so shared by all of them."""
+    """A sparse memfd, mapped before the workers are forked and so shared by all of them.
 
-    def __init__(self, name: str, size: int) -> None:
+    One that is made later reaches a worker that runs already by its descriptor in the supervisor.
+    """
+
+    def __init__(self, name: str, size: int, path: str | None = None) -> None:
+        """Make new memory, or map what is there.
+
+        Args:
+            name: to be seen in /proc by a person who looks for it.
+            size: in bytes.
+            path: of existing memory, /proc/PID/fd/N; None: make it.
+        """
         size = -(-size // PAGE) * PAGE
-        self.fd = os.memfd_create(name, os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, size)
+        if path is None:
+            self.fd = os.memfd_create(name, os.MFD_CLOEXEC)
+            os.ftruncate(self.fd, size)
+        else:
+            self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self.size = size
         self._map = mmap.mmap(self.fd, size)
         self.bytes = memoryview(self._map)
         self.words = self.bytes.cast("q")
+
+    def close(self) -> None:
+        """Unmap it here; other processes keep theirs."""
+        self.words.release()
+        self.bytes.release()
+        self._map.close()
+        os.close(self.fd)
 
     def resident_bytes(self) -> int:
         """Bytes of it that are in memory."""
@@ -71,7 +92,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 # Words of a stream's head.
-_BUSY, _DECODE, _ENDED = range(3)
+_BUSY, _DECODE, _ENDED, _AWAY_NS, _RECONNECTS, _PAUSED, _REMOVED = range(7)
 _HEAD_WORDS = 64
 
 # Words of a slot. Outcomes are consecutive; `failed:STAGE` takes one word per stage after them.
@@ -83,6 +104,7 @@ _HEAD_WORDS = 64
     _CAPTURED_NS,
     _WALL_NS,
     _SOURCE_NS,
+    _NTP_NS,
     _WIDTH,
     _HEIGHT,
     _BLAMED_GENERATION,
@@ -92,7 +114,7 @@ _HEAD_WORDS = 64
     _RESTART,
     _POISON,
     _FAILED,
-) = range(16)
+) = range(17)
 
 DROPPED_CAUSES = ("stale", "restart")
 
@@ -123,8 +145,9 @@ class Arena:
         stages: Sequence[str],
         ordered: Sequence[str],
         slot_bytes: int = SLOT_BYTES,
+        path: str | None = None,
     ) -> None:
-        """Lay out the arena.
+        """Lay out the arena, or map one that another process has laid out alike.
 
         Args:
             stream: name of the stream.
@@ -132,6 +155,7 @@ class Arena:
             stages: names of all stages, for the causes `failed:STAGE`.
             ordered: names of those that save their state.
             slot_bytes: room of one slot.
+            path: of the memory of an existing one, /proc/PID/fd/N.
         """
         self.stream = stream
         self.slots = slots
@@ -149,7 +173,9 @@ class Arena:
         self._states = -(-table // PAGE) * PAGE
         self._ordered = {stage: i for i, stage in enumerate(ordered)}
         self._first_slot = self._states + len(ordered) * (PAGE + 2 * CHECKPOINT_BYTES)
-        self._memory = SharedMemory(f"eyeline:{stream}", self._first_slot + slots * slot_bytes)
+        self._memory = SharedMemory(
+            f"eyeline:{stream}", self._first_slot + slots * slot_bytes, path
+        )
         self._words = self._memory.words
 
     # --- slots: written by capture alone ---
@@ -169,6 +195,7 @@ class Arena:
         words[at + _CAPTURED_NS] = header.captured_ns
         words[at + _WALL_NS] = header.wall_ns
         words[at + _SOURCE_NS] = header.source_ns
+        words[at + _NTP_NS] = header.ntp_ns
         words[at + _WIDTH] = header.width
         words[at + _HEIGHT] = header.height
         words[at + _LOANS] = header.generation
@@ -226,6 +253,7 @@ class Arena:
             captured_ns=words[at + _CAPTURED_NS],
             wall_ns=words[at + _WALL_NS],
             source_ns=words[at + _SOURCE_NS],
+            ntp_ns=words[at + _NTP_NS],
             width=width,
             height=height,
             arrays={"image": (0, "|u1", (height, width, 3))} if status == Status.LIVE else {},
@@ -300,13 +328,43 @@ class Arena:
     @property
     def last_source_ns(self) -> int:
         """Source timestamp of the newest frame; -1 if it has none."""
+        newest = self._newest()
+        return -1 if newest is None else self._words[newest + _SOURCE_NS]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the newest frame in pixels; zeros before the first."""
+        newest = self._newest()
+        if newest is None:
+            return 0, 0
+        return self._words[newest + _WIDTH], self._words[newest + _HEIGHT]
+
+    def _newest(self) -> int | None:
+        """Where the slot lies that was lent last."""
         rows = [self._at(slot) for slot in range(self.slots)]
-        newest = max(
+        return max(
             (row for row in rows if self._words[row + _LOANS]),
             key=lambda row: self._words[row + _SEQ],
             default=None,
         )
-        return -1 if newest is None else self._words[newest + _SOURCE_NS]
+
+    def count_away(self, duration_ns: int) -> None:
+        """Count time in which the source was tried but gave nothing."""
+        self._words[_AWAY_NS] += duration_ns
+
+    def count_reconnect(self) -> None:
+        """Count a source that came back."""
+        self._words[_RECONNECTS] += 1
+
+    @property
+    def away_ns(self) -> int:
+        """Time in all in which the source was tried but gave nothing."""
+        return int(self._words[_AWAY_NS])
+
+    @property
+    def reconnects(self) -> int:
+        """How often the source came back."""
+        return int(self._words[_RECONNECTS])
 
     @property
     def finished(self) -> bool:
@@ -321,6 +379,40 @@ class Arena:
     @ended.setter
     def ended(self, value: bool) -> None:
         self._words[_ENDED] = value
+
+    # --- orders: written by the supervisor alone ---
+
+    @property
+    def paused(self) -> bool:
+        """Whether the source is to be left alone for now."""
+        return bool(self._words[_PAUSED])
+
+    @paused.setter
+    def paused(self, value: bool) -> None:
+        self._words[_PAUSED] = value
+
+    @property
+    def removed(self) -> bool:
+        """Whether the stream is to end."""
+        return bool(self._words[_REMOVED])
+
+    def remove(self) -> None:
+        """Ask the source to end."""
+        self._words[_REMOVED] = 1
+
+    @property
+    def fd(self) -> int:
+        """The descriptor of its memory, in the process that made it."""
+        return self._memory.fd
+
+    def unmap(self) -> None:
+        """Let go of it, in a process that has no use for this stream."""
+        self._memory.close()
+
+    def discard(self) -> None:
+        """Give back all memory of a stream that is over, even if some process still maps it."""
+        self._memory.give_back(0, self._memory.size)
+        self._memory.close()
 
     # --- ledger: read by anyone at any time ---
 
@@ -395,9 +487,9 @@ class Arena:
 
 
 # Words of the board's head and of a worker's row.
-_EPOCH, _STOP = range(2)
+_EPOCH, _STOP, _ROWS = range(3)
 _BOARD_HEAD = 8
-_INCARNATION, _READY, _BEAT, _WAITS = range(4)
+_INCARNATION, _READY, _BEAT, _WAITS, _RETIRED = range(5)
 _ROW_HEAD = 8
 FRESH_NS = 500_000_000
 """A worker that is well gives a sign of life more often than this, see `worker.BEAT_MS`."""
@@ -419,12 +511,23 @@ class Hold(msgspec.Struct, frozen=True):
 class Board:
     """One row per worker; how workers and supervisor see each other without a message."""
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-        self._row = _ROW_HEAD + MAX_HOLDS + workers
-        self._words = SharedMemory(
-            "eyeline:board", (_BOARD_HEAD + workers * self._row) * WORD
-        ).words
+    def __init__(self, workers: int, spare: int = 0) -> None:
+        """Make the rows.
+
+        Args:
+            workers: of the run as it starts.
+            spare: rows for workers of streams that are added while it runs; untouched memory.
+        """
+        most = workers + spare
+        self.most = most
+        self._row = _ROW_HEAD + MAX_HOLDS + most
+        self._words = SharedMemory("eyeline:board", (_BOARD_HEAD + most * self._row) * WORD).words
+        self._words[_ROWS] = workers
+
+    @property
+    def workers(self) -> int:
+        """How many rows are or were in use."""
+        return int(self._words[_ROWS])
 
     def _at(self, worker: int) -> int:
         return _BOARD_HEAD + worker * self._row
@@ -456,12 +559,33 @@ class Board:
         holds = self._holds(worker)
         for i in range(MAX_HOLDS):
             self._words[at + _ROW_HEAD + i] = 0
-        for i in range(self.workers):
+        for i in range(self.most):
             self._words[at + _ROW_HEAD + MAX_HOLDS + i] = 0
         self._words[at + _WAITS] = 0
         self._words[at + _BEAT] = 0
         self._words[at + _INCARNATION] += 1
         return holds
+
+    def retire(self, worker: int) -> None:
+        """The worker has ended and none follows it; its row is there to be enlisted again."""
+        self.bury(worker)
+        self._words[self._at(worker) + _RETIRED] = 1
+
+    def enlist(self) -> int:
+        """A row for one more worker.
+
+        Raises:
+            IndexError: there is none left.
+        """
+        for worker in range(self.workers):
+            if self._words[self._at(worker) + _RETIRED]:
+                self._words[self._at(worker) + _RETIRED] = 0
+                return worker
+        worker = self.workers
+        if worker == self.most:
+            raise IndexError("no row is left")
+        self._words[_ROWS] = worker + 1
+        return worker
 
     def raise_epoch(self) -> None:
         """Have every capture send its frames in flight again."""
@@ -534,11 +658,18 @@ class Board:
     def is_idle(self, now_ns: int) -> bool:
         """Whether all workers are alive and well and none has a frame in hand."""
         return all(
-            self.is_ready(worker)
-            and now_ns - self.last_beat_ns(worker) < FRESH_NS
-            and not self._holds(worker)
+            self._words[self._at(worker) + _RETIRED]
+            or (
+                self.is_ready(worker)
+                and now_ns - self.last_beat_ns(worker) < FRESH_NS
+                and not self._holds(worker)
+            )
             for worker in range(self.workers)
         )
+
+    def in_hand(self, worker: int) -> int:
+        """How many frames the worker has in hand."""
+        return len(self._holds(worker))
 
     def _holds(self, worker: int) -> list[Hold]:
         at = self._at(worker) + _ROW_HEAD

@@ -259,9 +259,11 @@ def _pipeline(graph: Graph) -> dict[str, float]:
     samples: list[_Sample] = []
 
     def look(supervisor: Supervisor) -> None:
-        if supervisor.phase == Phase.RUNNING and all(c.alive for c in supervisor.children):
-            delivered = sum(row.latency.count for row in supervisor.telemetry.streams)
-            cpu_s = time.process_time() + sum(map(_cpu_s, supervisor.children))
+        if supervisor.phase == Phase.RUNNING and all(
+            child.alive for child in supervisor.children.values()
+        ):
+            delivered = sum(feed.row.latency.count for feed in supervisor.feeds.values())
+            cpu_s = time.process_time() + sum(map(_cpu_s, supervisor.children.values()))
             samples.append(_Sample(time.monotonic(), delivered, cpu_s))
 
     supervisor = Supervisor(graph, log_level=logging.WARNING)

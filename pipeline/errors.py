@@ -6,7 +6,7 @@ EyelineError
     GraphError      the stages do not join
     SourceError     a camera, file or address cannot be opened
   RunError          a run that had started cannot go on (exit 1)
-    StuckSource     a library that reads a camera does not return: only a new process helps
+    StuckSource     a source's thread is stuck in a library: its process must be started anew
   EndRun            a person asked to end the run, at the window for example (exit 0)
 
 `models` knows nothing of this package and has a tree of its own (`models/errors.py`); the
@@ -48,8 +48,8 @@ class RunError(EyelineError):
     """A run that had started cannot go on: a full disk, a stage that keeps dying."""
 
 
-class StuckSource(RunError):  # noqa: N818 - says what it is of
-    """A library that reads a camera does not return; the worker is to end and be started again."""
+class StuckSource(RunError):  # noqa: N818 - says what is the matter with the source
+    """A reading thread does not come back from its library: only a new process helps."""
 
 
 class EndRun(EyelineError):  # noqa: N818 - a wish, not an error

@@ -65,6 +65,8 @@ class Header(msgspec.Struct, array_like=True):
     """Wall-clock time of capture, Unix epoch."""
     source_ns: int = -1
     """The source's own timestamp from the start of the stream; -1 where it has none."""
+    ntp_ns: int = -1
+    """When the camera took it by its own wall clock (RTCP), Unix epoch; -1: it does not say."""
     width: int = 0
     height: int = 0
     arrays: dict[str, tuple[int, str, tuple[int, ...]]] = {}

@@ -14,7 +14,7 @@ import os
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -49,6 +49,7 @@ class Node:
 
     index: int
     name: str
+    use: str
     kind: type[Stage]
     settings: Settings
     after: Node | None
@@ -97,6 +98,10 @@ class Stream:
     """The source stage's settings for this stream."""
     live: bool
     slots: int
+    added: bool = False
+    """While the run was under way: what is the matter with it is no reason to end the run."""
+    requested: bool = False
+    """By a person at the status page; the settings file does not know it."""
 
     @property
     def source(self) -> str:
@@ -144,6 +149,27 @@ class Graph:
     def workers_of(self, node: Node) -> list[int]:
         """Indices of the workers that run a stage."""
         return [worker.index for worker in self.workers if node in worker.nodes]
+
+    def stream(self, index: int, name: str, table: Mapping[str, Any], where: str) -> Stream:
+        """One more stream for this graph.
+
+        Args:
+            index: its number in the run.
+            name: its name.
+            table: its settings, as they stand under `streams` in a settings file.
+            where: what a complaint starts with.
+
+        Raises:
+            ConfigError: bad settings.
+            SetupError: settings that point at something that cannot work.
+        """
+        source = self.nodes[0]
+        own = {k: v for k, v in self.config.stages[source.name].items() if k not in LINKS}
+        stream = _stream(source.kind, own, index, name, table, where)
+        _check_paths(list(self.nodes), [stream], where)
+        busiest = max(node.replicas for node in self.nodes)
+        slots = stream.slots or _slots(busiest, stream.live, self.nodes)
+        return replace(stream, slots=slots, added=True)
 
     def draw(self) -> str:
         """The graph as text: the tree of stages, then the processes."""
@@ -199,14 +225,7 @@ def build(config: Config, registry: Registry, where: str, cores: int | None = No
     return Graph(
         config=config,
         streams=tuple(
-            Stream(
-                stream.index,
-                stream.name,
-                stream.settings,
-                stream.capture,
-                stream.live,
-                stream.slots or _slots(busiest, stream.live, nodes),
-            )
+            replace(stream, slots=stream.slots or _slots(busiest, stream.live, nodes))
             for stream in streams
         ),
         nodes=tuple(nodes),
@@ -340,7 +359,9 @@ def _nodes(config: Config, registry: Registry, where: str) -> list[Node]:
             settings = Settings()
         else:
             settings = convert(own, kind.Settings, at, LINKS)
-        nodes.append(Node(len(nodes), name, kind, settings, None, table.get("process")))
+        nodes.append(
+            Node(len(nodes), name, table["use"], kind, settings, None, table.get("process"))
+        )
     if len(nodes) > MAX_STAGES:
         raise GraphError(
             f"{where}: {len(nodes)} stages are more than the {MAX_STAGES} there may be"
@@ -451,16 +472,10 @@ def _resolve(nodes: list[Node], config: Config, where: str) -> list[Stream]:
     source = nodes[0]
     started_ns = time.monotonic_ns()
     own = {k: v for k, v in config.stages[source.name].items() if k not in LINKS}
-    of_stream = known_keys(StreamSettings, "")
-    streams: list[Stream] = []
-    for index, (name, table) in enumerate(config.streams.items()):
-        at = f"{where}: streams.{name}"
-        settings = convert({k: v for k, v in table.items() if k in of_stream}, StreamSettings, at)
-        rest = own | {k: v for k, v in table.items() if k not in of_stream}
-        capture = convert(rest, source.kind.Settings, at, tuple(of_stream))
-        told = _at(at, source.kind.resolve, capture)
-        slots = 0 if settings.slots == "auto" else settings.slots
-        streams.append(Stream(index, name, settings, capture, bool(told.get("live")), slots))
+    streams = [
+        _stream(source.kind, own, index, name, table, f"{where}: streams.{name}")
+        for index, (name, table) in enumerate(config.streams.items())
+    ]
     told_by = {
         node: dict(_at(f"{where}: stages.{node.name}", node.kind.resolve, node.settings))
         for node in nodes[1:]
@@ -481,6 +496,24 @@ def _resolve(nodes: list[Node], config: Config, where: str) -> list[Stream]:
     return streams
 
 
+def _stream(
+    kind: type[Stage],
+    own: Mapping[str, Any],
+    index: int,
+    name: str,
+    table: Mapping[str, Any],
+    at: str,
+) -> Stream:
+    """A stream of the settings in `table`, where they say nothing those of the source stage."""
+    of_stream = known_keys(StreamSettings, "")
+    settings = convert({k: v for k, v in table.items() if k in of_stream}, StreamSettings, at)
+    rest = {**own, **{k: v for k, v in table.items() if k not in of_stream}}
+    capture = convert(rest, kind.Settings, at, tuple(of_stream))
+    told = _at(at, kind.resolve, capture)
+    slots = 0 if settings.slots == "auto" else settings.slots
+    return Stream(index, name, settings, capture, bool(told.get("live")), slots)
+
+
 def _at(place: str, call: Callable[..., T], *args: Any) -> T:
     """Call, and put the place in front of what is complained about."""
     try:
@@ -499,7 +532,7 @@ def _place(nodes: list[Node], config: Config, cores: int, where: str) -> list[li
         before = group_of[node.after] if node.after else None
         if node.process is not None:
             key = f"process {node.process}"
-        elif apart or before is None or node.replicated:
+        elif apart or before is None or node.replicated or node.kind.apart:
             key = f"stage {node.name}"
         elif node.kind.ordered and not any(n.kind.ordered for n in groups[before]):
             key = f"ordered after {before}"

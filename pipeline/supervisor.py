@@ -11,6 +11,8 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
+import resource
 import select
 import signal
 import sys
@@ -18,18 +20,37 @@ import tempfile
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+from pipeline import notify
 from pipeline.arena import Arena, Board
-from pipeline.graph import Graph, Worker
-from pipeline.telemetry import Telemetry, percentiles, read_trace, write_chrome_trace
-from pipeline.worker import EXIT_FATAL, Report, Shared, send_report, work
+from pipeline.bulletin import (
+    REPLIES_KEPT,
+    Bulletin,
+    Notice,
+    StageNotice,
+    StreamNotice,
+    View,
+    WorkerNotice,
+)
+from pipeline.config import NAME
+from pipeline.errors import EyelineError
+from pipeline.graph import Graph, Node, Stream, Worker
+from pipeline.monitor import Condition
+from pipeline.roster import MOST_STREAMS, Entry, Roster, Streams
+from pipeline.stage import Source
+from pipeline.telemetry import StageRow, StreamRow, Telemetry, busy, read_trace, write_chrome_trace
+from pipeline.worker import EXIT_FATAL, EXIT_RENEW, Report, Shared, send_report, work
+
+TITLE = "eyeline:supervisor"
+"""Title of the supervisor's process; the name of the settings file follows it."""
 
 TICK_MS = 100
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 2.0
@@ -40,6 +61,12 @@ OPEN_S = 300.0
 """How long stages may take to open: an engine for a GPU may be built meanwhile."""
 CLOSE_S = 5.0
 """How long stages may take to close their files before they are killed."""
+
+SPARE_WORKERS = 1024
+"""Streams that may be added while it runs, at the same time."""
+MOST_DESCRIPTORS = 65536
+NOTICE_S = 0.5
+"""How often the bulletin is renewed when nothing happens."""
 
 EXIT_OK, EXIT_FAILED, EXIT_SETUP, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -61,6 +88,8 @@ class Child:
 
     def __init__(self, spec: Worker) -> None:
         self.spec = spec
+        self.feed: Feed | None = None
+        """Whose capture worker it is."""
         self.pid = 0
         self.pidfd = -1
         self.restarts = 0
@@ -78,6 +107,8 @@ class Child:
         """Killed by us, so nobody's fault but its own."""
         self.dismissed = False
         """Killed by us, since the run ends and it has nothing to give."""
+        self.renewed_at = 0.0
+        """When it was asked to end so that its successor takes up new settings; 0: it was not."""
         self.done = False
         """Its stream has ended."""
         self.facts: dict[str, dict[str, str]] = {}
@@ -88,11 +119,44 @@ class Child:
         return self.pid != 0
 
 
+class Feed:
+    """One stream while it runs."""
+
+    def __init__(self, stream: Stream, arena: Arena, row: StreamRow, child: Child) -> None:
+        self.stream, self.arena, self.row, self.child = stream, arena, row, child
+        self.condition = Condition()
+        self.since_ns = time.monotonic_ns()
+        """Monotonic time of the last change of the condition."""
+
+    @property
+    def name(self) -> str:
+        """Name of the stream."""
+        return self.stream.name
+
+    def summary(self, nodes: tuple[Node, ...]) -> dict[str, Any]:
+        """The stream in figures."""
+        latency = self.row.latency.percentiles()
+        hops = {node.name: self.row.hops[node.index] for node in nodes}
+        return {
+            **msgspec.to_builtins(self.arena.ledger()),
+            "fps": round(self.row.fps, 2),
+            "latency_ms": msgspec.to_builtins(latency),
+            "hops_ms": {name: msgspec.to_builtins(hop.percentiles()) for name, hop in hops.items()},
+            "away_s": round(self.arena.away_ns / 1e9, 3),
+            "reconnects": self.arena.reconnects,
+        }
+
+
 class Supervisor:
     """One run of a graph."""
 
     def __init__(
-        self, graph: Graph, trace: Path | None = None, log_level: int = logging.INFO
+        self,
+        graph: Graph,
+        trace: Path | None = None,
+        log_level: int = logging.INFO,
+        rebuild: Callable[[], Graph] | None = None,
+        config: str = "",
     ) -> None:
         """Make what all workers share; start nothing.
 
@@ -100,28 +164,41 @@ class Supervisor:
             graph: what to run.
             trace: where to write the trace, if at all.
             log_level: of the workers.
+            rebuild: reads the settings anew, for SIGHUP; None: SIGHUP ends the run.
+            config: name of the settings file, to be shown.
         """
+        _allow_descriptors()
         self.graph = graph
+        self.config = config
+        self.successor: Graph | None = None
+        """What to run next: settings that could not be taken up without a new run."""
         self.start_ns = time.monotonic_ns()
-        self.board = Board(len(graph.workers))
-        stages = [node.name for node in graph.nodes]
-        self.arenas = tuple(
-            Arena(stream.name, stream.slots, stages, graph.ordered, graph.slot_bytes)
-            for stream in graph.streams
-        )
-        self.telemetry = Telemetry(
-            len(graph.streams), [[n.index for n in w.nodes] for w in graph.workers]
-        )
-        self.children = [Child(worker) for worker in graph.workers]
+        self.board = Board(len(graph.workers), SPARE_WORKERS)
+        self.roster = Roster()
+        self.telemetry = Telemetry(len(graph.nodes), self.board.most, MOST_STREAMS)
+        self.bulletin = Bulletin()
+        self.arenas: dict[int, Arena] = {}
+        self.feeds: dict[int, Feed] = {}
+        """The streams there are now, by their numbers."""
+        self.gone: dict[str, dict[str, Any]] = {}
+        """Summaries of streams that were removed."""
+        self.children = {worker.index: Child(worker) for worker in graph.workers}
         self.phase = Phase.RUNNING
         self.exit = EXIT_OK
         self.error = ""
         """Why the run failed, in one line."""
         self._trace = trace
-        # Without a name, so that nothing is left behind if we are killed.
-        self._trace_parts = (
-            [tempfile.TemporaryFile(dir=trace.parent) for _ in graph.streams] if trace else []  # noqa: SIM115
-        )
+        self._trace_parts: dict[int, Any] = {}
+        self._traced: dict[int, str] = {}
+        self._trace_fds: dict[int, int] = {}
+        self._rebuild = rebuild
+        self._reloads, self._reload_error = 0, ""
+        self._replies: dict[str, str] = {}
+        self._notice_due = 0.0
+        self._ready = False
+        self._watchdog_s = notify.watchdog_s()
+        self._watchdog_due = 0.0
+        self._next_stream = len(graph.streams)
         self._deadline = 0.0
         self._interrupts = 0
         self._signals: deque[int] = deque()
@@ -135,13 +212,48 @@ class Supervisor:
             run=uuid.uuid4().hex,
             graph=graph,
             board=self.board,
+            roster=self.roster,
             arenas=self.arenas,
             telemetry=self.telemetry,
+            bulletin=self.bulletin,
             report_fd=self._report_out,
-            trace_fds=tuple(part.fileno() for part in self._trace_parts),
+            trace_fds=self._trace_fds,
             supervisor_pid=os.getpid(),
             log_level=log_level,
         )
+        for worker in graph.workers:
+            if worker.stream is not None:
+                self._found(graph.streams[worker.stream], self.children[worker.index])
+
+    def _found(self, stream: Stream, child: Child) -> Feed:
+        """Make what a stream needs: an arena, a row of counters, an entry in the roster."""
+        names = [node.name for node in self.graph.nodes]
+        arena = Arena(stream.name, stream.slots, names, self.graph.ordered, self.graph.slot_bytes)
+        feed = Feed(stream, arena, self.telemetry.stream(stream.index), child)
+        child.feed = feed
+        self.arenas[stream.index] = arena
+        self.feeds[stream.index] = feed
+        if self._trace is not None:
+            # Without a name, so that nothing is left behind if we are killed.
+            part = tempfile.TemporaryFile(dir=self._trace.parent)  # noqa: SIM115
+            self._trace_parts[stream.index] = part
+            self._trace_fds[stream.index] = part.fileno()
+            self._traced[stream.index] = stream.name
+        self._enter(feed)
+        return feed
+
+    def _enter(self, feed: Feed) -> None:
+        """Write the stream's entry in the roster."""
+        stream = feed.stream
+        entry = Entry(
+            stream.name,
+            stream.live,
+            stream.settings.max_age_ms,
+            feed.child.spec.index,
+            stream.slots,
+            feed.arena.fd,
+        )
+        self.roster.write(stream.index, entry)
 
     def run(self, on_tick: Callable[[Supervisor], None] | None = None) -> int:
         """Run to the end; the exit status. Every process started is gone when it returns.
@@ -163,13 +275,14 @@ class Supervisor:
         # The children share these pages until somebody writes to them; the collector would.
         gc.freeze()
         try:
-            for child in self.children:
+            for child in self.children.values():
                 self._start(child)
-            while any(child.alive for child in self.children) or self.phase < Phase.CLOSING:
+            while self.phase < Phase.CLOSING or any(c.alive for c in self.children.values()):
                 self._step(wake_in)
                 if on_tick is not None:
                     on_tick(self)
         finally:
+            notify.stopping()
             self._kill_all()
             for number, handler in old.items():
                 signal.signal(number, handler)
@@ -186,15 +299,17 @@ class Supervisor:
             self.phase = Phase.DRAINING
             self.board.stop()
             self._deadline = time.monotonic() + self.graph.config.supervisor.stop_timeout_s
-            for child in self.children:
-                self._dismiss_if_opening(child)
+            if self.successor is None:
+                notify.stopping()
+            for feed in self.feeds.values():
+                self._dismiss_if_opening(feed)
 
-    def _dismiss_if_opening(self, child: Child) -> None:
+    def _dismiss_if_opening(self, feed: Feed) -> None:
         """Do not wait for a source that has not opened yet and has no frame in flight."""
-        stream = child.spec.stream
-        if stream is None or not child.alive or self.board.is_ready(child.spec.index):
+        child = feed.child
+        if not child.alive or self.board.is_ready(child.spec.index):
             return
-        if not self.arenas[stream].ledger().in_flight:
+        if not feed.arena.ledger().in_flight:
             child.dismissed = True
             os.kill(child.pid, signal.SIGKILL)
 
@@ -212,16 +327,18 @@ class Supervisor:
         while self._signals:
             self._handle_signal(self._signals.popleft())
         self._read_reports()
-        for child in self.children:
+        for child in list(self.children.values()):
             if child.alive and child.pidfd in ready:
                 self._reap(child)
         if self.phase < Phase.CLOSING:
             self._find_hung()
-            for child in self.children:
+            for child in self.children.values():
                 if not child.alive and not child.done and now >= child.due:
                     self._start(child)
-            if all(child.done for child in self.children if child.spec.stream is not None):
+            self._retire_removed()
+            if self._all_ended():
                 self._close()
+        self._tell_outside(now)
         if self.phase > Phase.RUNNING and time.monotonic() > self._deadline:
             if self.phase == Phase.DRAINING:
                 logging.warning(
@@ -230,9 +347,15 @@ class Supervisor:
                 )
                 self._close()
             elif self.phase == Phase.CLOSING:
-                names = ", ".join(c.spec.name for c in self.children if c.alive)
+                names = ", ".join(c.spec.name for c in self.children.values() if c.alive)
                 logging.warning("%s: did not close within %g s: killed", names, CLOSE_S)
                 self._kill_all()
+
+    def _all_ended(self) -> bool:
+        """Whether no stream is left; where all were removed on request, others may be added."""
+        if self.feeds or self.phase > Phase.RUNNING:
+            return all(feed.child.done for feed in self.feeds.values())
+        return False
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals.append(number)
@@ -245,6 +368,9 @@ class Supervisor:
             if self._interrupts > 1:
                 self._kill_all()
                 return
+        if number == signal.SIGHUP and self._rebuild is not None:
+            self.reload()
+            return
         self.stop()
 
     def _start(self, child: Child) -> None:
@@ -269,11 +395,17 @@ class Supervisor:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
-            for other in self.children:
+            for other in self.children.values():
                 if other.pidfd >= 0:
                     os.close(other.pidfd)
             os.close(self._report_in)
-            code = work(self._shared, child.spec.index)
+            stream = child.feed.stream if child.feed else None
+            if stream is not None:
+                for index, arena in list(self.arenas.items()):
+                    if index != stream.index:
+                        self.arenas.pop(index)
+                        arena.unmap()
+            code = work(self._shared, child.spec, stream)
         except BaseException as error:
             text = f"{child.spec.name}: {type(error).__name__}: {error}"
             send_report(self._report_out, Report(child.spec.index, "fatal", text))
@@ -292,8 +424,7 @@ class Supervisor:
         # What it said before it died must be known before its death is judged.
         self._read_reports()
         code = os.waitstatus_to_exitcode(status)
-        stream = child.spec.stream
-        finished = stream is not None and code == 0 and self.arenas[stream].finished
+        finished = child.feed is not None and code == 0 and child.feed.arena.finished
         if finished or child.dismissed:
             child.done = True
             return
@@ -302,13 +433,23 @@ class Supervisor:
         if code == EXIT_FATAL:
             self._fail(f"{child.spec.name} failed", EXIT_FAILED)
             return
+        if child.renewed_at or code == EXIT_RENEW:
+            self._renew(child)
+            return
         self._repair(child, code)
+
+    def _renew(self, child: Child) -> None:
+        """Start again a worker that ended because it was asked to, or asked for it itself."""
+        self.board.bury(child.spec.index)
+        self.board.raise_epoch()
+        child.due = 0.0 if child.renewed_at else time.monotonic() + LONGEST_DELAY_S
+        child.ready_since = child.renewed_at = 0.0
 
     def _repair(self, child: Child, code: int) -> None:
         """Free what the dead worker held, have its frames sent again, start it again."""
         for hold in self.board.bury(child.spec.index):
             if not child.hung:
-                self.arenas[hold.stream].blame(hold.slot, hold.generation)
+                self.feeds[hold.stream].arena.blame(hold.slot, hold.generation)
         self.board.raise_epoch()
         budget = self.graph.config.supervisor
         now = time.monotonic()
@@ -341,8 +482,11 @@ class Supervisor:
     def _find_hung(self) -> None:
         limit_ns = self.graph.config.supervisor.hang_s * 1e9
         now_ns = time.monotonic_ns()
-        for child in self.children:
+        for child in self.children.values():
             if not child.alive or child.hung:
+                continue
+            if child.renewed_at and time.monotonic() > child.renewed_at + CLOSE_S:
+                os.kill(child.pid, signal.SIGKILL)
                 continue
             beat_ns = self.board.last_beat_ns(child.spec.index)
             silent_ns = now_ns - max(beat_ns or child.started_ns, self._grace_from_ns)
@@ -368,10 +512,25 @@ class Supervisor:
                 logging.warning("a worker's report was cut off: %s", line.decode(errors="replace"))
 
     def _heed(self, report: Report) -> None:
-        child = self.children[report.worker]
+        child = self.children.get(report.worker)
+        if child is None:
+            return  # the last words of a stream that is gone
+        self._notice_due = 0.0
         if report.kind == "ready":
             child.facts = report.facts
             child.ready_since = time.monotonic()
+        elif report.kind == "condition":
+            child.facts = {**child.facts, **report.facts}
+            if child.feed is not None and report.condition is not None:
+                self._note_condition(child.feed, report.condition)
+        elif report.kind == "request":
+            self._reply(report.request, self._answer(report.text))
+        elif report.kind == "renew":
+            logging.warning("%s: %s: started again", child.spec.name, report.text)
+        elif child.feed is not None and child.feed.stream.added and report.kind in _OF_ONE_STREAM:
+            logging.error("%s", report.text)
+            child.feed.arena.remove()
+            child.dismissed = True
         elif report.kind == "log":
             logging.log(report.level, "%s", report.text)
         elif report.kind == "broken":
@@ -395,27 +554,327 @@ class Supervisor:
             return
         self.phase = Phase.CLOSING
         self._deadline = time.monotonic() + CLOSE_S
-        for child in self.children:
+        for child in self.children.values():
             if child.alive:
                 os.kill(child.pid, signal.SIGTERM)
 
     def _kill_all(self) -> None:
         self.phase = Phase.KILLING
-        for child in self.children:
+        for child in self.children.values():
             if child.alive:
                 os.kill(child.pid, signal.SIGKILL)
-        for child in self.children:
+        for child in self.children.values():
             if child.alive:
                 os.waitpid(child.pid, 0)
                 self._poll.unregister(child.pidfd)
                 os.close(child.pidfd)
                 child.pid, child.pidfd = 0, -1
 
+    # --- streams that come and go ---
+
+    def reload(self) -> str:
+        """Read the settings anew and take up what changed; "" or why not.
+
+        Streams are added, removed or opened anew, and stages with other settings are started
+        anew; frames in flight wait meanwhile. Stages that were added, removed or put elsewhere
+        need a new run. Settings with a mistake change nothing.
+        """
+        if self._rebuild is None:
+            return "this run was not started from a settings file that can be read again"
+        if self.phase > Phase.RUNNING:
+            return "the run is ending"
+        notify.reloading()
+        try:
+            fresh = self._rebuild()
+        except EyelineError as error:
+            self._reload_error = str(error)
+            logging.error("the new settings are refused, the old ones stay: %s", error)
+            notify.ready()
+            return self._reload_error
+        self._reload_error = ""
+        self._reloads += 1
+        if _shape(fresh) != _shape(self.graph):
+            logging.info("settings read: the graph has changed, the run starts anew")
+            self.successor = fresh
+            self.stop()
+            return ""
+        changed = [*self._change_stages(fresh), *self._change_streams(fresh)]
+        self.graph = replace(self.graph, config=fresh.config)
+        logging.info("settings read: %s", ", ".join(changed) or "nothing has changed")
+        notify.ready()
+        return ""
+
+    def _change_stages(self, fresh: Graph) -> Iterator[str]:
+        changed = set()
+        for node, new in zip(self.graph.nodes, fresh.nodes, strict=True):
+            told = {key: value for key, value in new.facts.items() if key not in _OF_THE_RUN}
+            old = {key: node.facts.get(key) for key in told}
+            if issubclass(node.kind, Source) or (
+                _same(node.settings, new.settings) and _same(old, told)
+            ):
+                continue
+            node.settings = new.settings
+            node.facts.update(told)
+            changed.add(node)
+            yield f"stage {node.name} changed"
+        for child in self.children.values():
+            if changed.intersection(child.spec.nodes):
+                self._ask_to_renew(child)
+
+    def _change_streams(self, fresh: Graph) -> Iterator[str]:
+        wanted = {stream.name: stream for stream in fresh.streams}
+        have = {feed.name: feed for feed in self.feeds.values() if not feed.arena.removed}
+        for name, feed in have.items():
+            if name not in wanted and not feed.stream.requested:
+                self._remove(feed)
+                yield f"stream {name} removed"
+        for name, stream in wanted.items():
+            if name not in have:
+                problem = self._add(stream)
+                yield f"stream {name} {'not added: ' + problem if problem else 'added'}"
+                continue
+            feed, old = have[name], have[name].stream
+            if stream.slots != old.slots:
+                logging.warning("%s: slots: counts from the next start of the run on", name)
+            new = replace(stream, index=old.index, slots=old.slots, added=True)
+            if (new.settings, new.capture, new.live) == (old.settings, old.capture, old.live):
+                continue
+            feed.stream = new
+            self._enter(feed)
+            if new.capture != old.capture:
+                self._ask_to_renew(feed.child)
+            yield f"stream {name} changed"
+
+    def _ask_to_renew(self, child: Child) -> None:
+        """Have a worker end, so that its successor takes up new settings."""
+        if child.alive and not child.renewed_at:
+            child.renewed_at = time.monotonic()
+            os.kill(child.pid, signal.SIGTERM)
+
+    def _add(self, stream: Stream) -> str:
+        """Begin one more stream; "" or why not."""
+        index = self._free_index()
+        if index is None:
+            return f"there are {MOST_STREAMS} streams already"
+        try:
+            row = self.board.enlist()
+        except IndexError:
+            return f"more than {SPARE_WORKERS} streams were added"
+        source = self.graph.nodes[0]
+        nodes = next(w.nodes for w in self.graph.workers if source in w.nodes)
+        name = "+".join(node.name for node in nodes)
+        child = Child(Worker(row, f"{name}.{stream.name}", nodes, index))
+        self.telemetry.stream(index).clear()
+        self._found(replace(stream, index=index, added=True), child)
+        self.children[row] = child
+        self._start(child)
+        return ""
+
+    def _free_index(self) -> int | None:
+        for _ in range(MOST_STREAMS):
+            index, self._next_stream = self._next_stream, (self._next_stream + 1) % MOST_STREAMS
+            if index not in self.feeds:
+                return index
+        return None
+
+    def _remove(self, feed: Feed) -> None:
+        """Have a stream end; its frames in flight drain."""
+        feed.arena.remove()
+        self._dismiss_if_opening(feed)
+
+    def _retire_removed(self) -> None:
+        """Forget streams that were removed and are over, but for what they came to."""
+        for feed in [f for f in self.feeds.values() if f.child.done and f.arena.removed]:
+            index, row = feed.stream.index, feed.child.spec.index
+            self.gone[self._unique(feed.name)] = feed.summary(self.graph.nodes)
+            self.roster.clear(index)
+            del self.feeds[index], self.arenas[index], self.children[row]
+            self._trace_fds.pop(index, None)
+            self.board.retire(row)
+            feed.arena.discard()
+            logging.info("%s: removed", feed.name)
+
+    def _unique(self, name: str) -> str:
+        """A name for the summary of a stream that is gone; others may have had it before."""
+        n = 1
+        while f"{name}#{n}" in self.gone:
+            n += 1
+        return f"{name}#{n}"
+
+    def _note_condition(self, feed: Feed, condition: Condition) -> None:
+        """Keep how a source is doing, and say it in one line, unless it is the same again."""
+        was, feed.condition = feed.condition, condition
+        if (was.state, was.kind) == (condition.state, condition.kind):
+            return
+        away_s = (time.monotonic_ns() - feed.since_ns) / 1e9
+        feed.since_ns = time.monotonic_ns()
+        fact: dict[str, Any] = {
+            "event": "stream",
+            "stream": feed.name,
+            "state": condition.state,
+            "kind": condition.kind,
+        }
+        if condition.state == "waiting":
+            fact["retry_s"] = round(condition.retry_s, 1)
+            logging.warning(
+                "%s: waiting: %s (%s); tried again in %.1f s",
+                feed.name,
+                condition.text,
+                condition.kind,
+                condition.retry_s,
+                extra={"fact": fact | {"reason": condition.text}},
+            )
+        elif condition.state == "live" and was.state == "waiting":
+            text = "%s: back after %.1f s"
+            fact["away_s"] = round(away_s, 1)
+            logging.info(text, feed.name, away_s, extra={"fact": fact})
+        elif condition.state == "paused" or (condition.state == "ended" and feed.stream.live):
+            logging.info("%s: %s", feed.name, condition.state, extra={"fact": fact})
+
+    def _answer(self, body: str) -> str:
+        """Do what a stage asks for on behalf of a person; "" or why not."""
+        try:
+            asked = msgspec.json.decode(body, type=_Request)
+        except msgspec.DecodeError as error:
+            return f"not a request: {error}"
+        if asked.do == "reload":
+            return self.reload()
+        if self.phase > Phase.RUNNING:
+            return "the run is ending"
+        feeds = {feed.name: feed for feed in self.feeds.values() if not feed.arena.removed}
+        if asked.do == "add":
+            return self._add_on_request(asked, feeds)
+        feed = feeds.get(asked.stream)
+        if feed is None:
+            return f"no stream is named {asked.stream!r}"
+        if asked.do == "remove":
+            self._remove(feed)
+        else:
+            feed.arena.paused = asked.do == "pause"
+        return ""
+
+    def _add_on_request(self, asked: _Request, feeds: Mapping[str, Feed]) -> str:
+        if not re.fullmatch(NAME.strip("^$"), asked.stream) or len(asked.stream) > 64:
+            return "a name has letters, digits, - and _, begins with a letter, and is short"
+        if asked.stream in {feed.name for feed in self.feeds.values()}:
+            still = "" if asked.stream in feeds else " until its last frames are through"
+            return f"there is a stream named {asked.stream!r} already{still}"
+        try:
+            stream = self.graph.stream(-1, asked.stream, asked.settings, asked.stream)
+        except EyelineError as error:
+            return str(error)
+        return self._add(replace(stream, requested=True))
+
+    def _reply(self, request: str, answer: str) -> None:
+        self._replies[request] = answer
+        while len(self._replies) > REPLIES_KEPT:
+            del self._replies[next(iter(self._replies))]
+
+    # --- what others are told ---
+
+    @property
+    def ready(self) -> bool:
+        """Every stage is open, and every stream has given a picture or is known to wait."""
+        return all(
+            self.board.is_ready(child.spec.index)
+            for child in self.children.values()
+            if not child.done
+        ) and all(
+            feed.condition.state in ("waiting", "paused", "ended") or feed.arena.next_seq
+            for feed in self.feeds.values()
+        )
+
+    def view(self) -> View:
+        """The run as its stages may see it, from here."""
+        names = tuple(node.name for node in self.graph.nodes)
+        streams = Streams(
+            self.roster,
+            self.arenas,
+            names,
+            self.graph.ordered,
+            self.graph.slot_bytes,
+            os.getpid(),
+        )
+        return View(
+            self.bulletin,
+            self.board,
+            self.telemetry,
+            streams,
+            lambda name, body: self._reply(name, self._answer(body)),
+            os.getpid(),
+        )
+
+    def _tell_outside(self, now: float) -> None:
+        """Renew the bulletin, and tell the service manager that we are well."""
+        if self._watchdog_s is not None and now >= self._watchdog_due and notify.watchdog():
+            self._watchdog_due = now + self._watchdog_s / 3
+        if now < self._notice_due:
+            return
+        self._notice_due = now + NOTICE_S
+        ready = self.ready
+        if self.phase == Phase.RUNNING:
+            if ready and not self._ready:
+                self._ready = notify.ready()
+            notify.status(self._in_a_line())
+        self._post(ready)
+
+    def _in_a_line(self) -> str:
+        states = [feed.condition.state for feed in self.feeds.values()]
+        counts = {state: states.count(state) for state in dict.fromkeys(states)}
+        return ", ".join(f"{n} {state}" for state, n in counts.items()) or "no stream"
+
+    def _post(self, ready: bool) -> None:
+        phase = "running" if self.phase == Phase.RUNNING else "draining"
+        self.bulletin.post(
+            Notice(
+                config=self.config,
+                start_ns=self.start_ns,
+                phase="closing" if self.phase >= Phase.CLOSING else phase,  # type: ignore[arg-type]
+                ready=ready and self.phase == Phase.RUNNING,
+                reloads=self._reloads,
+                reload_error=self._reload_error,
+                streams=[
+                    StreamNotice(
+                        feed.stream.index,
+                        feed.name,
+                        feed.stream.source,
+                        feed.stream.live,
+                        feed.condition,
+                        feed.since_ns,
+                        ", ".join(f.get("decoder", "") for f in feed.child.facts.values()).strip(
+                            ", "
+                        ),
+                    )
+                    for feed in self.feeds.values()
+                ],
+                workers=[
+                    WorkerNotice(
+                        child.spec.index,
+                        child.spec.name,
+                        child.pid,
+                        [node.index for node in child.spec.nodes],
+                    )
+                    for child in self.children.values()
+                ],
+                stages=[
+                    StageNotice(
+                        node.name,
+                        node.use,
+                        node.after.name if node.after else None,
+                        self.restarts_of(node.name),
+                        self.facts_of(node.name),
+                    )
+                    for node in self.graph.nodes
+                ],
+                replies=dict(self._replies),
+            )
+        )
+
     # --- what it all came to ---
 
     def facts_of(self, stage: str) -> dict[str, str]:
         """What a stage reported once open."""
-        for child in self.children:
+        for child in self.children.values():
             if stage in child.facts:
                 return child.facts[stage]
         return {}
@@ -424,36 +883,31 @@ class Supervisor:
         """How often a worker of the stage was started again."""
         return sum(
             child.restarts
-            for child in self.children
+            for child in self.children.values()
             if any(node.name == stage for node in child.spec.nodes)
         )
 
+    def rows_of(self, node: Node) -> list[StageRow]:
+        """The counters of a stage in all of its workers."""
+        workers = [c.spec.index for c in self.children.values() if node in c.spec.nodes]
+        return self.telemetry.rows(node.index, workers)
+
     def summary(self) -> dict[str, Any]:
         """The run in figures, as written by `--summary`."""
-        streams = {}
-        for stream, arena, row in zip(
-            self.graph.streams, self.arenas, self.telemetry.streams, strict=True
-        ):
-            ledger = arena.ledger()
-            latency = percentiles(row.latency.buckets(), row.latency.max_ms())
-            streams[stream.name] = {
-                **msgspec.to_builtins(ledger),
-                "fps": round(row.fps, 2),
-                "latency_ms": msgspec.to_builtins(latency),
-            }
         stages = {}
         for node in self.graph.nodes:
-            rows = self.telemetry.rows(node.index)
-            busy = self.telemetry.busy(node.index)
+            rows = self.rows_of(node)
+            took = busy(rows)
             stages[node.name] = {
                 "processed": sum(row.processed for row in rows),
                 "restarts": self.restarts_of(node.name),
-                "busy_ms": {"p50": busy.p50, "p95": busy.p95, "p99": busy.p99},
+                "busy_ms": {"p50": took.p50, "p95": took.p95, "p99": took.p99},
                 "cpu_s": round(sum(row.cpu_s for row in rows), 3),
                 "provider": self.facts_of(node.name).get("provider"),
             }
+        own = {feed.name: feed.summary(self.graph.nodes) for feed in self.feeds.values()}
         return {
-            "streams": streams,
+            "streams": own | self.gone,
             "stages": stages,
             "wall_s": round((time.monotonic_ns() - self.start_ns) / 1e9, 3),
             "exit": self.exit,
@@ -463,23 +917,85 @@ class Supervisor:
         if self._trace is None:
             return
         try:
-            for part in self._trace_parts:
+            for part in self._trace_parts.values():
                 part.seek(0)
             with self._trace.open("wb") as file:
                 write_chrome_trace(
                     file,
-                    (record for part in self._trace_parts for record in read_trace(part)),
-                    [stream.name for stream in self.graph.streams],
+                    (r for part in self._trace_parts.values() for r in read_trace(part)),
+                    self._traced,
                     [node.name for node in self.graph.nodes],
-                    [worker.name for worker in self.graph.workers],
+                    {index: child.spec.name for index, child in self.children.items()},
                     self.start_ns,
                 )
         except OSError as error:
             if not self.error:
                 self.error = f"{self._trace}: the trace cannot be written: {error.strerror}"
             self.exit = self.exit or EXIT_FAILED
-        for part in self._trace_parts:
+        for part in self._trace_parts.values():
             part.close()
+
+
+class _Request(msgspec.Struct):
+    """What `Run.ask` sends."""
+
+    do: Literal["pause", "resume", "remove", "add", "reload"]
+    stream: str = ""
+    settings: dict[str, Any] = {}
+
+
+_OF_ONE_STREAM = ("setup", "broken")
+"""Reports that end the run, unless they are of a stream that was added while it runs."""
+_OF_THE_RUN = ("streams", "started_ns", "live", "name", "describe")
+"""Facts that are other in every run, or when streams come and go; no reason to start anew."""
+
+
+def _shape(graph: Graph) -> object:
+    """What cannot change without a new run."""
+    return (
+        [
+            (
+                node.name,
+                node.kind,
+                node.after.name if node.after else None,
+                node.process,
+                node.replicas,
+            )
+            for node in graph.nodes
+        ],
+        graph.config.placement,
+        graph.slot_bytes,
+    )
+
+
+def _same(one: object, other: object) -> bool:
+    try:
+        return bool(one == other)
+    except ValueError:  # arrays say so of each element
+        return False
+
+
+def find_runs() -> dict[int, str]:
+    """Process ids of the runs here that read their settings anew on SIGHUP, and their files."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+            continue
+        try:
+            title = (entry / "cmdline").read_bytes().rstrip(b"\0").decode(errors="replace")
+        except OSError:
+            continue  # it has ended meanwhile
+        if title.startswith(f"{TITLE} "):
+            found[int(entry.name)] = title.removeprefix(TITLE).strip()
+    return found
+
+
+def _allow_descriptors() -> None:
+    """Raise our own limit: a stream takes some, and the usual limit is for a few hundred."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _signal_name(number: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 import msgspec
@@ -71,6 +71,20 @@ class Histogram:
     def max_ms(self) -> float:
         """The longest duration."""
         return int(self._words[self._at + _MAX]) / 1e6
+
+    def percentiles(self) -> Percentiles:
+        """Of all durations."""
+        return percentiles(self.buckets(), self.max_ms())
+
+    def up_to(self, bounds_s: Sequence[float]) -> list[int]:
+        """For each bound in seconds, rising, how many durations were at most so long; then all."""
+        counts, found, seen, index = self.buckets(), [], 0, 0
+        for bound_s in bounds_s:
+            while index < _BUCKETS and _middle_ms(index) <= bound_s * 1e3:
+                seen += counts[index]
+                index += 1
+            found.append(seen)
+        return [*found, sum(counts)]
 
 
 def percentiles(buckets: Sequence[int], max_ms: float) -> Percentiles:
@@ -135,19 +149,36 @@ class StageRow:
 class StreamRow:
     """What capture counted of the frames that came back to it."""
 
-    WORDS = 4 + _HISTOGRAM_WORDS
-
-    def __init__(self, words: memoryview, at: int) -> None:
+    def __init__(self, words: memoryview, at: int, stages: int) -> None:
         self._words, self._at = words, at
         self.latency = Histogram(words, at + 4)
+        hops = at + 4 + _HISTOGRAM_WORDS
+        self.hops = [Histogram(words, hops + i * _HOP_WORDS + 1) for i in range(stages)]
+        """For each stage, the time from capture until the stage was through with a frame."""
+        self._waited = [hops + i * _HOP_WORDS for i in range(stages)]
 
-    def count(self, captured_ns: int, returned_ns: int) -> None:
-        """Count a delivered frame."""
+    @staticmethod
+    def size(stages: int) -> int:
+        """In words."""
+        return 4 + _HISTOGRAM_WORDS + stages * _HOP_WORDS
+
+    def count(self, captured_ns: int, returned_ns: int, spans: Sequence[Span] = ()) -> None:
+        """Count a delivered frame, and when each stage had worked on it."""
         words, at = self._words, self._at
         if not words[at]:
             words[at] = returned_ns
         words[at + 1] = returned_ns
         self.latency.record(returned_ns - captured_ns)
+        for span in spans:
+            self.hops[span.stage].record(span.end_ns - captured_ns)
+
+    def count_wait(self, stage: int, waited_ns: int) -> None:
+        """Count how long a frame waited for a stage after the one before it was through."""
+        self._words[self._waited[stage]] += max(waited_ns, 0)
+
+    def waited_ns(self, stage: int) -> int:
+        """How long frames waited for a stage, summed."""
+        return int(self._words[self._waited[stage]])
 
     @property
     def first_returned_ns(self) -> int:
@@ -165,41 +196,50 @@ class StreamRow:
         span_ns = self.last_returned_ns - self.first_returned_ns
         return (self.latency.count - 1) / (span_ns / 1e9) if span_ns > 0 else 0.0
 
+    def clear(self) -> None:
+        """Forget everything: another stream takes the place."""
+        size = self.size(len(self.hops))
+        self._words[self._at : self._at + size] = memoryview(bytes(size * WORD)).cast("q")
+
+
+_HOP_WORDS = 1 + _HISTOGRAM_WORDS
+
 
 class Telemetry:
-    """All rows of a run."""
+    """All rows of a run: one per stream, one per worker and stage. Rows not in use cost nothing."""
 
-    def __init__(self, streams: int, stages_of_workers: Sequence[Sequence[int]]) -> None:
+    def __init__(self, stages: int, workers: int, streams: int) -> None:
         """Make the rows.
 
         Args:
-            streams: how many.
-            stages_of_workers: for each worker, the indices of its stages.
+            stages: how many.
+            workers: how many there may be.
+            streams: how many there may be.
         """
-        pairs = [(w, s) for w, stages in enumerate(stages_of_workers) for s in stages]
-        words = SharedMemory(
-            "eyeline:telemetry",
-            (streams * StreamRow.WORDS + len(pairs) * StageRow.WORDS) * WORD,
-        ).words
-        self.streams = [StreamRow(words, i * StreamRow.WORDS) for i in range(streams)]
-        start = streams * StreamRow.WORDS
-        self._stages = {
-            pair: StageRow(words, start + i * StageRow.WORDS) for i, pair in enumerate(pairs)
-        }
+        self._stages, self._workers = stages, workers
+        self._stream_words = StreamRow.size(stages)
+        self._start = streams * self._stream_words
+        size = self._start + workers * stages * StageRow.WORDS
+        self._words = SharedMemory("eyeline:telemetry", size * WORD).words
+
+    def stream(self, index: int) -> StreamRow:
+        """The row of a stream."""
+        return StreamRow(self._words, index * self._stream_words, self._stages)
 
     def row(self, worker: int, stage: int) -> StageRow:
         """The row of one worker's stage."""
-        return self._stages[worker, stage]
+        at = self._start + (worker * self._stages + stage) * StageRow.WORDS
+        return StageRow(self._words, at)
 
-    def rows(self, stage: int) -> list[StageRow]:
-        """The rows of a stage in all of its workers."""
-        return [row for (_, s), row in self._stages.items() if s == stage]
+    def rows(self, stage: int, workers: Iterable[int]) -> list[StageRow]:
+        """The rows of a stage in the workers that run it."""
+        return [self.row(worker, stage) for worker in workers]
 
-    def busy(self, stage: int) -> Percentiles:
-        """How long the stage worked on a frame, over all of its workers."""
-        rows = self.rows(stage)
-        buckets = [sum(counts) for counts in zip(*(r.busy.buckets() for r in rows), strict=True)]
-        return percentiles(buckets, max((r.busy.max_ms() for r in rows), default=0.0))
+
+def busy(rows: Sequence[StageRow]) -> Percentiles:
+    """How long a stage worked on a frame, over its workers."""
+    buckets = [sum(counts) for counts in zip(*(row.busy.buckets() for row in rows), strict=True)]
+    return percentiles(buckets, max((row.busy.max_ms() for row in rows), default=0.0))
 
 
 class TraceWriter:
@@ -228,6 +268,7 @@ class TraceRecord(msgspec.Struct, array_like=True):
     returned_ns: int
     outcome: str
     spans: list[Span]
+    ntp_ns: int = -1
 
 
 def read_trace(file: BinaryIO) -> Iterator[TraceRecord]:
@@ -244,9 +285,9 @@ def read_trace(file: BinaryIO) -> Iterator[TraceRecord]:
 def write_chrome_trace(
     file: BinaryIO,
     records: Iterable[TraceRecord],
-    streams: Sequence[str],
+    streams: Mapping[int, str],
     stages: Sequence[str],
-    workers: Sequence[str],
+    workers: Mapping[int, str],
     start_ns: int,
 ) -> None:
     """Write the Trace Event Format that Perfetto and chrome://tracing open.
@@ -267,7 +308,7 @@ def write_chrome_trace(
             out.clear()
 
     file.write(b'{"displayTimeUnit":"ms","traceEvents":[\n')
-    for i, worker in enumerate(workers):
+    for i, worker in workers.items():
         put({"ph": "M", "pid": 1, "tid": i + 1, "name": "thread_name", "args": {"name": worker}})
         put(
             {
@@ -286,6 +327,7 @@ def write_chrome_trace(
             "captured_us": us(record.captured_ns),
             "source_ms": record.source_ns / 1e6 if record.source_ns >= 0 else None,
             "wall_ms": record.wall_ns / 1e6,
+            "camera_wall_ms": record.ntp_ns / 1e6 if record.ntp_ns >= 0 else None,
             "latency_ms": (record.returned_ns - record.captured_ns) / 1e6,
             "outcome": record.outcome or "delivered",
         }

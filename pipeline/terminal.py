@@ -17,6 +17,8 @@ from pipeline.supervisor import Phase, Supervisor
 from pipeline.telemetry import percentiles
 
 REFRESH_S = 0.5
+MOST_ROWS = 20
+"""Streams that fit on a screen."""
 
 
 class LiveTable:
@@ -65,15 +67,12 @@ class _Sample:
     """The counters at one moment."""
 
     def __init__(self, supervisor: Supervisor) -> None:
-        rows = supervisor.telemetry
-        self.delivered = [row.latency.count for row in rows.streams]
-        self.latency = [row.latency.buckets() for row in rows.streams]
-        self.processed = [
-            sum(row.processed for row in rows.rows(node.index)) for node in supervisor.graph.nodes
-        ]
-        self.busy_ns = [
-            sum(row.busy.sum_ns for row in rows.rows(node.index)) for node in supervisor.graph.nodes
-        ]
+        self.latency = {
+            index: feed.row.latency.buckets() for index, feed in supervisor.feeds.items()
+        }
+        rows = [supervisor.rows_of(node) for node in supervisor.graph.nodes]
+        self.processed = [sum(row.processed for row in of) for of in rows]
+        self.busy_ns = [sum(row.busy.sum_ns for row in of) for of in rows]
 
 
 def _streams(supervisor: Supervisor, now: _Sample, before: _Sample | None, past_s: float) -> Table:
@@ -82,17 +81,18 @@ def _streams(supervisor: Supervisor, now: _Sample, before: _Sample | None, past_
     for name in ("fps", "p50 ms", "p95 ms", "captured", "delivered", "in flight"):
         table.add_column(name, justify="right")
     table.add_column("dropped, failed")
-    for i, stream in enumerate(supervisor.graph.streams):
-        ledger = supervisor.arenas[i].ledger()
-        delivered, buckets = now.delivered[i], now.latency[i]
-        if before is not None:
-            delivered -= before.delivered[i]
-            buckets = [a - b for a, b in zip(buckets, before.latency[i], strict=True)]
-        latency = percentiles(buckets, supervisor.telemetry.streams[i].latency.max_ms())
+    for index, feed in list(supervisor.feeds.items())[:MOST_ROWS]:
+        ledger, buckets = feed.arena.ledger(), now.latency.get(index)
+        if buckets is None:
+            continue
+        if before is not None and index in before.latency:
+            buckets = [a - b for a, b in zip(buckets, before.latency[index], strict=True)]
+        latency = percentiles(buckets, feed.row.latency.max_ms())
         lost = {**ledger.dropped, **ledger.failed}
+        away = feed.condition.state in ("waiting", "paused")
         table.add_row(
-            stream.name,
-            f"{delivered / past_s:.1f}",
+            feed.name,
+            feed.condition.state if away else f"{sum(buckets) / past_s:.1f}",
             f"{latency.p50:.0f}",
             f"{latency.p95:.0f}",
             str(ledger.captured),
@@ -100,6 +100,9 @@ def _streams(supervisor: Supervisor, now: _Sample, before: _Sample | None, past_
             str(ledger.in_flight),
             ", ".join(f"{cause} {n}" for cause, n in lost.items()) or "-",
         )
+    more = len(supervisor.feeds) - MOST_ROWS
+    if more > 0:
+        table.add_row(f"and {more} more")
     return table
 
 
@@ -144,16 +147,15 @@ def set_up_logging(level: int, console: Console | None) -> None:
 def closing_lines(supervisor: Supervisor) -> Sequence[str]:
     """One line per stream: how its frames ended."""
     lines = []
-    for stream, arena, row in zip(
-        supervisor.graph.streams, supervisor.arenas, supervisor.telemetry.streams, strict=True
-    ):
-        ledger = arena.ledger()
-        latency = percentiles(row.latency.buckets(), row.latency.max_ms())
+    for feed in supervisor.feeds.values():
+        ledger, row = feed.arena.ledger(), feed.row
+        latency = row.latency.percentiles()
         lost = {**ledger.dropped, **ledger.failed}
         lines.append(
-            f"{stream.name}: {ledger.captured} captured = {ledger.delivered} delivered"
+            f"{feed.name}: {ledger.captured} captured = {ledger.delivered} delivered"
             + "".join(f" + {n} {cause}" for cause, n in lost.items())
             + (f" + {ledger.in_flight} in flight" if ledger.in_flight else "")
             + f"; {row.fps:.1f} fps, latency {latency.p50:.0f} ms (p95 {latency.p95:.0f})"
+            + (f"; away {feed.arena.away_ns / 1e9:.1f} s" if feed.arena.away_ns else "")
         )
     return lines

@@ -24,6 +24,7 @@ import msgspec
 import setproctitle
 
 from pipeline.arena import MAX_HOLDS, Arena, Board
+from pipeline.bulletin import Bulletin, View
 from pipeline.custody import Custody
 from pipeline.edge import (
     Edge,
@@ -35,11 +36,14 @@ from pipeline.edge import (
     decode_header,
     decode_return,
 )
-from pipeline.errors import EndRun, EyelineError, RunError, SetupError
+from pipeline.errors import EndRun, EyelineError, RunError, SetupError, StuckSource
 from pipeline.frame import Frame, Header, SlotFullError, Span, Status
-from pipeline.graph import Graph, Node
+from pipeline.graph import Graph, Node, Stream
+from pipeline.graph import Worker as Spec
+from pipeline.monitor import Condition
+from pipeline.roster import Roster, Streams
 from pipeline.stage import Source, Stage
-from pipeline.telemetry import Telemetry, TraceRecord, TraceWriter
+from pipeline.telemetry import StageRow, Telemetry, TraceRecord, TraceWriter
 
 BEAT_MS = 100
 """Longest pause between two signs of life of an idle worker."""
@@ -53,6 +57,8 @@ RESTART_TOO_OLD_NS = 1_000_000_000
 
 EXIT_FATAL = 3
 """Exit status of a worker that has reported why the run must end."""
+EXIT_RENEW = 4
+"""Exit status of a worker that asks to be started again."""
 
 
 class Report(msgspec.Struct, omit_defaults=True):
@@ -61,11 +67,16 @@ class Report(msgspec.Struct, omit_defaults=True):
     worker: int
     kind: str
     """"ready", "log", "fatal" (a RunError), "setup" (a SetupError), "broken" (a source that ended
-    too early: the run drains and fails), "end" (a person's wish)."""
+    too early: the run drains and fails), "end" (a person's wish), "condition" (of a source),
+    "renew" (a process that cannot go on, through no fault of its own), "request"."""
     text: str = ""
     level: int = logging.INFO
     facts: dict[str, dict[str, str]] = {}
     """Stage -> what it reports once open."""
+    condition: Condition | None = None
+    """How a source is doing."""
+    request: str = ""
+    """A request's own name, under which the answer is found in the bulletin."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,42 +87,52 @@ class Shared:
     """Random name of the run, part of the addresses."""
     graph: Graph
     board: Board
-    arenas: tuple[Arena, ...]
+    roster: Roster
+    arenas: dict[int, Arena]
+    """By stream, as they are at the moment of a fork."""
     telemetry: Telemetry
+    bulletin: Bulletin
     report_fd: int
-    trace_fds: tuple[int, ...]
-    """One per stream; none if there is to be no trace."""
+    trace_fds: dict[int, int]
+    """By stream; none if there is to be no trace."""
     supervisor_pid: int
     log_level: int
 
 
-def work(shared: Shared, index: int) -> int:
-    """Run a worker to its end, in a process of its own; its exit status."""
-    _prologue(shared, index)
-    kind = Worker if shared.graph.workers[index].stream is None else CaptureWorker
-    worker = kind(shared, index)
+def work(shared: Shared, spec: Spec, stream: Stream | None) -> int:
+    """Run a worker to its end, in a process of its own; its exit status.
+
+    Args:
+        shared: what all workers share.
+        spec: which worker.
+        stream: that of a capture worker.
+    """
+    _prologue(shared, spec)
+    worker = Worker(shared, spec) if stream is None else CaptureWorker(shared, spec, stream)
     try:
         worker.open()
         worker.loop()
+    except StuckSource as error:
+        worker.tell("renew", str(error))
+        os._exit(EXIT_RENEW)  # a thread that is stuck in a library would keep us from ending
     except EyelineError as error:
         worker.tell("setup" if isinstance(error, SetupError) else "fatal", str(error))
         return EXIT_FATAL
     except Exception as error:
         logging.debug("%s", traceback.format_exc())
-        worker.tell("fatal", f"{shared.graph.workers[index].name}: {_one_line(error)}")
+        worker.tell("fatal", f"{spec.name}: {_one_line(error)}")
         return EXIT_FATAL
     finally:
         worker.close()
     return 0
 
 
-def _prologue(shared: Shared, index: int) -> None:
+def _prologue(shared: Shared, spec: Spec) -> None:
     die_with_parent = 1  # PR_SET_PDEATHSIG
     ctypes.CDLL(None).prctl(die_with_parent, signal.SIGKILL)
     if os.getppid() != shared.supervisor_pid:
         os._exit(EXIT_FATAL)  # it died before we could ask
-    worker = shared.graph.workers[index]
-    setproctitle.setproctitle(worker.title)
+    setproctitle.setproctitle(spec.title)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setpgid(0, 0)  # Ctrl-C is the supervisor's to act on
@@ -119,7 +140,7 @@ def _prologue(shared: Shared, index: int) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     logging.basicConfig(
-        level=shared.log_level, handlers=[_PipeLog(shared.report_fd, index)], force=True
+        level=shared.log_level, handlers=[_PipeLog(shared.report_fd, spec.index)], force=True
     )
     if "cv2" in sys.modules:
         # Stages are the unit of parallelism; threads inside one would fight over the cores.
@@ -173,11 +194,13 @@ class _Answer(msgspec.Struct, array_like=True):
 class Worker:
     """A process that takes frames from other workers."""
 
-    def __init__(self, shared: Shared, index: int) -> None:
-        self._shared, self._index = shared, index
+    def __init__(self, shared: Shared, spec: Spec) -> None:
+        self._shared, self._spec, self._index = shared, spec, spec.index
         self._graph, self._board = shared.graph, shared.board
-        self._spec = shared.graph.workers[index]
-        self._names = [stream.name for stream in self._graph.streams]
+        self._streams = self._known_streams()
+        self._rows: dict[Node, StageRow] = {
+            node: shared.telemetry.row(spec.index, node.index) for node in spec.nodes
+        }
         self._stages: dict[Node, Stage] = {}
         self._reorders: dict[tuple[int, int], Reorder | None] = {}
         self._progress: dict[tuple[int, int], _Progress] = {}
@@ -191,6 +214,27 @@ class Worker:
     def _on_terminate(self, signum: int, frame: FrameType | None) -> None:
         self._terminated = True
 
+    def _known_streams(self) -> Streams:
+        return Streams(
+            self._shared.roster,
+            self._shared.arenas,
+            tuple(node.name for node in self._graph.nodes),
+            self._graph.ordered,
+            self._graph.slot_bytes,
+            self._shared.supervisor_pid,
+        )
+
+    def _view(self) -> View:
+        """What a stage may see of the run; with streams of its own, as other threads use it."""
+        return View(
+            self._shared.bulletin,
+            self._board,
+            self._shared.telemetry,
+            self._known_streams(),
+            lambda name, body: self.tell("request", body, request=name),
+            self._shared.supervisor_pid,
+        )
+
     def tell(self, kind: str, text: str = "", **facts: Any) -> None:
         """Tell the supervisor."""
         send_report(self._shared.report_fd, Report(self._index, kind, text, **facts))
@@ -201,8 +245,9 @@ class Worker:
         """Make and open the stages, take up saved states, and ask for work."""
         self._sockets = Sockets(self._shared.run, self._index, self._board)
         for node in self._spec.nodes:
-            self._stages[node] = self._make(node)
-            self._stages[node].beat = self._beat_for_stage  # type: ignore[method-assign]
+            stage = self._stages[node] = self._make(node)
+            stage.beat = self._beat_for_stage  # type: ignore[method-assign]
+            stage.run = self._view()
             self._open_stage(node)
         self._idle = [s for s in self._stages.values() if type(s).idle is not Stage.idle]
         self._poll_ms = IDLE_MS if self._idle else BEAT_MS
@@ -225,20 +270,20 @@ class Worker:
         stage.open()
         if not node.kind.ordered:
             return
-        for stream, arena in enumerate(self._shared.arenas):
-            saved = arena.saved(node.name)
+        for stream, entry in self._streams.known().items():
+            arena = self._streams.arena(stream)
+            saved = arena.saved(node.name) if arena is not None else None
             if saved is None:
-                self._progress[node.index, stream] = _Progress()
                 continue
             progress = msgspec.msgpack.decode(saved, type=_Progress)
             self._progress[node.index, stream] = progress
-            stage.restore(self._names[stream], progress.state)
+            stage.restore(entry.name, progress.state)
 
     def _edges_of(self, node: Node) -> Iterator[Edge]:
         away = [child for child in node.next if child not in self._spec.nodes]
         for receivers in sorted({tuple(self._graph.workers_of(child)) for child in away}):
             credit = _batch_of(self._graph.workers[receivers[0]].nodes)
-            if not any(stream.live for stream in self._graph.streams):
+            if not any(entry.live for entry in self._streams.known().values()):
                 # One more waits there, so that no replica idles while it asks for the next. A
                 # live frame rather waits here, for whichever replica is free first.
                 credit += 1
@@ -260,6 +305,7 @@ class Worker:
         """Work until told to stop."""
         while not self._terminated:
             self._beat()
+            self._forget_streams()
             self._call_idle()
             message = self._sockets.receive(self._poll_ms)
             if message is None or message.kind != Kind.FRAME:
@@ -269,6 +315,13 @@ class Worker:
             if self._batch > 1:
                 self._gather(messages)
             self._work_on(messages)
+
+    def _forget_streams(self) -> None:
+        """Drop what was kept of streams that are gone."""
+        for stream in self._streams.refresh():
+            for kept in (self._progress, self._reorders):
+                for key in [key for key in kept if key[1] == stream]:
+                    del kept[key]
 
     def _beat(self) -> None:
         self._board.beat(self._index, time.monotonic_ns())
@@ -338,21 +391,39 @@ class Worker:
     def _reorder(self, stage: int, stream: int) -> Reorder | None:
         """Order from the first frame on that an ordered stage behind `stage` has not had."""
         behind = [n for n in self._graph.nodes[stage].behind() if n in self._stages]
-        nexts = [self._progress[n.index, stream].next for n in behind if n.kind.ordered]
+        nexts = [self._progress_of(n, stream).next for n in behind if n.kind.ordered]
         return Reorder(min(nexts)) if nexts else None
 
     def _take(self, stage: int, headers: list[Header]) -> bool:
         """Work on frames that came from a stage, unless they are void; whether any was."""
-        arenas, board, index = self._shared.arenas, self._board, self._index
+        board, index = self._board, self._index
         for i, header in enumerate(headers):
             board.hold(index, i, header)
-        current = [header for header in headers if arenas[header.stream].is_current(header)]
+        current = [header for header in headers if self._is_current(header)]
         if current:
             self._enter(self._graph.nodes[stage], current)
             self._send_returns()
         for i in range(len(headers)):
             board.let_go(index, i)
         return bool(current)
+
+    def _is_current(self, header: Header) -> bool:
+        arena = self._streams.arena(header.stream)
+        return arena is not None and arena.is_current(header)
+
+    def _arena_of(self, header: Header) -> Arena:
+        """The arena of a frame in hand, whose stream can therefore not be gone."""
+        arena = self._streams.arena(header.stream)
+        assert arena is not None
+        return arena
+
+    def _name_of(self, header: Header) -> str:
+        entry = self._streams.find(header.stream)
+        assert entry is not None
+        return entry.name
+
+    def _progress_of(self, node: Node, stream: int) -> _Progress:
+        return self._progress.setdefault((node.index, stream), _Progress())
 
     # --- the chain of stages in this worker ---
 
@@ -388,13 +459,13 @@ class Worker:
         self._enter(node, headers)
 
     def _work_in_order(self, node: Node, header: Header) -> None:
-        progress = self._progress[node.index, header.stream]
+        progress = self._progress_of(node, header.stream)
         if header.seq < progress.next:
             self._answer_again(node, progress, header)
             return
         before = dict(header.arrays)
         self._work(node, [header])
-        arena = self._shared.arenas[header.stream]
+        arena = self._arena_of(header)
         frame = self._frame(header)
         added = {
             name: (dtype, shape, frame[name].tobytes())
@@ -424,7 +495,7 @@ class Worker:
         frames = []
         for header in headers:
             if header.status == Status.END:
-                stage.end(self._names[header.stream])
+                stage.end(self._name_of(header))
             elif header.status == Status.LIVE and not self._too_old(header):
                 frames.append(self._frame(header))
         if not frames:
@@ -432,8 +503,7 @@ class Worker:
         start_ns, cpu_ns = time.monotonic_ns(), time.process_time_ns()
         self._call(node, stage, frames)
         end_ns = time.monotonic_ns()
-        row = self._shared.telemetry.row(self._index, node.index)
-        row.count(end_ns - start_ns, time.process_time_ns() - cpu_ns, len(frames))
+        self._rows[node].count(end_ns - start_ns, time.process_time_ns() - cpu_ns, len(frames))
         for frame in frames:
             frame.header.spans.append(
                 Span(node.index, self._index, self._taken_ns, start_ns, end_ns)
@@ -456,7 +526,7 @@ class Worker:
                     self._call(node, stage, [frame])
                 return
             frames[0].header.without_arrays(Status.FAILED, f"failed:{node.name}")
-            self._shared.telemetry.row(self._index, node.index).count_failed()
+            self._rows[node].count_failed()
             self._log_failure(node, frames[0], error)
 
     def _log_failure(self, node: Node, frame: Frame, error: Exception) -> None:
@@ -468,20 +538,19 @@ class Worker:
             logging.debug("%s", traceback.format_exc())
 
     def _too_old(self, header: Header) -> bool:
-        stream = self._graph.streams[header.stream]
-        limit_ms = stream.settings.max_age_ms
-        if limit_ms is None or not stream.live:
+        entry = self._streams.find(header.stream)
+        if entry is None or entry.max_age_ms is None or not entry.live:
             return False
-        if time.monotonic_ns() - header.captured_ns <= limit_ms * 1e6:
+        if time.monotonic_ns() - header.captured_ns <= entry.max_age_ms * 1e6:
             return False
         header.without_arrays(Status.DROPPED, "stale")
         return True
 
     def _frame(self, header: Header) -> Frame:
-        arena = self._shared.arenas[header.stream]
+        arena, name = self._arena_of(header), self._name_of(header)
         if header.slot == arena.end_slot:
-            return Frame(header, self._names[header.stream], memoryview(b""))
-        return Frame(header, self._names[header.stream], arena.memory(header.slot))
+            return Frame(header, name, memoryview(b""))
+        return Frame(header, name, arena.memory(header.slot))
 
     def _send_returns(self) -> None:
         now_ns = time.monotonic_ns()
@@ -501,10 +570,9 @@ class Worker:
         self._returns.clear()
 
     def _give_back(self, stream: int, done: Return) -> None:
-        self._sockets.send_return(self._capture_worker(stream), done)
-
-    def _capture_worker(self, stream: int) -> int:
-        return next(w.index for w in self._graph.workers if w.stream == stream)
+        entry = self._streams.find(stream)
+        if entry is not None:
+            self._sockets.send_return(entry.worker, done)
 
 
 def _batch_of(nodes: Sequence[Node]) -> int:
@@ -534,14 +602,18 @@ def _share_room(parent: Node, child: Node, header: Header) -> None:
 class CaptureWorker(Worker):
     """The worker of one stream's source: lends the slots and takes the frames back."""
 
+    def __init__(self, shared: Shared, spec: Spec, stream: Stream) -> None:
+        super().__init__(shared, spec)
+        self._stream = stream
+        self._arena = shared.arenas[stream.index]
+        self._row = shared.telemetry.stream(stream.index)
+        trace_fd = shared.trace_fds.get(stream.index)
+        self._trace = None if trace_fd is None else TraceWriter(trace_fd)
+        self._condition: Condition | None = None
+        self._seen_ns = time.monotonic_ns()
+
     def open(self) -> None:
         """Open the source and go on where the predecessor was killed."""
-        assert self._spec.stream is not None
-        self._stream = self._graph.streams[self._spec.stream]
-        self._arena = self._shared.arenas[self._stream.index]
-        self._trace: TraceWriter | None = None
-        if self._shared.trace_fds:
-            self._trace = TraceWriter(self._shared.trace_fds[self._stream.index])
         super().open()
         max_age_ms = self._stream.settings.max_age_ms or 0
         too_old_ns = max(RESTART_TOO_OLD_NS, round(max_age_ms * 1e6))
@@ -554,16 +626,19 @@ class CaptureWorker(Worker):
             time.monotonic_ns(),
         )
         self._offered: Header | None = None
+        self._paused = False
         self._sizes: dict[int, int] = {}
 
     def _make(self, node: Node) -> Stage:
         if issubclass(node.kind, Source):
-            self._source: Source = node.kind(self._stream.capture, node.facts)
+            again = self._board.incarnation(self._index) > 0 or self._stream.added
+            facts = {**node.facts, "again": again, "stream": self._stream.name}
+            self._source: Source = node.kind(self._stream.capture, facts)
             return self._source
         return super()._make(node)
 
     def _open_stage(self, node: Node) -> None:
-        if issubclass(node.kind, Source) and (self._arena.ended or self._board.stopping):
+        if issubclass(node.kind, Source) and (self._arena.ended or self._told_to_end()):
             # The source is not needed any more, and may not be there any more either.
             self._arena.ended = True
             return
@@ -578,13 +653,38 @@ class CaptureWorker(Worker):
         while not self._terminated and not self._arena.finished:
             now_ns = time.monotonic_ns()
             self._board.beat(self._index, now_ns)
+            self._forget_streams()
             self._call_idle()
+            self._watch_source(now_ns)
             self._repair(now_ns)
             self._flush()
             wait_ms = 0 if self._read() else self._poll_ms
             if self._custody.waits_for_holders:
                 wait_ms = min(wait_ms, HELD_MS)
             self._receive(wait_ms)
+
+    def _told_to_end(self) -> bool:
+        return self._board.stopping or self._arena.removed
+
+    def _watch_source(self, now_ns: int) -> None:
+        """Pause and go on as ordered; tell when the source goes away or comes back."""
+        if self._arena.ended:
+            condition = Condition("ended")
+        else:
+            if self._arena.paused != self._paused:
+                self._paused = self._arena.paused
+                (self._source.pause if self._paused else self._source.resume)()
+            condition = Condition("paused") if self._paused else self._source.condition
+        if condition.state == "waiting":
+            self._arena.count_away(now_ns - self._seen_ns)
+        self._seen_ns = now_ns
+        if condition == self._condition:
+            return
+        was, self._condition = self._condition, condition
+        if was is not None and was.state == "waiting" and condition.state == "live":
+            self._arena.count_reconnect()
+        facts = {self._spec.nodes[0].name: dict(self._source.report())}
+        self.tell("condition", condition=condition, facts=facts)
 
     def _receive(self, wait_ms: int) -> None:
         """Take back what has been returned; wait for the first message only."""
@@ -611,10 +711,12 @@ class CaptureWorker(Worker):
 
     def _read(self) -> bool:
         """Lend the next picture if there is one; whether to come back at once."""
-        if self._arena.ended or self._board.stopping:
+        if self._arena.ended or self._told_to_end():
             self._arena.ended = True
             if not self._custody.in_flight and not self._arena.generation(self._arena.end_slot):
                 self._launch(self._custody.lend_end(time.monotonic_ns(), time.time_ns()))
+            return False
+        if self._paused and not self._stream.live:
             return False
         if self._offered is None and not self._custody.has_free_slot:
             self._count_missed()
@@ -651,9 +753,9 @@ class CaptureWorker(Worker):
         """Count the work of the source; a live one's waiting for a picture is none."""
         end_ns, cpu_ns = time.monotonic_ns(), time.process_time_ns() - self._offered_cpu_ns
         start_ns = header.captured_ns if self._stream.live else self._offered_ns
-        source = self._spec.nodes[0].index
-        self._shared.telemetry.row(self._index, source).count(end_ns - start_ns, cpu_ns)
-        header.spans.append(Span(source, self._index, start_ns, start_ns, end_ns))
+        source = self._spec.nodes[0]
+        self._rows[source].count(end_ns - start_ns, cpu_ns)
+        header.spans.append(Span(source.index, self._index, start_ns, start_ns, end_ns))
 
     def _lend(self, header: Header) -> None:
         self._count_captured(header)
@@ -702,8 +804,8 @@ class CaptureWorker(Worker):
             return
         outcome, spans = taken
         if not outcome:
-            row = self._shared.telemetry.streams[self._stream.index]
-            row.count(captured_ns, done.returned_ns)
+            self._row.count(captured_ns, done.returned_ns, spans)
+            self._count_waits(spans)
         if self._trace is not None and again is not None:
             self._trace.write(
                 TraceRecord(
@@ -716,8 +818,17 @@ class CaptureWorker(Worker):
                     done.returned_ns,
                     outcome,
                     spans,
+                    again.ntp_ns,
                 )
             )
+
+    def _count_waits(self, spans: list[Span]) -> None:
+        """Count how long the frame waited between the stages."""
+        through_ns = {span.stage: span.end_ns for span in spans}
+        for span in spans:
+            after = self._graph.nodes[span.stage].after
+            if after is not None and after.index in through_ns:
+                self._row.count_wait(span.stage, span.start_ns - through_ns[after.index])
 
     def _count_missed(self) -> None:
         busy, decode = self._source.missed()

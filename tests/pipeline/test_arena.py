@@ -104,7 +104,7 @@ class Words:
         self._words[at] = value
 
 
-@pytest.mark.parametrize("stores", range(12))
+@pytest.mark.parametrize("stores", range(13))
 def test_killed_between_any_two_stores_the_sum_closes(stores):
     made = arena()
     lend(made, 1)
@@ -122,7 +122,7 @@ def test_killed_between_any_two_stores_the_sum_closes(stores):
     assert ledger.captured == total(ledger)
     assert ledger.captured - 1 == int(made.is_lent(0))
     assert ledger.in_flight == 1 + made.is_lent(0) - done
-    assert done == (stores >= 10)
+    assert done == (stores >= 11)
 
 
 def test_a_frame_that_returns_while_the_account_is_read_is_still_in_flight():

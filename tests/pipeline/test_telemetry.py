@@ -16,6 +16,7 @@ from pipeline.telemetry import (
     Telemetry,
     TraceRecord,
     TraceWriter,
+    busy,
     percentiles,
     read_trace,
     write_chrome_trace,
@@ -24,7 +25,10 @@ from pipeline.telemetry import (
 MS = 1_000_000
 
 
-def words(count=StreamRow.WORDS):
+WORDS = StreamRow.size(stages=1)
+
+
+def words(count=WORDS):
     return memoryview(np.zeros(count, np.int64)).cast("B").cast("q")
 
 
@@ -122,7 +126,7 @@ def test_of_a_batch_each_frame_took_its_share():
 
 
 def test_a_streams_rate_is_from_the_first_capture_to_the_last_return():
-    row = StreamRow(words(), 0)
+    row = StreamRow(words(), 0, 1)
     assert row.fps == 0
     for i in range(11):
         row.count(captured_ns=1000 + i * 100 * MS, returned_ns=1000 + (i + 1) * 100 * MS)
@@ -132,17 +136,37 @@ def test_a_streams_rate_is_from_the_first_capture_to_the_last_return():
 
 
 def test_rows_of_streams_and_workers_are_apart():
-    made = Telemetry(2, [[0, 1], [2], [2]])
-    made.streams[0].count(0, MS)
-    made.streams[1].count(0, 2 * MS)
+    made = Telemetry(stages=3, workers=3, streams=2)
+    made.stream(0).count(0, MS, [Span(2, 0, 0, 0, MS // 2)])
+    made.stream(1).count(0, 2 * MS)
+    made.stream(1).count_wait(2, 7)
     for row, ms in ((made.row(0, 0), 3), (made.row(0, 1), 4), (made.row(1, 2), 5)):
         row.count(ms * MS, 0)
     made.row(2, 2).count(100 * MS, 0)
-    assert [row.latency.max_ms() for row in made.streams] == [1.0, 2.0]
-    assert [made.busy(stage).max for stage in range(3)] == [3.0, 4.0, 100.0]
-    assert [row.processed for row in made.rows(2)] == [1, 1]
-    assert made.busy(2).p50 == pytest.approx(5, rel=0.04)
-    assert made.busy(2).p99 == pytest.approx(100, rel=0.04)
+    assert [made.stream(i).latency.max_ms() for i in range(2)] == [1.0, 2.0]
+    assert [hop.count for hop in made.stream(0).hops] == [0, 0, 1]
+    assert made.stream(0).hops[2].max_ms() == 0.5
+    assert [[made.stream(i).waited_ns(stage) for stage in range(3)] for i in range(2)] == [
+        [0, 0, 0],
+        [0, 0, 7],
+    ]
+    rows = [made.rows(stage, workers) for stage, workers in enumerate(([0], [0], [1, 2]))]
+    assert [busy(of).max for of in rows] == [3.0, 4.0, 100.0]
+    assert [row.processed for row in rows[2]] == [1, 1]
+    assert busy(rows[2]).p50 == pytest.approx(5, rel=0.04)
+    assert busy(rows[2]).p99 == pytest.approx(100, rel=0.04)
+    made.stream(1).clear()
+    assert made.stream(1).latency.count == 0
+    assert made.stream(1).waited_ns(2) == 0
+    assert made.stream(0).latency.count == 1
+
+
+def test_a_histogram_says_how_many_were_at_most_so_long():
+    row = StreamRow(words(), 0, 1)
+    for ms in (1, 2, 3, 50, 50, 2000):
+        row.latency.record(ms * MS)
+    assert row.latency.up_to([0.0025, 0.01, 0.1, 1.0]) == [2, 3, 5, 5, 6]
+    assert row.latency.up_to([]) == [6]
 
 
 # --- trace ---
@@ -194,7 +218,8 @@ def test_a_record_that_was_cut_off_ends_the_part(cut, tmp_path):
 def chrome(records, streams=("demo",), start_ns=0):
     file = io.BytesIO()
     stages, workers = ["capture", "detector", "tracker"], ["capture", "detector.1", "tracker"]
-    write_chrome_trace(file, records, streams, stages, workers, start_ns)
+    named = dict(enumerate(streams)), stages, dict(enumerate(workers))
+    write_chrome_trace(file, records, *named, start_ns)
     return json.loads(file.getvalue())["traceEvents"]
 
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from pipeline import worker as worker_file
+from pipeline.bulletin import Bulletin
 from pipeline.edge import Kind, Message, decode_header, decode_return, encode
 from pipeline.errors import EndRun, RunError
 from pipeline.frame import Frame, Span, Status
+from pipeline.roster import Entry, Roster
 from pipeline.stage import Array, Settings, Source, Stage
 from pipeline.telemetry import Telemetry, read_trace
 from pipeline.worker import CaptureWorker, Report, Shared, Worker, send_report
@@ -225,19 +227,27 @@ class Stand:
         self.graph = graph(stages, streams, REGISTRY, placement="separate", **more)
         names = [node.name for node in self.graph.nodes]
         self.board = board(len(self.graph.workers))
-        self.arenas = tuple(
-            arena(stream.slots, names, self.graph.ordered) for stream in self.graph.streams
-        )
+        self.arenas = {
+            stream.index: arena(stream.slots, names, self.graph.ordered)
+            for stream in self.graph.streams
+        }
+        roster = Roster()
+        for worker in self.graph.workers:
+            if worker.stream is not None:
+                of = self.graph.streams[worker.stream]
+                age = of.settings.max_age_ms
+                fd = self.arenas[of.index].fd
+                roster.write(of.index, Entry(of.name, of.live, age, worker.index, of.slots, fd))
         self.shared = Shared(
             run="run",
             graph=self.graph,
             board=self.board,
             arenas=self.arenas,
-            telemetry=Telemetry(
-                len(self.graph.streams), [[n.index for n in w.nodes] for w in self.graph.workers]
-            ),
+            roster=roster,
+            telemetry=Telemetry(len(names), len(self.graph.workers), len(self.graph.streams)),
+            bulletin=Bulletin(),
             report_fd=-1,
-            trace_fds=tuple(trace_fds),
+            trace_fds=dict(enumerate(trace_fds)),
             supervisor_pid=os.getpid(),
             log_level=logging.INFO,
         )
@@ -252,8 +262,12 @@ class Stand:
     def open(self, of):
         """Start the worker that runs a stage, also anew after its death."""
         index = self.graph.workers_of(self.node(of))[0]
-        kind = Worker if self.graph.workers[index].stream is None else CaptureWorker
-        self.worker = kind(self.shared, index)
+        spec = self.graph.workers[index]
+        self.worker = (
+            Worker(self.shared, spec)
+            if spec.stream is None
+            else CaptureWorker(self.shared, spec, self.graph.streams[spec.stream])
+        )
         self.worker.open()
         self.index = index
         self.sockets = self.worker._sockets
@@ -928,7 +942,7 @@ def test_a_source_is_read_to_its_end_and_the_end_comes_last():
     assert [sent.seq for sent in stand.sent] == [*range(20), 20]
     assert [sent.status for sent in stand.sent][-2:] == [Status.LIVE, Status.END]
     assert stand.arena.finished
-    assert stand.shared.telemetry.streams[0].latency.count == 20
+    assert stand.shared.telemetry.stream(0).latency.count == 20
     assert stand.shared.telemetry.row(0, 0).processed == 20
 
 
