@@ -52,6 +52,21 @@ class CaptureSettings(Settings, frozen=True):
     """Asked of a webcam, in pixels."""
     height: Annotated[int, Meta(ge=1)] | None = None
     """Asked of a webcam, in pixels."""
+    backend: Literal["auto", "opencv", "gstreamer"] = "auto"
+    """What reads a camera or an address; files are OpenCV's. auto: OpenCV, which costs least;
+    GStreamer for what OpenCV cannot decode, and where `pipeline` is given."""
+    pipeline: Annotated[str, Meta(min_length=1)] | None = None
+    """A GStreamer pipeline of your own, as for gst-launch-1.0, that ends in an appsink; `source`
+    is then only the name that is shown."""
+    transport: Literal["tcp", "udp"] = "tcp"
+    """How the pictures of an rtsp:// address travel."""
+    stall_timeout_s: Annotated[float, Meta(ge=0.5, le=600)] = 5.0
+    """A camera that gives no new picture for so long counts as dead, in seconds."""
+    wait: bool = False
+    """A camera or address that cannot be opened at the start is tried again and again, instead of
+    ending the run: a daemon's way."""
+    reconnect: bool = True
+    """A camera or address that is lost is opened again; false: that ends the run."""
 
 
 class Capture(Source):

@@ -10,20 +10,27 @@ from pipeline.frame import Frame
 class Pictures(Protocol):
     """An open source, one picture after the other. To make the object is to open the source.
 
-    One thread uses it, but for `interrupt`. An object whose source has gone is closed and never
-    used again: a new one is made.
+    A class for live sources is made with one argument, the stream's `CaptureSettings`, and lets
+    making it take 5 s at most. One thread uses the object, but for `interrupt`. An object whose
+    source has gone is closed and never used again: a new one is made.
 
     Raises, when made:
-        SourceError: it cannot be opened, or gives no picture; its `kind` says why.
+        SourceError: it cannot be opened, or gives no picture; its `kind` says why, and its text
+            does not name the source: the caller puts the name in front.
     """
 
     decoder: str
     """What decodes, as a person would say it: "FFmpeg", "GStreamer avdec_h264"."""
     source_ns: int
     """Time of the last picture by the source's own clock, from 0 at the first; -1: unknown."""
-    ntp_ns: int
+    ntp_ns: int = -1
     """When the camera took the last picture by its wall clock (RTCP sender reports), nanoseconds
     since the Unix epoch; -1: it does not say."""
+    finite: bool = False
+    """Has an end of its own, as a file has (also one behind an address): then, played live, it is
+    played at its own pace, and it is not opened again when it has ended."""
+    lost: int = 0
+    """Pictures passed over by the last `grab` because they are damaged."""
 
     def grab(self) -> bool:
         """Wait for the next picture and take it. False: there is none, see `trouble`.
@@ -36,11 +43,25 @@ class Pictures(Protocol):
         """Decode the last picture into the frame as `image`; False: it cannot be decoded."""
 
     def trouble(self) -> tuple[str, str]:
-        """Why `grab` gave False: the kind (see `Condition`), and words; ("", "") at an end that
-        was to be expected."""
+        """Why `grab` gave False: the kind (see `Condition`), and words that do not name the
+        source; ("", "") at an end that was to be expected, or when it has not given False."""
 
     def interrupt(self) -> None:
-        """Have a `grab` that waits return soon, if that is possible; from any thread."""
+        """Have a `grab` that waits return soon, if that is possible; from any thread, also after
+        `close`. The object is of no use afterwards."""
 
     def close(self) -> None:
-        """Let go of the source, its threads and descriptors."""
+        """Let go of the source, its threads and descriptors. May be called twice."""
+
+
+class Recorded(Pictures, Protocol):
+    """A file, or a folder of images: can be begun again, and gone through from any place."""
+
+    def rewind(self, rounds: int = 1) -> None:
+        """Begin again, as if it had been played so many times in all since the last time."""
+
+    def again(self) -> None:
+        """Give the last picture once more."""
+
+    def seek(self, source_ns: int) -> bool:
+        """Go to the picture of exactly this time, if it can be found without reading them all."""
