@@ -1,7 +1,10 @@
 """Small stages with work, replicas and state, so that whole runs are quick and repeatable."""
 
+import json
 import time
+from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from pipeline.stage import Array, Settings, Stage
@@ -56,3 +59,33 @@ class Ids(Stage):
 
     def restore(self, stream, state):
         self._next[stream] = int(state)
+
+
+class Operator(Stage):
+    """Asks of the run what stands in a file, one request a line, and writes what came of it."""
+
+    apart = True
+
+    class Settings(Settings, frozen=True):
+        path: str
+
+    def open(self):
+        self._done = 0
+
+    def process(self, frame):
+        pass
+
+    def idle(self):
+        asked = Path(self.settings.path)
+        lines = asked.read_text().splitlines(keepends=True) if asked.exists() else []
+        for line in lines[self._done :]:
+            if not line.endswith("\n"):
+                return
+            request = json.loads(line)
+            self._done += 1
+            if request == "status":
+                answer = msgspec.to_builtins(self.run.status())
+            else:
+                answer = self.run.ask(**request)
+            with open(f"{self.settings.path}.answers", "a") as file:
+                file.write(json.dumps(answer) + "\n")

@@ -1,0 +1,218 @@
+"""Streams and settings that change while the run goes on."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.processes.runs import CLIP, GRAPH, Run
+
+pytestmark = pytest.mark.processes
+
+LIVE = (
+    GRAPH.replace(
+        "demo: {{source: {source}}}", "demo: {{source: {source}, mode: live, loop: true}}"
+    )
+    .replace("\nstages:", "\nplacement: separate\nstages:")
+    .replace(
+        "supervisor:",
+        '  operator: {{use: "tests.processes.stages:Operator", after: ids, path: {out}/asked}}\n'
+        "supervisor:",
+    )
+)
+
+
+class Attended(Run):
+    """A run with an operator."""
+
+    def ask(self, request: object) -> object:
+        """Have the operator ask something of the run; the answer."""
+        answers = Path(self.folder / "asked.answers")
+        before = len(answers.read_text().splitlines()) if answers.exists() else 0
+        with (self.folder / "asked").open("a") as file:
+            file.write(json.dumps(request) + "\n")
+        self.wait_until(lambda: answers.exists() and answers.read_text().count("\n") > before)
+        return json.loads(answers.read_text().splitlines()[before])
+
+    def do(self, what: str, stream: str, **settings: object) -> object:
+        more = {"settings": settings} if settings else {}
+        return self.ask({"request": what, "stream": stream, **more})
+
+    def stream(self, name: str) -> dict:
+        status = self.ask("status")
+        return next((s for s in status["streams"] if s["name"] == name), {})
+
+    def events_of(self, stream: str) -> list[dict]:
+        path = self.folder / "events.jsonl"
+        text = path.read_text() if path.exists() else ""
+        events = [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
+        return [event for event in events if event["stream"] == stream]
+
+    def wait_for(self, stream: str, count: int) -> None:
+        self.wait_until(lambda: len(self.events_of(stream)) >= count)
+
+    def end(self) -> dict:
+        self.process.send_signal(signal.SIGTERM)
+        assert self.wait() == 0, self.stderr
+        return self.summary["streams"]
+
+
+def total(stream: dict) -> int:
+    lost = sum(stream["dropped"].values()) + sum(stream["failed"].values())
+    return stream["delivered"] + lost + stream["in_flight"]
+
+
+def test_a_stream_is_added_and_removed_while_another_goes_on(tmp_path):
+    with Attended(tmp_path, graph=LIVE) as run:
+        run.wait_for("demo", 5)
+        before = run.workers()
+        assert run.do("add", "late", source=str(CLIP), frames=40) == ""
+        run.wait_for("late", 40)
+        run.wait_until(lambda: run.stream("late")["condition"]["state"] == "ended")
+        status = run.stream("late")
+        assert status["delivered"] == status["captured"] == 40
+        assert (status["width"], status["height"]) == (768, 576)
+        assert status["latency_ms"]["p50"] > 0
+        assert set(status["hops_ms"]) >= {"capture", "boxes", "ids", "events"}
+        assert run.do("remove", "late") == ""
+        run.wait_until(lambda: run.stream("late") == {})
+        after = run.workers()
+        assert all(after[name] == pid for name, pid in before.items())
+        summary = run.end()
+    late = run.events_of("late")
+    assert [event["frame"] for event in late] == list(range(40))
+    ids = [box["id"] for event in late for box in event["objects"]]
+    assert ids == list(range(len(ids)))
+    assert summary["late#1"]["delivered"] == 40
+    assert summary["late#1"]["in_flight"] == 0
+    assert [event["frame"] for event in run.events_of("demo")] == list(
+        range(summary["demo"]["delivered"])
+    )
+    assert summary["demo"]["captured"] == total(summary["demo"])
+
+
+def test_an_added_stream_survives_the_death_of_every_worker(tmp_path):
+    with Attended(tmp_path, graph=LIVE) as run:
+        run.wait_for("demo", 2)
+        assert run.do("add", "late", source=str(CLIP), frames=150) == ""
+        for count, name in enumerate(("ids", "boxes.1", "capture.late", "events", "pre"), 1):
+            run.wait_for("late", count * 20)
+            os.kill(run.workers()[name], signal.SIGKILL)
+        run.wait_for("late", 150)
+        summary = run.end()
+    late = run.events_of("late")
+    assert [event["frame"] for event in late] == list(range(150))
+    ids = [box["id"] for event in late for box in event["objects"]]
+    assert ids == list(range(len(ids)))
+    assert summary["late"]["delivered"] == summary["late"]["captured"] == 150
+
+
+def test_what_cannot_be_added_is_refused_in_words(tmp_path):
+    with Attended(tmp_path, graph=LIVE) as run:
+        run.wait_for("demo", 1)
+        assert "there is a stream named 'demo' already" in run.do("add", "demo", source=str(CLIP))
+        assert "no such file" in run.do("add", "late", source=str(tmp_path / "none.mp4"))
+        assert "unknown key" in run.do("add", "late", source=str(CLIP), colour="red")
+        assert "missing" in run.do("add", "late", mode="live")
+        assert "a name has letters" in run.do("add", "../late", source=str(CLIP))
+        assert "no stream is named 'late'" in run.do("remove", "late")
+        (tmp_path / "rubbish.mp4").write_bytes(b"no video at all" * 100)
+        assert run.do("add", "rubbish", source=str(tmp_path / "rubbish.mp4")) == ""
+        run.wait_until(lambda: "rubbish.mp4: cannot be read as a video" in run.stderr)
+        run.wait_until(lambda: run.stream("rubbish") == {})
+        run.wait_for("demo", len(run.events_of("demo")) + 3)
+        run.end()
+
+
+def test_a_paused_stream_gives_nothing_until_it_is_resumed(tmp_path):
+    with Attended(tmp_path, graph=LIVE) as run:
+        run.wait_for("demo", 2)
+        assert run.do("pause", "demo") == ""
+        run.wait_until(lambda: run.stream("demo")["condition"]["state"] == "paused")
+        run.wait_until(lambda: run.stream("demo")["in_flight"] == 0)
+        captured = run.stream("demo")["captured"]
+        assert run.do("add", "late", source=str(CLIP), frames=20) == ""
+        run.wait_for("late", 20)
+        assert run.stream("demo")["captured"] == captured
+        assert run.do("resume", "demo") == ""
+        run.wait_until(lambda: run.stream("demo")["captured"] > captured + 3)
+        summary = run.end()
+    assert summary["demo"]["captured"] == total(summary["demo"])
+
+
+def test_new_settings_start_only_what_changed(tmp_path):
+    with Attended(tmp_path, graph=LIVE) as run:
+        run.wait_for("demo", 5)
+        before = run.workers()
+        config = tmp_path / "config.yaml"
+        text = config.read_text()
+        clip = f"demo: {{source: {CLIP}, mode: live, loop: true}}"
+        late = f"{clip}\n  late: {{source: {CLIP}, frames: 20}}"
+        config.write_text(
+            text.replace("post:    {use: fault", "post:    {use: fault, delay_ms: 1").replace(
+                clip, late
+            )
+        )
+        run.process.send_signal(signal.SIGHUP)
+        run.wait_until(lambda: "settings read: " in run.stderr)
+        assert "settings read: stage post changed, stream late added" in run.stderr
+        run.wait_for("late", 20)
+        run.wait_until(lambda: run.workers().get("post", 0) not in (0, before["post"]))
+        after = run.workers()
+        same = {name: pid for name, pid in before.items() if name != "post"}
+        assert {name: after[name] for name in same} == same
+        config.write_text(text.replace("use: fault", "use: fualt"))
+        run.process.send_signal(signal.SIGHUP)
+        run.wait_until(lambda: "new settings are refused" in run.stderr)
+        assert "did you mean 'fault'?" in run.stderr
+        run.wait_for("demo", len(run.events_of("demo")) + 5)
+        config.write_text(text)
+        run.process.send_signal(signal.SIGHUP)
+        run.wait_until(lambda: "stream late removed" in run.stderr)
+        run.wait_until(lambda: run.stream("late") == {})
+        summary = run.end()
+    assert [event["frame"] for event in run.events_of("demo")] == list(
+        range(summary["demo"]["delivered"])
+    )
+    assert summary["demo"]["captured"] == total(summary["demo"])
+
+
+def test_another_graph_is_a_new_run_in_the_same_process(tmp_path):
+    with Attended(tmp_path, graph=LIVE) as run:
+        run.wait_for("demo", 5)
+        config = tmp_path / "config.yaml"
+        text = config.read_text()
+        config.write_text(text.replace("  end: ", "  more:    {use: fault, after: ids}\n  end: "))
+        run.process.send_signal(signal.SIGHUP)
+        run.wait_until(lambda: "more" in run.workers())
+        run.wait_until(lambda: run.stream("demo").get("delivered", 0) > 3)
+        summary = run.end()
+    assert "the graph has changed, the run starts anew" in run.stderr
+    assert summary["demo"]["captured"] == total(summary["demo"])
+
+
+@pytest.mark.soak
+def test_streams_that_come_and_go_leave_nothing_behind(tmp_path):
+    def held(run: Attended) -> dict[str, tuple[int, int]]:
+        """Open descriptors and mappings of each worker."""
+        found = {}
+        for name, pid in {**run.workers(), "supervisor": run.process.pid}.items():
+            maps = Path(f"/proc/{pid}/maps").read_text().count("eyeline:")
+            found[name] = (len(os.listdir(f"/proc/{pid}/fd")), maps)
+        return found
+
+    with Attended(tmp_path, graph=LIVE) as run:
+        run.wait_for("demo", 5)
+        counts = []
+        for turn in range(60):
+            assert run.do("add", "late", source=str(CLIP), frames=5) == ""
+            run.wait_until(lambda: run.stream("late").get("delivered", 0) == 5)
+            assert run.do("remove", "late") == ""
+            run.wait_until(lambda: run.stream("late") == {})
+            if turn in (9, 59):
+                run.wait_for("demo", len(run.events_of("demo")) + 10)
+                counts.append(held(run))
+        run.end()
+    assert counts[0] == counts[1]
