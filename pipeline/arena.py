@@ -61,6 +61,9 @@ class SharedMemory:
             self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self.size = size
         self._map = mmap.mmap(self.fd, size)
+        if path is not None:
+            os.close(self.fd)  # the mapping stays until its last view goes
+            self.fd = -1
         self.bytes = memoryview(self._map)
         self.words = self.bytes.cast("q")
 

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from pipeline.errors import EndRun, RunError, SetupError
@@ -14,15 +15,20 @@ STDOUT = "-"
 """As a path: standard output."""
 
 
-def stream_path(path: str, stream: str, streams: int) -> str:
+def stream_path(path: str, stream: str, streams: Collection[str]) -> str:
     """The file of one stream.
 
-    `{stream}` in the path stands for the stream's name. Where it is missing and there are
-    several streams, the name is added: out.txt becomes out-yard.txt.
+    `{stream}` in the path stands for the stream's name. Where it is missing, the name is added,
+    out.txt becomes out-yard.txt, unless the stream is the only one.
+
+    Args:
+        path: as in the settings.
+        stream: name of the stream.
+        streams: names of those that there were at the start.
     """
     if "{stream}" in path:
         return path.replace("{stream}", stream)
-    if streams > 1:
+    if set(streams) != {stream}:
         file = Path(path)
         return str(file.with_name(f"{file.stem}-{stream}{file.suffix}"))
     return path

@@ -8,7 +8,7 @@ scenes", arXiv:2003.09003, section 4.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -47,8 +47,9 @@ class Mot(Stage):
 
     def __init__(self, settings: MotSettings, facts: Mapping[str, Any]) -> None:
         super().__init__(settings, facts)
-        self._streams = len(facts.get("streams", ()))
+        self._streams: Collection[str] = facts.get("streams", ())
         self._files: dict[str, Lines] = {}
+        self._ended: set[str] = set()
 
     @classmethod
     def resolve(cls, settings: MotSettings) -> Mapping[str, Any]:
@@ -75,6 +76,7 @@ class Mot(Stage):
         file = self._file(stream)
         file.start()
         file.close()
+        self._ended.add(stream)
 
     def close(self) -> None:
         """Close all files."""
@@ -90,7 +92,8 @@ class Mot(Stage):
         self._file(stream).resume(int(state or 0))
 
     def _file(self, stream: str) -> Lines:
-        if stream not in self._files:
+        if stream not in self._files or stream in self._ended:
+            self._ended.discard(stream)  # one of the same name was removed and added again
             file = Lines(stream_path(self.settings.path, stream, self._streams))
             file.open()
             self._files[stream] = file

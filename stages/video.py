@@ -8,7 +8,7 @@ the video goes on in a new part (out.part2.mp4), and so it does when the picture
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -79,7 +79,7 @@ class Video(Stage):
 
     def __init__(self, settings: VideoSettings, facts: Mapping[str, Any]) -> None:
         super().__init__(settings, facts)
-        self._streams = len(facts.get("streams", ()))
+        self._streams: Collection[str] = facts.get("streams", ())
         self._annotator = Annotator(labels_of(facts))
         self._files: dict[str, _File] = {}
 

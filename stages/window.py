@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -108,7 +108,10 @@ class Window(Stage):
             self._serve()
 
     def end(self, stream: str) -> None:
-        """Leave the last picture of the stream where it is."""
+        """Leave the last picture of a file where it is; a camera's place goes to the others."""
+        if self._live:
+            self._picture = self._tiles.forget(stream, self._picture)
+            self._changed = True
 
     def close(self) -> None:
         """Close the window."""
@@ -165,11 +168,48 @@ class Tiles:
     """
 
     def __init__(self, streams: tuple[str, ...]) -> None:
+        self._whole: NDArray[np.uint8] | None = None
+        self._tile = (0, 0)
+        self._lay_out(streams)
+
+    def _lay_out(self, streams: Sequence[str]) -> None:
         self._streams = {stream: index for index, stream in enumerate(streams)}
         self._columns = math.ceil(math.sqrt(max(1, len(streams))))
         self._rows = math.ceil(max(1, len(streams)) / self._columns)
-        self._whole: NDArray[np.uint8] | None = None
-        self._tile = (0, 0)
+
+    def _change(self, streams: Sequence[str]) -> None:
+        """Lay out anew, and keep the pictures that there are."""
+        shown = {}
+        if self._whole is not None:
+            shown = {of: self._whole[self._area(of)].copy() for of in self._streams}
+        self._whole = None
+        self._lay_out(streams)
+        for stream, picture in shown.items():
+            if stream in self._streams:
+                self.put(stream, picture)
+
+    def _area(self, stream: str) -> tuple[slice, slice]:
+        row, column = divmod(self._streams[stream], self._columns)
+        width, height = self._tile
+        return (
+            slice(row * height, (row + 1) * height),
+            slice(column * width, (column + 1) * width),
+        )
+
+    def forget(self, stream: str, shown: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
+        """Give the place of a stream that has ended to the others, if there are any.
+
+        Args:
+            stream: one of the names.
+            shown: (H, W, 3) uint8, the picture that is on the screen; None: none yet.
+
+        Returns:
+            (H, W, 3) uint8, what to show now.
+        """
+        if stream not in self._streams or len(self._streams) < 2:
+            return shown
+        self._change([other for other in self._streams if other != stream])
+        return shown if self._whole is None else self._whole
 
     def put(self, stream: str, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Put the newest picture of a stream into its tile.
@@ -177,12 +217,14 @@ class Tiles:
         The first picture sets the shape of the tiles; others are fitted in with black edges.
 
         Args:
-            stream: one of the names.
+            stream: one of the names, or that of a stream that was added since.
             picture: (H, W, 3) uint8.
 
         Returns:
             (H, W, 3) uint8, the same array at every call; of a single stream, its own picture.
         """
+        if stream not in self._streams:
+            self._change([*self._streams, stream])
         if len(self._streams) < 2:
             return picture
         height, width = picture.shape[:2]
@@ -192,9 +234,7 @@ class Tiles:
             shape = self._rows * self._tile[1], self._columns * self._tile[0], 3
             self._whole = np.zeros(shape, np.uint8)
         tile_width, tile_height = self._tile
-        row, column = divmod(self._streams[stream], self._columns)
-        top, left = row * tile_height, column * tile_width
-        tile = self._whole[top : top + tile_height, left : left + tile_width]
+        tile = self._whole[self._area(stream)]
         scale = min(tile_width / width, tile_height / height)
         fitted = (
             min(tile_width, max(1, round(width * scale))),

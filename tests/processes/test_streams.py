@@ -215,4 +215,9 @@ def test_streams_that_come_and_go_leave_nothing_behind(tmp_path):
                 run.wait_for("demo", len(run.events_of("demo")) + 10)
                 counts.append(held(run))
         run.end()
-    assert counts[0] == counts[1]
+    early, late = counts
+    assert {name: maps for name, (_, maps) in late.items()} == {
+        name: maps for name, (_, maps) in early.items()
+    }
+    # A connection of the last stream may be closing at this moment; fifty streams may not.
+    assert all(abs(late[name][0] - fds) <= 4 for name, (fds, _) in early.items()), counts

@@ -47,11 +47,12 @@ def test_a_frame_without_objects_has_no_line_and_empties_an_old_file(tmp_path):
 @pytest.mark.parametrize(
     ("path", "streams", "file"),
     [
-        ("out.txt", 1, "out.txt"),
-        ("out.txt", 2, "out-yard.txt"),
-        ("a.b/out", 2, "a.b/out-yard"),
-        ("{stream}.txt", 1, "yard.txt"),
-        ("{stream}/{stream}.txt", 2, "yard/yard.txt"),
+        ("out.txt", ["yard"], "out.txt"),
+        ("out.txt", ["yard", "door"], "out-yard.txt"),
+        ("out.txt", ["door"], "out-yard.txt"),
+        ("a.b/out", ["yard", "door"], "a.b/out-yard"),
+        ("{stream}.txt", ["yard"], "yard.txt"),
+        ("{stream}/{stream}.txt", ["yard", "door"], "yard/yard.txt"),
     ],
 )
 def test_each_stream_has_a_file(path, streams, file):

@@ -280,6 +280,23 @@ def test_a_picture_of_another_shape_keeps_it():
     assert (whole[:, 350:] == 0).all()
 
 
+def test_a_stream_that_is_added_gets_a_tile_and_one_that_ends_gives_it_up():
+    tiles = Tiles(("a", "b"))
+    tiles.put("a", picture(1))
+    tiles.put("b", picture(2))
+    whole = tiles.put("c", picture(3))
+    assert whole.shape == (200, 400, 3)
+    assert [whole[y, x, 0] for y in (50, 150) for x in (100, 300)] == [1, 2, 3, 0]
+    whole = tiles.forget("a", whole)
+    assert whole.shape == (100, 400, 3)
+    assert [whole[50, x, 0] for x in (100, 300)] == [2, 3]
+    assert tiles.forget("never there", whole) is whole
+    given = picture(9)
+    tiles.forget("b", whole)
+    assert tiles.put("c", given) is given
+    assert tiles.forget("c", given) is given
+
+
 @pytest.mark.parametrize("streams", [2, 3, 4, 5, 16])
 @pytest.mark.parametrize("size", [(2160, 3840), (1, 1), (3, 4000), (4000, 3)])
 def test_tiles_of_any_picture_fit_a_screen(streams, size):
