@@ -13,6 +13,8 @@ from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
+from pipeline import journal
+from pipeline.config import hide_credentials
 from pipeline.supervisor import Phase, Supervisor
 from pipeline.telemetry import percentiles
 
@@ -130,17 +132,26 @@ def _stages(supervisor: Supervisor, now: _Sample, before: _Sample | None, past_s
     return table
 
 
+class _Plain(logging.Formatter):
+    """A record in words. Hides credentials in URLs, whoever wrote the message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hide_credentials(super().format(record))
+
+
 def set_up_logging(level: int, console: Console | None) -> None:
-    """Log to stderr: through the live table's console if there is one, else in plain lines."""
+    """Log to stderr: through the live table's console if there is one, in facts to systemd's
+    journal if that listens there, else in plain lines."""
+    formatter: logging.Formatter = _Plain("%(asctime)s %(levelname)s %(message)s")
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if console is not None:
-        handler: logging.Handler = RichHandler(
+        handler = RichHandler(
             console=console, show_path=False, omit_repeated_times=False, markup=False
         )
-        form = "%(message)s"
-    else:
-        handler = logging.StreamHandler(sys.stderr)
-        form = "%(asctime)s %(levelname)s %(message)s"
-    handler.setFormatter(logging.Formatter(form))
+        formatter = _Plain("%(message)s")
+    elif journal.is_connected():
+        formatter = journal.Formatter()
+    handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
