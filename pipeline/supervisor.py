@@ -44,8 +44,8 @@ from pipeline.config import NAME
 from pipeline.errors import EyelineError
 from pipeline.graph import Graph, Node, Stream, Worker
 from pipeline.monitor import Condition
+from pipeline.reload import changed_stages, changed_streams, facts_of_settings, needs_new_run
 from pipeline.roster import MOST_STREAMS, Entry, Roster, Streams
-from pipeline.stage import Source
 from pipeline.telemetry import StageRow, StreamRow, Telemetry, busy, read_trace, write_chrome_trace
 from pipeline.worker import EXIT_FATAL, EXIT_RENEW, Report, Shared, send_report, work
 
@@ -118,6 +118,11 @@ class Child:
         """Whether there is a process."""
         return self.pid != 0
 
+    def notice(self) -> WorkerNotice:
+        """What only the supervisor knows of it."""
+        stages = [node.index for node in self.spec.nodes]
+        return WorkerNotice(self.spec.index, self.spec.name, self.pid, stages)
+
 
 class Feed:
     """One stream while it runs."""
@@ -132,6 +137,19 @@ class Feed:
     def name(self) -> str:
         """Name of the stream."""
         return self.stream.name
+
+    def notice(self) -> StreamNotice:
+        """What only the supervisor knows of it."""
+        told = [facts["decoder"] for facts in self.child.facts.values() if "decoder" in facts]
+        return StreamNotice(
+            self.stream.index,
+            self.name,
+            self.stream.source,
+            self.stream.live,
+            self.condition,
+            self.since_ns,
+            ", ".join(told),
+        )
 
     def summary(self, nodes: tuple[Node, ...]) -> dict[str, Any]:
         """The stream in figures."""
@@ -593,7 +611,7 @@ class Supervisor:
             return self._reload_error
         self._reload_error = ""
         self._reloads += 1
-        if _shape(fresh) != _shape(self.graph):
+        if needs_new_run(self.graph, fresh):
             logging.info("settings read: the graph has changed, the run starts anew")
             self.successor = fresh
             self.stop()
@@ -606,15 +624,10 @@ class Supervisor:
 
     def _change_stages(self, fresh: Graph) -> Iterator[str]:
         changed = set()
-        for node, new in zip(self.graph.nodes, fresh.nodes, strict=True):
-            told = {key: value for key, value in new.facts.items() if key not in _OF_THE_RUN}
-            old = {key: node.facts.get(key) for key in told}
-            if issubclass(node.kind, Source) or (
-                _same(node.settings, new.settings) and _same(old, told)
-            ):
-                continue
+        for node, new in changed_stages(self.graph, fresh):
+            # In place: workers that are started from now on find it so.
             node.settings = new.settings
-            node.facts.update(told)
+            node.facts.update(facts_of_settings(new))
             changed.add(node)
             yield f"stage {node.name} changed"
         for child in self.children.values():
@@ -622,28 +635,24 @@ class Supervisor:
                 self._ask_to_renew(child)
 
     def _change_streams(self, fresh: Graph) -> Iterator[str]:
-        wanted = {stream.name: stream for stream in fresh.streams}
-        have = {feed.name: feed for feed in self.feeds.values() if not feed.arena.removed}
-        for name, feed in have.items():
-            if name not in wanted and not feed.stream.requested:
-                self._remove(feed)
-                yield f"stream {name} removed"
-        for name, stream in wanted.items():
-            if name not in have:
-                problem = self._add(stream)
-                yield f"stream {name} {'not added: ' + problem if problem else 'added'}"
-                continue
-            feed, old = have[name], have[name].stream
-            if stream.slots != old.slots:
-                logging.warning("%s: slots: counts from the next start of the run on", name)
-            new = replace(stream, index=old.index, slots=old.slots, added=True)
-            if (new.settings, new.capture, new.live) == (old.settings, old.capture, old.live):
-                continue
-            feed.stream = new
+        feeds = {feed.name: feed for feed in self.feeds.values() if not feed.arena.removed}
+        changes = changed_streams({n: feed.stream for n, feed in feeds.items()}, fresh.streams)
+        for name in changes.other_slots:
+            logging.warning("%s: slots: counts from the next start of the run on", name)
+        for name in changes.removed:
+            self._remove(feeds[name])
+            yield f"stream {name} removed"
+        for stream in changes.added:
+            problem = self._add(stream)
+            yield f"stream {stream.name} {'not added: ' + problem if problem else 'added'}"
+        for stream in changes.changed:
+            feed = feeds[stream.name]
+            reopen = stream.capture != feed.stream.capture
+            feed.stream = stream
             self._enter(feed)
-            if new.capture != old.capture:
+            if reopen:
                 self._ask_to_renew(feed.child)
-            yield f"stream {name} changed"
+            yield f"stream {stream.name} changed"
 
     def _ask_to_renew(self, child: Child) -> None:
         """Have a worker end, so that its successor takes up new settings."""
@@ -816,58 +825,37 @@ class Supervisor:
             if ready and not self._ready:
                 self._ready = notify.ready()
             notify.status(self._in_a_line())
-        self._post(ready)
+        self.bulletin.post(self._notice(ready))
 
     def _in_a_line(self) -> str:
         states = [feed.condition.state for feed in self.feeds.values()]
         counts = {state: states.count(state) for state in dict.fromkeys(states)}
         return ", ".join(f"{n} {state}" for state, n in counts.items()) or "no stream"
 
-    def _post(self, ready: bool) -> None:
-        phase = "running" if self.phase == Phase.RUNNING else "draining"
-        self.bulletin.post(
-            Notice(
-                config=self.config,
-                start_ns=self.start_ns,
-                phase="closing" if self.phase >= Phase.CLOSING else phase,  # type: ignore[arg-type]
-                ready=ready and self.phase == Phase.RUNNING,
-                reloads=self._reloads,
-                reload_error=self._reload_error,
-                streams=[
-                    StreamNotice(
-                        feed.stream.index,
-                        feed.name,
-                        feed.stream.source,
-                        feed.stream.live,
-                        feed.condition,
-                        feed.since_ns,
-                        ", ".join(f.get("decoder", "") for f in feed.child.facts.values()).strip(
-                            ", "
-                        ),
-                    )
-                    for feed in self.feeds.values()
-                ],
-                workers=[
-                    WorkerNotice(
-                        child.spec.index,
-                        child.spec.name,
-                        child.pid,
-                        [node.index for node in child.spec.nodes],
-                    )
-                    for child in self.children.values()
-                ],
-                stages=[
-                    StageNotice(
-                        node.name,
-                        node.use,
-                        node.after.name if node.after else None,
-                        self.restarts_of(node.name),
-                        self.facts_of(node.name),
-                    )
-                    for node in self.graph.nodes
-                ],
-                replies=dict(self._replies),
-            )
+    def _notice(self, ready: bool) -> Notice:
+        phase: Literal["running", "draining", "closing"] = "running"
+        if self.phase != Phase.RUNNING:
+            phase = "draining" if self.phase == Phase.DRAINING else "closing"
+        return Notice(
+            config=self.config,
+            start_ns=self.start_ns,
+            phase=phase,
+            ready=ready and self.phase == Phase.RUNNING,
+            reloads=self._reloads,
+            reload_error=self._reload_error,
+            streams=[feed.notice() for feed in self.feeds.values()],
+            workers=[child.notice() for child in self.children.values()],
+            stages=[
+                StageNotice(
+                    node.name,
+                    node.use,
+                    node.after.name if node.after else None,
+                    self.restarts_of(node.name),
+                    self.facts_of(node.name),
+                )
+                for node in self.graph.nodes
+            ],
+            replies=dict(self._replies),
         )
 
     # --- what it all came to ---
@@ -946,33 +934,6 @@ class _Request(msgspec.Struct):
 
 _OF_ONE_STREAM = ("setup", "broken")
 """Reports that end the run, unless they are of a stream that was added while it runs."""
-_OF_THE_RUN = ("streams", "started_ns", "live", "name", "describe")
-"""Facts that are other in every run, or when streams come and go; no reason to start anew."""
-
-
-def _shape(graph: Graph) -> object:
-    """What cannot change without a new run."""
-    return (
-        [
-            (
-                node.name,
-                node.kind,
-                node.after.name if node.after else None,
-                node.process,
-                node.replicas,
-            )
-            for node in graph.nodes
-        ],
-        graph.config.placement,
-        graph.slot_bytes,
-    )
-
-
-def _same(one: object, other: object) -> bool:
-    try:
-        return bool(one == other)
-    except ValueError:  # arrays say so of each element
-        return False
 
 
 def find_runs() -> dict[int, str]:
