@@ -1,5 +1,6 @@
 """The bulletin, and the view of a run that stages have."""
 
+import sys
 import threading
 
 import pytest
@@ -106,12 +107,15 @@ def test_a_reader_never_sees_half_a_notice():
                 bulletin.post(notice)
 
     writer = threading.Thread(target=write)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that the two meet in the middle of everything
     writer.start()
     try:
-        seen = {bulletin.read().config for _ in range(500)}
+        seen = {bulletin.read().config for _ in range(2000)}
     finally:
         stop.set()
         writer.join()
+        sys.setswitchinterval(before)
     assert seen <= {"", "a" * 5000, "b" * 5000}
     assert len(seen) > 1
 
