@@ -10,6 +10,7 @@ STAGES = {
     "video": "stages.video:Video",
     "events": "stages.events:Events",
     "mot": "stages.mot:Mot",
+    "rtsp": "stages.rtsp:Rtsp",
     "null": "stages.null:Null",
     "draw": "stages.null:Draw",
     "fault": "stages.fault:Fault",
@@ -20,6 +21,7 @@ SINKS: dict[str, str | None] = {
     "video": "path",
     "events": "path",
     "mot": "path",
+    "rtsp": "port",
     "null": None,
     "draw": None,
 }

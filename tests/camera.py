@@ -36,7 +36,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.rtsp_server import H264, Credentials, Jpeg, Mount, RtspServer
+from stages.rtp import H264, Jpeg
+from stages.rtsp_server import Credentials, Mount, RtspServer
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "tests" / "clips" / "demo.mp4"
