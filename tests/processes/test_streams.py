@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders import save_image
 from tests.processes.runs import CLIP, GRAPH, Run
 
 pytestmark = pytest.mark.processes
@@ -221,3 +222,27 @@ def test_streams_that_come_and_go_leave_nothing_behind(tmp_path):
     }
     # A connection of the last stream may be closing at this moment; fifty streams may not.
     assert all(abs(late[name][0] - fds) <= 4 for name, (fds, _) in early.items()), counts
+
+
+def test_a_fast_stream_does_not_starve_a_slow_one(tmp_path):
+    for name in ("fast", "slow"):
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            save_image(tmp_path / name / f"{i}.png", 64, 48, value=i)
+    folder = "source: {out}/{name}, mode: live, loop: true, fps: {fps}"
+    streams = "\n".join(
+        f"  {name}: {{{{{folder.format(out=tmp_path, name=name, fps=fps)}}}}}"
+        for name, fps in (("fast", 60), ("slow", 5))
+    )
+    # One detector that manages 20 frames per second in all, where 65 come.
+    graph = LIVE.replace("  demo: {{source: {source}, mode: live, loop: true}}", streams).replace(
+        '"tests.processes.stages:Boxes"', '"tests.processes.stages:Boxes", replicas: 1, work_ms: 50'
+    )
+    with Attended(tmp_path, graph=graph) as run:
+        run.wait_for("slow", 20)
+        summary = run.end()
+    fast, slow = summary["fast"], summary["slow"]
+    assert fast["captured"] == total(fast)
+    assert slow["captured"] == total(slow)
+    assert fast["dropped"]["busy"] > fast["delivered"]
+    assert slow["dropped"].get("busy", 0) <= slow["captured"] // 10
