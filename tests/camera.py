@@ -241,11 +241,11 @@ def play_clip(mount: Mount, clip: Clip, args: argparse.Namespace, over: threadin
         late_ns = time.monotonic_ns() - due_ns
         if late_ns > LATE_NS:
             due_ns, time_ns = due_ns + late_ns, time_ns + late_ns
+        if over.wait(max(0.0, (due_ns - time.monotonic_ns()) / 1e9)):
+            return
         if mount.key_wanted:
             while not clip.samples[index].key:
                 index = (index + 1) % len(clip.samples)
-        if over.wait(max(0.0, (due_ns - time.monotonic_ns()) / 1e9)):
-            return
         if args.stall_after is None or sent < args.stall_after:
             sample = clip.samples[index]
             shift_ns = round((sample.pts_ns - sample.dts_ns) / speed)
