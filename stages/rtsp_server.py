@@ -283,14 +283,17 @@ class RtspServer:
             connection.close()
             return
         self._clients.add(client)
-        self.selector.register(
-            connection, selectors.EVENT_READ, lambda events: self._serve(client, events)
-        )
+        self.watch(client, connection, client.serve)
 
-    def _serve(self, client: _Client, events: int) -> None:
-        if client in self._clients:  # it may have been let go of since this was selected
-            with self._guard(client):
-                client.serve(events)
+    def watch(self, client: _Client, end: socket.socket, serve: Callable[[int], None]) -> None:
+        """Call `serve` whenever there is something to read from one of a client's sockets."""
+
+        def guarded(events: int) -> None:
+            if client in self._clients:  # it may have been let go of since this was selected
+                with self._guard(client):
+                    serve(events)
+
+        self.selector.register(end, selectors.EVENT_READ, guarded)
 
     def _hand_out(self) -> None:
         for mount in list(self.mounts.values()):
@@ -519,7 +522,7 @@ class _Client:
                 elif self._playing and self._channels is not None and self._waiting:
                     blob = interleaved(self._channels[0], self._next_picture())
                     if self._report_due():
-                        blob += interleaved(self._channels[1], [self._report()])
+                        blob = interleaved(self._channels[1], [self._report()]) + blob
                     self._rest = memoryview(blob)
                 elif self._playing and self._channels is not None and self._report_due():
                     self._rest = memoryview(interleaved(self._channels[1], [self._report()]))
@@ -582,6 +585,7 @@ class _Client:
 
     def _hear(self) -> bool:
         """Answer the requests that are whole, as long as the answers are read; whether any."""
+        before = len(self._replies)
         while self._received and not self._ending and len(self._replies) < MAX_REPLIES:
             if self._skip:  # a reader's report, or a body
                 skipped = min(self._skip, len(self._received))
@@ -604,7 +608,7 @@ class _Client:
                 self._on_request(head)
         if self._ending:
             self._received.clear()
-        return bool(self._replies)
+        return len(self._replies) > before
 
     def _on_request(self, head: bytes) -> None:
         lines = head.decode("utf-8", "replace").split("\r\n")
@@ -754,16 +758,21 @@ class _Client:
                 continue
             self._udp = rtp, rtcp
             for end in self._udp:
-                self._server.selector.register(end, selectors.EVENT_READ, self._drain)
+                self._server.watch(self, end, self._drain)
             return first
         raise _Gone("no pair of UDP ports is free")
 
     def _drain(self, events: int) -> None:
         """What a reader sends by UDP, reports and packets to open its firewall, is only heard."""
         for end in self._udp or ():
-            with contextlib.suppress(OSError):
+            try:
                 end.recv(2048)
                 self._heard_s = time.monotonic()
+            except BlockingIOError:
+                pass
+            except ConnectionRefusedError:  # of something that was sent there
+                if self._udp is not None and end is self._udp[0]:
+                    raise _Gone("nobody listens at its port any more") from None
 
     def _play(self, url: str) -> _Answer:
         assert self._mount is not None
@@ -787,7 +796,7 @@ class _Client:
         self._session, self._mount, self._channels, self._playing = "", None, None, False
         self._waiting.clear()
         self._waiting_bytes = 0
-        self._newest = None
+        self._newest, self._report_s = None, 0.0
         self._born_s = time.monotonic()
 
     def _let_go_of_ports(self) -> None:
