@@ -28,8 +28,8 @@ for _name, _value in (
     ("OMP_NUM_THREADS", "1"),
     ("OPENBLAS_NUM_THREADS", "1"),
     ("OPENCV_LOG_LEVEL", "OFF"),
-    ("OPENCV_FFMPEG_LOGLEVEL", "-8"),
-    ("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp"),
+    ("OPENCV_FFMPEG_LOGLEVEL", "-8"),  # capture hears it where it can use it, see stages/opencv.py
+    ("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "1"),  # seconds; a silent webcam cannot be interrupted
 ):
     os.environ.setdefault(_name, _value)
 
@@ -142,16 +142,21 @@ def parser() -> argparse.ArgumentParser:
 
     service = commands.add_parser("service", help="install, remove or show it as a systemd service")
     service.set_defaults(command=service_command)
-    service.add_argument("action", choices=["install", "uninstall", "status"])
-    service.add_argument(
-        "config",
-        nargs="?",
-        type=Path,
-        help="settings file to install (default: configs/daemon.yaml)",
-    )
-    service.add_argument("--name", default="eyeline", help="of the service (default: eyeline)")
-    service.add_argument("--user", action="store_true", help="a service of yours, without root")
-    service.add_argument("--dry-run", action="store_true", help="print the unit, change nothing")
+    actions = service.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for action, what in (
+        ("install", "write and start the service, or bring it up to date"),
+        ("uninstall", "stop and remove it"),
+        ("status", "say how it is doing"),
+    ):
+        command = actions.add_parser(action, help=what)
+        command.add_argument("--name", default="eyeline", help="of the service (default: eyeline)")
+        command.add_argument("--user", action="store_true", help="a service of yours, without root")
+        if action == "install":
+            command.add_argument(
+                "config", nargs="?", type=Path, help="settings file (default: configs/daemon.yaml)"
+            )
+        if action != "status":
+            command.add_argument("--dry-run", action="store_true", help="say what, change nothing")
     return top
 
 
