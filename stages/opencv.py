@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import cv2
 import numpy as np
 
+from pipeline.config import hide_credentials
 from pipeline.errors import SourceError
 from pipeline.frame import Frame
 from pipeline.graph import usable_cores
@@ -559,7 +560,7 @@ def _told_apart(said: str, address: str, otherwise: str) -> tuple[str, str]:
     from urllib.parse import urlsplit
 
     try:
-        parts = urlsplit(address)
+        parts = urlsplit(hide_credentials(address))  # a password may look like a port and a path
         host, port, user = parts.hostname or "?", parts.port, parts.username
     except ValueError:
         host, port, user = "?", None, None

@@ -194,6 +194,14 @@ def test_what_ffmpeg_says_is_understood_and_never_shown(said, kind):
     assert "0x1" not in words
 
 
+@pytest.mark.parametrize("user", ["u:se/cret", "u:12/secret", "secret:554/secret", "u:se@cret"])
+def test_whatever_the_password_looks_like_nothing_of_it_is_shown(user):
+    url = f"rtsp://{user}@127.0.0.1:9/x"
+    _, words = _told_apart("Connection refused", url, "failed")
+    assert words.startswith("nothing listens at 127.0.0.1:9:")
+    assert refusal(url)[1]
+
+
 @pytest.mark.parametrize("url", ["rtsp://", "rtsp://host:99999/x", "rtsp://[bad/x", "foo://x"])
 def test_an_address_that_is_none_is_refused(url):
     assert refusal(url)[1]
