@@ -11,6 +11,7 @@ STAGES = {
     "events": "stages.events:Events",
     "mot": "stages.mot:Mot",
     "rtsp": "stages.rtsp:Rtsp",
+    "web": "stages.web:Web",
     "null": "stages.null:Null",
     "draw": "stages.null:Draw",
     "fault": "stages.fault:Fault",
@@ -22,6 +23,7 @@ SINKS: dict[str, str | None] = {
     "events": "path",
     "mot": "path",
     "rtsp": "port",
+    "web": "port",
     "null": None,
     "draw": None,
 }
