@@ -26,7 +26,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
-from urllib.parse import unquote
 
 from stages.rtp import CLOCK_HZ, Media
 
@@ -214,7 +213,10 @@ class RtspServer:
         return f"rtsp://{host}:{self.port}{path}"
 
     def add(self, path: str, media: Media, start: Start = "key") -> Mount:
-        """Serve something under a path, beginning with a slash; at any time, from any thread."""
+        """Serve something under a path, beginning with a slash; at any time, from any thread.
+
+        The path is of characters that need no escape in an address.
+        """
         self.remove(path)
         mount = self.mounts[path] = Mount(path, media, start, self._wake)
         return mount
@@ -824,7 +826,7 @@ def reply(code: int, headers: Mapping[str, str | list[str]] | None = None, body:
 def path_of(url: str) -> str:
     """The path of a mount that a request's address means: without host, query and track."""
     path = re.sub(r"^[a-zA-Z]+://[^/]*", "", url).partition("?")[0]
-    return unquote("/" + path.strip("/").removesuffix(TRACK).strip("/"))
+    return "/" + path.strip("/").removesuffix(TRACK).strip("/")
 
 
 def interleaved(channel: int, packets: Sequence[bytes]) -> bytes:

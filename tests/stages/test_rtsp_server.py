@@ -230,7 +230,7 @@ def test_an_unknown_path_is_not_found(server, mount, method):
         assert reader.ask(method, "/b", Transport="RTP/AVP/TCP;interleaved=0-1").code == 404
 
 
-@pytest.mark.parametrize("path", ["/a", "/a/", "/a?x=1", "/%61", "/a/track1"])
+@pytest.mark.parametrize("path", ["/a", "/a/", "/a?x=1", "//a", "/a/track1"])
 def test_a_path_may_be_written_in_several_ways(server, mount, path):
     with Reader(server) as reader:
         assert reader.ask("DESCRIBE", path).code == 200
