@@ -228,6 +228,12 @@ class RtspServer:
             self._removed.append(mount)
             self._wake()
 
+    def find(self, url: str) -> Mount | None:
+        """The mount that a request's address means, be it that of its track."""
+        path = re.sub(r"^[a-zA-Z]+://[^/]*", "", url).partition("?")[0]
+        path = "/" + path.strip("/")
+        return self.mounts.get(path) or self.mounts.get(path.removesuffix(f"/{TRACK}"))
+
     def close(self) -> None:
         """Say goodbye to all, and end the thread. May be called twice, and before `open`."""
         if self._thread is None:
@@ -671,7 +677,7 @@ class _Client:
         return 200, {}, ""
 
     def _describe(self, url: str) -> _Answer:
-        mount = self._server.mounts.get(path_of(url))
+        mount = self._server.find(url)
         if mount is None:
             return 404, {}, ""
         own = self._connection.getsockname()[0]
@@ -692,7 +698,7 @@ class _Client:
         return 200, answer, "\r\n".join(lines) + "\r\n"
 
     def _set_up(self, url: str, transport: str) -> _Answer:
-        mount = self._server.mounts.get(path_of(url))
+        mount = self._server.find(url)
         if mount is None:
             return 404, {}, ""
         if self._playing or (self._mount is not None and self._mount is not mount):
@@ -821,12 +827,6 @@ def reply(code: int, headers: Mapping[str, str | list[str]] | None = None, body:
     if body:
         lines.append(f"Content-Length: {len(body.encode())}")
     return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
-
-
-def path_of(url: str) -> str:
-    """The path of a mount that a request's address means: without host, query and track."""
-    path = re.sub(r"^[a-zA-Z]+://[^/]*", "", url).partition("?")[0]
-    return "/" + path.strip("/").removesuffix(TRACK).strip("/")
 
 
 def interleaved(channel: int, packets: Sequence[bytes]) -> bytes:

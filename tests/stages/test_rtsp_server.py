@@ -236,6 +236,15 @@ def test_a_path_may_be_written_in_several_ways(server, mount, path):
         assert reader.ask("DESCRIBE", path).code == 200
 
 
+@pytest.mark.parametrize("path", ["/track1", "/my-track1", "/a/track1/b", "/live/a"])
+def test_any_path_can_be_served(server, mount, path):
+    other = server.add(path, Jpeg())
+    with Reader(server) as reader:
+        assert reader.ask("DESCRIBE", path).code == 200
+        reader.play(path)
+        assert (other.watched, mount.watched) == (True, False)
+
+
 @pytest.mark.parametrize("method", ["PLAY", "TEARDOWN"])
 def test_without_a_session_nothing_plays(server, mount, method):
     with Reader(server) as reader:
