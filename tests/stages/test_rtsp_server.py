@@ -527,6 +527,24 @@ def test_a_viewer_begins_where_it_is_let_in(server, start, want):
         assert not mount.key_wanted
 
 
+def test_a_server_without_time_keeps_few_pictures_and_goes_on_with_a_key_picture(server):
+    mount = server.add("/a", H264(SPS, PPS))
+    with Reader(server) as reader:
+        reader.play()
+        put(mount, KEY)
+        assert kinds(reader, 1) == [[7, 8, 5]]
+        mount._wake = lambda: None  # it does not look
+        put(mount, *[OTHER] * (rtsp_server.MAX_GIVEN + 10))
+        assert len(mount.given) <= rtsp_server.MAX_GIVEN
+        mount._wake = server._wake
+        put(mount, OTHER, KEY)
+        seen = kinds(reader, 1)
+        while seen[-1] == [1]:  # it may have looked of its own accord, now and then
+            seen += kinds(reader, 1)
+        assert seen[-1] == [7, 8, 5]
+        assert len(seen) <= rtsp_server.MAX_GIVEN
+
+
 # --- slow, dead and hostile clients ---
 
 
