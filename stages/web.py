@@ -59,7 +59,8 @@ class WebSettings(Settings, frozen=True):
     viewers: Annotated[int, Meta(ge=1, le=256)] = 32
     """Pages, and streams of pictures, that may be open at a time."""
     events: Annotated[int, Meta(ge=1, le=10_000)] = 200
-    """How many of the last events a page that is opened shows."""
+    """How many of the last events are kept for a page that is opened: so many of objects, and so
+    many of all else."""
 
 
 class Web(Stage):
@@ -95,8 +96,8 @@ class Web(Stage):
         """
         if int(settings.port) > 65535:
             raise SetupError(f"port: expected a number up to 65535, found {settings.port}")
-        token = settings.token
-        if token is None and not is_loopback(settings.address):
+        token, is_local = settings.token, is_loopback(settings.address)
+        if token is None and not is_local:
             raise SetupError(
                 f"address: {settings.address} lets others see the streams; set a token "
                 "(token: ${EYELINE_TOKEN}), or use 127.0.0.1"
@@ -181,7 +182,8 @@ class Web(Stage):
         # it, its jitter must not cost every second picture.
         if captured_ns < stream.due_ns - interval_ns // 4:
             return False
-        stream.due_ns = max(stream.due_ns + interval_ns, captured_ns)
+        missed = captured_ns >= stream.due_ns + interval_ns
+        stream.due_ns = (captured_ns if missed else stream.due_ns) + interval_ns
         return True
 
     def _encode_all(self) -> None:
@@ -224,7 +226,7 @@ class _Stream:
 
     captured_ns: int = -1
     """Of the newest frame."""
-    due_ns: int = 0
+    due_ns: int = -(1 << 62)
     """When the next picture may be taken, by the capture clock."""
     busy: bool = False
     """Its last picture is not encoded yet."""

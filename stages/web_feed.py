@@ -43,11 +43,13 @@ class Feed:
     """The last things that happened; from any thread.
 
     Args:
-        kept: how many.
+        kept: how many, of objects and of all else.
     """
 
     def __init__(self, kept: int) -> None:
-        self._kept: deque[Happening] = deque(maxlen=kept)
+        # Apart, as a busy street would soon wash away that a camera has gone.
+        self._objects: deque[Happening] = deque(maxlen=kept)
+        self._others: deque[Happening] = deque(maxlen=kept)
         self._lock = threading.Lock()
         self.newest = 0
         """Number of the last one; 0: none yet."""
@@ -57,12 +59,18 @@ class Feed:
         with self._lock:
             self.newest += 1
             happening = Happening(self.newest, utc_ms(wall_ns), **facts)  # type: ignore[arg-type]
-            self._kept.append(happening)
+            (self._objects if happening.label else self._others).append(happening)
 
     def after(self, number: int) -> list[Happening]:
         """Those that came after this one, oldest first, as far as they are kept."""
         with self._lock:
-            return [happening for happening in self._kept if happening.number > number]
+            found = [
+                happening
+                for kept in (self._objects, self._others)
+                for happening in kept
+                if happening.number > number
+            ]
+        return sorted(found, key=lambda happening: happening.number)
 
 
 class Sightings:

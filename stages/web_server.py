@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
-import ipaddress
 import logging
 import re
 import socket
@@ -21,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -30,11 +29,9 @@ from aiohttp import WSMsgType, hdrs, web
 from pipeline.config import NAME, hide_credentials
 from pipeline.monitor import Run, RunStatus
 from stages.events import utc_ms
+from stages.web import WebSettings, is_loopback
 from stages.web_feed import Feed
 from stages.web_status import STEP_S, History, exposition, why_not_ready
-
-if TYPE_CHECKING:
-    from stages.web import WebSettings
 
 PAGE = Path(__file__).parent / "web_page"
 PAGE_FILES = {
@@ -232,7 +229,7 @@ class WebServer:
         self._settings, self._run, self._feed = settings, run, feed
         self._gallery = Gallery()
         self._history = History(run, feed)
-        self._is_local = ipaddress.ip_address(settings.address).is_loopback
+        self._is_local = is_loopback(settings.address)
         self._hosts = {"localhost", "127.0.0.1", "::1", settings.address.lower()}
         self._hosts |= {host.lower() for host in settings.hosts}
         self._page = {
@@ -565,7 +562,7 @@ class WebServer:
         response = web.StreamResponse()
         response.content_type = f"multipart/x-mixed-replace; boundary={BOUNDARY}"
         _sealed(response)
-        response.headers[hdrs.CONNECTION] = "close"
+        response.force_close()
         if request.method == "HEAD":
             return response
         with self._seat():
@@ -608,14 +605,15 @@ class WebServer:
 
     async def _tell(self, viewer: _Viewer) -> None:
         """Tell a viewer the status and what happens, for as long as it is there."""
-        told = self._feed.newest
+        events = self._feed.after(0)
+        told = events[-1].number if events else 0
         history = {name: list(samples) for name, samples in self._history.samples.items()}
         hello = {
             "type": "hello",
             "writes": self._settings.token is not None,
             "step_s": STEP_S,
             "history": history,
-            "events": self._feed.after(0),
+            "events": events,
         }
         await viewer.send(msgspec.json.encode(hello))
         loop = asyncio.get_running_loop()

@@ -214,7 +214,7 @@ function hear(message) {
   if (message.type === "hello") {
     writes = message.writes;
     histories = new Map(Object.entries(message.history));
-    events.length = 0;
+    events = [];
     hearEvents(message.events);
   } else if (message.type === "events") {
     hearEvents(message.events);
@@ -296,9 +296,9 @@ class Card {
     this.curve.setAttribute("role", "img");
     this.high = this.path("high");
     this.middle = this.path("middle");
-    const keys = make("span", "", make("i", "key"), "p50  ", make("i", "key high"), "p95");
+    const keys = make("span", "", make("i", "key"), "p50 ", make("i", "key high"), "p95");
     const curve = make("div", "",
-      make("div", "part-title", make("span", "", "Latency, last 5 minutes"), keys, this.curveScale), this.curve);
+      make("div", "part-title", make("span", "", "Latency, last 5 min"), make("span", "", keys, this.curveScale)), this.curve);
 
     this.bar = make("div", "bar");
     this.bar.setAttribute("aria-hidden", "true");
@@ -348,7 +348,6 @@ class Card {
     if (this.canvas.width !== bitmap.width || this.canvas.height !== bitmap.height) {
       this.canvas.width = bitmap.width;
       this.canvas.height = bitmap.height;
-      this.picture.style.aspectRatio = `${bitmap.width} / ${bitmap.height}`;
     }
     this.canvas.getContext("2d").drawImage(bitmap, 0, 0);
     this.canvas.dataset.frame = head.frame;
@@ -379,6 +378,7 @@ class Card {
     this.p50.replaceChildren(ms(none ? null : latency[0]), make("small", "", " ms"));
     this.p95.replaceChildren(ms(none ? null : latency[1]), make("small", "", " ms"));
     setText(this.size, stream.width ? `${stream.width}×${stream.height}` : "–");
+    if (stream.width) this.picture.style.aspectRatio = `${stream.width} / ${stream.height}`;
 
     this.updateLedger(stream);
     let about = stream.source;
@@ -427,7 +427,7 @@ class Card {
     };
     this.high.setAttribute("d", line(3));
     this.middle.setAttribute("d", line(2));
-    setText(this.curveScale, this.samples.length ? `up to ${number(top)} ms` : "");
+    setText(this.curveScale, this.samples.length ? ` · top ${number(top)} ms` : "");
     const newest = this.samples.at(-1);
     this.curve.setAttribute("aria-label", newest
       ? `Latency of the last five minutes; now p50 ${ms(newest[2])} ms, p95 ${ms(newest[3])} ms`
@@ -450,16 +450,22 @@ class Card {
     }));
     this.legend.replaceChildren(...parts.map(([name, n, fill]) =>
       make("li", "", make("i", `swatch ${fill}`), `${name} `, make("b", "", number(n)))));
+    this.bar.hidden = !stream.captured;
     setText(this.captured, `${number(stream.captured)} captured`);
     const sum = stream.delivered + sumOf(stream.dropped) + sumOf(stream.failed) + stream.in_flight;
+    this.sum.dataset.captured = stream.captured;
+    this.sum.dataset.sum = sum;
     const adds = sum === stream.captured;
+    if (!stream.captured) {
+      this.sum.className = "sum";
+      setText(this.sum, "Nothing captured yet");
+      return;
+    }
     this.sum.className = adds ? "sum good" : "sum bad";
     const terms = parts.map(([, n]) => number(n)).join(" + ");
     setText(this.sum, adds
       ? `${terms} = ${number(sum)}: all accounted for ✓`
       : `${terms} = ${number(sum)}, but ${number(stream.captured)} were captured`);
-    this.sum.dataset.captured = stream.captured;
-    this.sum.dataset.sum = sum;
   }
 
   async togglePause() {
@@ -508,6 +514,7 @@ function hearStatus(status, samples) {
     card.update(stream, samples[stream.name]);
   }
   $("streams").classList.toggle("one", cards.size === 1);
+  $("streams").classList.toggle("many", cards.size > 4);
   $("no-streams").hidden = cards.size > 0;
   watch();
   hearStages(status);
@@ -533,11 +540,13 @@ function summaryOf(status, samples) {
   const counts = {};
   for (const stream of status.streams) counts[stream.condition.state] = (counts[stream.condition.state] || 0) + 1;
   const states = Object.keys(STATES).filter((state) => counts[state]).map((state) => `${counts[state]} ${state}`);
+  const waiting = status.streams.filter((stream) => stream.condition.state === "waiting").map((stream) => stream.name);
   const fps = Object.values(samples).reduce((all, sample) => all + sample[1], 0);
   const phase = { running: "Running", draining: "Ending", closing: "Ending" }[status.phase];
   const parts = [`${phase} for ${duration(status.uptime_s)}`];
   if (states.length) parts.push(`${status.streams.length === 1 ? "1 stream" : `${status.streams.length} streams`}: ${states.join(", ")}`);
   parts.push(`${rate(fps)} frames per second`);
+  if (waiting.length && status.streams.length > 1) parts.push(`waiting: ${waiting.slice(0, 5).join(", ")}${waiting.length > 5 ? " …" : ""}`);
   return parts.join(" · ");
 }
 
@@ -578,7 +587,7 @@ function rateOf(stage) {
   const first = statuses[0];
   const last = statuses.at(-1);
   const seconds = last.uptime_s - first.uptime_s;
-  if (seconds <= 0 || !first.processed.has(stage)) return 0;
+  if (seconds <= 0 || !first.processed.has(stage)) return null;
   return Math.max(0, (last.processed.get(stage) - first.processed.get(stage)) / seconds);
 }
 
@@ -599,9 +608,9 @@ class Node {
 
   update(stage, perSecond) {
     const workers = stage.workers.length;
-    const load = Math.min(1, (perSecond * stage.busy_ms.p50) / 1000 / Math.max(1, workers));
-    const waiting = (stage.waited_ms * perSecond) / 1000;
-    setText(this.rate, `${rate(perSecond)}/s`);
+    const load = Math.min(1, ((perSecond || 0) * stage.busy_ms.p50) / 1000 / Math.max(1, workers));
+    const waiting = (stage.waited_ms * (perSecond || 0)) / 1000;
+    setText(this.rate, perSecond == null ? "–" : `${rate(perSecond)}/s`);
     this.fill.style.width = `${Math.round(load * 100)}%`;
     this.fill.classList.toggle("high", load > 0.9);
     setText(this.work, `${ms(stage.busy_ms.p50)} ms each · ${Math.round(load * 100)} % busy`);
@@ -615,7 +624,7 @@ class Node {
     if (!isTrouble && stage.facts.provider) facts.push(stage.facts.provider);
     if (!isTrouble && stage.facts.decoder) facts.push(stage.facts.decoder);
     if (workers > 1) facts.push(`${workers} processes`);
-    if (!facts.length) facts.push(stage.use);
+    if (!facts.length && stage.use !== stage.name) facts.push(stage.use);
     this.more.classList.toggle("trouble", isTrouble);
     const text = facts.join(" · ");
     setText(this.more, text);
@@ -706,18 +715,24 @@ new ResizeObserver(() => { if (lastStages.length) layOut(lastStages); }).observe
 
 // --- events ---
 
-const events = [];
+let events = [];
 
 function hearEvents(more) {
   events.push(...more);
-  if (events.length > EVENTS_SHOWN) events.splice(0, events.length - EVENTS_SHOWN);
-  const list = $("events");
-  if (!events.length) {
-    list.replaceChildren(make("li", "none", "Nothing has happened yet."));
-    return;
-  }
-  list.replaceChildren(...events.toReversed().map(lineOf));
+  // So many of each: a busy street must not wash away that a camera has gone.
+  const objects = events.filter((event) => event.label).slice(-EVENTS_SHOWN);
+  const others = events.filter((event) => !event.label).slice(-EVENTS_SHOWN);
+  events = [...objects, ...others].sort((one, other) => one.number - other.number);
+  listEvents();
 }
+
+function listEvents() {
+  const kind = $("events-kind").value;
+  const chosen = events.filter((event) => kind === "all" || (kind === "objects") === Boolean(event.label));
+  const lines = chosen.slice(-EVENTS_SHOWN).reverse().map(lineOf);
+  $("events").replaceChildren(...(lines.length ? lines : [make("li", "none", "Nothing yet.")]));
+}
+$("events-kind").onchange = listEvents;
 
 function lineOf(event) {
   const time = make("time", "", new Date(event.at).toLocaleTimeString([], { hour12: false }));
