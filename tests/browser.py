@@ -24,6 +24,7 @@ SWITCHES = (
     "--disable-extensions",
     "--disable-sync",
     "--hide-scrollbars",
+    "--lang=en-US",
     "--no-first-run",
     "--remote-debugging-port=0",
 )
