@@ -12,6 +12,7 @@ STAGES = {
     "mot": "stages.mot:Mot",
     "rtsp": "stages.rtsp:Rtsp",
     "web": "stages.web:Web",
+    "zmq": "stages.zeromq:Zmq",
     "null": "stages.null:Null",
     "draw": "stages.null:Draw",
     "fault": "stages.fault:Fault",
@@ -24,6 +25,7 @@ SINKS: dict[str, str | None] = {
     "mot": "path",
     "rtsp": "port",
     "web": "port",
+    "zmq": "address",
     "null": None,
     "draw": None,
 }
