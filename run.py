@@ -28,8 +28,8 @@ for _name, _value in (
     ("OMP_NUM_THREADS", "1"),
     ("OPENBLAS_NUM_THREADS", "1"),
     ("OPENCV_LOG_LEVEL", "OFF"),
-    ("OPENCV_FFMPEG_LOGLEVEL", "-8"),
-    ("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp"),
+    ("OPENCV_FFMPEG_LOGLEVEL", "-8"),  # capture hears it where it can use it, see stages/opencv.py
+    ("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "1"),  # seconds; a silent webcam cannot be interrupted
 ):
     os.environ.setdefault(_name, _value)
 
@@ -50,6 +50,7 @@ from pipeline import bench
 from pipeline import config as config_file
 from pipeline import graph as graph_of
 from pipeline.errors import ConfigError, EyelineError, RunError, SetupError
+from pipeline.service import Service, files_in
 from pipeline.supervisor import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -65,7 +66,8 @@ from stages import SINKS, STAGES
 ROOT = Path(__file__).resolve().parent
 DEFAULT_CONFIG = ROOT / "configs" / "demo.yaml"
 BENCH_CONFIG = ROOT / "configs" / "bench.yaml"
-COMMANDS = ("run", "check", "bench", "models", "reload", "schema")
+DAEMON_CONFIG = ROOT / "configs" / "daemon.yaml"
+COMMANDS = ("run", "check", "bench", "models", "reload", "schema", "service")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -137,6 +139,24 @@ def parser() -> argparse.ArgumentParser:
 
     schema = commands.add_parser("schema", help="print the JSON schema of the settings")
     schema.set_defaults(command=schema_command)
+
+    service = commands.add_parser("service", help="install, remove or show it as a systemd service")
+    service.set_defaults(command=service_command)
+    actions = service.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for action, what in (
+        ("install", "write and start the service, or bring it up to date"),
+        ("uninstall", "stop and remove it"),
+        ("status", "say how it is doing"),
+    ):
+        command = actions.add_parser(action, help=what)
+        command.add_argument("--name", default="eyeline", help="of the service (default: eyeline)")
+        command.add_argument("--user", action="store_true", help="a service of yours, without root")
+        if action == "install":
+            command.add_argument(
+                "config", nargs="?", type=Path, help="settings file (default: configs/daemon.yaml)"
+            )
+        if action != "status":
+            command.add_argument("--dry-run", action="store_true", help="say what, change nothing")
     return top
 
 
@@ -438,6 +458,36 @@ def reload_command(args: argparse.Namespace) -> int:
 def schema_command(args: argparse.Namespace) -> int:
     """Print the JSON schema of the settings."""
     print(json.dumps(graph_of.schema(STAGES), indent=2))
+    return 0
+
+
+def service_command(args: argparse.Namespace) -> int:
+    """Install, remove or show the program as a service of systemd."""
+    service = Service(args.name, args.user)
+    if args.action == "status":
+        code, lines = service.status(None)
+        print("\n".join(lines))
+        return code
+    if args.action == "install":
+        config = (args.config or DAEMON_CONFIG).absolute()
+        with service.surroundings():
+            raw, where = config_file.load(config), str(config)
+            _leave_out_windows(raw)
+            graph = graph_of.build(config_file.check(raw, where), STAGES, where)
+        account = service.account(config, files_in(raw))
+        unit = service.unit(config, graph.config.supervisor.stop_timeout_s, account)
+        if args.dry_run:
+            print(unit, end="")
+            return 0
+    elif args.dry_run:
+        print(f"would stop and disable {service.name}, and remove {service.unit_path}")
+        return 0
+    try:
+        for line in service.install(unit) if args.action == "install" else service.uninstall():
+            print(line, flush=True)
+    except RunError as error:
+        _complain(error)
+        return EXIT_FAILED
     return 0
 
 

@@ -11,6 +11,8 @@ STAGES = {
     "events": "stages.events:Events",
     "mot": "stages.mot:Mot",
     "rtsp": "stages.rtsp:Rtsp",
+    "web": "stages.web:Web",
+    "zmq": "stages.zeromq:Zmq",
     "null": "stages.null:Null",
     "draw": "stages.null:Draw",
     "fault": "stages.fault:Fault",
@@ -22,6 +24,8 @@ SINKS: dict[str, str | None] = {
     "events": "path",
     "mot": "path",
     "rtsp": "port",
+    "web": "port",
+    "zmq": "address",
     "null": None,
     "draw": None,
 }

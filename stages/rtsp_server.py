@@ -26,7 +26,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
-from urllib.parse import unquote
 
 from stages.rtp import CLOCK_HZ, Media
 
@@ -214,7 +213,10 @@ class RtspServer:
         return f"rtsp://{host}:{self.port}{path}"
 
     def add(self, path: str, media: Media, start: Start = "key") -> Mount:
-        """Serve something under a path, beginning with a slash; at any time, from any thread."""
+        """Serve something under a path, beginning with a slash; at any time, from any thread.
+
+        The path is of characters that need no escape in an address.
+        """
         self.remove(path)
         mount = self.mounts[path] = Mount(path, media, start, self._wake)
         return mount
@@ -225,6 +227,12 @@ class RtspServer:
         if mount is not None:
             self._removed.append(mount)
             self._wake()
+
+    def find(self, url: str) -> Mount | None:
+        """The mount that a request's address means, be it that of its track."""
+        path = re.sub(r"^[a-zA-Z]+://[^/]*", "", url).partition("?")[0]
+        path = "/" + path.strip("/")
+        return self.mounts.get(path) or self.mounts.get(path.removesuffix(f"/{TRACK}"))
 
     def close(self) -> None:
         """Say goodbye to all, and end the thread. May be called twice, and before `open`."""
@@ -283,14 +291,17 @@ class RtspServer:
             connection.close()
             return
         self._clients.add(client)
-        self.selector.register(
-            connection, selectors.EVENT_READ, lambda events: self._serve(client, events)
-        )
+        self.watch(client, connection, client.serve)
 
-    def _serve(self, client: _Client, events: int) -> None:
-        if client in self._clients:  # it may have been let go of since this was selected
-            with self._guard(client):
-                client.serve(events)
+    def watch(self, client: _Client, end: socket.socket, serve: Callable[[int], None]) -> None:
+        """Call `serve` whenever there is something to read from one of a client's sockets."""
+
+        def guarded(events: int) -> None:
+            if client in self._clients:  # it may have been let go of since this was selected
+                with self._guard(client):
+                    serve(events)
+
+        self.selector.register(end, selectors.EVENT_READ, guarded)
 
     def _hand_out(self) -> None:
         for mount in list(self.mounts.values()):
@@ -519,7 +530,7 @@ class _Client:
                 elif self._playing and self._channels is not None and self._waiting:
                     blob = interleaved(self._channels[0], self._next_picture())
                     if self._report_due():
-                        blob += interleaved(self._channels[1], [self._report()])
+                        blob = interleaved(self._channels[1], [self._report()]) + blob
                     self._rest = memoryview(blob)
                 elif self._playing and self._channels is not None and self._report_due():
                     self._rest = memoryview(interleaved(self._channels[1], [self._report()]))
@@ -582,6 +593,7 @@ class _Client:
 
     def _hear(self) -> bool:
         """Answer the requests that are whole, as long as the answers are read; whether any."""
+        before = len(self._replies)
         while self._received and not self._ending and len(self._replies) < MAX_REPLIES:
             if self._skip:  # a reader's report, or a body
                 skipped = min(self._skip, len(self._received))
@@ -604,7 +616,7 @@ class _Client:
                 self._on_request(head)
         if self._ending:
             self._received.clear()
-        return bool(self._replies)
+        return len(self._replies) > before
 
     def _on_request(self, head: bytes) -> None:
         lines = head.decode("utf-8", "replace").split("\r\n")
@@ -665,7 +677,7 @@ class _Client:
         return 200, {}, ""
 
     def _describe(self, url: str) -> _Answer:
-        mount = self._server.mounts.get(path_of(url))
+        mount = self._server.find(url)
         if mount is None:
             return 404, {}, ""
         own = self._connection.getsockname()[0]
@@ -686,7 +698,7 @@ class _Client:
         return 200, answer, "\r\n".join(lines) + "\r\n"
 
     def _set_up(self, url: str, transport: str) -> _Answer:
-        mount = self._server.mounts.get(path_of(url))
+        mount = self._server.find(url)
         if mount is None:
             return 404, {}, ""
         if self._playing or (self._mount is not None and self._mount is not mount):
@@ -754,16 +766,21 @@ class _Client:
                 continue
             self._udp = rtp, rtcp
             for end in self._udp:
-                self._server.selector.register(end, selectors.EVENT_READ, self._drain)
+                self._server.watch(self, end, self._drain)
             return first
         raise _Gone("no pair of UDP ports is free")
 
     def _drain(self, events: int) -> None:
         """What a reader sends by UDP, reports and packets to open its firewall, is only heard."""
         for end in self._udp or ():
-            with contextlib.suppress(OSError):
+            try:
                 end.recv(2048)
                 self._heard_s = time.monotonic()
+            except BlockingIOError:
+                pass
+            except ConnectionRefusedError:  # of something that was sent there
+                if self._udp is not None and end is self._udp[0]:
+                    raise _Gone("nobody listens at its port any more") from None
 
     def _play(self, url: str) -> _Answer:
         assert self._mount is not None
@@ -787,7 +804,7 @@ class _Client:
         self._session, self._mount, self._channels, self._playing = "", None, None, False
         self._waiting.clear()
         self._waiting_bytes = 0
-        self._newest = None
+        self._newest, self._report_s = None, 0.0
         self._born_s = time.monotonic()
 
     def _let_go_of_ports(self) -> None:
@@ -810,12 +827,6 @@ def reply(code: int, headers: Mapping[str, str | list[str]] | None = None, body:
     if body:
         lines.append(f"Content-Length: {len(body.encode())}")
     return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
-
-
-def path_of(url: str) -> str:
-    """The path of a mount that a request's address means: without host, query and track."""
-    path = re.sub(r"^[a-zA-Z]+://[^/]*", "", url).partition("?")[0]
-    return unquote("/" + path.strip("/").removesuffix(TRACK).strip("/"))
 
 
 def interleaved(channel: int, packets: Sequence[bytes]) -> bytes:

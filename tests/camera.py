@@ -237,19 +237,20 @@ def play_clip(mount: Mount, clip: Clip, args: argparse.Namespace, over: threadin
             over.wait(0.005)
             continue
         if not watched:
-            watched, index, due_ns = True, 0, time.monotonic_ns()
+            watched, due_ns = True, time.monotonic_ns()
+            index = index if args.start == "any" else 0
         late_ns = time.monotonic_ns() - due_ns
         if late_ns > LATE_NS:
             due_ns, time_ns = due_ns + late_ns, time_ns + late_ns
+        if over.wait(max(0.0, (due_ns - time.monotonic_ns()) / 1e9)):
+            return
         if mount.key_wanted:
             while not clip.samples[index].key:
                 index = (index + 1) % len(clip.samples)
-        if over.wait(max(0.0, (due_ns - time.monotonic_ns()) / 1e9)):
-            return
         if args.stall_after is None or sent < args.stall_after:
             sample = clip.samples[index]
             shift_ns = round((sample.pts_ns - sample.dts_ns) / speed)
-            mount.put(sample.data, time_ns + shift_ns, time.time_ns())
+            mount.put(sample.data, time_ns + shift_ns, time.time_ns() + shift_ns)
             sent += 1
         index = (index + 1) % len(clip.samples)
         time_ns += interval_ns
@@ -314,7 +315,10 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--pace", type=float, default=1.0, help="0.5: delivers at half pace")
     top.add_argument("--slow", action="store_const", const=0.5, dest="pace", help="--pace 0.5")
     top.add_argument(
-        "--stall-after", type=int, metavar="N", help="goes on answering, but gives no more pictures"
+        "--stall-after",
+        type=int,
+        metavar="N",
+        help="answers, but gives N pictures in all",
     )
     top.add_argument("--empty", action="store_true", help="404 for every path")
     top.add_argument("--refuse", action="store_true", help="holds the port, refuses connections")
@@ -395,8 +399,8 @@ class Camera:
     """A camera in a process of its own, at one port for as long as this object lives.
 
     Args:
-        options: those of the command line, with underscores: `fps=10`, `until_eof` aside;
-            True for those that take no value.
+        options: those of the command line, with underscores: `fps=10`, `stall_after=40`; True for
+            those that take no value.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -412,10 +416,10 @@ class Camera:
         self.stop()
 
     def url(self, path: str = "/h264", user: str | None = None, password: str = "") -> str:
-        """The address of a path, with the camera's own credentials or with those given."""
+        """The address of a path, with the camera's own credentials, or those given; "": none."""
         if user is None and "user" in self.options:
             user, password = self.options["user"], self.options.get("password", "")
-        login = "" if user is None else f"{user}:{password}@"
+        login = f"{user}:{password}@" if user else ""
         return f"rtsp://{login}127.0.0.1:{self.port}{path}"
 
     def start(self) -> None:

@@ -3,7 +3,6 @@
 import os
 import queue
 import threading
-import time
 from pathlib import Path
 
 import cv2
@@ -16,6 +15,7 @@ from pipeline.config import convert
 from pipeline.errors import ConfigError, SourceError
 from pipeline.frame import Frame, SlotFullError
 from stages.capture import SEEK_FROM, Capture, CaptureSettings
+from stages.pictures import Recorded
 from tests.builders import CLIP, header, pixels, save_image
 
 END_S = 20
@@ -238,12 +238,12 @@ def test_the_limit_counts_pictures_of_before_the_crash(video):
     assert len(read(capture)) == 3
 
 
-class Script:
+class Script(Recorded):
     """Pictures as a test lays them out: a number is a picture, "damaged" one that cannot be read
     and "lost" one that grab itself passes over. Shows one at a time when `step` is called."""
 
     decoder = "script"
-    first_ns = 1
+    finite = True
     source_ns = -1
     lost = 0
 
@@ -294,8 +294,11 @@ class Script:
         self.at = source_ns
         return True
 
-    def problem(self):
-        return None
+    def trouble(self):
+        return "", ""
+
+    def interrupt(self):
+        pass
 
     def close(self):
         pass
@@ -450,13 +453,13 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_camera_that_is_not_there_is_refused():
-    assert refusal(97) == "camera 97: no camera there, or another program uses it"
+    assert refusal(97) == "camera 97: no camera at /dev/video97: is it plugged in?"
 
 
 def test_an_address_where_nobody_answers_is_refused_without_its_password():
     words = refusal("rtsp://user:secret@127.0.0.1:9/stream")
     assert "secret" not in words
-    assert "cannot be opened: wrong address or password, or nobody answers" in words
+    assert words.endswith("nothing listens at 127.0.0.1:9: is the camera up, and the port right?")
 
 
 @pytest.mark.parametrize(
@@ -728,7 +731,7 @@ def test_after_a_crash_a_file_played_live_goes_on_at_once_and_at_its_pace(
     capture.skip(skipped, -1)
     notified = queue.SimpleQueue()
     with monkeypatch.context() as patched:
-        patched.setattr("stages.capture.threading.Event", Event)
+        patched.setattr("stages.live.threading.Event", Event)
         capture.start(lambda: notified.put(True))
     assert notified.get(timeout=END_S)
     while capture.collect() is None:  # offered nothing: this is the end
@@ -753,116 +756,3 @@ def test_live_after_a_crash_the_pictures_that_were_missed_are_not_counted_again(
     assert notified.get(timeout=END_S)
     assert capture.missed() == (3, 0)
     capture.close()
-
-
-# --- cameras ---
-
-
-class Camera:
-    """A cv2.VideoCapture in front of a scripted camera: (height, width) of each picture."""
-
-    def __init__(self, shapes, stamps_ms=()):
-        self.shapes, self.stamps_ms, self.at = list(shapes), stamps_ms, -1
-        self.asked, self.set_to = [], {}
-
-    def __call__(self, *args):
-        self.asked.append(args)
-        return self
-
-    def isOpened(self):  # noqa: N802 - OpenCV's name
-        return True
-
-    def getBackendName(self):  # noqa: N802
-        return "SCRIPT"
-
-    def set(self, prop, value):
-        self.set_to[prop] = value
-
-    def get(self, prop):
-        if prop == cv2.CAP_PROP_POS_MSEC:
-            return self.stamps_ms[self.at] if self.stamps_ms else 0.0
-        height, width = self.shapes[max(self.at, 0)] if self.shapes else (4, 6)
-        sizes = {cv2.CAP_PROP_FRAME_HEIGHT: height, cv2.CAP_PROP_FRAME_WIDTH: width}
-        return float(sizes.get(prop, 30.0))
-
-    def grab(self):
-        self.at += 1
-        return self.at < len(self.shapes)
-
-    def retrieve(self, target):
-        picture = np.full((*self.shapes[self.at], 3), self.at, np.uint8)
-        if target.shape != picture.shape:
-            return True, picture  # as OpenCV does: an array of its own, without a word
-        target[...] = picture
-        return True, target
-
-    def release(self):
-        pass
-
-
-def camera(monkeypatch, shapes, stamps_ms=(), facts=None, **more):
-    """A capture that reads a scripted camera, picture by picture as if it were lossless."""
-    made = Camera(shapes, stamps_ms)
-    monkeypatch.setattr("stages.capture.cv2.VideoCapture", made)
-    capture = Capture(CaptureSettings(source=0, mode="lossless", **more), facts or {})
-    capture.open()
-    return capture, made
-
-
-def test_a_camera_is_asked_for_what_the_settings_say(monkeypatch):
-    _, made = camera(monkeypatch, [(4, 6)], width=640, height=480, fps=15)
-    assert made.set_to == {
-        cv2.CAP_PROP_FRAME_WIDTH: 640,
-        cv2.CAP_PROP_FRAME_HEIGHT: 480,
-        cv2.CAP_PROP_FPS: 15,
-    }
-
-
-def test_a_camera_that_changes_its_size_is_followed(monkeypatch):
-    sizes = [(4, 6), (4, 6), (8, 12), (8, 12), (2, 3)]
-    capture, _ = camera(monkeypatch, sizes)
-    frames = read(capture)
-    assert [frame["image"].shape for frame in frames] == [(*size, 3) for size in sizes]
-    assert [pixels(frame) for frame in frames] == list(range(5))
-    for frame in frames:
-        assert frame.header.arrays["image"][0] == 0
-        assert frame.header.used == frame["image"].nbytes
-
-
-def test_a_camera_that_stops_giving_pictures_is_a_problem(monkeypatch):
-    capture, _ = camera(monkeypatch, [(4, 6)] * 3)
-    assert len(read(capture)) == 3
-    assert capture.problem() == "camera 0: stopped giving pictures"
-
-
-def test_a_camera_that_gave_as_many_as_were_asked_for_is_none(monkeypatch):
-    capture, _ = camera(monkeypatch, [(4, 6)] * 3, frames=3)
-    assert len(read(capture)) == 3
-    assert capture.problem() is None
-
-
-def test_a_camera_that_gives_nothing_is_refused(monkeypatch):
-    with pytest.raises(SourceError, match="camera 0: opened, but gives no picture"):
-        camera(monkeypatch, [])
-
-
-def test_a_camera_without_timestamps_is_timed_by_when_its_pictures_come(monkeypatch):
-    started_ns = time.monotonic_ns()
-    capture, _ = camera(monkeypatch, [(4, 6)] * 3, facts={"started_ns": started_ns})
-    times = [0]
-    for frame in read(capture):
-        times += [frame.header.source_ns, frame.captured_ns - started_ns]
-    assert times == sorted(times)
-
-
-def test_a_cameras_clock_counts_from_the_start_of_the_run_so_that_it_survives_a_crash(monkeypatch):
-    stamps_ms = [5000.0, 5040.0, 5080.0]
-    facts = {"started_ns": 1}
-    capture, _ = camera(monkeypatch, [(4, 6)] * 3, stamps_ms, facts)
-    before = read(capture)
-    capture, _ = camera(monkeypatch, [(4, 6)] * 3, stamps_ms, facts)
-    capture.skip(3, before[-1].header.source_ns)
-    after = read(capture)
-    assert after[0].header.source_ns > before[0].header.source_ns > 0
-    assert before[1].header.source_ns - before[0].header.source_ns == 40_000_000
-    assert len(after) == 3  # of a camera nothing is passed by

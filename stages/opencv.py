@@ -1,0 +1,650 @@
+"""Reading with OpenCV: video files, folders of images, webcams, and addresses through FFmpeg."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import socket
+import stat
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import cv2
+import numpy as np
+
+from pipeline.config import hide_credentials
+from pipeline.errors import SourceError
+from pipeline.frame import Frame
+from pipeline.graph import usable_cores
+from stages.live import FIRST_PICTURE_S
+from stages.pictures import Pictures, Recorded
+
+if TYPE_CHECKING:
+    from stages.capture import CaptureSettings
+
+IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SEEK_BEFORE_MS = 2000.0
+MOST_LOST = 100
+"""Damaged pictures in a row after which a file counts as ended."""
+OPEN_TIMEOUT_S = 4.0
+LEFT_OVER_S = 0.5
+"""After so long a silence, a picture that comes with the end was left over in the decoder."""
+HEARD_EVERY = 64
+"""Pictures from one time to the next that what FFmpeg has said is thrown away."""
+NEVER_COUNTED = 1e9
+"""Frames from which on a count is none: what FFmpeg makes up for a stream without an end."""
+
+
+def normal(source: str | int) -> int | str | Path:
+    """What a source is: index of a webcam, address, or path."""
+    if isinstance(source, int) or source.isdecimal():
+        return int(source)
+    return source if "://" in source else Path(source).expanduser()
+
+
+def is_device(source: str | int) -> bool:
+    """Whether it is a webcam."""
+    return isinstance(normal(source), int) or str(source).startswith("/dev/")
+
+
+def is_recorded(source: str | int) -> bool:
+    """Whether it is a file, or a folder of images."""
+    return isinstance(normal(source), Path) and not is_device(source)
+
+
+class _Video(Pictures):
+    """What files and live sources have in common: a cv2.VideoCapture that is open."""
+
+    _capture: cv2.VideoCapture
+    _shape: tuple[int, int]
+    """Height and width of the last picture, in pixels."""
+
+    def _measure(self) -> None:
+        self._shape = (
+            int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
+            int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
+        )
+        self._start_ms: float | None = None
+        name = {"FFMPEG": "FFmpeg"}.get(self._capture.getBackendName())
+        self.decoder = f"OpenCV {name or self._capture.getBackendName()} {self._codec()}".strip()
+
+    def _codec(self) -> str:
+        code = int(self._capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
+        return "".join(chr(c) for c in code if 32 < c < 127)
+
+    def _stamp_ns(self) -> int:
+        """Time of the last picture from the first one; 0 where there are no timestamps."""
+        at_ms = self._capture.get(cv2.CAP_PROP_POS_MSEC)
+        if self._start_ms is None:
+            self._start_ms = at_ms
+        return round((at_ms - self._start_ms) * 1e6)
+
+    def retrieve(self, frame: Frame) -> bool:
+        """Decode the last picture into the frame; False: it cannot be decoded."""
+        target = frame.empty("image", (*self._shape, 3), np.uint8)
+        done, picture = self._capture.retrieve(target)
+        if not done or picture is None:
+            return False
+        if picture.ctypes.data != target.ctypes.data:
+            # Other size or type than before: OpenCV has made an array of its own.
+            picture = _as_bgr(picture)
+            self._shape = (picture.shape[0], picture.shape[1])
+            frame.header.used = 0
+            frame.put("image", picture)
+        return True
+
+    def interrupt(self) -> None:
+        """A file does not wait."""
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._capture.release()
+
+
+class VideoFile(_Video, Recorded):
+    """A video file."""
+
+    finite = True
+
+    def __init__(self, path: Path, fps: float) -> None:
+        """Open it.
+
+        Args:
+            path: of the file.
+            fps: pictures per second, if the file does not say.
+        """
+        self._path, self._default_fps = path, fps
+        self.source_ns = -1
+        self._offset_ns = 0
+        self._broken_at = _truncated(path)
+        self._open()
+
+    def _open(self) -> None:
+        threads = 1 if usable_cores() <= 4 else 0
+        self._capture = cv2.VideoCapture(
+            str(self._path.absolute()),  # or FFmpeg takes 12:30.avi for a protocol
+            cv2.CAP_FFMPEG,
+            [cv2.CAP_PROP_N_THREADS, threads],
+        )
+        if not self._capture.isOpened():
+            raise SourceError("cannot be read as a video", "unsupported")
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self._fps = fps if 0 < fps < 1000 else self._default_fps
+        self._index = -1
+        self._measure()
+        # The first picture is the proof that it is one.
+        self._primed = bool(self._capture.grab())
+        if not self._primed:
+            self._capture.release()
+            raise SourceError("opened, but gives no picture", "unsupported")
+
+    def grab(self) -> bool:
+        """Go to the next picture; False at the end."""
+        self.lost = 0
+        if self._primed:
+            self._primed = False
+        else:
+            # OpenCV says the same of a damaged picture and of the end: only the end lasts.
+            while not self._capture.grab():
+                if self.lost == MOST_LOST:
+                    self.lost = 0
+                    return False
+                self.lost += 1
+        self._index += 1 + self.lost
+        in_file_ns = self._stamp_ns()
+        if in_file_ns <= 0 and self._index > 0:  # no timestamps: evenly spaced
+            in_file_ns = round(self._index / self._fps * 1e9)
+        self.source_ns = self._offset_ns + in_file_ns
+        return True
+
+    def rewind(self, rounds: int = 1) -> None:
+        """Begin again, as if it had been played so many times in all since the last time."""
+        round_ns = self.source_ns - self._offset_ns + round(1e9 / self._fps)
+        self._offset_ns += rounds * round_ns
+        self._capture.release()
+        self._open()
+
+    def again(self) -> None:
+        """Give the last picture once more."""
+        self._primed, self._index = True, self._index - 1
+
+    def seek(self, source_ns: int) -> bool:
+        """Go to the picture of exactly this time, if its key frame can be sought."""
+        self.grab()
+        assert self._start_ms is not None
+        # Containers seek to a key frame, by rules of their own: aim before the picture, then go
+        # on to it by its timestamp. Any doubt, and the file is read from its beginning instead.
+        self._capture.set(
+            cv2.CAP_PROP_POS_MSEC, max(0.0, self._start_ms + source_ns / 1e6 - SEEK_BEFORE_MS)
+        )
+        while self._capture.grab():
+            self._index += 1
+            self.source_ns = self._stamp_ns()
+            if self.source_ns >= source_ns:
+                break
+        if self.source_ns == source_ns > 0:
+            return True
+        self._capture.release()
+        self._open()
+        return False
+
+    def trouble(self) -> tuple[str, str]:
+        """Kind and words of what ended it too early."""
+        if self._broken_at is not None:
+            return "closed", f"the file is truncated ({self._broken_at}); read to its end"
+        return "", ""
+
+
+class ImageFolder(Recorded):
+    """A folder of images in the order of their names, or one image."""
+
+    decoder = "OpenCV imread"
+    finite = True
+
+    def __init__(self, path: Path, fps: float) -> None:
+        """See that it holds an image that can be read.
+
+        Args:
+            path: of the folder, or of the image.
+            fps: pictures per second.
+        """
+        self._paths = images_in(path) if path.is_dir() else [path]
+        if all(cv2.imread(str(image), cv2.IMREAD_COLOR) is None for image in self._paths):
+            what = "holds no image that can be read" if path.is_dir() else "is no image"
+            raise SourceError(what, "unsupported")
+        self._fps = fps
+        self._next = 0
+        self._count = 0
+        self.source_ns = -1
+
+    def grab(self) -> bool:
+        """Go to the next picture; False at the end."""
+        if self._next == len(self._paths):
+            return False
+        self._next += 1
+        self.source_ns = round(self._count / self._fps * 1e9)
+        self._count += 1
+        return True
+
+    def retrieve(self, frame: Frame) -> bool:
+        """Decode the last picture into the frame; False: it cannot be decoded."""
+        picture = cv2.imread(str(self._paths[self._next - 1]), cv2.IMREAD_COLOR)
+        if picture is None:
+            return False
+        frame.put("image", picture)
+        return True
+
+    def rewind(self, rounds: int = 1) -> None:
+        """Begin again, as if it had been played so many times in all since the last time."""
+        self._next = 0
+        self._count += (rounds - 1) * len(self._paths)
+
+    def again(self) -> None:
+        """Give the last picture once more."""
+        self._next -= 1
+        self._count -= 1
+
+    def seek(self, source_ns: int) -> bool:
+        """Images are found as quickly by counting."""
+        return False
+
+    def trouble(self) -> tuple[str, str]:
+        """Kind and words of what ended it too early."""
+        return "", ""
+
+    def interrupt(self) -> None:
+        """A file does not wait."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def open_recorded(path: Path, fps: float | None) -> Recorded:
+    """Open a video file, an image, or a folder of images.
+
+    Args:
+        path: where it is.
+        fps: pictures per second of images, or of a file that does not say; None: 10, and 25.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    if path.is_dir() or path.suffix.lower() in IMAGES:
+        return ImageFolder(path, fps or 10.0)
+    return VideoFile(path, fps or 25.0)
+
+
+class OpenCVVideo(_Video):
+    """A webcam, or an address that FFmpeg reads."""
+
+    _opening = threading.Lock()
+    """The options of an address stand in the environment while it is opened, and its sockets are
+    those that are new after it."""
+
+    def __init__(self, settings: CaptureSettings) -> None:
+        """Open it.
+
+        Raises:
+            SourceError: it cannot be opened, or is a webcam that gives no picture.
+        """
+        self._settings = settings
+        self._source = normal(settings.source)
+        self._device: Path | None = None
+        if is_device(settings.source):
+            index = isinstance(self._source, int)
+            self._device = Path(f"/dev/video{self._source}" if index else str(self._source))
+        self.source_ns = -1
+        self._index = -1
+        self._trouble = ("", "")
+        self._interrupted = False
+        self._sockets: dict[int, int] = {}
+        self._primed = False
+        self._words = _Words()
+        try:
+            if self._device is not None:
+                self._open_device()
+            else:
+                self._open_address(str(self._source))
+            self._measure()
+            count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+            self._count = round(count) if self._device is None and 0 < count < NEVER_COUNTED else 0
+            self.finite = self._count > 0
+            if self._device is not None:
+                # A webcam that another program uses can be opened all the same.
+                self._primed = self._grab_device(OPEN_TIMEOUT_S)
+                if not self._primed:
+                    raise SourceError(self._trouble[1], self._trouble[0])
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_device(self) -> None:
+        backend = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
+        source = self._source if isinstance(self._source, int) else str(self._source)
+        self._capture = cv2.VideoCapture(source, backend)
+        if not self._capture.isOpened():
+            kind, text = self._device_trouble()
+            raise SourceError(text, kind)
+        for prop, value in (
+            (cv2.CAP_PROP_FRAME_WIDTH, self._settings.width),
+            (cv2.CAP_PROP_FRAME_HEIGHT, self._settings.height),
+            (cv2.CAP_PROP_FPS, self._settings.fps),
+        ):
+            if value is not None:
+                self._capture.set(prop, value)
+
+    def _open_address(self, address: str) -> None:
+        # One decoder thread: each more holds back one more picture.
+        params = [cv2.CAP_PROP_N_THREADS, 1]
+        params += [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(OPEN_TIMEOUT_S * 1000)]
+        read_s = max(FIRST_PICTURE_S, self._settings.stall_timeout_s)
+        params += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(read_s * 1000)]
+        started = time.monotonic()
+        with self._opening, _ffmpeg_options(self._settings.transport):
+            before = _sockets()
+            self._capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, params)
+            self._sockets = {n: fd for n, fd in _sockets().items() if n not in before}
+        if not self._capture.isOpened():
+            late = time.monotonic() - started > OPEN_TIMEOUT_S * 0.9
+            kind, text = _told_apart(self._words.take(), address, "timeout" if late else "failed")
+            raise SourceError(text, kind)
+
+    def grab(self) -> bool:
+        """Go to the next picture; False at the end."""
+        if self._primed:
+            self._primed = False
+        elif self._device is not None:
+            if not self._grab_device(self._settings.stall_timeout_s):
+                return False
+        elif self._interrupted or not self._grab_address():
+            return False
+        self._index += 1
+        if self._index % HEARD_EVERY == 0:
+            self._words.take()  # or what is said last finds no room
+        self.source_ns = self._stamp_ns()
+        if self.source_ns <= 0 and self._index > 0:
+            self.source_ns = -1  # no timestamps
+        return True
+
+    def _grab_device(self, patience_s: float) -> bool:
+        """Grab from a webcam; if that fails, find out why."""
+        until = time.monotonic() + patience_s
+        while not self._interrupted:
+            asked = time.monotonic()
+            if self._capture.grab():
+                return True
+            # OpenCV gives up on a silent webcam after a second, which lets us be interrupted.
+            if time.monotonic() - asked < LEFT_OVER_S:
+                self._trouble = self._device_trouble()
+                return False
+            if time.monotonic() >= until:
+                break
+        self._trouble = "frozen", f"no picture has come for {patience_s:g} s"
+        return False
+
+    def _grab_address(self) -> bool:
+        """Grab from an address; if that fails, find out why."""
+        started = time.monotonic()
+        more = bool(self._capture.grab())
+        took_s = time.monotonic() - started
+        if more and (took_s < LEFT_OVER_S or self.finite):
+            return True
+        kind, text = _told_apart(self._words.take(), str(self._source), "")
+        if more and not kind:
+            return True  # nothing but slow
+        if self.finite and self._index + 1 >= self._count * 0.98:  # counted from its duration
+            kind, text = "", ""
+        elif self.finite:
+            kind = kind or "closed"
+            text = f"ended after {self._index + 1} of {self._count} pictures"
+        elif kind in ("", "closed"):
+            kind, text = "closed", "the other side has ended the stream"
+        self._trouble = kind, text
+        return False
+
+    def _device_trouble(self) -> tuple[str, str]:
+        device = self._device
+        assert device is not None
+        try:
+            os.close(os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+                return "no_device", f"no camera at {device}: is it plugged in?"
+            if error.errno in (errno.EACCES, errno.EPERM):
+                return "failed", f"no permission for {device}: add the user to the group video"
+            if error.errno != errno.EBUSY:
+                return "failed", f"{device} cannot be opened: {error.strerror}"
+        return "failed", f"{device} gives no picture: another program uses it, or it is no camera"
+
+    def trouble(self) -> tuple[str, str]:
+        """Kind and words of what ended it too early."""
+        return self._trouble
+
+    def interrupt(self) -> None:
+        """Have a grab that waits return: a connection is ended under it."""
+        self._interrupted = True
+        for inode, fd in list(self._sockets.items()):
+            _shut_down(fd, inode)
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._sockets = {}
+        if hasattr(self, "_capture"):
+            self._capture.release()
+        self._words.close()
+
+
+class _Words:
+    """What FFmpeg says on file descriptor 2, where else a password would be shown to everyone.
+
+    A pipe takes the place of the descriptor while any object of this class is in use. Nothing
+    waits for its reader: what does not fit is lost.
+    """
+
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+    _users: ClassVar[int] = 0
+    _saved: ClassVar[int] = -1
+    _out: ClassVar[int] = -1
+
+    def __init__(self) -> None:
+        self._used = True
+        with _Words._lock:
+            _Words._users += 1
+            if _Words._users > 1:
+                return
+            _have_ffmpeg_speak()
+            sys.stderr.flush()
+            _Words._out, pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            _Words._saved = os.dup(2)
+            os.dup2(pipe, 2)
+            os.close(pipe)
+
+    def take(self) -> str:
+        """What has been said since the last time."""
+        said = b""
+        with _Words._lock, contextlib.suppress(BlockingIOError):
+            while self._used and (more := os.read(_Words._out, 65536)):
+                said += more
+        return said.decode(errors="replace")
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        with _Words._lock:
+            if not self._used:
+                return
+            self._used = False
+            _Words._users -= 1
+            if not _Words._users:
+                os.dup2(_Words._saved, 2)
+                os.close(_Words._saved)
+                os.close(_Words._out)
+
+
+def _have_ffmpeg_speak() -> None:
+    """Set how loud FFmpeg is, and that it speaks on descriptor 2; heeded at its first use only."""
+    loud = "OPENCV_FFMPEG_LOGLEVEL"
+    if tuple(int(part) for part in cv2.__version__.split(".")[:2]) >= (4, 13):
+        os.environ["OPENCV_FFMPEG_SKIP_LOG_CALLBACK"] = "1"
+        os.environ[loud] = "24"  # warnings: HTTP's errors are some
+    else:
+        # As soon as a level is set, these write to standard output, which may be a sink's.
+        os.environ.pop(loud, None)
+
+
+@contextlib.contextmanager
+def _ffmpeg_options(transport: str) -> Iterator[None]:
+    """Put FFmpeg's options for an address where OpenCV looks for them while it opens one."""
+    name = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+    own = os.environ.get(name)
+    # Without a guess at the frame rate, which nobody needs, the first picture comes 0.7 s sooner.
+    options = f"rtsp_transport;{transport}|fpsprobesize;0"
+    os.environ[name] = f"{options}|{own}" if own else options
+    try:
+        yield
+    finally:
+        if own is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = own
+
+
+def _sockets() -> dict[int, int]:
+    """Inode -> descriptor of all sockets of this process; none where there is no /proc."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                status = os.fstat(int(name))
+                if stat.S_ISSOCK(status.st_mode):
+                    found[status.st_ino] = int(name)
+    return found
+
+
+def _shut_down(fd: int, inode: int) -> None:
+    """End a TCP connection under the library that waits for it, if it is still the same one."""
+    with contextlib.suppress(OSError):
+        own = os.dup(fd)
+        with socket.socket(fileno=own) as connection:
+            if os.fstat(own).st_ino == inode and connection.type == socket.SOCK_STREAM:
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+_STATUS = re.compile(r"(?:method \w+ failed:|HTTP error) (\d\d\d)")
+"""The status of an answer that FFmpeg did not like, in what it says."""
+
+_KINDS = (
+    (r"Failed to resolve hostname", "unknown_host"),
+    (r"Connection refused", "refused"),
+    (r"No route to host|Network (is )?unreachable|Host is down|Host unreachable", "unreachable"),
+    (r"timed out|Immediate exit requested", "timeout"),
+    (r"[Cc]ould not find (codec|decoder)|Protocol not found|Invalid data found", "unsupported"),
+    (r"End of file|reset by peer|Broken pipe|ends prematurely", "closed"),
+)
+"""What else it says -> what that means."""
+
+
+def _told_apart(said: str, address: str, otherwise: str) -> tuple[str, str]:
+    """Kind and words of what went wrong; of what FFmpeg said, which holds passwords, nothing.
+
+    Args:
+        said: by FFmpeg.
+        address: that was to be opened.
+        otherwise: the kind, if FFmpeg has said nothing that is known.
+    """
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(hide_credentials(address))  # a password may look like a port and a path
+        host, port, user = parts.hostname or "?", parts.port, parts.username
+    except ValueError:
+        host, port, user = "?", None, None
+    at = f"{host}:{port}" if port else host
+    # Of a host's several addresses one has answered: that weighs more than that another did not.
+    status = _STATUS.search(said)
+    if status is not None:
+        return _status_told(int(status[1]), at, bool(user))
+    kind = next((kind for pattern, kind in _KINDS if re.search(pattern, said)), otherwise)
+    texts = {
+        "unknown_host": f"there is no host {host}, or no name server answers",
+        "refused": f"nothing listens at {at}: is the camera up, and the port right?",
+        "unreachable": f"there is no way to {host}: is the network up?",
+        "timeout": f"{at} does not answer",
+        "unsupported": "OpenCV cannot decode what comes",
+        "closed": "the other side has closed the connection",
+        "failed": "cannot be opened: nothing that OpenCV reads, or no stream at this address",
+    }
+    return kind, texts.get(kind, "")
+
+
+def _status_told(status: int, at: str, has_user: bool) -> tuple[str, str]:
+    """The same for the status of an answer."""
+    if status == 401 and not has_user:
+        text = "it wants a user and a password: put USER:PASSWORD@ before the host's name"
+        return "unauthorized", text
+    if status == 401:
+        return "unauthorized", "wrong user or password"
+    if status == 403:
+        return "unauthorized", "the user has no right to this stream"
+    if status in (404, 410):
+        return "not_found", f"{at} has no such stream: check the path in the address"
+    if status == 461:
+        text = "the camera does not send this way: try the other `transport`"
+        return "unsupported", text
+    return "failed", f"{at} answers with error {status}"
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Its images, in the order a person expects: 2.png before 10.png."""
+
+    def key(path: Path) -> list[tuple[int, str]]:
+        return [
+            (int(part or 0) if part.isdecimal() else -1, part)
+            for part in re.split(r"(\d+)", path.name.lower())
+        ]
+
+    return sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGES), key=key)
+
+
+def _as_bgr(picture: Any) -> Any:
+    """A picture of one, three or four channels as (height, width, 3) uint8 BGR."""
+    if picture.dtype != np.uint8:
+        picture = (picture >> 8 if picture.dtype == np.uint16 else picture.clip(0, 255)).astype(
+            np.uint8
+        )
+    if picture.ndim == 2 or picture.shape[2] == 1:
+        return cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
+    if picture.shape[2] == 4:
+        return cv2.cvtColor(picture, cv2.COLOR_BGRA2BGR)
+    return picture
+
+
+def _truncated(path: Path) -> str | None:
+    """How much of an mp4 or avi file is missing, by what its own headers say; None: nothing.
+
+    Players read such files without a word and stop where the bytes do.
+    """
+    size = path.stat().st_size if path.is_file() else 0
+    with path.open("rb") if size >= 16 else open(os.devnull, "rb") as file:
+        head = file.read(16)
+        if head[:4] == b"RIFF":
+            want = 8 + int.from_bytes(head[4:8], "little")
+            return f"{size} of {want} bytes" if want > size else None
+        at = 0
+        while head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid", b"moof"):
+            box = int.from_bytes(head[:4], "big")
+            if box == 1:
+                box = int.from_bytes(head[8:16], "big")
+            if box == 0:
+                return None  # up to the end of the file
+            at += max(box, 8)
+            if at > size:
+                return f"{size} of {at} bytes"
+            file.seek(at)
+            head = file.read(16)
+    return None
