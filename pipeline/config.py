@@ -206,8 +206,18 @@ def hint(word: str, known: list[str] | tuple[str, ...]) -> str:
 
 
 def hide_credentials(text: str) -> str:
-    """A text with user and password in URLs replaced: for logs, messages and files."""
-    return re.sub(r"(\w+://)\S*@", r"\1***@", text)
+    """A text with user and password in URLs replaced: for logs, messages and files.
+
+    Many cameras take them behind a question mark: /stream?user=admin&password=secret.
+    """
+    text = re.sub(r"(\w+://)\S*@", r"\1***@", text)
+    return re.sub(_SECRET_PARAMETER, r"\1***", text, flags=re.IGNORECASE)
+
+
+_SECRET_PARAMETER = (
+    r"([?&;](?:user(?:name)?|usr|login|pass(?:word|wd|code)?|pwd|pw|token|auth|secret|\w*key)=)"
+    r"[^&;\s#'\"]*"
+)
 
 
 class _UniqueKeys(Loader):  # type: ignore[misc]

@@ -136,7 +136,7 @@ def _prologue(shared: Shared, spec: Spec) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setpgid(0, 0)  # Ctrl-C is the supervisor's to act on
-    faulthandler.enable()
+    faulthandler.enable(os.dup(2))  # a source may catch what libraries write to 2
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     logging.basicConfig(

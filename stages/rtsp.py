@@ -48,6 +48,7 @@ class RtspSettings(Settings, frozen=True):
     )
     """Path of a stream in its address; {stream} stands for the stream's name."""
     user: Annotated[str, Meta(pattern=r'^[^:"\\]*$')] = ""
+    """Who may look; with `password`."""
     password: str = ""
     """Asked of viewers if set; it never goes over the network itself (digest authentication), but
     the pictures do, for anybody on the way to see."""

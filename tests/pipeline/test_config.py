@@ -292,16 +292,26 @@ def test_a_close_word_is_offered_else_all_there_are():
         "rtsp://user:sec/ret@cam.local/",
         "rtsp://user:secret@[fe80::1]/",
         "opened rtsp://user:secret@cam.local/ and http://u:secret@cam.local/",
+        "http://cam.local/video.cgi?user=me_user&pwd=secret&fps=5",
+        "rtsp://cam.local/h264?Username=user&Password=sec%40ret#x",
+        "http://cam.local/?api_key=secret",
     ],
 )
 def test_user_and_password_are_hidden(url):
     shown = hide_credentials(url)
-    assert not re.search("sec|ret|user", shown)
+    assert not re.search("sec|ret|user(?!(name)?=)", shown, re.IGNORECASE)
     assert "cam.local" in shown or "fe80" in shown
 
 
 @pytest.mark.parametrize(
-    "text", ["clip.mp4", "rtsp://cam.local/stream", "0", "a@b.mp4", "folder/with@sign.mp4"]
+    "text",
+    [
+        "clip.mp4",
+        "rtsp://cam.local/stream?channel=1&subtype=0",
+        "0",
+        "a@b.mp4",
+        "folder/with@sign.mp4",
+    ],
 )
 def test_what_has_no_password_is_shown_as_it_is(text):
     assert hide_credentials(text) == text
