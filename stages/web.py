@@ -221,29 +221,6 @@ class Web(Stage):
         return f"web: cannot listen at {address} port {port} ({error.strerror})"
 
 
-@dataclass(eq=False)
-class _Stream:
-    """What the stage keeps of a stream."""
-
-    captured_ns: int = -1
-    """Of the newest frame."""
-    due_ns: int = -(1 << 62)
-    """When the next picture may be taken, by the capture clock."""
-    busy: bool = False
-    """Its last picture is not encoded yet."""
-    failed: bool = False
-    scratch: Scratch = field(default_factory=lambda: Scratch())
-
-
-@dataclass
-class _Taken:
-    """A copy of a frame, to be drawn on and encoded."""
-
-    stream: _Stream
-    frame: Frame
-    wall_ns: int
-
-
 class Scratch:
     """Memory for the copy of a frame, used again, as fresh memory costs more than the copy."""
 
@@ -285,6 +262,29 @@ class Scratch:
         for name, array in arrays.items():
             copy.put(name, array)
         return copy
+
+
+@dataclass(eq=False)
+class _Stream:
+    """What the stage keeps of a stream."""
+
+    captured_ns: int = -1
+    """Of the newest frame."""
+    due_ns: int = -(1 << 62)
+    """When the next picture may be taken, by the capture clock."""
+    busy: bool = False
+    """Its last picture is not encoded yet."""
+    failed: bool = False
+    scratch: Scratch = field(default_factory=Scratch)
+
+
+@dataclass
+class _Taken:
+    """A copy of a frame, to be drawn on and encoded."""
+
+    stream: _Stream
+    frame: Frame
+    wall_ns: int
 
 
 def is_loopback(address: str) -> bool:
