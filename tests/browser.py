@@ -76,9 +76,10 @@ class Browser:
         return self._do(self._call(method, parameters))
 
     def open(self, url: str) -> None:
-        """Go to a page."""
+        """Go to a page, and wait until its scripts have run."""
         found = self.call("Page.navigate", url=url)
         assert "errorText" not in found, found
+        self.wait_for("document.readyState == 'complete'")
 
     def resize(self, width: int, height: int, mobile: bool = False, scale: float = 1) -> None:
         """Take the screen of another device."""

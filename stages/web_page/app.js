@@ -491,6 +491,7 @@ class Card {
 }
 
 function hearStatus(status, samples) {
+  $("main").hidden = false;
   setText($("summary"), summaryOf(status, samples));
   $("actions").hidden = !writes;
   document.title = titleOf(status);
@@ -675,10 +676,12 @@ function layOut(stages) {
   });
 
   const boxWidth = isWide ? Math.min(220, (width - 2 * edge + gap) / columns - gap) : 0;
+  // The room that is left goes between them.
+  const between = columns > 1 ? Math.min(90, (width - 2 * edge - columns * boxWidth) / (columns - 1)) : gap;
   const rowHeight = height + (isWide ? 14 : 18);
   const at = new Map();
   for (const [name, { depth, row }] of places) {
-    const x = edge + (isWide ? depth * (boxWidth + gap) : depth * 24);
+    const x = edge + (isWide ? depth * (boxWidth + between) : depth * 24);
     at.set(name, { x, y: edge + row * rowHeight, w: isWide ? boxWidth : width - x - edge });
   }
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");

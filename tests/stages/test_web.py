@@ -23,9 +23,9 @@ from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.monitor import Condition, RunStatus, StageStatus, StreamStatus, WorkerStatus
 from pipeline.telemetry import Percentiles
-from stages import web, web_server
+from stages import web_server
 from stages.objects import Objects
-from stages.web import Web, WebSettings, smaller
+from stages.web import Scratch, Web, WebSettings
 from stages.web_feed import Feed, Sightings
 from stages.web_status import BOUNDS_S, BUCKETS_S, History, percentile, why_not_ready
 
@@ -634,16 +634,34 @@ def test_a_snapshot_is_the_picture_with_its_boxes(page):
 
 
 def test_a_large_picture_is_made_smaller_before_it_is_drawn_on():
+    scratch = Scratch()
     given = frame(size=(1080, 1920), boxes=[(192, 108, 960, 540)], ids=[1])
-    small = smaller(given, Objects.of(given), 640)
+    small = scratch.copy(given, Objects.of(given), 640)
     assert small["image"].shape == (360, 640, 3)
     assert small["boxes"].tolist() == [[64, 36, 320, 180]]
+    assert small["ids"].tolist() == [1]
     tall = frame(size=(4000, 10))
-    assert smaller(tall, Objects.of(tall), 64)["image"].shape == (128, 1, 3)
-    as_is = frame(size=(20, 30))
-    copy = smaller(as_is, Objects.of(as_is), 640)
-    assert copy["image"].shape == (20, 30, 3)
-    assert not np.shares_memory(copy["image"], as_is["image"])
+    assert scratch.copy(tall, Objects.of(tall), 64)["image"].shape == (128, 1, 3)
+
+
+def test_a_small_picture_is_copied_as_it_is(rng):
+    image = rng.integers(0, 256, (20, 30, 3), np.uint8)
+    given = frame(size=(20, 30), boxes=[(1, 2, 3, 4)])
+    given.put("image", image)
+    copy = Scratch().copy(given, Objects.of(given), 640)
+    assert np.array_equal(copy["image"], image)
+    assert copy["boxes"].tolist() == [[1, 2, 3, 4]]
+    assert not np.shares_memory(copy["image"], given["image"])
+
+
+def test_the_memory_of_a_copy_is_used_again_and_grows_with_what_comes():
+    scratch, before = Scratch(), 0
+    for count in (0, 3, 2000, 5):
+        given = frame(size=(40 + count % 7, 60), boxes=[(1, 2, 3, 4)] * count)
+        copy = scratch.copy(given, Objects.of(given), 640)
+        assert len(copy["boxes"]) == len(copy["ids"]) == count
+        assert len(scratch._memory) >= before
+        before = len(scratch._memory)
 
 
 def test_a_stream_without_a_picture_says_so(page, monkeypatch):
@@ -655,13 +673,13 @@ def test_a_stream_without_a_picture_says_so(page, monkeypatch):
 
 
 def count_copies(monkeypatch):
-    copied = []
+    copied, copy = [], Scratch.copy
 
-    def counting(given, *more):
+    def counting(scratch, given, *more):
         copied.append((given.stream, given.seq))
-        return smaller(given, *more)
+        return copy(scratch, given, *more)
 
-    monkeypatch.setattr(web, "smaller", counting)
+    monkeypatch.setattr(Scratch, "copy", counting)
     return copied
 
 
