@@ -725,12 +725,13 @@ class Supervisor:
         }
         if condition.state == "waiting":
             fact["retry_s"] = round(condition.retry_s, 1)
+            again = f"in {condition.retry_s:.1f} s" if condition.retry_s >= 0.05 else "at once"
             logging.warning(
-                "%s: waiting: %s (%s); tried again in %.1f s",
+                "%s: waiting: %s (%s); tried again %s",
                 feed.name,
                 condition.text,
                 condition.kind,
-                condition.retry_s,
+                again,
                 extra={"fact": fact | {"reason": condition.text}},
             )
         elif condition.state == "live" and was.state == "waiting":

@@ -1,0 +1,95 @@
+"""Whole runs on real cameras that freeze, die and come back."""
+
+import json
+
+import pytest
+
+from tests.camera import Camera
+from tests.processes.test_streams import Attended, total
+
+pytestmark = pytest.mark.processes
+
+GRAPH = """\
+streams:
+  left:  {{source: "{left}", stall_timeout_s: 1}}
+  right: {{source: "{right}", stall_timeout_s: 1}}
+  lame:  {{source: "{lame}", stall_timeout_s: 1}}
+stages:
+  capture:  {{use: capture, wait: {wait}}}
+  boxes:    {{use: "tests.processes.stages:Boxes"}}
+  ids:      {{use: "tests.processes.stages:Ids"}}
+  events:   {{use: events, after: ids, path: {out}/events.jsonl}}
+  operator: {{use: "tests.processes.stages:Operator", after: ids, path: {out}/asked}}
+"""
+
+
+def attended(folder, left, lame, wait="true"):
+    text = GRAPH.format(
+        out=folder, left=left.url("/jpeg"), right=left.url("/h264"), lame=lame, wait=wait
+    )
+    return Attended(folder, graph=text.replace("{", "{{").replace("}", "}}"))
+
+
+def test_a_frozen_camera_costs_the_others_nothing_and_comes_back(tmp_path):
+    with (
+        Camera(fps=10, size="320x240") as good,
+        Camera(fps=10, size="320x240") as bad,
+        attended(tmp_path, good, bad.url("/jpeg")) as run,
+    ):
+        for name in ("left", "right", "lame"):
+            run.wait_for(name, 3)
+        before = {name: run.stream(name) for name in ("left", "right")}
+        bad.freeze()
+        run.wait_until(lambda: run.stream("lame")["condition"]["state"] == "waiting")
+        assert run.stream("lame")["condition"]["kind"] in ("frozen", "timeout")
+        seen = len(run.events_of("lame"))
+        for name in before:
+            run.wait_for(name, len(run.events_of(name)) + 10)
+        after = {name: run.stream(name) for name in before}
+        assert len(run.events_of("lame")) == seen
+        for name, old in before.items():
+            assert after[name]["dropped"] == old["dropped"]
+            assert after[name]["reconnects"] == 0
+        bad.kill()
+        bad.restart(size="400x300")
+        run.wait_until(lambda: run.stream("lame")["width"] == 400)
+        assert run.stream("lame")["condition"]["state"] == "live"
+        summary = run.end()
+    for stream in summary.values():
+        assert stream["captured"] == total(stream)
+    assert summary["lame"]["reconnects"] >= 1
+    assert summary["lame"]["away_s"] > 0
+    assert summary["left"]["away_s"] == 0
+    frames = [event["frame"] for event in run.events_of("lame")]
+    times = [event["time_s"] for event in run.events_of("lame")]
+    assert frames == list(range(len(frames)))
+    assert times == sorted(times)
+
+
+def test_a_wrong_password_is_told_without_the_password(tmp_path):
+    with (
+        Camera(fps=10, size="320x240", user="guest", password="s3cret") as camera,
+        attended(tmp_path, camera, camera.url("/jpeg", "guest", "wr0ng")) as run,
+    ):
+        run.wait_for("left", 2)
+        run.wait_until(lambda: run.stream("lame")["condition"]["kind"] == "unauthorized")
+        run.wait_until(lambda: run.ask("status")["ready"])
+        status = json.dumps(run.ask("status"))
+        summary = run.end()
+    told = run.stderr + status + json.dumps(summary) + (tmp_path / "events.jsonl").read_text()
+    assert "lame: waiting: " in run.stderr
+    assert "(unauthorized)" in run.stderr
+    assert "s3cret" not in told
+    assert "wr0ng" not in told
+    assert "guest" not in told
+
+
+def test_without_wait_a_camera_that_is_not_there_ends_the_run_in_one_line(tmp_path):
+    with (
+        Camera(fps=10, size="320x240") as camera,
+        attended(tmp_path, camera, camera.url("/none"), wait="false") as run,
+    ):
+        assert run.wait() == 2
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("run.py: ")
+    assert "has no such stream: check the path in the address" in line
