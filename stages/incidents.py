@@ -60,8 +60,8 @@ class Presence:
     Args:
         labels: those of interest; empty: all.
         min_frames: in so many frames an object must have been seen to have appeared.
-        leave_after_s: an object that was not seen for longer has left, and one that was seen in
-            fewer than `min_frames` is forgotten.
+        leave_after_s: an object that is not in the frame, and was not seen for longer than this,
+            has left; one that was seen in fewer than `min_frames` is forgotten.
     """
 
     def __init__(self, labels: Collection[str], min_frames: int, leave_after_s: float) -> None:
@@ -86,9 +86,8 @@ class Presence:
         seen = self._streams.setdefault(stream, _Stream(time_s))
         seen.clock_s += max(0.0, time_s - seen.time_s)
         seen.time_s = time_s
-        # Before the new ones are looked at: after a gap, an id is seen anew.
-        incidents: list[Incident] = self._expire(stream, seen)
         unnamed: Counter[str] = Counter()
+        in_frame: dict[tuple[str, int], _Known] = {}
         for found in objects:
             if self._labels and found.label not in self._labels:
                 continue
@@ -101,11 +100,17 @@ class Presence:
             if known is None:
                 known = seen.objects[key] = _Known(found, time_s, wall_ns, seen.clock_s)
             known.see(found, time_s, wall_ns, seen.clock_s)
+            in_frame[key] = known
+        # Who is in this frame stays, however long ago the last one was.
+        since_s = seen.clock_s - self._leave_after_s
+        gone = [key for key, known in seen.objects.items() if known.last_clock_s < since_s]
+        incidents: list[Incident] = [*self._leave(stream, seen, gone)]
+        for known in in_frame.values():
             if not known.present and known.frames >= self._min_frames:
                 known.present = True
-                count = seen.count(known.object.label)
+                found, count = known.object, seen.count(known.object.label)
                 incidents.append(
-                    Appeared(stream, known.object, known.first_time_s, known.first_wall_ns, count)
+                    Appeared(stream, found, known.first_time_s, known.first_wall_ns, count)
                 )
         return incidents
 
@@ -129,11 +134,6 @@ class Presence:
         """Take up what `state` gave."""
         if state:
             self._streams[stream] = _decoder.decode(state)
-
-    def _expire(self, stream: str, seen: _Stream) -> list[Incident]:
-        since_s = seen.clock_s - self._leave_after_s
-        gone = [key for key, known in seen.objects.items() if known.last_clock_s < since_s]
-        return [*self._leave(stream, seen, gone)]
 
     def _leave(self, stream: str, seen: _Stream, keys: Sequence[tuple[str, int]]) -> list[Left]:
         left = []

@@ -41,6 +41,8 @@ FPS_BYTES = 64 << 20
 """As many bytes of pictures wait at most."""
 FPS_UNKNOWN = 25.0
 
+Codec = Literal["auto", "mp4v", "vp09", "VP80", "VP90", "XVID", "MJPG", "FFV1"]
+
 SPACE_BYTES = 16 << 20
 """The disk counts as full when it has no room for this much, which the index at the end of a file
 needs, and for the raw pictures until the next look. OpenCV does not say when writing fails."""
@@ -59,7 +61,7 @@ class VideoSettings(Settings, frozen=True):
             "where there are several streams. Its ending chooses the container.",
         ),
     ]
-    codec: Literal["auto", "mp4v", "vp09", "VP80", "VP90", "XVID", "MJPG", "FFV1"] = "auto"
+    codec: Codec = "auto"
     """auto: the first that fits the file's ending. vp09 and VP90 take half a second per frame."""
     fps: Annotated[float, msgspec.Meta(ge=1, le=240)] | Literal["auto"] = "auto"
     """auto: worked out from the times of the first frames. Every frame is one picture of the
@@ -90,7 +92,7 @@ class Video(Stage):
         Raises:
             SetupError: they do not.
         """
-        codec_for(settings)
+        codec_for(settings.path, settings.codec)
         check_writable(settings.path)
         return {}
 
@@ -133,7 +135,8 @@ class Video(Stage):
         if stream not in self._files:
             path = stream_path(self.settings.path, stream, self._streams)
             fps = None if self.settings.fps == "auto" else self.settings.fps
-            self._files[stream] = _File(path, codec_for(self.settings), fps)
+            codec = codec_for(self.settings.path, self.settings.codec)
+            self._files[stream] = _File(path, codec, fps)
         return self._files[stream]
 
 
@@ -147,10 +150,8 @@ class _File:
         """None: not known yet."""
         self._path = Path(path)
         self._codec = codec
-        self._writer: Any = None
-        self._open_path = self._path
+        self._open: VideoFile | None = None
         self._shape: tuple[int, ...] = ()
-        self._written = 0
         self._waiting: list[NDArray[np.uint8]] = []
         self._times_s: list[float] = []
 
@@ -169,9 +170,9 @@ class _File:
         """Write what waits and complete the file. May be called again."""
         if self._waiting:
             self._write_waiting()
-        if self._writer is not None:
-            self._writer.release()
-            self._writer = None
+        if self._open is not None:
+            self._open.close()
+            self._open = None
 
     def _write_waiting(self) -> None:
         self.fps = fps_of(self._times_s)
@@ -180,68 +181,103 @@ class _File:
             self._write(image)
 
     def _write(self, image: NDArray[np.uint8]) -> None:
-        if self._writer is None or image.shape != self._shape:
+        if self._open is None or image.shape != self._shape:
             self._open_next(image)
-        if self._written % SPACE_FRAMES == 0:
-            self._check_space(image.nbytes)
-        self._writer.write(image)
-        self._written += 1
+        assert self._open is not None
+        self._open.write(image)
 
     def _open_next(self, image: NDArray[np.uint8]) -> None:
-        if self._writer is not None:
-            self._writer.release()
+        if self._open is not None:
+            self._open.close()
+            self._open = None
         self.part += 1
-        self._open_path = part_path(self._path, self.part)
         self._shape = image.shape
         height, width = image.shape[:2]
         assert self.fps is not None
+        path = part_path(self._path, self.part)
+        self._open = VideoFile(path, self._codec, self.fps, width, height)
+
+
+class VideoFile:
+    """One video file, of pictures of one size.
+
+    Args:
+        path: its ending chooses the container, one of `CODECS`; its folder is made.
+        codec: one that the container takes.
+        fps: pictures per second.
+        width: of the pictures, in pixels.
+        height: likewise.
+
+    Raises:
+        RunError: the disk is full, or the file cannot be made.
+    """
+
+    def __init__(self, path: Path, codec: str, fps: float, width: int, height: int) -> None:
+        self.path = path
+        self.written = 0
+        """Pictures."""
         try:
-            self._open_path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"cannot write {str(self._open_path)!r} ({error.strerror})") from None
-        self._check_space(image.nbytes)
-        fourcc = cv2.VideoWriter.fourcc(*self._codec)
-        name = str(self._open_path)
-        self._writer = cv2.VideoWriter(name, cv2.CAP_FFMPEG, fourcc, self.fps, (width, height))
+            raise RunError(f"cannot write {str(path)!r} ({error.strerror})") from None
+        self._check_space(3 * width * height)
+        fourcc = cv2.VideoWriter.fourcc(*codec)
+        self._writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, fourcc, fps, (width, height))
         if not self._writer.isOpened():
-            self._writer = None
             raise RunError(
-                f"cannot write {name!r}: OpenCV could not start a {self._codec} video of "
+                f"cannot write {str(path)!r}: OpenCV could not start a {codec} video of "
                 f"{width}x{height}; choose another codec or path"
             )
 
+    def write(self, image: NDArray[np.uint8]) -> None:
+        """Add a picture, (height, width, 3) uint8 BGR.
+
+        Raises:
+            RunError: the disk is full.
+        """
+        if self.written % SPACE_FRAMES == 0:
+            self._check_space(image.nbytes)
+        self._writer.write(image)
+        self.written += 1
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._writer.release()
+
     def _check_space(self, picture_bytes: int) -> None:
         try:
-            disk = os.statvfs(self._open_path.parent)
+            disk = os.statvfs(self.path.parent)
         except OSError as error:
-            raise RunError(f"cannot write {str(self._open_path)!r} ({error.strerror})") from None
+            raise RunError(f"cannot write {str(self.path)!r} ({error.strerror})") from None
         free_bytes = disk.f_bavail * disk.f_frsize
         if free_bytes < SPACE_BYTES + SPACE_FRAMES * picture_bytes:
             raise RunError(
-                f"cannot write {str(self._open_path)!r}: only {free_bytes >> 20} MB are left on "
+                f"cannot write {str(self.path)!r}: only {free_bytes >> 20} MB are left on "
                 "the disk; free some space or choose another path"
             )
 
 
-def codec_for(settings: VideoSettings) -> str:
-    """The codec to write with.
+def codec_for(path: str, codec: str) -> str:
+    """The codec to write a file with.
+
+    Args:
+        path: name of the file.
+        codec: as in the settings.
 
     Raises:
         SetupError: the file's ending is not known, or takes no such codec.
     """
-    ending = Path(settings.path).suffix.lower()
+    ending = Path(path).suffix.lower()
     if ending not in CODECS:
         raise SetupError(
-            f"path: {settings.path!r} must end in one of {', '.join(CODECS)}; "
+            f"path: {path!r} must end in one of {', '.join(CODECS)}; "
             "the ending chooses the container"
         )
-    if settings.codec == "auto":
+    if codec == "auto":
         return CODECS[ending][0]
-    if settings.codec not in CODECS[ending]:
-        raise SetupError(
-            f"codec: {ending} takes {' or '.join(CODECS[ending])}, not {settings.codec}"
-        )
-    return settings.codec
+    if codec not in CODECS[ending]:
+        raise SetupError(f"codec: {ending} takes {' or '.join(CODECS[ending])}, not {codec}")
+    return codec
 
 
 def part_path(path: Path, part: int) -> Path:

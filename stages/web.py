@@ -25,14 +25,20 @@ from pipeline.errors import SetupError
 from pipeline.frame import ALIGN, Frame, Header
 from pipeline.stage import Array, Settings, Stage
 from stages.annotate import Annotator
+from stages.incidents import Presence
 from stages.objects import OBJECTS, Objects, labels_of
-from stages.web_feed import Feed, Sightings
+from stages.web_feed import Feed, as_listed
 
 if TYPE_CHECKING:
     from stages.web_server import WebServer
 
 TOKEN_CHARACTERS = 8
 """The fewest; wrong ones are answered slowly."""
+
+SEEN_FRAMES = 3
+"""In so many frames an object must have been seen to be told of."""
+LEFT_AFTER_S = 2.0
+"""An object that was not seen for so long has left."""
 
 
 class WebSettings(Settings, frozen=True):
@@ -77,10 +83,10 @@ class Web(Stage):
 
     def __init__(self, settings: WebSettings, facts: Mapping[str, Any]) -> None:
         super().__init__(settings, facts)
-        labels = labels_of(facts)
-        self._annotator = Annotator(labels)
+        self._labels = labels_of(facts)
+        self._annotator = Annotator(self._labels)
         self._feed = Feed(settings.events)
-        self._sightings = Sightings(self._feed, labels)
+        self._presence = Presence((), SEEN_FRAMES, LEFT_AFTER_S)
         self._streams: dict[str, _Stream] = {}
         self._taken: queue.SimpleQueue[_Taken | str | None] = queue.SimpleQueue()
         """At most one per stream; a name: that stream is over; None: no more come."""
@@ -148,7 +154,7 @@ class Web(Stage):
             return
         stream.captured_ns = frame.captured_ns
         objects = Objects.of(frame)
-        self._sightings.see(frame.stream, frame.captured_ns, frame.wall_ns, objects)
+        self._note(frame, objects)
         if stream.busy or self._server is None or not self._server.wants(frame.stream):
             return
         if not self._is_due(stream, frame.captured_ns):
@@ -160,7 +166,8 @@ class Web(Stage):
     def end(self, stream: str) -> None:
         """Whoever watches only this stream is told so."""
         self._streams.pop(stream, None)
-        self._sightings.forget(stream)
+        for incident in self._presence.end(stream):
+            self._feed.tell(incident)
         self._taken.put(stream)
 
     def close(self) -> None:
@@ -176,6 +183,12 @@ class Web(Stage):
     def report(self) -> Mapping[str, str]:
         """Where the page is."""
         return {"address": self._server.url if self._server is not None else ""}
+
+    def _note(self, frame: Frame, objects: Objects) -> None:
+        # By the clock of capture: that of a file that is played in a loop jumps back.
+        at_s, listed = frame.captured_ns / 1e9, as_listed(objects, self._labels)
+        for incident in self._presence.update(frame.stream, at_s, frame.wall_ns, listed):
+            self._feed.tell(incident)
 
     def _is_due(self, stream: _Stream, captured_ns: int) -> bool:
         interval_ns = round(1e9 / self.settings.fps)

@@ -1,22 +1,16 @@
-"""What has happened lately, in words a person reads: objects that came, streams that went away."""
+"""What has happened lately, for a person to read: objects came and left, streams went away."""
 
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 
 import msgspec
 
-from stages.events import utc_ms
+from stages.events import Object, utc_ms
+from stages.incidents import Appeared, Incident
 from stages.objects import NO_ID, Objects, label
-
-ABSENT_NS = 2_000_000_000
-"""A class of objects without ids that was not seen for so long has come anew when it is."""
-FORGET_NS = 60_000_000_000
-"""An id that was not seen for so long is forgotten."""
-MOST_KNOWN = 4096
-"""Ids of one stream that are remembered before old ones are looked for."""
 
 
 class Happening(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -26,15 +20,14 @@ class Happening(msgspec.Struct, frozen=True, omit_defaults=True):
     """Counts up from 1 for as long as the process lives."""
     at: str
     """Wall clock, ISO 8601, UTC."""
+    text: str
+    """Of an object: "appeared", "left after 12 s"."""
     stream: str = ""
     label: str = ""
-    """Of an object that came; empty if this is about something else."""
+    """Of an object; empty if this is about something else."""
     id: int | None = None
+    """Track id of an object, if it has one."""
     score: float = 0.0
-    count: int = 1
-    """Objects of this label, where they have no ids."""
-    text: str = ""
-    """Of anything but an object."""
     urgent: bool = False
     """Something is wrong."""
 
@@ -54,12 +47,30 @@ class Feed:
         self.newest = 0
         """Number of the last one; 0: none yet."""
 
-    def add(self, wall_ns: int, **facts: object) -> None:
-        """Add one; `facts` are fields of `Happening`."""
+    def add(self, wall_ns: int, text: str, **facts: object) -> None:
+        """Add one; `facts` are further fields of `Happening`."""
         with self._lock:
             self.newest += 1
-            happening = Happening(self.newest, utc_ms(wall_ns), **facts)  # type: ignore[arg-type]
+            happening = Happening(self.newest, utc_ms(wall_ns), text, **facts)  # type: ignore[arg-type]
             (self._objects if happening.label else self._others).append(happening)
+
+    def tell(self, incident: Incident) -> None:
+        """Add that an object came or left."""
+        found = incident.object
+        if isinstance(incident, Appeared):
+            text = "appeared"
+        else:
+            text = f"left after {incident.seen_s:.0f} s"
+        if found.id is None:
+            text += f", {incident.count} now"
+        self.add(
+            incident.wall_ns,
+            text,
+            stream=incident.stream,
+            label=found.label,
+            id=found.id,
+            score=found.score,
+        )
 
     def after(self, number: int) -> list[Happening]:
         """Those that came after this one, oldest first, as far as they are kept."""
@@ -73,61 +84,11 @@ class Feed:
         return sorted(found, key=lambda happening: happening.number)
 
 
-class Sightings:
-    """Tells the feed of each object once, when it comes.
-
-    An object is known by its id. Where a stream has no ids at all (tracker `kind: none`), what
-    counts is that a class is seen after it was not.
-
-    Args:
-        feed: where they go.
-        labels: names of the classes.
-    """
-
-    def __init__(self, feed: Feed, labels: Sequence[str]) -> None:
-        self._feed, self._labels = feed, labels
-        self._seen_ns: dict[str, dict[int, int]] = {}
-        """Stream -> id, or -1 - class where there are no ids -> when it was seen last."""
-        self._tracked: set[str] = set()
-        """Streams in which there was an id."""
-
-    def see(self, stream: str, captured_ns: int, wall_ns: int, objects: Objects) -> None:
-        """Take note of the objects of a frame that is newer than the one before."""
-        seen_ns = self._seen_ns.setdefault(stream, {})
-        ids, classes, scores = (
-            objects.ids.tolist(),
-            objects.classes.tolist(),
-            objects.scores.tolist(),
+def as_listed(objects: Objects, labels: Sequence[str]) -> list[Object]:
+    """The objects of a frame one by one, without their boxes."""
+    return [
+        Object(None if id == NO_ID else id, label(labels, number), number, round(score, 2), ())
+        for id, number, score in zip(
+            objects.ids.tolist(), objects.classes.tolist(), objects.scores.tolist(), strict=True
         )
-        for id, number, score in zip(ids, classes, scores, strict=True):
-            if id == NO_ID:
-                continue
-            self._tracked.add(stream)
-            if id not in seen_ns:
-                name = label(self._labels, number)
-                self._feed.add(wall_ns, stream=stream, label=name, id=id, score=round(score, 2))
-            seen_ns[id] = captured_ns
-        if stream not in self._tracked:
-            for number, count in Counter(classes).items():
-                last_ns = seen_ns.get(-1 - number)
-                if last_ns is None or captured_ns - last_ns > ABSENT_NS:
-                    best = max(
-                        s for s, other in zip(scores, classes, strict=True) if other == number
-                    )
-                    self._feed.add(
-                        wall_ns,
-                        stream=stream,
-                        label=label(self._labels, number),
-                        score=round(best, 2),
-                        count=count,
-                    )
-                seen_ns[-1 - number] = captured_ns
-        if len(seen_ns) > MOST_KNOWN:
-            self._seen_ns[stream] = {
-                id: last for id, last in seen_ns.items() if captured_ns - last < FORGET_NS
-            }
-
-    def forget(self, stream: str) -> None:
-        """Let go of what is kept of a stream that is over."""
-        self._seen_ns.pop(stream, None)
-        self._tracked.discard(stream)
+    ]

@@ -95,7 +95,7 @@ class History:
         for name in gone:
             self.samples.pop(name, None)
             self._counts.pop(name, None)
-            self._feed.add(time.time_ns(), stream=name, text="removed")
+            self._feed.add(time.time_ns(), "removed", stream=name)
         if before is not None:
             self._tell_restarts(before, status)
         self._before, self._taken_s = status, now_s
@@ -105,7 +105,7 @@ class History:
     ) -> None:
         condition = stream.condition
         if was is None and not at_start:
-            self._feed.add(time.time_ns(), stream=stream.name, text="added")
+            self._feed.add(time.time_ns(), "added", stream=stream.name)
         state = was.condition.state if was else "opening"
         if condition.state == state:
             return
@@ -117,7 +117,7 @@ class History:
         elif condition.text:
             text += f": {condition.text}"
         urgent = condition.state == "waiting"
-        self._feed.add(time.time_ns(), stream=stream.name, text=text, urgent=urgent)
+        self._feed.add(time.time_ns(), text, stream=stream.name, urgent=urgent)
 
     def _tell_restarts(self, before: RunStatus, now: RunStatus) -> None:
         restarts = {stage.name: stage.restarts for stage in before.stages}
@@ -126,12 +126,12 @@ class History:
             if new > 0:
                 times = "" if new == 1 else f" {new} times"
                 text = f"stage {stage.name} died and was started again{times}"
-                self._feed.add(time.time_ns(), text=text, urgent=True)
+                self._feed.add(time.time_ns(), text, urgent=True)
         if now.reload_error and now.reload_error != before.reload_error:
             text = f"the new settings were refused: {now.reload_error}"
-            self._feed.add(time.time_ns(), text=text, urgent=True)
+            self._feed.add(time.time_ns(), text, urgent=True)
         elif now.reloads > before.reloads:
-            self._feed.add(time.time_ns(), text="the settings were read anew")
+            self._feed.add(time.time_ns(), "the settings were read anew")
 
 
 def percentile(cumulative: Sequence[int], share: float) -> float | None:

@@ -49,7 +49,6 @@ DEAD_PEER_MS = 15_000
 LINGER_MS = 1_000
 """At the end of a run, so long may subscribers take to fetch what is left."""
 IPC_PATH_BYTES = 107
-KEY_CHARACTERS = 40
 MOST_REFUSALS = 100
 """Looked at between two frames."""
 
@@ -103,6 +102,8 @@ class Zmq(Stage):
         self._encoder = msgspec.json.Encoder()
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._keys: ThreadAuthenticator | None = None
+        self._file: Path | None = None
+        """Of an ipc address; ZeroMQ leaves it behind."""
         self._published: dict[str, int] = {}
         self._since = ""
         self._alive_due_s = 0.0
@@ -164,13 +165,18 @@ class Zmq(Stage):
             | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
             | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
         )
-        address = self.settings.address
-        if address.startswith("ipc://"):
-            self._prepare_ipc(publisher, address.removeprefix("ipc://"))
+        address, file = self.settings.address, None
+        if address.startswith("ipc://@"):
+            # Has no file, and so no rights: peers of other users are refused.
+            publisher.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
+        elif address.startswith("ipc://"):
+            file = Path(address.removeprefix("ipc://"))
+            self._prepare(file)
         try:
             publisher.bind(re.sub(r"^tcp://localhost:", "tcp://127.0.0.1:", address))
         except zmq.ZMQError as error:
             raise SetupError(self._cannot(error)) from None
+        self._file = file
         self._since = utc_ms(time.time_ns())
         facts = self.report()
         logging.info("zmq: events at %s", facts["address"])
@@ -212,6 +218,8 @@ class Zmq(Stage):
             self._keys = None
         self._context.destroy(LINGER_MS)
         self._context = None
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
 
     def report(self) -> Mapping[str, str]:
         """Where the events are published, and what a subscriber needs."""
@@ -234,26 +242,23 @@ class Zmq(Stage):
         self._keys.start()
         self._keys.configure_curve_callback(credentials_provider=_Known(self.settings.clients))
 
-    def _prepare_ipc(self, publisher: zmq.Socket[bytes], path: str) -> None:
+    def _prepare(self, file: Path) -> None:
         """See that nothing is taken away from anybody: ZeroMQ removes whatever is in its way."""
-        if path.startswith("@"):  # has no file, and so no rights; peers of other users are refused
-            publisher.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
-            return
         try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            mode = os.stat(path).st_mode
+            file.parent.mkdir(parents=True, exist_ok=True)
+            mode = file.stat().st_mode
         except FileNotFoundError:
             return
         except OSError as error:
             raise SetupError(self._cannot(error)) from None
         if not stat.S_ISSOCK(mode):
-            raise SetupError(f"zmq: {path!r} exists and is no socket; choose another path")
+            raise SetupError(f"zmq: {str(file)!r} exists and is no socket; choose another path")
         with socket.socket(socket.AF_UNIX) as probe:
             try:
-                probe.connect(path)
+                probe.connect(str(file))
             except OSError:
                 return  # left behind by one that is gone
-        raise SetupError(f"zmq: {path!r} is taken by another program; set another address")
+        raise SetupError(f"zmq: {str(file)!r} is taken by another program; set another address")
 
     def _send(self, topic: bytes, body: bytes) -> None:
         """Send to all subscribers who have room; note when one has none any more.
@@ -374,9 +379,9 @@ def is_key(text: str) -> bool:
     """Whether a text can be a CURVE key: 32 bytes in Z85."""
     try:
         zmq.curve_public(text.encode())
-    except zmq.ZMQError:
+    except (ValueError, zmq.ZMQError):
         return False
-    return len(text) == KEY_CHARACTERS
+    return True
 
 
 def is_worth_a_line(times: int) -> bool:

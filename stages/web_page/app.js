@@ -741,10 +741,11 @@ function lineOf(event) {
   const time = make("time", "", new Date(event.at).toLocaleTimeString([], { hour12: false }));
   time.dateTime = event.at;
   time.title = new Date(event.at).toLocaleString();
-  let text = event.text;
+  let { text } = event;
   if (event.label) {
-    const which = event.id != null ? ` ${event.id}` : event.count > 1 ? ` ×${event.count}` : "";
-    text = `${event.label}${which}, score ${(event.score || 0).toFixed(2)}`;
+    const which = event.id == null ? "" : ` ${event.id}`;
+    text = `${event.label}${which} ${text}`;
+    if (event.text.startsWith("appeared")) text += `, score ${(event.score || 0).toFixed(2)}`;
   }
   return make("li", "", time, make("span", "of", event.stream || "run"), make("span", event.urgent ? "urgent" : "", text));
 }

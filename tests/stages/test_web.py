@@ -26,7 +26,7 @@ from pipeline.telemetry import Percentiles
 from stages import web_server
 from stages.objects import Objects
 from stages.web import Scratch, Web, WebSettings
-from stages.web_feed import Feed, Sightings
+from stages.web_feed import Feed
 from stages.web_status import BOUNDS_S, BUCKETS_S, History, percentile, why_not_ready
 
 TOKEN = "correct-horse-battery"
@@ -829,14 +829,16 @@ async def next_picture(viewer):
 
 
 def test_a_viewer_is_told_the_status_and_what_happens(page):
-    page.stage.process(frame(0, boxes=[(0, 0, 9, 9)], ids=[7]))
+    for seq in range(3):
+        page.stage.process(frame(seq, boxes=[(0, 0, 9, 9)], ids=[7]))
 
     async def view():
         session, viewer = await live(page)
         async with session:
             hello = await viewer.receive_json()
             status = await viewer.receive_json()
-            page.stage.process(frame(1, boxes=[(0, 0, 9, 9)] * 2, ids=[7, 8]))
+            for seq in range(3, 6):
+                page.stage.process(frame(seq, boxes=[(0, 0, 9, 9)] * 2, ids=[7, 8]))
             while True:
                 events = await viewer.receive_json()
                 if events["type"] == "events":
@@ -1096,54 +1098,33 @@ def test_an_answer_that_fails_tells_nothing(opened):
 # --- the feed and the curves ---
 
 
-def objects(*rows):
-    """Rows of id, class."""
-    ids, classes = zip(*rows, strict=True) if rows else ((), ())
-    return Objects(
-        np.zeros((len(rows), 4), np.float32),
-        np.full(len(rows), 0.75, np.float32),
-        np.array(classes, np.int32),
-        np.array(ids, np.int64),
-    )
-
-
-def told_by(feed):
-    return [(one.label, one.id, one.count) for one in feed.after(0)]
-
-
-def test_an_object_is_told_once_when_it_comes():
-    feed = Feed(10)
-    sightings = Sightings(feed, ("person", "car"))
-    for second in range(3):
-        sightings.see("yard", second * 10**9, 0, objects((4, 0), (5, 1), (-1, 0)))
-    sightings.see("gate", 0, 0, objects((4, 1)))
-    assert told_by(feed) == [("person", 4, 1), ("car", 5, 1), ("car", 4, 1)]
-    sightings.forget("yard")
-    sightings.see("yard", 4 * 10**9, 0, objects((4, 0)))
-    assert told_by(feed)[-1] == ("person", 4, 1)
-
-
-def test_without_ids_a_class_is_told_when_it_comes_back():
-    feed = Feed(10)
-    sightings = Sightings(feed, ("person", "car"))
-    for at_s in (0.0, 0.5, 1.0, 4.0):
-        sightings.see("yard", int(at_s * 1e9), 0, objects((-1, 0), (-1, 0)))
-    assert told_by(feed) == [("person", None, 2), ("person", None, 2)]
-
-
-def test_ids_that_are_gone_for_long_are_forgotten():
-    sightings = Sightings(Feed(10), ())
-    for second in range(20_000):
-        sightings.see("yard", second * 10**9, 0, objects((second, 0)))
-    assert len(sightings._seen_ns["yard"]) <= 4097
+def test_an_object_is_told_of_when_it_comes_and_when_it_leaves(page):
+    for seq in range(60):
+        page.stage.process(frame(seq, boxes=[(0, 0, 9, 9)] if 5 <= seq < 20 else (), ids=None))
+    for seq in range(60, 70):
+        flickering = [(0, 0, 9, 9)] if seq == 65 else []
+        page.stage.process(
+            frame(seq, boxes=[(0, 0, 9, 9), *flickering], ids=[3, 4][: 1 + len(flickering)])
+        )
+    page.stage.end("yard")
+    told = json.loads(page.get("/api/events")[2])
+    assert [(one["label"], one.get("id"), one["text"]) for one in told] == [
+        ("person", None, "appeared, 1 now"),
+        ("person", None, "left after 1 s, 0 now"),
+        ("person", 3, "appeared"),
+        ("person", 3, "left after 1 s"),
+    ]
+    assert {one["stream"] for one in told} == {"yard"}
+    assert told[0]["at"] == "1970-01-01T00:00:00.600Z"
+    assert told[0]["score"] == 0.5
 
 
 def test_a_busy_street_does_not_wash_away_that_a_camera_has_gone():
     feed = Feed(5)
-    feed.add(0, stream="gate", text="waiting", urgent=True)
+    feed.add(0, "waiting", stream="gate", urgent=True)
     for id in range(100):
-        feed.add(0, stream="yard", label="person", id=id)
-    assert [one.text or one.id for one in feed.after(0)] == ["waiting", 95, 96, 97, 98, 99]
+        feed.add(0, "appeared", stream="yard", label="person", id=id)
+    assert [one.id or one.text for one in feed.after(0)] == ["waiting", 95, 96, 97, 98, 99]
     assert [one.id for one in feed.after(feed.newest - 2)] == [98, 99]
 
 
