@@ -11,9 +11,9 @@ pytestmark = pytest.mark.processes
 
 GRAPH = """\
 streams:
-  left:  {{source: "{left}", stall_timeout_s: 1}}
-  right: {{source: "{right}", stall_timeout_s: 1}}
-  lame:  {{source: "{lame}", stall_timeout_s: 1}}
+  left:  {{source: "{left}", stall_timeout_s: 1, slots: 32}}
+  right: {{source: "{right}", stall_timeout_s: 1, slots: 32}}
+  lame:  {{source: "{lame}", stall_timeout_s: 1, slots: 32}}
 stages:
   capture:  {{use: capture, wait: {wait}}}
   boxes:    {{use: "tests.processes.stages:Boxes"}}
