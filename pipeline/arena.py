@@ -54,6 +54,7 @@ class SharedMemory:
             path: of existing memory, /proc/PID/fd/N; None: make it.
         """
         size = -(-size // PAGE) * PAGE
+        self.fd = -1
         if path is None:
             self.fd = os.memfd_create(name, os.MFD_CLOEXEC)
             os.ftruncate(self.fd, size)
@@ -62,8 +63,7 @@ class SharedMemory:
         self.size = size
         self._map = mmap.mmap(self.fd, size)
         if path is not None:
-            os.close(self.fd)  # the mapping stays until its last view goes
-            self.fd = -1
+            self._close_fd()  # the mapping stays until its last view goes
         self.bytes = memoryview(self._map)
         self.words = self.bytes.cast("q")
 
@@ -72,7 +72,15 @@ class SharedMemory:
         self.words.release()
         self.bytes.release()
         self._map.close()
-        os.close(self.fd)
+        self._close_fd()
+
+    def _close_fd(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+    def __del__(self) -> None:
+        self._close_fd()
 
     def resident_bytes(self) -> int:
         """Bytes of it that are in memory."""

@@ -21,10 +21,11 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from pipeline.errors import RunError
+from pipeline.feeds import Child
 from pipeline.frame import Frame, Header
 from pipeline.graph import Graph, Node, usable_cores
 from pipeline.stage import Source, Stage
-from pipeline.supervisor import Child, Phase, Supervisor
+from pipeline.supervisor import Phase, Supervisor
 
 BARE_S = 3.0
 ALONE_FRAMES = 150
@@ -262,7 +263,7 @@ def _pipeline(graph: Graph) -> dict[str, float]:
         if supervisor.phase == Phase.RUNNING and all(
             child.alive for child in supervisor.children.values()
         ):
-            delivered = sum(feed.row.latency.count for feed in supervisor.feeds.values())
+            delivered = sum(feed.row.latency.count for feed in supervisor.feeds)
             cpu_s = time.process_time() + sum(map(_cpu_s, supervisor.children.values()))
             samples.append(_Sample(time.monotonic(), delivered, cpu_s))
 

@@ -16,7 +16,6 @@ import resource
 import select
 import signal
 import sys
-import tempfile
 import time
 import uuid
 from collections import deque
@@ -30,23 +29,21 @@ from typing import Any, Literal
 import msgspec
 
 from pipeline import notify
-from pipeline.arena import Arena, Board
+from pipeline.arena import Board
 from pipeline.bulletin import (
     REPLIES_KEPT,
     Bulletin,
     Notice,
     StageNotice,
-    StreamNotice,
     View,
-    WorkerNotice,
 )
 from pipeline.config import NAME
 from pipeline.errors import EyelineError
-from pipeline.graph import Graph, Node, Stream, Worker
-from pipeline.monitor import Condition
+from pipeline.feeds import SPARE_WORKERS, Child, Feed, Feeds
+from pipeline.graph import Graph, Node, Stream
 from pipeline.reload import changed_stages, changed_streams, facts_of_settings, needs_new_run
-from pipeline.roster import MOST_STREAMS, Entry, Roster, Streams
-from pipeline.telemetry import StageRow, StreamRow, Telemetry, busy, read_trace, write_chrome_trace
+from pipeline.roster import MOST_STREAMS, Streams
+from pipeline.telemetry import StageRow, Telemetry, busy
 from pipeline.worker import EXIT_FATAL, EXIT_RENEW, Report, Shared, send_report, work
 
 TITLE = "eyeline:supervisor"
@@ -62,8 +59,6 @@ OPEN_S = 300.0
 CLOSE_S = 5.0
 """How long stages may take to close their files before they are killed."""
 
-SPARE_WORKERS = 1024
-"""Streams that may be added while it runs, at the same time."""
 MOST_DESCRIPTORS = 65536
 NOTICE_S = 0.5
 """How often the bulletin is renewed when nothing happens."""
@@ -81,88 +76,6 @@ class Phase(IntEnum):
     """Workers got SIGTERM and close their stages."""
     KILLING = 3
     """Workers got SIGKILL."""
-
-
-class Child:
-    """One worker's process, and those it had before."""
-
-    def __init__(self, spec: Worker) -> None:
-        self.spec = spec
-        self.feed: Feed | None = None
-        """Whose capture worker it is."""
-        self.pid = 0
-        self.pidfd = -1
-        self.restarts = 0
-        self.deaths: deque[float] = deque()
-        """Monotonic times within the window of the restart budget."""
-        self.early_deaths = 0
-        """In a row, so soon after the start that the next start may not do better."""
-        self.started_ns = 0
-        """Monotonic time at which it was forked."""
-        self.ready_since = 0.0
-        """Monotonic time at which its stages were open; 0: not yet."""
-        self.due = 0.0
-        """When to start it; meaningful while `pid` is 0."""
-        self.hung = False
-        """Killed by us, so nobody's fault but its own."""
-        self.dismissed = False
-        """Killed by us, since the run ends and it has nothing to give."""
-        self.renewed_at = 0.0
-        """When it was asked to end so that its successor takes up new settings; 0: it was not."""
-        self.done = False
-        """Its stream has ended."""
-        self.facts: dict[str, dict[str, str]] = {}
-
-    @property
-    def alive(self) -> bool:
-        """Whether there is a process."""
-        return self.pid != 0
-
-    def notice(self) -> WorkerNotice:
-        """What only the supervisor knows of it."""
-        stages = [node.index for node in self.spec.nodes]
-        return WorkerNotice(self.spec.index, self.spec.name, self.pid, stages)
-
-
-class Feed:
-    """One stream while it runs."""
-
-    def __init__(self, stream: Stream, arena: Arena, row: StreamRow, child: Child) -> None:
-        self.stream, self.arena, self.row, self.child = stream, arena, row, child
-        self.condition = Condition()
-        self.since_ns = time.monotonic_ns()
-        """Monotonic time of the last change of the condition."""
-
-    @property
-    def name(self) -> str:
-        """Name of the stream."""
-        return self.stream.name
-
-    def notice(self) -> StreamNotice:
-        """What only the supervisor knows of it."""
-        told = [facts["decoder"] for facts in self.child.facts.values() if "decoder" in facts]
-        return StreamNotice(
-            self.stream.index,
-            self.name,
-            self.stream.source,
-            self.stream.live,
-            self.condition,
-            self.since_ns,
-            ", ".join(told),
-        )
-
-    def summary(self, nodes: tuple[Node, ...]) -> dict[str, Any]:
-        """The stream in figures."""
-        latency = self.row.latency.percentiles()
-        hops = {node.name: self.row.hops[node.index] for node in nodes}
-        return {
-            **msgspec.to_builtins(self.arena.ledger()),
-            "fps": round(self.row.fps, 2),
-            "latency_ms": msgspec.to_builtins(latency),
-            "hops_ms": {name: msgspec.to_builtins(hop.percentiles()) for name, hop in hops.items()},
-            "away_s": round(self.arena.away_ns / 1e9, 3),
-            "reconnects": self.arena.reconnects,
-        }
 
 
 class Supervisor:
@@ -192,23 +105,15 @@ class Supervisor:
         """What to run next: settings that could not be taken up without a new run."""
         self.start_ns = time.monotonic_ns()
         self.board = Board(len(graph.workers), SPARE_WORKERS)
-        self.roster = Roster()
         self.telemetry = Telemetry(len(graph.nodes), self.board.most, MOST_STREAMS)
         self.bulletin = Bulletin()
-        self.arenas: dict[int, Arena] = {}
-        self.feeds: dict[int, Feed] = {}
-        """The streams there are now, by their numbers."""
-        self.gone: dict[str, dict[str, Any]] = {}
-        """Summaries of streams that were removed."""
+        self.feeds = Feeds(graph, self.board, self.telemetry, trace)
         self.children = {worker.index: Child(worker) for worker in graph.workers}
         self.phase = Phase.RUNNING
         self.exit = EXIT_OK
         self.error = ""
         """Why the run failed, in one line."""
         self._trace = trace
-        self._trace_parts: dict[int, Any] = {}
-        self._traced: dict[int, str] = {}
-        self._trace_fds: dict[int, int] = {}
         self._rebuild = rebuild
         self._reloads, self._reload_error = 0, ""
         self._replies: dict[str, str] = {}
@@ -216,7 +121,6 @@ class Supervisor:
         self._ready = False
         self._watchdog_s = notify.watchdog_s()
         self._watchdog_due = 0.0
-        self._next_stream = len(graph.streams)
         self._deadline = 0.0
         self._interrupts = 0
         self._signals: deque[int] = deque()
@@ -230,48 +134,18 @@ class Supervisor:
             run=uuid.uuid4().hex,
             graph=graph,
             board=self.board,
-            roster=self.roster,
-            arenas=self.arenas,
+            roster=self.feeds.roster,
+            arenas=self.feeds.arenas,
             telemetry=self.telemetry,
             bulletin=self.bulletin,
             report_fd=self._report_out,
-            trace_fds=self._trace_fds,
+            trace_fds=self.feeds.trace_fds,
             supervisor_pid=os.getpid(),
             log_level=log_level,
         )
         for worker in graph.workers:
             if worker.stream is not None:
-                self._found(graph.streams[worker.stream], self.children[worker.index])
-
-    def _found(self, stream: Stream, child: Child) -> Feed:
-        """Make what a stream needs: an arena, a row of counters, an entry in the roster."""
-        names = [node.name for node in self.graph.nodes]
-        arena = Arena(stream.name, stream.slots, names, self.graph.ordered, self.graph.slot_bytes)
-        feed = Feed(stream, arena, self.telemetry.stream(stream.index), child)
-        child.feed = feed
-        self.arenas[stream.index] = arena
-        self.feeds[stream.index] = feed
-        if self._trace is not None:
-            # Without a name, so that nothing is left behind if we are killed.
-            part = tempfile.TemporaryFile(dir=self._trace.parent)  # noqa: SIM115
-            self._trace_parts[stream.index] = part
-            self._trace_fds[stream.index] = part.fileno()
-            self._traced[stream.index] = stream.name
-        self._enter(feed)
-        return feed
-
-    def _enter(self, feed: Feed) -> None:
-        """Write the stream's entry in the roster."""
-        stream = feed.stream
-        entry = Entry(
-            stream.name,
-            stream.live,
-            stream.settings.max_age_ms,
-            feed.child.spec.index,
-            stream.slots,
-            feed.arena.fd,
-        )
-        self.roster.write(stream.index, entry)
+                self.feeds.begin(graph.streams[worker.stream], self.children[worker.index])
 
     def run(self, on_tick: Callable[[Supervisor], None] | None = None) -> int:
         """Run to the end; the exit status. Every process started is gone when it returns.
@@ -300,7 +174,8 @@ class Supervisor:
                 if on_tick is not None:
                     on_tick(self)
         finally:
-            notify.stopping()
+            if self.successor is None:
+                notify.stopping()
             self._kill_all()
             for number, handler in old.items():
                 signal.signal(number, handler)
@@ -308,7 +183,7 @@ class Supervisor:
             for fd in (wake_in, wake_out, self._report_in, self._report_out):
                 os.close(fd)
             gc.unfreeze()
-            self._finish_trace()
+            self._write_trace()
         return self.exit
 
     def stop(self) -> None:
@@ -319,7 +194,7 @@ class Supervisor:
             self._deadline = time.monotonic() + self.graph.config.supervisor.stop_timeout_s
             if self.successor is None:
                 notify.stopping()
-            for feed in self.feeds.values():
+            for feed in self.feeds:
                 self._dismiss_if_opening(feed)
 
     def _dismiss_if_opening(self, feed: Feed) -> None:
@@ -353,7 +228,8 @@ class Supervisor:
             for child in self.children.values():
                 if not child.alive and not child.done and now >= child.due:
                     self._start(child)
-            self._retire_removed()
+            for child in self.feeds.retire():
+                del self.children[child.spec.index]
             if self._all_ended():
                 self._close()
         self._tell_outside(now)
@@ -372,7 +248,7 @@ class Supervisor:
     def _all_ended(self) -> bool:
         """Whether no stream is left; where all were removed on request, others may be added."""
         if self.feeds or self.phase > Phase.RUNNING:
-            return all(feed.child.done for feed in self.feeds.values())
+            return all(feed.child.done for feed in self.feeds)
         return False
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -419,10 +295,7 @@ class Supervisor:
             os.close(self._report_in)
             stream = child.feed.stream if child.feed else None
             if stream is not None:
-                for index, arena in list(self.arenas.items()):
-                    if index != stream.index:
-                        self.arenas.pop(index)
-                        arena.unmap()
+                self.feeds.keep_only(stream.index)
             code = work(self._shared, child.spec, stream)
         except BaseException as error:
             text = f"{child.spec.name}: {type(error).__name__}: {error}"
@@ -540,7 +413,7 @@ class Supervisor:
         elif report.kind == "condition":
             child.facts = {**child.facts, **report.facts}
             if child.feed is not None and report.condition is not None:
-                self._note_condition(child.feed, report.condition)
+                child.feed.note(report.condition)
         elif report.kind == "request":
             self._reply(report.request, self._answer(report.text))
         elif report.kind == "renew":
@@ -635,7 +508,7 @@ class Supervisor:
                 self._ask_to_renew(child)
 
     def _change_streams(self, fresh: Graph) -> Iterator[str]:
-        feeds = {feed.name: feed for feed in self.feeds.values() if not feed.arena.removed}
+        feeds = self.feeds.named()
         changes = changed_streams({n: feed.stream for n, feed in feeds.items()}, fresh.streams)
         for name in changes.other_slots:
             logging.warning("%s: slots: counts from the next start of the run on", name)
@@ -649,7 +522,7 @@ class Supervisor:
             feed = feeds[stream.name]
             reopen = stream.capture != feed.stream.capture
             feed.stream = stream
-            self._enter(feed)
+            self.feeds.enter(feed)
             if reopen:
                 self._ask_to_renew(feed.child)
             yield f"stream {stream.name} changed"
@@ -662,84 +535,17 @@ class Supervisor:
 
     def _add(self, stream: Stream) -> str:
         """Begin one more stream; "" or why not."""
-        index = self._free_index()
-        if index is None:
-            return f"there are {MOST_STREAMS} streams already"
-        try:
-            row = self.board.enlist()
-        except IndexError:
-            return f"more than {SPARE_WORKERS} streams were added"
-        source = self.graph.nodes[0]
-        nodes = next(w.nodes for w in self.graph.workers if source in w.nodes)
-        name = "+".join(node.name for node in nodes)
-        child = Child(Worker(row, f"{name}.{stream.name}", nodes, index))
-        self.telemetry.stream(index).clear()
-        self._found(replace(stream, index=index, added=True), child)
-        self.children[row] = child
+        child = self.feeds.add(stream)
+        if isinstance(child, str):
+            return child
+        self.children[child.spec.index] = child
         self._start(child)
         return ""
-
-    def _free_index(self) -> int | None:
-        for _ in range(MOST_STREAMS):
-            index, self._next_stream = self._next_stream, (self._next_stream + 1) % MOST_STREAMS
-            if index not in self.feeds:
-                return index
-        return None
 
     def _remove(self, feed: Feed) -> None:
         """Have a stream end; its frames in flight drain."""
         feed.arena.remove()
         self._dismiss_if_opening(feed)
-
-    def _retire_removed(self) -> None:
-        """Forget streams that were removed and are over, but for what they came to."""
-        for feed in [f for f in self.feeds.values() if f.child.done and f.arena.removed]:
-            index, row = feed.stream.index, feed.child.spec.index
-            self.gone[self._unique(feed.name)] = feed.summary(self.graph.nodes)
-            self.roster.clear(index)
-            del self.feeds[index], self.arenas[index], self.children[row]
-            self._trace_fds.pop(index, None)
-            self.board.retire(row)
-            feed.arena.discard()
-            logging.info("%s: removed", feed.name)
-
-    def _unique(self, name: str) -> str:
-        """A name for the summary of a stream that is gone; others may have had it before."""
-        n = 1
-        while f"{name}#{n}" in self.gone:
-            n += 1
-        return f"{name}#{n}"
-
-    def _note_condition(self, feed: Feed, condition: Condition) -> None:
-        """Keep how a source is doing, and say it in one line, unless it is the same again."""
-        was, feed.condition = feed.condition, condition
-        if (was.state, was.kind) == (condition.state, condition.kind):
-            return
-        away_s = (time.monotonic_ns() - feed.since_ns) / 1e9
-        feed.since_ns = time.monotonic_ns()
-        fact: dict[str, Any] = {
-            "event": "stream",
-            "stream": feed.name,
-            "state": condition.state,
-            "kind": condition.kind,
-        }
-        if condition.state == "waiting":
-            fact["retry_s"] = round(condition.retry_s, 1)
-            again = f"in {condition.retry_s:.1f} s" if condition.retry_s >= 0.05 else "at once"
-            logging.warning(
-                "%s: waiting: %s (%s); tried again %s",
-                feed.name,
-                condition.text,
-                condition.kind,
-                again,
-                extra={"fact": fact | {"reason": condition.text}},
-            )
-        elif condition.state == "live" and was.state == "waiting":
-            text = "%s: back after %.1f s"
-            fact["away_s"] = round(away_s, 1)
-            logging.info(text, feed.name, away_s, extra={"fact": fact})
-        elif condition.state == "paused" or (condition.state == "ended" and feed.stream.live):
-            logging.info("%s: %s", feed.name, condition.state, extra={"fact": fact})
 
     def _answer(self, body: str) -> str:
         """Do what a stage asks for on behalf of a person; "" or why not."""
@@ -751,7 +557,7 @@ class Supervisor:
             return self.reload()
         if self.phase > Phase.RUNNING:
             return "the run is ending"
-        feeds = {feed.name: feed for feed in self.feeds.values() if not feed.arena.removed}
+        feeds = self.feeds.named()
         if asked.do == "add":
             return self._add_on_request(asked, feeds)
         feed = feeds.get(asked.stream)
@@ -766,7 +572,7 @@ class Supervisor:
     def _add_on_request(self, asked: _Request, feeds: Mapping[str, Feed]) -> str:
         if not re.fullmatch(NAME.strip("^$"), asked.stream) or len(asked.stream) > 64:
             return "a name has letters, digits, - and _, begins with a letter, and is short"
-        if asked.stream in {feed.name for feed in self.feeds.values()}:
+        if asked.stream in {feed.name for feed in self.feeds}:
             still = "" if asked.stream in feeds else " until its last frames are through"
             return f"there is a stream named {asked.stream!r} already{still}"
         try:
@@ -791,15 +597,15 @@ class Supervisor:
             if not child.done
         ) and all(
             feed.condition.state in ("waiting", "paused", "ended") or feed.arena.next_seq
-            for feed in self.feeds.values()
+            for feed in self.feeds
         )
 
     def view(self) -> View:
         """The run as its stages may see it, from here."""
         names = tuple(node.name for node in self.graph.nodes)
         streams = Streams(
-            self.roster,
-            self.arenas,
+            self.feeds.roster,
+            self.feeds.arenas,
             names,
             self.graph.ordered,
             self.graph.slot_bytes,
@@ -825,13 +631,8 @@ class Supervisor:
         if self.phase == Phase.RUNNING:
             if ready and not self._ready:
                 self._ready = notify.ready()
-            notify.status(self._in_a_line())
+            notify.status(self.feeds.states())
         self.bulletin.post(self._notice(ready))
-
-    def _in_a_line(self) -> str:
-        states = [feed.condition.state for feed in self.feeds.values()]
-        counts = {state: states.count(state) for state in dict.fromkeys(states)}
-        return ", ".join(f"{n} {state}" for state, n in counts.items()) or "no stream"
 
     def _notice(self, ready: bool) -> Notice:
         phase: Literal["running", "draining", "closing"] = "running"
@@ -844,7 +645,7 @@ class Supervisor:
             ready=ready and self.phase == Phase.RUNNING,
             reloads=self._reloads,
             reload_error=self._reload_error,
-            streams=[feed.notice() for feed in self.feeds.values()],
+            streams=[feed.notice() for feed in self.feeds],
             workers=[child.notice() for child in self.children.values()],
             stages=[
                 StageNotice(
@@ -894,35 +695,21 @@ class Supervisor:
                 "cpu_s": round(sum(row.cpu_s for row in rows), 3),
                 "provider": self.facts_of(node.name).get("provider"),
             }
-        own = {feed.name: feed.summary(self.graph.nodes) for feed in self.feeds.values()}
         return {
-            "streams": own | self.gone,
+            "streams": self.feeds.summary(),
             "stages": stages,
             "wall_s": round((time.monotonic_ns() - self.start_ns) / 1e9, 3),
             "exit": self.exit,
         }
 
-    def _finish_trace(self) -> None:
-        if self._trace is None:
-            return
+    def _write_trace(self) -> None:
         try:
-            for part in self._trace_parts.values():
-                part.seek(0)
-            with self._trace.open("wb") as file:
-                write_chrome_trace(
-                    file,
-                    (r for part in self._trace_parts.values() for r in read_trace(part)),
-                    self._traced,
-                    [node.name for node in self.graph.nodes],
-                    {index: child.spec.name for index, child in self.children.items()},
-                    self.start_ns,
-                )
+            names = {index: child.spec.name for index, child in self.children.items()}
+            self.feeds.write_trace(names, self.start_ns)
         except OSError as error:
             if not self.error:
                 self.error = f"{self._trace}: the trace cannot be written: {error.strerror}"
             self.exit = self.exit or EXIT_FAILED
-        for part in self._trace_parts.values():
-            part.close()
 
 
 class _Request(msgspec.Struct):

@@ -69,9 +69,7 @@ class _Sample:
     """The counters at one moment."""
 
     def __init__(self, supervisor: Supervisor) -> None:
-        self.latency = {
-            index: feed.row.latency.buckets() for index, feed in supervisor.feeds.items()
-        }
+        self.latency = {feed.stream.index: feed.row.latency.buckets() for feed in supervisor.feeds}
         rows = [supervisor.rows_of(node) for node in supervisor.graph.nodes]
         self.processed = [sum(row.processed for row in of) for of in rows]
         self.busy_ns = [sum(row.busy.sum_ns for row in of) for of in rows]
@@ -83,7 +81,8 @@ def _streams(supervisor: Supervisor, now: _Sample, before: _Sample | None, past_
     for name in ("fps", "p50 ms", "p95 ms", "captured", "delivered", "in flight"):
         table.add_column(name, justify="right")
     table.add_column("dropped, failed")
-    for index, feed in list(supervisor.feeds.items())[:MOST_ROWS]:
+    for feed in list(supervisor.feeds)[:MOST_ROWS]:
+        index = feed.stream.index
         ledger, buckets = feed.arena.ledger(), now.latency.get(index)
         if buckets is None:
             continue
@@ -158,7 +157,7 @@ def set_up_logging(level: int, console: Console | None) -> None:
 def closing_lines(supervisor: Supervisor) -> Sequence[str]:
     """One line per stream: how its frames ended."""
     lines = []
-    for feed in supervisor.feeds.values():
+    for feed in supervisor.feeds:
         ledger, row = feed.arena.ledger(), feed.row
         latency = row.latency.percentiles()
         lost = {**ledger.dropped, **ledger.failed}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.arena import Arena, Board, SharedMemory
+from pipeline.arena import Arena, Board
 from pipeline.config import check
 from pipeline.edge import Return
 from pipeline.frame import Frame, Header, Status
@@ -31,18 +29,11 @@ def arena(
     ordered: Sequence[str] = ("ids",),
     slot_bytes: int = 1 << 16,
 ) -> Arena:
-    made = Arena("demo", slots, stages, ordered, slot_bytes)
-    _close_with(made, made._memory)
-    return made
+    return Arena("demo", slots, stages, ordered, slot_bytes)
 
 
 def board(workers: int = 3) -> Board:
     return Board(workers)
-
-
-def _close_with(owner: object, memory: SharedMemory) -> None:
-    """A run keeps its memory to its end; tests make hundreds and would run out of descriptors."""
-    weakref.finalize(owner, os.close, memory.fd)
 
 
 def header(**fields: Any) -> Header:
