@@ -4,6 +4,7 @@ import asyncio
 import base64
 import http.client
 import json
+import os
 import random
 import re
 import socket
@@ -1053,6 +1054,23 @@ def test_idle_connections_give_way_to_those_who_ask(page, monkeypatch):
         assert page.get("/healthz")[0] == 200
     for client in idle:
         client.close()
+
+
+def test_a_flood_of_connections_takes_few_descriptors(opened, monkeypatch):
+    monkeypatch.setattr(web_server, "MOST_CONNECTIONS", 20)
+    monkeypatch.setattr(web_server, "HEADERS_S", 1000)  # so that it is not for this that they go
+    page = opened()
+    before = len(os.listdir("/proc/self/fd"))
+    with ExitStack() as clients:
+        for opened_ in range(60, 601, 60):
+            for _ in range(60):  # faster than they are accepted
+                client = clients.enter_context(socket.socket())
+                client.setblocking(False)
+                client.connect_ex(("127.0.0.1", page.port))
+            assert page.get("/healthz")[0] == 200
+            # Those of the newest burst may still be there.
+            assert len(os.listdir("/proc/self/fd")) - before - opened_ < 20 + 100
+    assert page.get("/healthz")[0] == 200
 
 
 def test_when_all_connections_watch_one_more_is_told_so(opened, monkeypatch):
