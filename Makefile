@@ -8,13 +8,14 @@ BIN    := $(VENV)/bin
 CV     := $(shell $(PYTHON) -c "import ctypes; [ctypes.CDLL(l) for l in ('libGL.so.1', 'libSM.so.6', 'libICE.so.6', 'libgthread-2.0.so.0')]; print('window')" 2>/dev/null || echo headless)
 ORT    := $(shell $(PYTHON) -c "import ctypes; ctypes.CDLL('libcuda.so.1'); print('gpu')" 2>/dev/null || echo cpu)
 
-.PHONY: help demo test check soak install clean
+.PHONY: help demo test check soak install gstreamer clean
 
 help:
 	@echo "make demo    install, and run the embedded model on the shipped clip"
 	@echo "make test    install what tests need, and run them all"
 	@echo "make check   ruff and mypy"
 	@echo "make soak    the tests that take minutes: kills, hangs, memory"
+	@echo "make gstreamer  install the GStreamer capture backend (Debian and Ubuntu)"
 	@echo "make clean   remove what was installed and the runs"
 
 demo: $(VENV)/.installed-run
@@ -46,6 +47,43 @@ $(VENV)/.installed-run: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	$(PYTHON) -m pip --python $(BIN)/python install --disable-pip-version-check -q -e ".[$(CV),$(ORT),test]"
 	@touch $@ $(VENV)/.installed-run
+
+# GStreamer comes from the distribution, and so do its bindings: those are linked into the
+# environment if they were built for its Python, and built for it otherwise (with a compiler; newer
+# distributions have girepository-2.0, which PyGObject 3.52 and later want).
+GI      := /usr/lib/python3/dist-packages/gi
+GST     := python3-gi python3-gst-1.0 gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 \
+           gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
+           gstreamer1.0-libav
+BUILD   := gcc pkg-config libcairo2-dev
+have     = dpkg-query -W -f '$${db:Status-Status}\n' $(1) 2>&1 | grep -qvx installed
+apt      = if $(call have,$(1)); then \
+               if ! command -v apt-get >/dev/null; then \
+                   echo "make gstreamer is for Debian and Ubuntu. Elsewhere: install GStreamer and" \
+                        "PyGObject, so that $(BIN)/python -c 'import gi' works" >&2; exit 1; \
+               elif [ "$$(id -u)" != 0 ]; then \
+                   echo "run this, then make gstreamer again:" >&2; \
+                   echo "  sudo apt-get install -y --no-install-recommends $(1)" >&2; exit 1; \
+               fi; \
+               apt-get install -y -qq --no-install-recommends $(1) >/dev/null; \
+           fi
+
+gstreamer: $(VENV)/.installed-run
+	@set -e; $(call apt,$(GST)); \
+	site=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('platlib'))"); \
+	abi=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'))"); \
+	if [ -e "$(GI)/_gi$$abi" ]; then \
+	    if [ -L "$$site/gi" ] || [ ! -e "$$site/gi" ]; then ln -sfn $(GI) "$$site/gi"; fi; \
+	elif ! $(BIN)/python -c "import gi" 2>/dev/null; then \
+	    echo "the distribution's bindings are for another Python: building PyGObject for this one"; \
+	    if apt-cache show libgirepository-2.0-dev >/dev/null 2>&1; \
+	    then dev=libgirepository-2.0-dev; gi="PyGObject>=3.52"; \
+	    else dev=libgirepository1.0-dev; gi="PyGObject<3.51"; fi; \
+	    $(call apt,$(BUILD) $$dev); \
+	    [ -L "$$site/gi" ] && rm "$$site/gi"; \
+	    $(PYTHON) -m pip --python $(BIN)/python install --disable-pip-version-check -q "$$gi"; \
+	fi; \
+	$(BIN)/python -m stages.gstreamer
 
 clean:
 	rm -rf $(VENV) runs *.egg-info

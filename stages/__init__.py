@@ -13,6 +13,8 @@ STAGES = {
     "rtsp": "stages.rtsp:Rtsp",
     "web": "stages.web:Web",
     "zmq": "stages.zeromq:Zmq",
+    "mqtt": "stages.mqtt:Mqtt",
+    "webhook": "stages.webhook:Webhook",
     "null": "stages.null:Null",
     "draw": "stages.null:Draw",
     "fault": "stages.fault:Fault",
@@ -26,6 +28,8 @@ SINKS: dict[str, str | None] = {
     "rtsp": "port",
     "web": "port",
     "zmq": "address",
+    "mqtt": "broker",
+    "webhook": "url",
     "null": None,
     "draw": None,
 }

@@ -12,6 +12,7 @@ import ipaddress
 import logging
 import queue
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
@@ -167,7 +168,7 @@ class Web(Stage):
         """Whoever watches only this stream is told so."""
         self._streams.pop(stream, None)
         for incident in self._presence.end(stream):
-            self._feed.tell(incident)
+            self._feed.tell(incident, time.time_ns())
         self._taken.put(stream)
 
     def close(self) -> None:
@@ -188,7 +189,7 @@ class Web(Stage):
         # By the clock of capture: that of a file that is played in a loop jumps back.
         at_s, listed = frame.captured_ns / 1e9, as_listed(objects, self._labels)
         for incident in self._presence.update(frame.stream, at_s, frame.wall_ns, listed):
-            self._feed.tell(incident)
+            self._feed.tell(incident, frame.wall_ns)
 
     def _is_due(self, stream: _Stream, captured_ns: int) -> bool:
         interval_ns = round(1e9 / self.settings.fps)

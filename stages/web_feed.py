@@ -54,8 +54,8 @@ class Feed:
             happening = Happening(self.newest, utc_ms(wall_ns), text, **facts)  # type: ignore[arg-type]
             (self._objects if happening.label else self._others).append(happening)
 
-    def tell(self, incident: Incident) -> None:
-        """Add that an object came or left."""
+    def tell(self, incident: Incident, wall_ns: int) -> None:
+        """Add that an object came or left; `wall_ns` is when that was certain."""
         found = incident.object
         if isinstance(incident, Appeared):
             text = "appeared"
@@ -64,7 +64,7 @@ class Feed:
         if found.id is None:
             text += f", {incident.count} now"
         self.add(
-            incident.wall_ns,
+            wall_ns,
             text,
             stream=incident.stream,
             label=found.label,

@@ -338,8 +338,10 @@ class WebServer:
         low = web.Server(self._answer, handler_cancellation=True)
 
         def accept() -> asyncio.Protocol:
-            if len(low.connections) >= MOST_CONNECTIONS:
-                idle = next((other for other in low.connections if other not in self._busy), None)
+            # Those that are closed already may be listed still, when many come at once.
+            there = [one for one in low.connections if one.transport is not None]
+            if len(there) >= MOST_CONNECTIONS:
+                idle = next((one for one in there if one not in self._busy), None)
                 if idle is None:
                     return _Full()
                 idle.force_close()

@@ -285,7 +285,7 @@ class Card {
     this.size = make("dd");
     const numbers = make("dl", "numbers");
     for (const [label, value] of [
-      ["Frames per second", this.fps], ["Latency p50", this.p50], ["p95", this.p95], ["Picture", this.size],
+      ["Frames/s", this.fps], ["Latency p50", this.p50], ["p95", this.p95], ["Picture", this.size],
     ]) numbers.append(make("div", "", make("dt", "", label), value));
 
     this.curveScale = make("span");
@@ -540,14 +540,15 @@ function hearStatus(status, samples) {
 function summaryOf(status, samples) {
   const counts = {};
   for (const stream of status.streams) counts[stream.condition.state] = (counts[stream.condition.state] || 0) + 1;
-  const states = Object.keys(STATES).filter((state) => counts[state]).map((state) => `${counts[state]} ${state}`);
-  const waiting = status.streams.filter((stream) => stream.condition.state === "waiting").map((stream) => stream.name);
+  const away = status.streams.filter((stream) => stream.condition.state === "waiting").map((stream) => stream.name);
+  const which = away.length && status.streams.length > 1 ? ` (${away.slice(0, 5).join(", ")}${away.length > 5 ? " …" : ""})` : "";
+  const states = Object.keys(STATES).filter((state) => counts[state])
+    .map((state) => `${counts[state]} ${state}${state === "waiting" ? which : ""}`);
   const fps = Object.values(samples).reduce((all, sample) => all + sample[1], 0);
   const phase = { running: "Running", draining: "Ending", closing: "Ending" }[status.phase];
   const parts = [`${phase} for ${duration(status.uptime_s)}`];
   if (states.length) parts.push(`${status.streams.length === 1 ? "1 stream" : `${status.streams.length} streams`}: ${states.join(", ")}`);
   parts.push(`${rate(fps)} frames per second`);
-  if (waiting.length && status.streams.length > 1) parts.push(`waiting: ${waiting.slice(0, 5).join(", ")}${waiting.length > 5 ? " …" : ""}`);
   return parts.join(" · ");
 }
 
