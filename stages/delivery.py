@@ -329,7 +329,7 @@ class Delivery(Stage):
         while not self._is_finished():
             try:
                 self.step()
-                if self.outbox.in_memory > STORE_MESSAGES:
+                if self.outbox.in_memory > STORE_MESSAGES or self.outbox.trouble:
                     self.outbox.store()
             except Away as away:
                 self._wait(away)

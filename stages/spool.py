@@ -185,6 +185,7 @@ class Spool:
             except sqlite3.Error:
                 pass  # the disk is in a bad state; what it took before stays
             self._file = None
+            self.count = self.size = 0
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
@@ -290,8 +291,8 @@ class Spool:
         """Make the file small again, now that it is empty."""
         assert self._file is not None
         try:
-            self._file.execute("PRAGMA incremental_vacuum").fetchall()
-            self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            # As a script, since a statement without rows is stepped once: one page.
+            self._file.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
             raise self._failure(error) from None
 
@@ -398,6 +399,9 @@ class Outbox:
                 try:
                     taken = self._spool.read(self._taken, limit)
                 except SpoolError as error:
+                    # What is in memory goes on. It must not be taken for what the disk holds when
+                    # it is confirmed; that is read when the disk is well again.
+                    self._spool.close()
                     self._cannot(error)
             if not taken:
                 taken = self._take_from_memory(limit)
@@ -424,9 +428,11 @@ class Outbox:
     def store(self) -> None:
         """Move what is in memory to the disk, if there is one that can be written."""
         with self._disk:
-            if self._spool is None or not self._memory or time.monotonic() < self._retry_at_s:
+            if self._spool is None or time.monotonic() < self._retry_at_s:
                 return
             if not self._spool.is_open and not self._open_spool():
+                return
+            if not self._memory:
                 return
             with self._lock:
                 messages = list(self._memory)
