@@ -350,7 +350,12 @@ def _complain(error: object) -> None:
 
 def _results(graph: graph_of.Graph) -> list[str]:
     """Where the sinks have left something."""
-    paths = [str(node.settings.path) for node in graph.nodes if hasattr(node.settings, "path")]
+    paths = [
+        str(getattr(node.settings, key))
+        for node in graph.nodes
+        for key in ("path", "folder")
+        if hasattr(node.settings, key)
+    ]
     return [f"results: {', '.join(paths)}"] if paths else []
 
 
