@@ -368,13 +368,17 @@ class WebServer:
     async def _take_samples(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            started_s = loop.time()
-            try:
-                await loop.run_in_executor(self._reader, self._history.take)
-            except Exception as error:
-                logging.debug("web: no sample: %s: %s", type(error).__name__, error)
-            # With hundreds of streams it takes long: then less often, 2 % of the time at most.
-            await asyncio.sleep(max(STEP_S, 50 * (loop.time() - started_s)))
+            took_s = await loop.run_in_executor(self._reader, self._take_sample)
+            # With hundreds of streams it takes long: then less often, 2 % of a core at most.
+            await asyncio.sleep(max(STEP_S, 50 * took_s))
+
+    def _take_sample(self) -> float:
+        started_s = time.thread_time()
+        try:
+            self._history.take()
+        except Exception as error:
+            logging.debug("web: no sample: %s: %s", type(error).__name__, error)
+        return time.thread_time() - started_s
 
     def _read_status(self) -> _Status:
         status = self._run.status()
@@ -612,7 +616,6 @@ class WebServer:
         hello = {
             "type": "hello",
             "writes": self._settings.token is not None,
-            "step_s": STEP_S,
             "history": history,
             "events": events,
         }

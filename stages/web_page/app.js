@@ -7,7 +7,9 @@
 const LOST_MS = 6000; // without a word from the server
 const RETRY_MS = [500, 1000, 2000, 4000, 8000];
 const EVENTS_SHOWN = 100;
-const SAMPLES = 150;
+const SAMPLES = 150; // points across a curve
+const STEP_MS = 2000; // between two of them
+const GAP_MS = 15000; // without a sample: the curve is broken
 const RATE_STATUSES = 6; // over which the rate of a stage is taken
 const STATES = {
   live: "● Live", waiting: "◌ Waiting", paused: "❚❚ Paused", ended: "■ Ended", opening: "… Opening",
@@ -365,7 +367,6 @@ class Card {
 
     if (sample && sample[0] !== this.samples.at(-1)?.[0]) {
       this.samples.push(sample);
-      if (this.samples.length > SAMPLES) this.samples.shift();
       this.drawCurve();
     } else if (!this.high.getAttribute("d")) {
       this.drawCurve();
@@ -411,24 +412,26 @@ class Card {
   }
 
   drawCurve() {
+    const newest = this.samples.at(-1);
+    while (newest && this.samples[0][0] < newest[0] - (SAMPLES - 1) * STEP_MS) this.samples.shift();
     const highest = Math.max(1, ...this.samples.map((sample) => sample[3] || 0));
     const step = 10 ** Math.floor(Math.log10(highest));
     const top = Math.ceil(highest / step) * step;
     const line = (field) => {
       let d = "";
-      let pen = "M";
-      this.samples.forEach((sample, i) => {
-        if (sample[field] == null) { pen = "M"; return; }
-        const x = SAMPLES - this.samples.length + i;
-        d += `${pen}${x} ${(100 - (sample[field] / top) * 96).toFixed(1)}`;
-        pen = "L";
-      });
+      let before = null;
+      for (const sample of this.samples) {
+        if (sample[field] == null) { before = null; continue; }
+        const x = SAMPLES - 1 - (newest[0] - sample[0]) / STEP_MS;
+        const y = 100 - (sample[field] / top) * 96;
+        d += `${before && sample[0] - before < GAP_MS ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`;
+        before = sample[0];
+      }
       return d;
     };
     this.high.setAttribute("d", line(3));
     this.middle.setAttribute("d", line(2));
     setText(this.curveScale, this.samples.length ? ` · top ${number(top)} ms` : "");
-    const newest = this.samples.at(-1);
     this.curve.setAttribute("aria-label", newest
       ? `Latency of the last five minutes; now p50 ${ms(newest[2])} ms, p95 ${ms(newest[3])} ms`
       : "Latency, nothing measured yet");
@@ -615,7 +618,7 @@ class Node {
     setText(this.rate, perSecond == null ? "–" : `${rate(perSecond)}/s`);
     this.fill.style.width = `${Math.round(load * 100)}%`;
     this.fill.classList.toggle("high", load > 0.9);
-    setText(this.work, `${ms(stage.busy_ms.p50)} ms each · ${Math.round(load * 100)} % busy`);
+    setText(this.work, `${ms(stage.busy_ms.p50)} ms · ${Math.round(load * 100)} % busy`);
     setText(this.queue, stage.after == null ? "the first stage" : `${waiting.toFixed(1)} waiting · ${ms(stage.waited_ms)} ms`);
     const down = stage.workers.filter((worker) => !worker.pid).length;
     const facts = [];
