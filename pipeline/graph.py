@@ -325,18 +325,21 @@ def schema(registry: Registry) -> dict[str, Any]:
 
 
 def _attribute_docs(struct: type[Any]) -> dict[str, str]:
-    """The strings below a Struct's fields, which Python itself does not keep."""
+    """The strings below a Struct's fields, its bases' too, which Python itself does not keep."""
     docs: dict[str, str] = {}
-    tree = ast.parse(textwrap.dedent(inspect.getsource(struct))).body[0]
-    assert isinstance(tree, ast.ClassDef)
-    for field_, text in itertools.pairwise(tree.body):
-        if (
-            isinstance(field_, ast.AnnAssign)
-            and isinstance(field_.target, ast.Name)
-            and isinstance(text, ast.Expr)
-            and isinstance(text.value, ast.Constant)
-        ):
-            docs[field_.target.id] = " ".join(str(text.value.value).split())
+    for kind in reversed(struct.__mro__):
+        if not issubclass(kind, msgspec.Struct) or kind is msgspec.Struct:
+            continue
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+        assert isinstance(tree, ast.ClassDef)
+        for field_, text in itertools.pairwise(tree.body):
+            if (
+                isinstance(field_, ast.AnnAssign)
+                and isinstance(field_.target, ast.Name)
+                and isinstance(text, ast.Expr)
+                and isinstance(text.value, ast.Constant)
+            ):
+                docs[field_.target.id] = " ".join(str(text.value.value).split())
     return docs
 
 

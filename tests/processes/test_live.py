@@ -1,6 +1,9 @@
 """Whole runs on real cameras that freeze, die and come back."""
 
 import json
+import os
+import time
+from pathlib import Path
 
 import pytest
 
@@ -93,3 +96,50 @@ def test_without_wait_a_camera_that_is_not_there_ends_the_run_in_one_line(tmp_pa
     (line,) = run.stderr.splitlines()
     assert line.startswith("run.py: ")
     assert "has no such stream: check the path in the address" in line
+
+
+@pytest.mark.soak
+def test_fifty_deaths_and_freezes_are_survived_and_cost_nothing(
+    tmp_path, record_property
+):
+    with (
+        Camera(fps=10, size="320x240") as good,
+        Camera(fps=10, size="320x240") as bad,
+        attended(tmp_path, good, bad.url("/jpeg")) as run,
+    ):
+        for name in ("left", "right", "lame"):
+            run.wait_for(name, 3)
+        pid = run.workers()["capture.lame"]
+        took, held = [], []
+        for turn in range(50):
+            if turn % 2:
+                bad.freeze()
+            else:
+                bad.kill()
+            run.wait_until(lambda: run.stream("lame")["condition"]["state"] == "waiting")
+            if turn % 2:
+                bad.kill()  # who thaws goes on as if nothing had been
+            before = run.stream("lame")
+            bad.restart()
+            back_s = time.monotonic()
+            run.wait_until(lambda n=before["captured"]: run.stream("lame")["captured"] > n)
+            took.append((time.monotonic() - back_s, before["condition"]["retry_s"]))
+            if turn in (9, 49):
+                held.append((len(os.listdir(f"/proc/{pid}/fd")), rss_mib(pid)))
+        summary = run.end()
+    (tmp_path / "figures.json").write_text(json.dumps({"took": took, "held": held}))
+    assert summary["lame"]["reconnects"] >= 50
+    for stream in summary.values():
+        assert stream["captured"] == total(stream)
+    for late_s, retry_s in took:
+        assert late_s < 1 + max(retry_s, 0.5) + 0.5, took
+    (fds, mib), (later_fds, later_mib) = held
+    assert later_fds <= fds + 2
+    assert later_mib < mib + 8
+
+
+def rss_mib(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) // 1024
+    raise AssertionError("the process is gone")
