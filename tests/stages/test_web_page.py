@@ -60,8 +60,15 @@ class Shown(Run):
             return False
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One for all tests that only look."""
+    with Shown(tmp_path_factory.mktemp("run")) as run:
+        yield run
+
+
 @pytest.fixture
-def run(tmp_path):
+def own_run(tmp_path):
     with Shown(tmp_path) as run:
         yield run
 
@@ -222,9 +229,9 @@ CONTRAST = """
 
 
 def test_a_stream_is_added_paused_resumed_and_removed_after_the_token_was_asked_for_once(
-    run, browser
+    own_run, browser
 ):
-    browser.open(run.url)
+    browser.open(own_run.url)
     browser.wait_for(f"{FRAME.format('demo')} >= 0")
     browser.click(button("Pause demo"))
     browser.wait_for("document.querySelector('#token-dialog').open")
@@ -264,21 +271,21 @@ def test_a_stream_is_added_paused_resumed_and_removed_after_the_token_was_asked_
     browser.wait_for("document.querySelectorAll('#streams article').length == 1")
     assert not browser.evaluate("document.querySelector('#token-dialog').open")
     assert browser.evaluate("Object.keys(localStorage).length") == 0
-    assert TOKEN not in run.stderr
+    assert TOKEN not in own_run.stderr
     # The one wrong token, and the stream that could not be added.
     assert [problem.split("status of ")[1][:3] for problem in browser.problems] == ["401", "400"]
 
 
-def test_a_lost_connection_is_shown_plainly_and_comes_back_by_itself(run, browser):
-    browser.open(run.url)
+def test_a_lost_connection_is_shown_plainly_and_comes_back_by_itself(own_run, browser):
+    browser.open(own_run.url)
     browser.wait_for(f"{FRAME.format('demo')} >= 0")
-    pid = run.workers()["web"]
+    pid = own_run.workers()["web"]
     os.kill(pid, signal.SIGSTOP)  # it neither answers nor goes
     browser.wait_for("document.querySelector('#notice').checkVisibility()")
     assert "connection to Eyeline is lost" in browser.text()
     assert browser.evaluate("document.querySelector('#main').classList.contains('stale')")
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: run.workers().get("web", pid) != pid)
+    wait_until(lambda: own_run.workers().get("web", pid) != pid)
     browser.wait_for("!document.querySelector('#notice').checkVisibility()")
     last = browser.evaluate(FRAME.format("demo"))
     browser.wait_for(f"{FRAME.format('demo')} > {last}")
