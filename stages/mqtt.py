@@ -19,6 +19,7 @@ import functools
 import hashlib
 import importlib.util
 import ipaddress
+import itertools
 import logging
 import re
 import select
@@ -49,8 +50,8 @@ ON, OFF = "ON", "OFF"
 CONNECT_S = 5.0
 ANSWER_S = 10.0
 """A broker that confirms nothing for so long is taken for away."""
-WINDOW = 64
-"""Messages that may be under way unconfirmed."""
+WINDOW = 20
+"""Messages that may be under way unconfirmed; brokers hang up if they are many."""
 STREAMS_S = 2.0
 """How often the streams are looked after."""
 SHORT_LIFE_S = 5.0
@@ -285,8 +286,10 @@ class Mqtt(Delivery):
 
     def _publish_states(self) -> None:
         with self._lock:
-            news = [(topic, self._states[topic]) for topic in self._news]
-            self._news.clear()
+            topics = list(itertools.islice(self._news, self._room()))
+            news = [(topic, self._states[topic]) for topic in topics]
+            for topic in topics:
+                del self._news[topic]
         for topic, text in news:
             is_availability = topic.endswith("/availability")
             self._publish_state(topic, text, is_availability or self.settings.retain)
@@ -297,7 +300,7 @@ class Mqtt(Delivery):
             return
         with self._lock:
             missing = [entity for entity in self._entities if entity not in self._announced]
-        for stream, label in missing:
+        for stream, label in missing[: self._room() // 2]:
             for topic, config in self._configs(self.settings.discovery, stream, label):
                 self._publish_state(topic, msgspec.json.encode(config).decode(), retain=True)
             self._announced.add((stream, label))
@@ -410,10 +413,14 @@ class Mqtt(Delivery):
     def _publish_messages(self) -> None:
         if not self._flying:
             self._progress_s = time.monotonic()
-        room = WINDOW - len(self._flying)
+        room = self._room()
         for number, message in self.outbox.take(room) if room else ():
             mid = self._publish(message.topic, message.body, retain=False)
             self._flying.append((mid, number))
+
+    def _room(self) -> int:
+        """How many messages more may be put on their way."""
+        return max(0, WINDOW - len(self._flying) - len(self._flying_states))
 
     def _publish_state(self, topic: str, text: str, retain: bool) -> None:
         self._flying_states.add(self._publish(topic, text.encode(), retain))
@@ -468,6 +475,8 @@ class Mqtt(Delivery):
             raise Away(self._why_lost())
 
     def _why_lost(self) -> str:
+        if self._refusal:
+            return self._refusal
         is_short = 0 < time.monotonic() - self._connected_s < SHORT_LIFE_S
         self._short_lives = self._short_lives + 1 if is_short else 0
         twin = ""

@@ -441,12 +441,12 @@ class Outbox:
             except SpoolError as error:
                 self._cannot(error)
                 return
-            self._can()
-            self.spooled += len(messages)
             with self._lock:
                 while self._memory and self._memory[0][0] <= messages[-1][0]:
                     self._forget_oldest()
+            self._can()
             self._count_dropped("spool full", gone)
+            self.spooled += len(messages)
 
     def close(self) -> None:
         """Store what is left, and let go of the disk. May be called twice."""
