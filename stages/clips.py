@@ -11,7 +11,7 @@ import logging
 import tempfile
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -204,7 +204,7 @@ class Clips(Stage):
         if ended is not None:
             self._finish(ended)
         if self._waits:
-            self._wait_until_written(0)
+            self._wait_while(lambda: not self._writer.is_idle)
 
     def close(self) -> None:
         """Complete all clips."""
@@ -321,22 +321,21 @@ class Clips(Stage):
 
     def _hand_over(self, clip: Clip, picture: Picture) -> None:
         if self._waits:
-            self._wait_until_written(self.settings.memory_bytes // 2)
+            most = self.settings.memory_bytes // 2
+            self._wait_while(lambda: self._writer.waiting_bytes > most)
         if self._has_room(len(picture.jpeg)):
             self._writer.put(clip, picture)
         else:
             clip.lost += 1
 
-    def _wait_until_written(self, waiting_bytes: int) -> None:
-        """Wait until no more than this is left to be written, unless the run is to end."""
+    def _wait_while(self, busy: Callable[[], bool]) -> None:
+        """Wait for the writer, unless the run is to end."""
         try:
-            while self._writer.waiting_bytes > waiting_bytes or (
-                waiting_bytes == 0 and not self._writer.is_idle
-            ):
+            while busy():
                 self.beat()
                 self._writer.wait(WAIT_S)
         except EndRun:
-            pass  # nothing is waited for any more; close() gives it a moment
+            pass  # close() gives it a moment
 
     def _finish(self, stream: _Stream) -> None:
         if stream.clip is not None:
