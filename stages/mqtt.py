@@ -221,12 +221,12 @@ class Mqtt(Delivery):
         """Connect, or go on."""
         if self._client is None:
             self._connect()
-        self._take_confirmations()
         self._look_after_streams()
         self._announce()
         self._publish_states()
         self._publish_messages()
         self._poll(0.0 if self._confirmed else 1.0)
+        self._take_confirmations()
 
     def hang_up(self) -> None:
         """Leave the broker; at the end of a run with a word, else as a dead client would."""

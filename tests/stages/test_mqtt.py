@@ -626,7 +626,7 @@ def certificates(tmp_path):
     def run(*arguments):
         subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True)
 
-    new = ("-newkey", "rsa:2048", "-nodes")
+    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     run("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=Own CA")
     for name, subject, extension in (
         ("broker", "/CN=broker", "subjectAltName=IP:127.0.0.1"),
