@@ -156,7 +156,8 @@ class Zmq(Stage):
         publisher.setsockopt(zmq.MAXMSGSIZE, LARGEST_SUBSCRIPTION_BYTES)
         publisher.setsockopt(zmq.HEARTBEAT_IVL, DEAD_PEER_MS // 3)
         publisher.setsockopt(zmq.HEARTBEAT_TIMEOUT, DEAD_PEER_MS)
-        publisher.setsockopt(zmq.IPV6, 1)
+        # Else an IPv4 address is told as IPv6 does.
+        publisher.setsockopt(zmq.IPV6, "[" in self.settings.address or "*" in self.settings.address)
         secret = secret_of(self.settings)
         if secret is not None:
             self._use_curve(publisher, secret)
@@ -225,7 +226,7 @@ class Zmq(Stage):
         """Where the events are published, and what a subscriber needs."""
         address = self._publisher.getsockopt(zmq.LAST_ENDPOINT)
         assert isinstance(address, bytes)
-        shown = address.rstrip(b"\0").decode().replace("[::ffff:127.0.0.1]", "127.0.0.1")
+        shown = address.rstrip(b"\0").decode()
         secret = secret_of(self.settings)
         if secret is None:
             return {"address": shown}

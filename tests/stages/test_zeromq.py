@@ -5,9 +5,13 @@ import itertools
 import json
 import logging
 import os
+import re
+import select
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import time
 
 import msgspec
@@ -20,7 +24,7 @@ from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from stages.events import Events, EventsSettings
 from stages.zeromq import ALIVE_TOPIC, Zmq, ZmqSettings
-from tests.processes.runs import CLIP, Run
+from tests.processes.runs import CLIP, ROOT, Run
 
 DEADLINE_S = 30.0
 GRAPH = """\
@@ -251,8 +255,11 @@ def test_close_does_not_wait_for_one_who_does_not_read(opened, subscribe):
     subscriber = subscribe(sink, rcvhwm=1, rcvbuf=1024)
     join(sink, subscriber)
     large = frame(0, objects=300)
-    while not sink._overflows:
+    for _ in range(10_000):
         sink.process(large)
+        if sink._overflows:
+            break
+    assert sink._overflows
     sink.close()
     sink.close()
 
@@ -461,7 +468,63 @@ def test_settings_out_of_bounds_are_refused(settings):
         msgspec.convert(settings, ZmqSettings)
 
 
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("tcp://127.0.0.1:0", r"tcp://127\.0\.0\.1:[1-9]\d*"),
+        ("tcp://localhost:0", r"tcp://127\.0\.0\.1:[1-9]\d*"),
+        ("tcp://0.0.0.0:0", r"tcp://0\.0\.0\.0:[1-9]\d*"),
+        ("tcp://*:0", r"tcp://\[::\]:[1-9]\d*"),
+    ],
+)
+def test_the_address_is_told_with_the_port_that_was_free(opened, server, address, told):
+    sink = opened(address, secret_key=server[1], clients="any")
+    assert re.fullmatch(told, sink.report()["address"])
+
+
 # --- a run ---
+
+
+@contextlib.contextmanager
+def example(number, **replaced):
+    """One of the subscribers in the documentation, in a process of its own."""
+    text = (ROOT / "docs" / "sinks.md").read_text()
+    section = next(part for part in text.split("\n## ") if part.startswith("zmq\n"))
+    script = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[number]
+    for word, value in replaced.items():
+        assert word in script
+        script = script.replace(word, value)
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", script], stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        process.kill()
+
+
+def lines_of(sink, process):
+    """What a program prints once it has heard of the sink."""
+    seq = itertools.count()
+    while not select.select([process.stdout], [], [], 0.01)[0]:
+        assert process.poll() is None, "it has ended"
+        sink.process(frame(next(seq)))
+    return process.stdout.readline()
+
+
+def test_the_subscriber_in_the_documentation_works(opened):
+    sink = opened()
+    address = sink.report()["address"]
+    with example(0, **{"tcp://127.0.0.1:5556": address}) as process:
+        assert re.fullmatch(r"demo \d+ \['cat'\]\n", lines_of(sink, process))
+
+
+def test_the_subscriber_with_keys_in_the_documentation_works(opened, server):
+    public, secret = keys()
+    sink = opened(secret_key=server[1], clients=(public,))
+    address = sink.report()["address"]
+    replaced = {"tcp://eyeline.lan:5556": address, "SERVER_PUBLIC": server[0]}
+    replaced |= {"CLIENT_PUBLIC": public, "CLIENT_SECRET": secret}
+    with example(1, **replaced) as process:
+        assert lines_of(sink, process) == "demo\n"
 
 
 def free_port():
