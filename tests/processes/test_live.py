@@ -99,7 +99,7 @@ def test_without_wait_a_camera_that_is_not_there_ends_the_run_in_one_line(tmp_pa
 
 
 @pytest.mark.soak
-def test_fifty_deaths_and_freezes_are_survived_and_cost_nothing(
+def test_deaths_and_freezes_one_after_the_other_are_survived_and_cost_nothing(
     tmp_path, record_property
 ):
     with (
@@ -111,7 +111,7 @@ def test_fifty_deaths_and_freezes_are_survived_and_cost_nothing(
             run.wait_for(name, 3)
         pid = run.workers()["capture.lame"]
         took, held = [], []
-        for turn in range(50):
+        for turn in range(12):  # ever later, up to half a minute
             if turn % 2:
                 bad.freeze()
             else:
@@ -124,11 +124,11 @@ def test_fifty_deaths_and_freezes_are_survived_and_cost_nothing(
             back_s = time.monotonic()
             run.wait_until(lambda n=before["captured"]: run.stream("lame")["captured"] > n)
             took.append((time.monotonic() - back_s, before["condition"]["retry_s"]))
-            if turn in (9, 49):
+            if turn in (3, 11):
                 held.append((len(os.listdir(f"/proc/{pid}/fd")), rss_mib(pid)))
         summary = run.end()
     (tmp_path / "figures.json").write_text(json.dumps({"took": took, "held": held}))
-    assert summary["lame"]["reconnects"] >= 50
+    assert summary["lame"]["reconnects"] >= 12
     for stream in summary.values():
         assert stream["captured"] == total(stream)
     for late_s, retry_s in took:
