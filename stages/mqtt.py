@@ -197,7 +197,8 @@ class Mqtt(Delivery):
         """One per broker and prefix."""
         address = address_of(settings)
         digest = hashlib.sha256(f"{address} {settings.prefix}".encode()).hexdigest()[:8]
-        return f"mqtt-{slug(address.host)}-{address.port}-{digest}.db"
+        host = re.sub("[^A-Za-z0-9.-]", "_", address.host)
+        return f"mqtt-{host}-{address.port}-{digest}.db"
 
     def topic(self, stream: str, kind: Literal["events", "frames"]) -> str:
         """PREFIX/STREAM/events or .../frames."""

@@ -82,7 +82,8 @@ class Webhook(Delivery):
         """Messages of the batch that did not arrive; it is posted again as it was."""
         self._refusals = 0
         """Of this batch."""
-        self._connection: http.client.HTTPConnection | None = None
+        self._socket: socket.socket | None = None
+        """Of a request that is under way."""
 
     @classmethod
     def resolve(cls, settings: Any) -> Mapping[str, Any]:
@@ -158,7 +159,12 @@ class Webhook(Delivery):
 
     def interrupt(self) -> None:
         """End a request that is under way."""
-        _cut_off(self._connection)
+        connected = self._socket
+        if connected is not None:
+            try:
+                connected.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it has ended by itself
 
     # --- ---
 
@@ -219,18 +225,19 @@ class Webhook(Delivery):
             )
         else:
             connection = http.client.HTTPConnection(url.host, url.port, timeout=timeout_s)
-        self._connection = connection
         # A timeout of sockets starts again with every byte: this is one for all of them.
         is_late = threading.Event()
 
         def give_up() -> None:
             is_late.set()
-            _cut_off(connection)
+            self.interrupt()
 
         deadline = threading.Timer(timeout_s, give_up)
         deadline.daemon = True
         deadline.start()
         try:
+            connection.connect()
+            self._socket = connection.sock
             connection.request("POST", url.target, body, dict(headers))
             answer = connection.getresponse()
             facts = answer.status, answer.reason, dict(answer.getheaders())
@@ -242,8 +249,8 @@ class Webhook(Delivery):
             raise Away(_reason(error, timeout_s)) from None
         finally:
             deadline.cancel()
+            self._socket = None
             connection.close()
-            self._connection = None
 
 
 class _Refused(Exception):  # noqa: N818 - what the server did
@@ -360,16 +367,6 @@ def _read_some(answer: http.client.HTTPResponse) -> None:
         answer.read(ANSWER_BYTES)
     except (OSError, http.client.HTTPException, ValueError):
         pass
-
-
-def _cut_off(connection: http.client.HTTPConnection | None) -> None:
-    """End what another thread reads or writes."""
-    connected = connection.sock if connection is not None else None
-    if connected is not None:
-        try:
-            connected.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it has ended by itself
 
 
 def _retry_after(text: str) -> float | None:
