@@ -466,11 +466,31 @@ def schema_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def _readyz(service: Service) -> str | None:
+    """The address at which the service's status page says whether it is ready, if it has one."""
+    path = service.settings_path()
+    if path is None:
+        return None
+    try:
+        with service.surroundings():
+            config = config_file.check(config_file.load(path), str(path))
+            nodes = graph_of.build(config, STAGES, str(path)).nodes
+    except SetupError:
+        return None  # it may still run, with the settings as they were
+    for node in nodes:
+        if node.use == "web":
+            settings: Any = node.settings
+            everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+            host = everywhere.get(settings.address, settings.address)
+            return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/readyz"
+    return None
+
+
 def service_command(args: argparse.Namespace) -> int:
     """Install, remove or show the program as a service of systemd."""
     service = Service(args.name, args.user)
     if args.action == "status":
-        code, lines = service.status(None)
+        code, lines = service.status(_readyz(service))
         print("\n".join(lines))
         return code
     if args.action == "install":

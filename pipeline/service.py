@@ -227,6 +227,8 @@ class Service:
         for path in read:
             if not str(path).isprintable():
                 raise SetupError(f"{str(path)!r}: a path with such characters fits in no unit file")
+        if set(sys.executable) & set("'\"\\"):
+            raise SetupError(f"{sys.executable}: systemd starts no program with such a path")
         return Account("", False) if self.of_user else account_for(read)
 
     def unit(self, config: Path, stop_timeout_s: float, account: Account) -> str:
@@ -249,7 +251,8 @@ class Service:
                 groups=" ".join(group for group in GROUPS if _is_group(group)),
                 home="read-only" if account.home else "yes",
             )
-        command = [sys.executable, str(ROOT / "run.py"), "run", str(config)]
+        # Variables are replaced in the words behind the first.
+        words = [_quoted(word).replace("$", "$$") for word in (str(ROOT / "run.py"), str(config))]
         mounts = dict.fromkeys(map(str, (ROOT, sys.prefix, sys.base_prefix, config.parent)))
         return UNIT.format(
             mark=MARK,
@@ -259,7 +262,7 @@ class Service:
             order=order,
             mounts=" ".join(_quoted(path) for path in mounts),
             config=_plain(str(config)),
-            command=" ".join(_quoted(word).replace("$", "$$") for word in command),
+            command=" ".join((_quoted(sys.executable), words[0], "run", words[1])),
             restart_s=RESTART_S,
             exit_setup=EXIT_SETUP,
             watchdog_s=WATCHDOG_S,
@@ -554,14 +557,18 @@ def _quoted(text: str) -> str:
 
 
 def _ask(address: str) -> str:
-    """What an address of our own answers, in a few words."""
+    """What an address of this machine answers, on one line."""
     import urllib.error
     import urllib.request
 
+    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(address, timeout=3) as answer:
-            return "ready" if answer.status == 200 else f"answers {answer.status}"
-    except urllib.error.HTTPError as error:
-        return "not ready" if error.code == 503 else f"answers {error.code}"
+        try:
+            answer = directly.open(address, timeout=3)
+        except urllib.error.HTTPError as error:
+            answer = error  # 503, with the reason
+        with answer:
+            text = answer.read(300).decode(errors="replace")
     except OSError as error:
         return f"no answer ({getattr(error, 'reason', error)})"
+    return "".join(c if c.isprintable() else " " for c in text).strip()

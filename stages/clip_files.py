@@ -36,8 +36,8 @@ UNFINISHED = "."
 """What the name of a file begins with until its clip is whole."""
 LOCK = ".clips.lock"
 SNAPSHOT_QUALITY = 90
-KNOWN_RATE = 4
-"""Pictures from which the frame rate is worked out."""
+KNOWN_RATE = 12
+"""Pictures from which the frame rate is worked out; a clip of fewer has the highest."""
 PRUNE_S = 600.0
 """Between two looks for clips that have become too old."""
 

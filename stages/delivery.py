@@ -7,14 +7,16 @@ whoever wants it, tries again for ever while they are away, and says when they w
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import logging
 import os
 import select
+import socket
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -28,6 +30,9 @@ from stages.lines import STDOUT
 from stages.live import Backoff
 from stages.objects import OBJECTS, labels_of
 from stages.spool import MESSAGE_BYTES, Message, Outbox, Spool, default_path
+
+if TYPE_CHECKING:
+    import ssl
 
 CLOSE_S = 2.0
 """So long what is left may take to be sent at the end of a run; the rest waits in the spool."""
@@ -54,8 +59,9 @@ class DeliverySettings(Settings, frozen=True):
     destination, under ${STATE_DIRECTORY} where systemd gives one, else in runs/spool. null: none;
     it is kept in memory."""
     spool_mb: Annotated[float, Meta(ge=1, le=1_000_000)] = 64.0
+    """Bound of the spool, in millions of bytes. When it is full, the oldest messages go first."""
     spool_messages: Annotated[int, Meta(ge=1, le=100_000_000)] = 100_000
-    """Bounds of the spool. When it is full, the oldest messages go first."""
+    """The same, as a number of messages."""
 
 
 class Change(msgspec.Struct, omit_defaults=True):
@@ -431,6 +437,66 @@ class Delivery(Stage):
             f", {left} {'wait in the spool' if is_kept else 'are lost'}" if left else "",
             f"; dropped: {lost}" if lost else "",
         )
+
+
+def tls_context(
+    ca: str | None, certificate: str | None = None, key: str | None = None
+) -> ssl.SSLContext:
+    """How to speak TLS, from settings of these names.
+
+    Raises:
+        SetupError: a file cannot be read, or is not what it should be.
+    """
+    import ssl
+
+    def reason(error: OSError) -> str:
+        if isinstance(error, ssl.SSLError):
+            return "not in PEM format, or with a passphrase"
+        return error.strerror or str(error)
+
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise SetupError(f"ca: {ca!r}: {reason(error)}") from None
+    if certificate is not None:
+        try:
+            # Without a password, one with a passphrase would ask for it at the terminal.
+            context.load_cert_chain(certificate, key, password="")
+        except OSError as error:
+            raise SetupError(f"certificate, key: {certificate!r}: {reason(error)}") from None
+    return context
+
+
+def why_not(error: Exception, timeout_s: float) -> str:
+    """Why there is no connection, in words.
+
+    Args:
+        error: what came of it.
+        timeout_s: how long an answer was waited for.
+    """
+    import ssl
+
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted ({error.verify_message}); if it is one of your own, "
+            "set ca"
+        )
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS with it ({error.reason or error}); does it speak TLS at this port?"
+    if isinstance(error, socket.gaierror):
+        return "unknown host"
+    if isinstance(error, TimeoutError):
+        return f"no answer within {timeout_s:g} s"
+    text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    return text[0].lower() + text[1:]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent there stays on this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class _State(msgspec.Struct, array_like=True):

@@ -24,7 +24,6 @@ import logging
 import re
 import select
 import socket
-import ssl
 import threading
 import time
 import zlib
@@ -39,7 +38,7 @@ from msgspec import Meta
 from pipeline.bulletin import VERSION
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
-from stages.delivery import Away, Delivery, DeliverySettings
+from stages.delivery import Away, Delivery, DeliverySettings, is_loopback, tls_context, why_not
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
@@ -69,12 +68,15 @@ class MqttSettings(DeliverySettings, frozen=True):
     port: Annotated[int, Meta(ge=1, le=65535)] | None = None
     """null: 1883, with TLS 8883."""
     tls: bool = False
+    """Needed neither with mqtts:// nor with `ca` or `certificate`, which mean it."""
     ca: FileName | None = None
-    """File with the certificate that signed the broker's, if that is one of your own. Means TLS."""
+    """File with the certificate that signed the broker's, if that is one of your own."""
     certificate: FileName | None = None
+    """File with this client's own certificate, where the broker asks for one."""
     key: FileName | None = None
-    """Files with this client's own certificate and key, where the broker asks for one."""
+    """File with its key, if that is in another one."""
     user: str = ""
+    """Empty: the broker lets in anybody, or those with a certificate."""
     password: str = ""
     """Best kept in the environment: ${MQTT_PASSWORD}."""
     client_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
@@ -86,6 +88,8 @@ class MqttSettings(DeliverySettings, frozen=True):
     retain: bool = True
     """Of states: the broker tells them to whoever subscribes later."""
     keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
+    """Pause after which each side asks whether the other one is there; the broker tells others that
+    we are not after one and a half times as long."""
     discovery: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
     """Topic under which Home Assistant looks for devices, `homeassistant` as a rule: each stream
     becomes a device with two entities per label. null: it is not told."""
@@ -155,7 +159,8 @@ class Mqtt(Delivery):
             _check_topic("discovery", settings.discovery)
         if settings.key is not None and settings.certificate is None:
             raise SetupError("key: needs `certificate` too")
-        _tls_context(settings)
+        if address_of(settings).tls:
+            tls_context(settings.ca, settings.certificate, settings.key)
         return super().resolve(settings)
 
     def open(self) -> None:
@@ -164,7 +169,7 @@ class Mqtt(Delivery):
         Raises:
             SetupError: the model knows no such label.
         """
-        if self.settings.password and not self._address.tls and not _is_loopback(self._address):
+        if self.settings.password and not self._address.tls and not is_loopback(self._address.host):
             logging.warning(
                 "mqtt: user and password go to %s for everybody on the way to read; set tls",
                 self.destination,
@@ -368,9 +373,9 @@ class Mqtt(Delivery):
         client.max_inflight_messages_set(0)  # we see to that
         if self.settings.user:
             client.username_pw_set(self.settings.user, self.settings.password or None)
-        tls = _tls_context(self.settings)
-        if tls is not None:
-            client.tls_set_context(tls)
+        if self._address.tls:
+            files = self.settings.ca, self.settings.certificate, self.settings.key
+            client.tls_set_context(tls_context(*files))
         client.will_set(self._topic("availability"), OFFLINE, self.settings.qos, retain=True)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
@@ -380,7 +385,7 @@ class Mqtt(Delivery):
         try:
             client.connect(self._address.host, self._address.port, self.settings.keepalive_s)
         except (OSError, ValueError) as error:
-            raise Away(_reason(error)) from None
+            raise Away(why_not(error, CONNECT_S)) from None
         self._client = client
         self._await_welcome()
         self._connected_s = time.monotonic()
@@ -458,8 +463,8 @@ class Mqtt(Delivery):
         connection = client.socket()
         if connection is None:
             raise Away(self._why_lost())
-        if isinstance(connection, ssl.SSLSocket) and connection.pending():
-            timeout_s = 0.0
+        if hasattr(connection, "pending") and connection.pending():
+            timeout_s = 0.0  # TLS has read more than was asked for
         poller = select.poll()
         wants = select.POLLIN | (select.POLLOUT if client.want_write() else 0)
         poller.register(connection.fileno(), wants)
@@ -616,51 +621,6 @@ def _check_topic(key: str, topic: str) -> None:
         )
 
 
-def _tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
-    """None: without TLS.
-
-    Raises:
-        SetupError: a file cannot be read, or is not what it should be.
-    """
-    if not address_of(settings).tls:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=settings.ca)
-    except (OSError, ValueError) as error:
-        raise SetupError(f"ca: {settings.ca!r}: {_file_reason(error)}") from None
-    if settings.certificate is not None:
-        try:
-            # A key with a passphrase would be asked for at the terminal.
-            context.load_cert_chain(settings.certificate, settings.key, password="")
-        except (OSError, ValueError) as error:
-            which = f"{settings.certificate!r}, {settings.key!r}"
-            raise SetupError(f"certificate, key: {which}: {_file_reason(error)}") from None
-    return context
-
-
-def _file_reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        return "not a certificate, or key, in PEM format without a passphrase"
-    return (isinstance(error, OSError) and error.strerror) or str(error)
-
-
-def _reason(error: Exception) -> str:
-    """Why there is no connection."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return (
-            f"its certificate is not trusted ({error.verify_message}); if it is one of your own, "
-            "set ca"
-        )
-    if isinstance(error, ssl.SSLError):
-        return f"no TLS with it ({error.reason or error}); has it a port without TLS there?"
-    if isinstance(error, socket.gaierror):
-        return "unknown host"
-    if isinstance(error, TimeoutError):
-        return f"no answer within {CONNECT_S:.0f} s"
-    text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-    return text[0].lower() + text[1:]
-
-
 def _refusal(text: str) -> str:
     """Why a broker does not want us."""
     if text in ("Not authorized", "Bad user name or password"):
@@ -674,9 +634,3 @@ def _is_ip(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_loopback(address: Address) -> bool:
-    return address.host == "localhost" or (
-        _is_ip(address.host) and ipaddress.ip_address(address.host).is_loopback
-    )

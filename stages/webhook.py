@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
-import http.client
-import ipaddress
 import logging
 import re
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from msgspec import Meta
 
 from pipeline.bulletin import VERSION
 from pipeline.errors import SetupError
-from stages.delivery import Away, Delivery, DeliverySettings
+from stages.delivery import Away, Delivery, DeliverySettings, is_loopback, tls_context, why_not
+
+if TYPE_CHECKING:
+    import ssl
 
 ATTEMPTS = 3
 """A batch that was refused so often is given up."""
@@ -96,7 +97,10 @@ class Webhook(Delivery):
         _check_headers(settings.headers)
         if url.authorization and any(name.lower() == "authorization" for name in settings.headers):
             raise SetupError("headers: Authorization is given already, by the user in `url`")
-        _tls_context(url, settings.ca)
+        if url.is_secure:
+            tls_context(settings.ca)
+        elif settings.ca is not None:
+            raise SetupError("ca: is for https:// only")
         return super().resolve(settings)
 
     def open(self) -> None:
@@ -105,8 +109,8 @@ class Webhook(Delivery):
         Raises:
             SetupError: the model knows no such label.
         """
-        self._tls = _tls_context(self._url, self.settings.ca)
-        is_open = not self._url.is_secure and not _is_loopback(self._url.host)
+        self._tls = tls_context(self.settings.ca) if self._url.is_secure else None
+        is_open = not self._url.is_secure and not is_loopback(self._url.host)
         if is_open and (self._url.authorization or "authorization" in _lower(self._headers)):
             logging.warning(
                 "webhook: credentials go to %s for everybody on the way to read; use https://",
@@ -217,14 +221,19 @@ class Webhook(Delivery):
         Raises:
             Away: there is none.
         """
+        from http.client import (
+            HTTPConnection,
+            HTTPException,
+            HTTPSConnection,
+            RemoteDisconnected,
+        )
+
         timeout_s = self.settings.timeout_s
-        connection: http.client.HTTPConnection
+        connection: HTTPConnection
         if self._tls is not None:
-            connection = http.client.HTTPSConnection(
-                url.host, url.port, timeout=timeout_s, context=self._tls
-            )
+            connection = HTTPSConnection(url.host, url.port, timeout=timeout_s, context=self._tls)
         else:
-            connection = http.client.HTTPConnection(url.host, url.port, timeout=timeout_s)
+            connection = HTTPConnection(url.host, url.port, timeout=timeout_s)
         # A timeout of sockets starts again with every byte: this is one for all of them.
         is_late = threading.Event()
 
@@ -241,12 +250,17 @@ class Webhook(Delivery):
             connection.request("POST", url.target, body, dict(headers))
             answer = connection.getresponse()
             facts = answer.status, answer.reason, dict(answer.getheaders())
-            _read_some(answer)
+            with contextlib.suppress(OSError, HTTPException, ValueError):
+                answer.read(ANSWER_BYTES)
             return facts
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, HTTPException, ValueError) as error:
             if is_late.is_set():
                 raise Away(f"no answer within {timeout_s:g} s") from None
-            raise Away(_reason(error, timeout_s)) from None
+            if isinstance(error, RemoteDisconnected):
+                raise Away("it closes the connection without an answer") from None
+            if isinstance(error, HTTPException):
+                raise Away(f"its answer is not HTTP ({type(error).__name__})") from None
+            raise Away(why_not(error, timeout_s)) from None
         finally:
             deadline.cancel()
             self._socket = None
@@ -343,32 +357,6 @@ def _check_headers(headers: Mapping[str, str]) -> None:
             raise SetupError(f"headers: {name}: expected a line of printable ASCII")
 
 
-def _tls_context(url: Url, ca: str | None) -> ssl.SSLContext | None:
-    """None: without TLS.
-
-    Raises:
-        SetupError: the certificate cannot be read.
-    """
-    if not url.is_secure:
-        if ca is not None:
-            raise SetupError("ca: is for https:// only")
-        return None
-    try:
-        return ssl.create_default_context(cafile=ca)
-    except ssl.SSLError:
-        raise SetupError(f"ca: {ca!r}: not a certificate in PEM format") from None
-    except OSError as error:
-        raise SetupError(f"ca: {ca!r}: {error.strerror}") from None
-
-
-def _read_some(answer: http.client.HTTPResponse) -> None:
-    """Take in the answer, so that the server is not cut off; its status is known already."""
-    try:
-        answer.read(ANSWER_BYTES)
-    except (OSError, http.client.HTTPException, ValueError):
-        pass
-
-
 def _retry_after(text: str) -> float | None:
     """Seconds the server asks to wait, if it says so in seconds."""
     return min(float(text), LONGEST_RETRY_S) if re.fullmatch(r"\d{1,9}", text.strip()) else None
@@ -377,34 +365,6 @@ def _retry_after(text: str) -> float | None:
 def _plain(reason: str) -> str:
     """A server's words, fit for a log."""
     return "".join(c if c.isprintable() else " " for c in reason)[:60].strip()
-
-
-def _reason(error: Exception, timeout_s: float) -> str:
-    """Why there is no answer."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return (
-            f"its certificate is not trusted ({error.verify_message}); if it is one of your own, "
-            "set ca"
-        )
-    if isinstance(error, ssl.SSLError):
-        return f"no TLS with it ({error.reason or error})"
-    if isinstance(error, socket.gaierror):
-        return "unknown host"
-    if isinstance(error, TimeoutError):
-        return f"no answer within {timeout_s:g} s"
-    if isinstance(error, http.client.RemoteDisconnected):
-        return "it closes the connection without an answer"
-    if isinstance(error, http.client.HTTPException):
-        return f"its answer is not HTTP ({type(error).__name__})"
-    text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-    return text[0].lower() + text[1:]
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _lower(headers: Mapping[str, str]) -> list[str]:

@@ -19,7 +19,7 @@ from tests.processes.runs import ROOT, children, wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.soak]
 
-NEEDED = ("systemd-nspawn", "nsenter", "unshare", "runuser", "/lib/systemd/systemd")
+NEEDED = ("systemd-nspawn", "nsenter", "unshare", "runuser", "curl", "/lib/systemd/systemd")
 PROBLEM = (
     "takes root"
     if os.geteuid() != 0
@@ -41,9 +41,6 @@ stages:
   tracker:    {use: tracker}
   events:     {use: events, after: tracker, path: events.jsonl}
 """
-AWAY = CONFIG.replace(
-    '{source: "${EYELINE}/tests/clips/demo.mp4", mode: live, loop: true}', '{source: "${YARD_URL}"}'
-).replace("{use: capture}", "{use: capture, wait: true}")
 SECRET = "s3cret-of-the-yard"
 
 
@@ -370,24 +367,30 @@ def test_settings_that_the_service_may_not_read_are_refused(machine):
     assert machine.service("status", check=False).returncode == 4
 
 
-def test_a_camera_that_is_away_is_waited_for_and_its_password_is_nowhere(machine):
-    machine.write("/etc/eyeline/away.yaml", AWAY)
-    found = machine.service("install", "/etc/eyeline/away.yaml", "--name", "yard", check=False)
+def test_the_shipped_settings_wait_for_the_camera_and_its_password_is_nowhere(machine):
+    found = machine.service("install", "--name", "yard", check=False)
     assert found.returncode == 2
     assert "YARD_URL" in found.stderr
     assert "/etc/eyeline/yard.env" in found.stderr
     address = f"rtsp://admin:{SECRET}@127.0.0.1:9/stream"
-    machine.write("/etc/eyeline/yard.env", f"YARD_URL='{address}'\n", mode="600")
-    said = machine.service("install", "/etc/eyeline/away.yaml", "--name", "yard").stdout
+    machine.write("/etc/eyeline/yard.env", f"YARD_URL='{address}'\n", mode="644")
+    said = machine.service("install", "--name", "yard").stdout
+    assert "chmod 600 /etc/eyeline/yard.env" in said
+    machine.run("chmod", "600", "/etc/eyeline/yard.env")
+    machine.run("systemctl", "restart", "yard")
     shown = machine.show("ActiveState", "StatusText", name="yard")
     assert shown == {"ActiveState": "active", "StatusText": "1 waiting"}
-    said += machine.service("status", "--name", "yard").stdout
-    said += machine.run("journalctl", "-o", "cat", "-u", "yard").stdout
+    status = machine.service("status", "--name", "yard").stdout
+    assert "http://127.0.0.1:8080/readyz: ready" in status
+    log = machine.run("journalctl", "-o", "cat", "-u", "yard").stdout
+    assert "event=stream stream=yard state=waiting kind=refused" in log
+    said += status + log
     said += machine.run("systemctl", "status", "yard").stdout
     said += machine.run("cat", "/etc/systemd/system/yard.service").stdout
-    assert "event=stream stream=yard state=waiting" in said.replace("stream=demo", "stream=yard")
+    for path in ("api/status", "metrics"):
+        said += machine.run("curl", "-sf", f"http://127.0.0.1:8080/{path}").stdout
     assert SECRET not in said
-    assert machine.service("uninstall", "--name", "yard").returncode == 0
+    machine.service("uninstall", "--name", "yard")
     assert SECRET in machine.run("cat", "/etc/eyeline/yard.env").stdout, "it was not ours to remove"
 
 

@@ -73,7 +73,7 @@ def opened(tmp_path):
 
     def make(folder=tmp_path / "clips", live=False, streams=("demo",), **settings):
         # Not a whole number of frames, as then it would be for rounding to decide.
-        given = {"before_s": 2, "after_s": 0.95, "annotate": False} | settings
+        given = {"before_s": 2, "after_s": 0.95, "annotate": False, "width": 384} | settings
         facts = {"streams": streams, "labels": ("person", "car"), "live": live}
         sink = Clips(ClipsSettings(folder=str(folder), **given), facts)
         sink.resolve(sink.settings)
@@ -199,7 +199,7 @@ def test_the_report_says_who_was_there_and_when(opened, tmp_path):
 
 
 def test_boxes_are_drawn_into_video_and_snapshot_when_asked_for(opened, tmp_path):
-    sink = opened(annotate=True)
+    sink = opened(annotate=True, width=768)
     event(sink, range(40), range(20, 30))
     sink.close()
     (report,) = reports(tmp_path / "clips")
@@ -242,7 +242,7 @@ def test_without_a_snapshot_there_is_none(opened, tmp_path):
 
 @pytest.mark.parametrize("container", [ending.removeprefix(".") for ending in CODECS])
 def test_every_container_can_be_read_back(opened, tmp_path, container):
-    sink = opened(container=container, width=384)
+    sink = opened(container=container)
     event(sink, range(30), range(10, 15))
     sink.close()
     (report,) = reports(tmp_path / "clips")
@@ -294,7 +294,7 @@ def test_wide_pictures_are_halved_and_boxes_with_them(opened, tmp_path):
 
 @pytest.mark.parametrize("size", [(575, 767), (101, 33), (2160, 3840)])
 def test_pictures_of_any_size_make_a_clip(opened, tmp_path, size):
-    sink = opened(before_s=0)
+    sink = opened(before_s=0, width=1920)
     image = cv2.resize(demo()[0], size[::-1])
     for seq in range(4):
         sink.process(frame(seq, person(), image=image))
@@ -438,7 +438,7 @@ def test_no_more_is_kept_than_an_event_needs(opened):
 
 
 def test_a_live_stream_that_is_too_fast_loses_pictures_and_the_report_says_so(opened, tmp_path):
-    sink = opened(live=True, memory_bytes=1_000_000, before_s=0)
+    sink = opened(live=True, memory_bytes=1_000_000, before_s=0, width=768)
     taken = 100
     most = 0
     for seq in range(taken):
@@ -456,7 +456,7 @@ def test_a_live_stream_that_is_too_fast_loses_pictures_and_the_report_says_so(op
 
 
 def test_a_recorded_stream_waits_and_loses_nothing(opened, tmp_path):
-    sink = opened(live=False, memory_bytes=1_000_000, before_s=0)
+    sink = opened(live=False, memory_bytes=1_000_000, before_s=0, width=768)
     event(sink, range(60), range(60))
     sink.end("demo")
     (report,) = reports(tmp_path / "clips")
@@ -470,8 +470,8 @@ def test_a_run_that_is_to_end_waits_no_longer_than_it_may(opened, tmp_path, monk
         raise EndRun
 
     monkeypatch.setattr(clips, "CLOSE_S", 0.0)
-    sink = opened(live=False, before_s=0)
-    event(sink, range(100), range(100))
+    sink = opened(live=False, before_s=0, width=768)
+    event(sink, range(60), range(60))
     sink.beat = stop
     sink.end("demo")
     sink.close()
@@ -507,25 +507,25 @@ def small_disk(folder, size):
             subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("size", [0, 20_000, 400_000])
+@pytest.mark.parametrize("size", [0, 20_000, 100_000])
 def test_a_clip_that_cannot_be_written_is_given_up_and_the_next_one_tried(
     opened, tmp_path, caplog, size
 ):
     sink = opened()
     with caplog.at_level(logging.WARNING):
         with largest_file(size):
-            for start in (0, 60, 120):
-                event(sink, range(start, start + 60), range(start + 20, start + 30))
+            for start in (0, 40, 80):
+                event(sink, range(start, start + 40), range(start + 20, start + 25))
                 wait_until(lambda: sink._writer.is_idle)
         assert files(tmp_path / "clips") == []
         lost = [message for message in caplog.messages if "is lost" in message]
         assert len(lost) == 1, "said once, and not for each clip"
         assert lost[0].startswith("clips: a clip of demo is lost: ")
-        event(sink, range(180, 240), range(200, 210))
+        event(sink, range(120, 160), range(140, 145))
         wait_until(lambda: sink._writer.is_idle)
     assert caplog.messages[-1] == "clips: clips are written again; 3 were lost"
     (report,) = reports(tmp_path / "clips")
-    assert number_of(read(tmp_path / "clips" / report["video"])[0][0]) == 180
+    assert number_of(read(tmp_path / "clips" / report["video"])[0][0]) == 120
 
 
 def test_a_full_disk_costs_clips_and_nothing_else(opened, tmp_path, caplog):

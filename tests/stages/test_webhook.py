@@ -437,6 +437,7 @@ def test_a_server_that_goes_and_comes_back_misses_nothing(sink, caplog):
     stage = sink(url=f"http://127.0.0.1:{port}/")
     for start in (0, 100, 200):
         feed(stage, range(start, start + 50))
+        wait_until(lambda start=start: caplog.text.count("is away") == start // 100 + 1)
         with running(port) as server:
             wait_until(lambda server=server: server.taken)
             feed(stage, range(start + 50, start + 100))
@@ -573,7 +574,7 @@ def test_addresses(text, origin, target):
         ({"url": "http://u:horse@lan", "headers": {"authorization": "x"}}, "given already"),
         ({"ca": "/nowhere.pem"}, "for https:// only"),
         ({"url": "https://lan", "ca": "/nowhere.pem"}, "No such file"),
-        ({"url": "https://lan", "ca": str(ROOT / "run.py")}, "not a certificate"),
+        ({"url": "https://lan", "ca": str(ROOT / "run.py")}, "not in PEM format"),
         ({"spool": "/tmp"}, "is a directory"),
     ],
 )
