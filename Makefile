@@ -24,7 +24,7 @@ demo: $(VENV)/.installed-run
 	@echo "look at runs/demo/: annotated.mp4, events.jsonl, summary.json"
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not soak and not gpu" $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak and not gpu" $(PYTEST)
 
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak $(PYTEST)

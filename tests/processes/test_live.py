@@ -51,7 +51,7 @@ def test_a_frozen_camera_costs_the_others_nothing_and_comes_back(tmp_path):
         after = {name: run.stream(name) for name in before}
         assert len(run.events_of("lame")) == seen
         for name, old in before.items():
-            # A busy machine may cost a picture now and then; a camera that hangs would cost them all.
+            # A busy machine may cost a picture now and then, a camera that hangs would cost all.
             lost = sum(after[name]["dropped"].values()) - sum(old["dropped"].values())
             assert lost <= (after[name]["captured"] - old["captured"]) // 4
             assert after[name]["reconnects"] == 0
