@@ -533,9 +533,10 @@ def _parse(line: str, own: bool) -> tuple[Any, Any]:
         text = hide_credentials(error.message)
         if not own:
             raise SetupError(f"GStreamer is not complete ({text}); try `make gstreamer`") from None
-        raise SetupError(
-            f"pipeline: {text}; expected a line as for gst-launch-1.0, with `! appsink` at its end"
-        ) from None
+        advice = "expected a line as for gst-launch-1.0, with `! appsink` at its end"
+        if text.startswith("no element"):
+            advice = "is its plugin installed? gst-inspect-1.0 lists what there is"
+        raise SetupError(f"pipeline: {text}; {advice}") from None
     sinks = [e for e in _elements(pipeline) if e.get_factory().get_name() == "appsink"]
     if len(sinks) != 1:
         raise SetupError(f"pipeline: has {len(sinks)} appsinks; expected one, at its end")
