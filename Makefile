@@ -65,7 +65,7 @@ apt      = if $(call have,$(1)); then \
                    echo "run this, then make gstreamer again:" >&2; \
                    echo "  sudo apt-get install -y --no-install-recommends $(1)" >&2; exit 1; \
                fi; \
-               apt-get install -y -qq --no-install-recommends $(1) >/dev/null; \
+               apt-get update -qq && apt-get install -y -qq --no-install-recommends $(1) >/dev/null; \
            fi
 
 gstreamer: $(VENV)/.installed-run

@@ -29,7 +29,7 @@ from pipeline.supervisor import CLOSE_S, EXIT_SETUP, OPEN_S
 
 WATCHDOG_S = 15
 """The supervisor's loop turns ten times a second; silent for so long, it hangs."""
-RESTART_S = 1
+RESTART_S = 0.5
 STOP_MARGIN_S = 5
 """For systemd to wait beyond the longest that stopping takes, before it kills."""
 DESCRIPTORS = 65536

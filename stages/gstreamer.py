@@ -1,6 +1,6 @@
 """Reading with GStreamer: network cameras, webcams, and pipelines that users write themselves.
 
-    source ! decoder ! videoconvert ! BGR ! appsink
+    source ! decoder ! videoconvert ! appsink
 
 A pipeline is never started again: what has ended is closed, and a new object made. GStreamer is a
 package of the system, which `make gstreamer` installs; nothing of it is loaded before a source is
@@ -23,7 +23,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.config import hide_credentials
 from pipeline.errors import SetupError, SourceError
@@ -44,6 +46,8 @@ STEP_S = 0.1
 """How soon `interrupt` and errors are noticed while no picture comes."""
 HEARD_EVERY = 32
 """Pictures from one look at a pipeline's messages to the next; unheard they would pile up."""
+MOST_WAITING = 8
+"""Pictures that wait for a reading thread that is late; it takes the newest and counts the rest."""
 JITTER_MS = 200
 """Packets that come out of order, or not at all, are waited for so long; others are passed on at
 once. It is also all that may wait for a decoder that is too slow."""
@@ -60,7 +64,9 @@ SOURCES = {
 }
 """Kind of source -> how its pipeline begins; `uridecodebin` knows other addresses. What users write
 never becomes part of a line of ours: it is set as a property."""
-TO_APPSINK = "videoconvert ! video/x-raw,format=BGR"
+TO_APPSINK = "videoconvert ! video/x-raw,format=(string){BGRx,BGR}"
+"""GStreamer is quick at making pixels of four bytes, and OpenCV at leaving one out; together they
+cost less than BGR from GStreamer, and a copy."""
 APPSINK = re.compile(r"!\s*(appsink\b[^!]*)$")
 
 
@@ -164,6 +170,9 @@ def _decoders(gst: Any) -> list[Any]:
 class GStreamerVideo(Pictures):
     """A camera, a webcam, an address, a file, or a pipeline of the user's own."""
 
+    skipped = 0
+    """Pictures that had come before the one that the last `grab` took, which is the newest."""
+
     def __init__(self, settings: CaptureSettings) -> None:
         """Open it: until the first picture, or until a network camera has promised some.
 
@@ -185,6 +194,7 @@ class GStreamerVideo(Pictures):
         self._over = self._interrupted = False
         self._count = 0
         self._first_ns: int | None = None
+        self._droppable = self._kind == "rtsp" and settings.mode != "lossless"
         self.source_ns = self.ntp_ns = -1
         self.decoder = "GStreamer"
         try:
@@ -210,6 +220,9 @@ class GStreamerVideo(Pictures):
             sample = self._wait(patience_s)
         if self._interrupted or sample is None:
             return False
+        self.skipped = 0
+        while self._droppable and (newer := self._sink.try_pull_sample(0)) is not None:
+            sample, self.skipped = newer, self.skipped + 1
         self._sample = sample
         if not self._count:
             self.decoder = self._decoder()
@@ -235,17 +248,23 @@ class GStreamerVideo(Pictures):
         width, height = caps.get_int("width")[1], caps.get_int("height")[1]
         buffer = self._sample.get_buffer()
         layout = self._video.buffer_get_video_meta(buffer)
+        bytes_each = len(caps.get_string("format"))  # BGR or BGRx: a letter for each
         # Rows end at a multiple of four bytes, unless the buffer says otherwise.
-        start, stride = 0, -(-width * 3 // 4) * 4
+        start, stride = 0, -(-width * bytes_each // 4) * 4
         if layout is not None:
             start, stride = layout.offset[0], layout.stride[0]
         readable, memory = buffer.map(self._gst.MapFlags.READ)
         if not readable:
             return False
         try:
-            shape = (height, width, 3)
-            target = frame.empty("image", shape, np.uint8)
-            target[...] = np.ndarray(shape, np.uint8, memory.data, start, (stride, 3, 1))
+            picture: NDArray[np.uint8] = np.ndarray(
+                (height, width, bytes_each), np.uint8, memory.data, start, (stride, bytes_each, 1)
+            )
+            target = frame.empty("image", (height, width, 3), np.uint8)
+            if bytes_each == 3:
+                target[...] = picture
+            else:
+                cv2.cvtColor(picture, cv2.COLOR_BGRA2BGR, dst=target)
         finally:
             buffer.unmap(memory)
         return True
@@ -276,23 +295,24 @@ class GStreamerVideo(Pictures):
         self._pipeline, self._sink = _parse(line, own=self._kind == "pipeline")
         self._bus = self._pipeline.get_bus()
         self._pipeline.connect(
-            "deep-element-added", partial(_set_up_decoder, self._kind not in ("file", "pipeline"))
+            "deep-element-added", partial(_set_up_element, self._kind not in ("file", "pipeline"))
         )
         if self._kind != "pipeline":
             self._set_up_source(self._pipeline.get_by_name("source"))
         self._promised = self._over = False
         self._sink.set_property("sync", False)
-        self._sink.set_property("max-buffers", 1)
-        droppable = self._kind == "rtsp" and not self.finite and settings.mode != "lossless"
-        self._sink.set_property("drop", droppable)
+        self._sink.set_property("max-buffers", MOST_WAITING if self._droppable else 1)
+        self._sink.set_property("drop", self._droppable)
         self._pipeline.set_state(gst.State.PLAYING)
 
     def _set_up_source(self, source: Any) -> None:
         settings = self._settings
         address, told = str(self._source), dict[str, Any]()
-        if self._kind in ("rtsp", "http"):
+        if self._kind == "http":
             address, login = _without_login(address)
-            told |= login
+            told |= (
+                login  # of an RTSP address it stays where it is, or is tried eight times in vain
+            )
         if self._kind == "rtsp":
             udp = settings.transport == "udp"
             told |= {
@@ -328,12 +348,13 @@ class GStreamerVideo(Pictures):
         """Now that it is open, see whether it has an end, and whether pictures may be dropped."""
         duration_ns = self._pipeline.query_duration(self._gst.Format.TIME)[1]
         self.finite = self._kind == "file" or duration_ns > 0
-        droppable = not self.finite and self._settings.mode != "lossless"
-        self._sink.set_property("drop", droppable)
+        self._droppable = not self.finite and self._settings.mode != "lossless"
+        self._sink.set_property("max-buffers", MOST_WAITING if self._droppable else 1)
+        self._sink.set_property("drop", self._droppable)
         latency = self._gst.Query.new_latency()
         asked = self._sink.get_static_pad("sink").peer_query(latency)
         paced = asked and latency.parse_latency()[0]
-        if self._kind == "pipeline" and droppable and not paced:
+        if self._kind == "pipeline" and self._droppable and not paced:
             # Neither live nor with an end, as a test picture: it is played by its timestamps.
             self._sink.set_property("sync", True)
 
@@ -465,7 +486,7 @@ class GStreamerVideo(Pictures):
 # --- what GStreamer calls, from its own threads ---
 
 
-def _set_up_decoder(live: bool, pipeline: Any, parent: Any, element: Any) -> None:
+def _set_up_element(live: bool, pipeline: Any, parent: Any, element: Any) -> None:
     """Have a decoder give whole pictures only, and each as soon as it can."""
     name = element.get_factory().get_name()
     wanted: dict[str, Any] = {}
@@ -473,6 +494,8 @@ def _set_up_decoder(live: bool, pipeline: Any, parent: Any, element: Any) -> Non
         wanted = {"output-corrupt": False} | ({"max-threads": 1} if live else {})
     elif name.startswith("nv") and live:
         wanted = {"max-display-delay": 0}
+    elif name == "multipartdemux":
+        wanted = {"single-stream": True}  # or it waits a while for another
     for key, value in wanted.items():
         if element.find_property(key):
             element.set_property(key, value)
@@ -489,7 +512,7 @@ def _is_first_video(chosen: list[int], source: Any, number: int, caps: Any) -> b
 
 
 def _parse(line: str, own: bool) -> tuple[Any, Any]:
-    """Make a pipeline, and have it end in an appsink that gets BGR pictures.
+    """Make a pipeline, and have it end in an appsink that gets BGR or BGRx.
 
     Args:
         line: as for gst-launch-1.0; an appsink at its end may be left out.
@@ -510,9 +533,10 @@ def _parse(line: str, own: bool) -> tuple[Any, Any]:
         text = hide_credentials(error.message)
         if not own:
             raise SetupError(f"GStreamer is not complete ({text}); try `make gstreamer`") from None
-        raise SetupError(
-            f"pipeline: {text}; expected a line as for gst-launch-1.0, with `! appsink` at its end"
-        ) from None
+        advice = "expected a line as for gst-launch-1.0, with `! appsink` at its end"
+        if text.startswith("no element"):
+            advice = "is its plugin installed? gst-inspect-1.0 lists what there is"
+        raise SetupError(f"pipeline: {text}; {advice}") from None
     sinks = [e for e in _elements(pipeline) if e.get_factory().get_name() == "appsink"]
     if len(sinks) != 1:
         raise SetupError(f"pipeline: has {len(sinks)} appsinks; expected one, at its end")

@@ -451,8 +451,9 @@ class Outbox:
     def close(self) -> None:
         """Store what is left, and let go of the disk. May be called twice."""
         with self._disk:
-            self._retry_at_s = 0.0
-            self.store()
+            if self._memory:
+                self._retry_at_s = 0.0
+                self.store()
             if self._spool is not None:
                 self._spool.close()
             self._spool = None

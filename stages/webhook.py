@@ -199,24 +199,22 @@ class Webhook(Delivery):
             headers["X-Eyeline-Signature"] = f"sha256={digest}"
         url = self._url
         for _ in range(REDIRECTS + 1):
-            status, reason, answer = self._request(url, body, headers)
+            status, reason, location, retry_after = self._request(url, body, headers)
             if 200 <= status < 300:
                 return
             said = f"{status} {_plain(reason)}".strip()
             if status in (307, 308):
-                url = _redirected(url, answer.get("Location", ""), said)
+                url = _redirected(url, location, said)
                 continue
             if status in (408, 425, 429) or status >= 500 or status < 200:
-                raise Away(f"it answers {said}", _retry_after(answer.get("Retry-After", "")))
+                raise Away(f"it answers {said}", _retry_after(retry_after))
             if 300 <= status < 400:
                 raise _Refused(status, f"it answers {said}; give the url that takes POST itself")
             raise _Refused(status, f"it answers {said}")
         raise _Refused(508, "it redirects in a circle")
 
-    def _request(
-        self, url: Url, body: bytes, headers: Mapping[str, str]
-    ) -> tuple[int, str, Mapping[str, str]]:
-        """Status, its text, and the headers of the answer.
+    def _request(self, url: Url, body: bytes, headers: Mapping[str, str]) -> _Answer:
+        """Post once.
 
         Raises:
             Away: there is none.
@@ -249,10 +247,12 @@ class Webhook(Delivery):
             self._socket = connection.sock
             connection.request("POST", url.target, body, dict(headers))
             answer = connection.getresponse()
-            facts = answer.status, answer.reason, dict(answer.getheaders())
             with contextlib.suppress(OSError, HTTPException, ValueError):
                 answer.read(ANSWER_BYTES)
-            return facts
+            location, retry_after = (
+                answer.headers.get(name) or "" for name in ("Location", "Retry-After")
+            )
+            return _Answer(answer.status, answer.reason, location, retry_after)
         except (OSError, HTTPException, ValueError) as error:
             if is_late.is_set():
                 raise Away(f"no answer within {timeout_s:g} s") from None
@@ -265,6 +265,17 @@ class Webhook(Delivery):
             deadline.cancel()
             self._socket = None
             connection.close()
+
+
+class _Answer(NamedTuple):
+    """What matters of it."""
+
+    status: int
+    reason: str
+    """The status in words."""
+    location: str
+    retry_after: str
+    """Headers of these names; empty if missing."""
 
 
 class _Refused(Exception):  # noqa: N818 - what the server did

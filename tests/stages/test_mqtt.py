@@ -729,13 +729,18 @@ def test_a_password_in_the_clear_is_warned_of(sink, caplog):
     assert "horse" not in caplog.text
 
 
-def test_the_client_id_is_the_same_in_every_run_and_differs_with_prefix_and_spool(sink):
+def test_the_client_id_is_the_same_in_every_run_and_differs_with_prefix_and_spool(
+    sink, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
     ids = [
         sink(prefix=prefix, spool=spool)._own_client_id()
         for prefix, spool in (("a", None), ("a", None), ("b", None), ("a", "auto"))
     ]
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3
+    assert [path.parent.name for path in tmp_path.glob("runs/spool/*.db")] == ["spool"]
     assert all(re.fullmatch(r"eyeline-[0-9a-f]{12}", id) for id in ids)
 
 
@@ -817,10 +822,10 @@ def test_the_spool_of_each_broker_and_prefix_is_its_own():
     assert all(re.fullmatch(r"mqtt-[\w.-]+\.db", name) for name in names)
 
 
-def test_closing_without_having_opened_is_fine():
-    stage = Mqtt(MqttSettings(), FACTS)
+def test_closing_without_having_opened_leaves_no_trace(tmp_path):
+    stage = Mqtt(MqttSettings(spool=str(tmp_path / "spool.db")), FACTS)
     stage.close()
-    assert stage.report()["sent"] == "0"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_may_be_closed_twice(broker, sink):

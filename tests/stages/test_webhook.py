@@ -280,7 +280,7 @@ def test_what_is_too_large_is_posted_in_parts(server, sink):
 
 def test_a_redirection_on_the_same_host_is_followed(server, sink):
     newer = f"http://127.0.0.1:{server.port}/newer?x=1"
-    server.answers = [(308, {"Location": "/new"}), (307, {"Location": newer})]
+    server.answers = [(308, {"Location": "/new"}), (307, {"location": newer})]
     stage = sink(server, secret="horse")
     feed(stage, [0])
     wait_until(lambda: server.frames() == [0])
