@@ -96,6 +96,10 @@ class Capture(Source):
             raise SetupError(
                 "backend: files are read by OpenCV; remove it, or write a `pipeline` of your own"
             )
+        if settings.pipeline is not None or settings.backend == "gstreamer":
+            from stages.gstreamer import check
+
+            check(settings)
         may_wait = settings.wait and is_device(settings.source)
         if isinstance(source, Path) and settings.pipeline is None and not may_wait:
             _check_path(source)
@@ -251,19 +255,22 @@ class Capture(Source):
             assert isinstance(source, Path)
             return open_recorded(source, settings.fps)
         if settings.pipeline is not None or settings.backend == "gstreamer":
-            return _gstreamer(settings)
+            return self._behind_what_was_taken(_gstreamer(settings))
         try:
-            video = OpenCVVideo(settings)
-            for _ in range(self._taken if video.finite else 0):
-                video.grab()  # after a crash: what was taken before it
-            return video
+            return self._behind_what_was_taken(OpenCVVideo(settings))
         except SourceError as error:
             if settings.backend == "opencv" or error.kind != "unsupported":
                 raise
             try:
-                return _gstreamer(settings)
+                return self._behind_what_was_taken(_gstreamer(settings))
             except (SetupError, ImportError):
                 raise error from None
+
+    def _behind_what_was_taken(self, video: Pictures) -> Pictures:
+        """After a crash, pass over what was taken before it, if the source has an end."""
+        for _ in range(self._taken if video.finite else 0):
+            video.grab()
+        return video
 
     def _limit_reached(self) -> bool:
         return self.settings.frames is not None and self._taken >= self.settings.frames
@@ -288,8 +295,8 @@ class Capture(Source):
             cast(Recorded, pictures).rewind()
             more = pictures.grab()
         if more:
-            self._taken += 1 + pictures.lost
-            self._missed.add(decode=pictures.lost)
+            self._taken += 1 + pictures.lost + pictures.skipped
+            self._missed.add(busy=pictures.skipped, decode=pictures.lost)
         return more
 
 

@@ -31,6 +31,8 @@ class Pictures(Protocol):
     played at its own pace, and it is not opened again when it has ended."""
     lost: int = 0
     """Pictures passed over by the last `grab` because they are damaged."""
+    skipped: int = 0
+    """Pictures that had come before the one that the last `grab` took, which is the newest."""
 
     def grab(self) -> bool:
         """Wait for the next picture and take it. False: there is none, see `trouble`.
