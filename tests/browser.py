@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -66,8 +67,11 @@ class Browser:
                 self._do(self._leave())
         finally:
             self._loop.close()
-            if self._process.poll() is None:
-                self._process.kill()
+            try:
+                # Its helpers too, which may outlive it and write into the folder.
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
             self._process.wait(DEADLINE_S)
             shutil.rmtree(self._folder, ignore_errors=True)
 
