@@ -8,11 +8,12 @@ BIN    := $(VENV)/bin
 CV     := $(shell $(PYTHON) -c "import ctypes; [ctypes.CDLL(l) for l in ('libGL.so.1', 'libSM.so.6', 'libICE.so.6', 'libgthread-2.0.so.0')]; print('window')" 2>/dev/null || echo headless)
 ORT    := $(shell $(PYTHON) -c "import ctypes; ctypes.CDLL('libcuda.so.1'); print('gpu')" 2>/dev/null || echo cpu)
 
-.PHONY: help demo test check soak install gstreamer clean
+.PHONY: help demo test live check soak install gstreamer clean
 
 help:
 	@echo "make demo    install, and run the embedded model on the shipped clip"
-	@echo "make test    install what tests need, and run them all"
+	@echo "make test    install what tests need, and run them"
+	@echo "make live    the tests that read real cameras and browsers in real time, for minutes"
 	@echo "make check   ruff and mypy"
 	@echo "make soak    the tests that take minutes: kills, hangs, memory"
 	@echo "make gstreamer  install the GStreamer capture backend (Debian and Ubuntu)"
@@ -24,7 +25,10 @@ demo: $(VENV)/.installed-run
 	@echo "look at runs/demo/: annotated.mp4, events.jsonl, summary.json"
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak and not gpu" $(PYTEST)
+	$(BIN)/python -m pytest -m "not live and not soak and not gpu" $(PYTEST)
+
+live: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "live and not soak" $(PYTEST)
 
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak $(PYTEST)

@@ -20,6 +20,8 @@ from hypothesis import strategies as some
 from tests.camera import CLIP, PORTS, ROOT, Camera, age_ms, draw_clock, read_clip, read_clock
 from tests.stages.test_rtsp_server import Reader
 
+pytestmark = pytest.mark.live
+
 DEADLINE_S = 30.0
 
 

@@ -25,6 +25,8 @@ from stages.clips import Clips, ClipsSettings
 from stages.video import CODECS
 from tests.processes.runs import CLIP, ROOT, Run, wait_until
 
+pytestmark = pytest.mark.live
+
 FPS = 10
 NOW_NS = time.time_ns() // 10**9 * 10**9
 """A whole second, at which every stream begins."""

@@ -34,8 +34,11 @@ def loads():
 
 LACKING = loads()
 needs_gstreamer = pytest.mark.skipif(bool(LACKING), reason=LACKING)
-pytestmark = pytest.mark.filterwarnings("ignore::ImportWarning", "ignore::DeprecationWarning")
-"""Of its bindings, which Python's importer finds old-fashioned."""
+pytestmark = [
+    pytest.mark.live,
+    # Of its bindings, which Python's importer finds old-fashioned.
+    pytest.mark.filterwarnings("ignore::ImportWarning", "ignore::DeprecationWarning"),
+]
 SECOND_NS = 1_000_000_000
 
 

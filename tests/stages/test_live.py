@@ -25,6 +25,8 @@ from tests.builders import CLIP, header, pixels
 from tests.camera import Camera, read_clock
 from tests.reading import DEADLINE_S, Reading, held
 
+pytestmark = pytest.mark.live
+
 SECOND_NS = 1_000_000_000
 
 

@@ -2,6 +2,8 @@
 
 import os
 
+pytestmark = pytest.mark.live
+
 # Heard once in a process, when FFmpeg is used first; see stages/opencv.py.
 os.environ["OPENCV_FFMPEG_SKIP_LOG_CALLBACK"] = "1"
 os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "24"

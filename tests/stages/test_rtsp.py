@@ -20,6 +20,8 @@ from stages import rtsp, rtsp_server
 from stages.rtsp import Rtsp, RtspSettings, encode
 from tests.processes.runs import CLIP, Run
 
+pytestmark = pytest.mark.live
+
 DEADLINE_S = 30.0
 BOX = (32, 40, 160, 120)
 OBJECTS = {

@@ -16,7 +16,7 @@ from tests.browser import CHROMIUM, Browser
 from tests.processes.runs import CLIP, Run, wait_until
 
 pytestmark = [
-    pytest.mark.processes,
+    pytest.mark.live,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: chromium)"),
 ]
 
