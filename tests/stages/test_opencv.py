@@ -2,8 +2,6 @@
 
 import os
 
-pytestmark = pytest.mark.live
-
 # Heard once in a process, when FFmpeg is used first; see stages/opencv.py.
 os.environ["OPENCV_FFMPEG_SKIP_LOG_CALLBACK"] = "1"
 os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "24"
@@ -28,6 +26,8 @@ from tests.builders import ROOT
 from tests.camera import Camera
 from tests.reading import DEADLINE_S, Reading
 from tests.webcam import Webcam, build, compiler
+
+pytestmark = pytest.mark.live
 
 OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 
