@@ -4,7 +4,7 @@
 // pictures of the streams that are on the screen. The next picture of a stream is sent when the
 // last one has been shown, so a slow viewer gets fewer and never old ones.
 
-const LOST_MS = 6000; // without a word from the server
+const LOST_MS = 10000; // without a word from the server
 const RETRY_MS = [500, 1000, 2000, 4000, 8000];
 const EVENTS_SHOWN = 100;
 const SAMPLES = 150; // points across a curve

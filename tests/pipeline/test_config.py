@@ -58,8 +58,10 @@ def test_the_order_of_the_stages_is_kept(tmp_path):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_shipped_file_is_accepted(path, monkeypatch):
     monkeypatch.setenv("YARD_URL", "rtsp://user:secret@camera/stream")
-    config = check(load(path), path.name)
-    assert config.stages["capture"] == {"use": "capture"}
+    written = load(path)
+    config = check(written, path.name)
+    assert config.stages == written["stages"]
+    assert list(config.streams) == list(written["streams"])
 
 
 @pytest.mark.parametrize(

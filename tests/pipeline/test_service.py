@@ -8,9 +8,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import run
 from pipeline import service as services
@@ -390,3 +392,21 @@ def test_a_page_that_does_not_answer_is_told_of():
     address = answer_once(b"")
     assert services._ask(address).startswith("no answer (")
     assert services._ask(address).startswith("no answer ("), "nor when nobody listens"
+
+
+# --- the container image ---
+
+
+def test_the_image_asks_for_what_is_there():
+    lines = (ROOT / "Containerfile").read_text().splitlines()
+    (extras,) = (line.partition("EXTRAS=")[2] for line in lines if line.startswith("ARG EXTRAS="))
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        known = tomllib.load(file)["project"]["optional-dependencies"]
+    assert set(extras.split(",")) <= set(known)
+    allowed = [line[1:] for line in (ROOT / ".containerignore").read_text().splitlines()]
+    for package in ("run.py", "pipeline", "stages", "models", "configs", "pyproject.toml"):
+        assert package in allowed
+        assert (ROOT / package).exists()
+    daemon = yaml.safe_load((ROOT / "configs" / "daemon.yaml").read_text())
+    (health,) = (line for line in lines if "/healthz" in line)
+    assert f"127.0.0.1:{daemon['stages']['web']['port']}/healthz" in health
