@@ -16,16 +16,9 @@ from pipeline.frame import Frame
 from pipeline.monitor import Condition
 from pipeline.stage import Array, Settings, Source
 from stages.live import Live, Missed, SourceClock, fill
-from stages.opencv import (
-    IMAGES,
-    OpenCVVideo,
-    images_in,
-    is_device,
-    is_recorded,
-    normal,
-    open_recorded,
-)
+from stages.opencv import IMAGES, OpenCVVideo, images_in, open_recorded
 from stages.pictures import Pictures, Recorded
+from stages.sources import is_device, is_recorded, normal
 
 SEEK_FROM = 250
 """Pictures from which on seeking in a file is quicker than reading past them."""

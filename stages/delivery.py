@@ -7,7 +7,6 @@ whoever wants it, tries again for ever while they are away, and says when they w
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import logging
 import os
 import select
@@ -489,14 +488,6 @@ def why_not(error: Exception, timeout_s: float) -> str:
         return f"no answer within {timeout_s:g} s"
     text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
     return text[0].lower() + text[1:]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether what is sent there stays on this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class _State(msgspec.Struct, array_like=True):

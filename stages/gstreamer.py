@@ -31,8 +31,18 @@ from pipeline.config import hide_credentials
 from pipeline.errors import SetupError, SourceError
 from pipeline.frame import Frame
 from stages.live import FIRST_PICTURE_S
-from stages.opencv import is_device, normal
 from stages.pictures import Pictures
+from stages.sources import (
+    PORTS,
+    Trouble,
+    device_path,
+    device_trouble,
+    host_of,
+    is_device,
+    network_trouble,
+    normal,
+    refusal,
+)
 
 if TYPE_CHECKING:
     from stages.capture import CaptureSettings
@@ -72,8 +82,6 @@ APPSINK = re.compile(r"!\s*(appsink\b[^!]*)$")
 
 _RTSP_UDP, _RTSP_TCP = 3, 4
 """Of the property `protocols`: UDP to one or to many, and TCP."""
-_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
-
 _UNSUPPORTED = {
     ("gst-core-error-quark", 12),  # missing plugin
     *(("gst-stream-error-quark", code) for code in (3, 4, 5, 6, 11)),  # type, codec, format
@@ -327,7 +335,7 @@ class GStreamerVideo(Pictures):
             source.connect("select-stream", partial(_is_first_video, []))
         if self._kind == "device":
             self._pipeline.get_by_name("asked").set_property("caps", self._asked())
-            told["device"] = str(_device(self._source))
+            told["device"] = str(device_path(self._source))
         else:
             told["location" if self._kind in SOURCES else "uri"] = address
         for name, value in told.items():
@@ -386,7 +394,7 @@ class GStreamerVideo(Pictures):
     def _silence(self, patience_s: float, opening: bool) -> tuple[str, str]:
         if opening and self._kind not in ("device", "pipeline", "file"):
             address = str(self._source)
-            return _unreached(address) or ("timeout", f"{_at(address)} does not answer")
+            return _unreached(address) or network_trouble("timeout", address)
         text = f"no new picture has come for {patience_s:g} s"
         if not self._count:
             text = f"no picture has come within {patience_s:g} s"
@@ -433,18 +441,18 @@ class GStreamerVideo(Pictures):
             text = f"{message.src.get_name()}: {error.message} ({why})"
             return kind, hide_credentials(text)
         if self._kind == "device":
-            return _device_trouble(_device(self._source))
+            return device_trouble(device_path(self._source))
         if kind == "unsupported":
             return kind, self._unsupported(message)
         if self._kind == "file":
             return kind, "cannot be read" if kind == "failed" else "no such file"
         status = _status(message)
         if status:
-            return _status_told(status, _at(address), "@" in address)
+            return refusal(status, address)
         if self._count:
             return "closed", "the other side has ended the stream"
         if "imeout" in debug:
-            return "timeout", f"{_at(address)} does not answer"
+            return network_trouble("timeout", address)
         return _unreached(address) or (kind, "cannot be opened: no stream at this address?")
 
     def _unsupported(self, message: Any) -> str:
@@ -456,7 +464,7 @@ class GStreamerVideo(Pictures):
         return "GStreamer cannot decode what comes"
 
     def _look_at_device(self) -> None:
-        kind, text = _device_trouble(_device(self._source))
+        kind, text = device_trouble(device_path(self._source))
         if kind == "no_device" or "permission" in text:
             raise SourceError(text, kind)
 
@@ -563,22 +571,6 @@ def _kind_of(settings: CaptureSettings) -> str:
     return {"rtsps": "rtsp", "rtspt": "rtsp", "rtspu": "rtsp", "https": "http"}.get(scheme, scheme)
 
 
-def _device(source: int | str | Path) -> Path:
-    return Path(f"/dev/video{source}" if isinstance(source, int) else str(source))
-
-
-def _device_trouble(device: Path) -> tuple[str, str]:
-    """Kind and words of why a webcam gives no picture."""
-    try:
-        os.close(os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-            return "no_device", f"no camera at {device}: is it plugged in?"
-        if error.errno in (errno.EACCES, errno.EPERM):
-            return "failed", f"no permission for {device}: add the user to the group video"
-    return "failed", f"{device} gives no picture: another program uses it, or it is no camera"
-
-
 def _without_login(address: str) -> tuple[str, dict[str, str]]:
     """An address, and apart from it user and password as properties, which no message shows."""
     from urllib.parse import unquote
@@ -591,39 +583,22 @@ def _without_login(address: str) -> tuple[str, dict[str, str]]:
     return f"{scheme}://{host}{''.join(path)}", properties
 
 
-def _host(address: str) -> tuple[str, int | None]:
-    """Host and port of an address."""
-    from urllib.parse import urlsplit
-
-    try:
-        parts = urlsplit(hide_credentials(address))  # a password may look like a port and a path
-        return parts.hostname or "?", parts.port or _PORTS.get(parts.scheme)
-    except ValueError:
-        return "?", None
-
-
-def _at(address: str) -> str:
-    """The same for messages."""
-    host, port = _host(address)
-    return f"{host}:{port}" if port else host
-
-
-def _unreached(address: str) -> tuple[str, str] | None:
+def _unreached(address: str) -> Trouble | None:
     """Why a host cannot be connected to, which GStreamer does not say; None: it can."""
-    host, port = _host(address)
-    if address.partition("://")[0].lower() not in _PORTS or port is None:
+    host, port = host_of(address)
+    if address.partition("://")[0].lower() not in PORTS or port is None:
         return None
     try:
         socket.create_connection((host, port), REACH_TIMEOUT_S).close()
     except (socket.gaierror, UnicodeError):
-        return "unknown_host", f"there is no host {host}, or no name server answers"
+        return network_trouble("unknown_host", address)
     except ConnectionRefusedError:
-        return "refused", f"nothing listens at {host}:{port}: is the camera up, and the port right?"
+        return network_trouble("refused", address)
     except TimeoutError:
-        return "timeout", f"{host}:{port} does not answer"
+        return network_trouble("timeout", address)
     except OSError as error:
         if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN):
-            return "unreachable", f"there is no way to {host}: is the network up?"
+            return network_trouble("unreachable", address)
     return None
 
 
@@ -634,20 +609,6 @@ def _status(message: Any) -> int:
         return 0
     answers = (details.get_uint(f"{protocol}-status-code") for protocol in ("rtsp", "http"))
     return next((status for known, status in answers if known), 0)
-
-
-def _status_told(status: int, at: str, has_user: bool) -> tuple[str, str]:
-    """Kind and words of it."""
-    if status == 401 and not has_user:
-        text = "it wants a user and a password: put USER:PASSWORD@ before the host's name"
-        return "unauthorized", text
-    if status == 401:
-        return "unauthorized", "wrong user or password"
-    if status == 403:
-        return "unauthorized", "the user has no right to this stream"
-    if status in (404, 410):
-        return "not_found", f"{at} has no such stream: check the path in the address"
-    return "failed", f"{at} answers with error {status}"
 
 
 # --- asked from outside ---

@@ -351,7 +351,6 @@ class Live(threading.Thread):
             self.problem = text
             return True
         lived_s = (time.monotonic_ns() - self._lived_from_ns) / 1e9 if self._lived_from_ns else 0.0
-        self._close()
         self._wait_for_next(kind, text, lived_s)
         return False
 
@@ -359,6 +358,7 @@ class Live(threading.Thread):
         delay_s = self._backoff.delay_s(lived_s)
         self._roused.clear()
         self._tell(Condition("waiting", kind, text, round(delay_s, 3)))
+        self._close()  # after it is told: a webcam that hangs may take long to let go of
         if not self._wanted_elsewhere():
             self._roused.wait(delay_s)
 

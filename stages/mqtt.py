@@ -38,7 +38,8 @@ from msgspec import Meta
 from pipeline.bulletin import VERSION
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
-from stages.delivery import Away, Delivery, DeliverySettings, is_loopback, tls_context, why_not
+from stages.addresses import is_loopback
+from stages.delivery import Away, Delivery, DeliverySettings, tls_context, why_not
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client

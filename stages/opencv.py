@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import socket
@@ -18,12 +17,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import cv2
 import numpy as np
 
-from pipeline.config import hide_credentials
 from pipeline.errors import SourceError
 from pipeline.frame import Frame
 from pipeline.graph import usable_cores
 from stages.live import FIRST_PICTURE_S
 from stages.pictures import Pictures, Recorded
+from stages.sources import (
+    Trouble,
+    device_path,
+    device_trouble,
+    is_device,
+    network_trouble,
+    normal,
+    refusal,
+)
 
 if TYPE_CHECKING:
     from stages.capture import CaptureSettings
@@ -39,23 +46,6 @@ HEARD_EVERY = 64
 """Pictures from one time to the next that what FFmpeg has said is thrown away."""
 NEVER_COUNTED = 1e9
 """Frames from which on a count is none: what FFmpeg makes up for a stream without an end."""
-
-
-def normal(source: str | int) -> int | str | Path:
-    """What a source is: index of a webcam, address, or path."""
-    if isinstance(source, int) or source.isdecimal():
-        return int(source)
-    return source if "://" in source else Path(source).expanduser()
-
-
-def is_device(source: str | int) -> bool:
-    """Whether it is a webcam."""
-    return isinstance(normal(source), int) or str(source).startswith("/dev/")
-
-
-def is_recorded(source: str | int) -> bool:
-    """Whether it is a file, or a folder of images."""
-    return isinstance(normal(source), Path) and not is_device(source)
 
 
 class _Video(Pictures):
@@ -295,10 +285,7 @@ class OpenCVVideo(_Video):
         """
         self._settings = settings
         self._source = normal(settings.source)
-        self._device: Path | None = None
-        if is_device(settings.source):
-            index = isinstance(self._source, int)
-            self._device = Path(f"/dev/video{self._source}" if index else str(self._source))
+        self._is_device = is_device(settings.source)
         self.source_ns = -1
         self._index = -1
         self._trouble = ("", "")
@@ -307,15 +294,15 @@ class OpenCVVideo(_Video):
         self._primed = False
         self._words = _Words()
         try:
-            if self._device is not None:
+            if self._is_device:
                 self._open_device()
             else:
                 self._open_address(str(self._source))
             self._measure()
             count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-            self._count = round(count) if self._device is None and 0 < count < NEVER_COUNTED else 0
+            self._count = round(count) if not self._is_device and 0 < count < NEVER_COUNTED else 0
             self.finite = self._count > 0
-            if self._device is not None:
+            if self._is_device:
                 # A webcam that another program uses can be opened all the same.
                 self._primed = self._grab_device(OPEN_TIMEOUT_S)
                 if not self._primed:
@@ -329,7 +316,7 @@ class OpenCVVideo(_Video):
         source = self._source if isinstance(self._source, int) else str(self._source)
         self._capture = cv2.VideoCapture(source, backend)
         if not self._capture.isOpened():
-            kind, text = self._device_trouble()
+            kind, text = device_trouble(device_path(self._source))
             raise SourceError(text, kind)
         for prop, value in (
             (cv2.CAP_PROP_FRAME_WIDTH, self._settings.width),
@@ -359,7 +346,7 @@ class OpenCVVideo(_Video):
         """Go to the next picture; False at the end."""
         if self._primed:
             self._primed = False
-        elif self._device is not None:
+        elif self._is_device:
             if not self._grab_device(self._settings.stall_timeout_s):
                 return False
         elif self._interrupted or not self._grab_address():
@@ -381,7 +368,7 @@ class OpenCVVideo(_Video):
                 return True
             # OpenCV gives up on a silent webcam after a second, which lets us be interrupted.
             if time.monotonic() - asked < LEFT_OVER_S:
-                self._trouble = self._device_trouble()
+                self._trouble = device_trouble(device_path(self._source))
                 return False
             if time.monotonic() >= until:
                 break
@@ -407,20 +394,6 @@ class OpenCVVideo(_Video):
             kind, text = "closed", "the other side has ended the stream"
         self._trouble = kind, text
         return False
-
-    def _device_trouble(self) -> tuple[str, str]:
-        device = self._device
-        assert device is not None
-        try:
-            os.close(os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-                return "no_device", f"no camera at {device}: is it plugged in?"
-            if error.errno in (errno.EACCES, errno.EPERM):
-                return "failed", f"no permission for {device}: add the user to the group video"
-            if error.errno != errno.EBUSY:
-                return "failed", f"{device} cannot be opened: {error.strerror}"
-        return "failed", f"{device} gives no picture: another program uses it, or it is no camera"
 
     def trouble(self) -> tuple[str, str]:
         """Kind and words of what ended it too early."""
@@ -549,7 +522,7 @@ _KINDS = (
 """What else it says -> what that means."""
 
 
-def _told_apart(said: str, address: str, otherwise: str) -> tuple[str, str]:
+def _told_apart(said: str, address: str, otherwise: str) -> Trouble:
     """Kind and words of what went wrong; of what FFmpeg said, which holds passwords, nothing.
 
     Args:
@@ -557,46 +530,19 @@ def _told_apart(said: str, address: str, otherwise: str) -> tuple[str, str]:
         address: that was to be opened.
         otherwise: the kind, if FFmpeg has said nothing that is known.
     """
-    from urllib.parse import urlsplit
-
-    try:
-        parts = urlsplit(hide_credentials(address))  # a password may look like a port and a path
-        host, port, user = parts.hostname or "?", parts.port, parts.username
-    except ValueError:
-        host, port, user = "?", None, None
-    at = f"{host}:{port}" if port else host
     # Of a host's several addresses one has answered: that weighs more than that another did not.
     status = _STATUS.search(said)
     if status is not None:
-        return _status_told(int(status[1]), at, bool(user))
+        return refusal(int(status[1]), address)
     kind = next((kind for pattern, kind in _KINDS if re.search(pattern, said)), otherwise)
+    if kind in ("unknown_host", "refused", "unreachable", "timeout"):
+        return network_trouble(kind, address)
     texts = {
-        "unknown_host": f"there is no host {host}, or no name server answers",
-        "refused": f"nothing listens at {at}: is the camera up, and the port right?",
-        "unreachable": f"there is no way to {host}: is the network up?",
-        "timeout": f"{at} does not answer",
         "unsupported": "OpenCV cannot decode what comes",
         "closed": "the other side has closed the connection",
         "failed": "cannot be opened: nothing that OpenCV reads, or no stream at this address",
     }
     return kind, texts.get(kind, "")
-
-
-def _status_told(status: int, at: str, has_user: bool) -> tuple[str, str]:
-    """The same for the status of an answer."""
-    if status == 401 and not has_user:
-        text = "it wants a user and a password: put USER:PASSWORD@ before the host's name"
-        return "unauthorized", text
-    if status == 401:
-        return "unauthorized", "wrong user or password"
-    if status == 403:
-        return "unauthorized", "the user has no right to this stream"
-    if status in (404, 410):
-        return "not_found", f"{at} has no such stream: check the path in the address"
-    if status == 461:
-        text = "the camera does not send this way: try the other `transport`"
-        return "unsupported", text
-    return "failed", f"{at} answers with error {status}"
 
 
 def images_in(folder: Path) -> list[Path]:

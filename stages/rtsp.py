@@ -8,7 +8,6 @@ nothing. Each viewer can tell when a picture was captured, see RTCP sender repor
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import queue
 import threading
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Settings, Stage
+from stages.addresses import check_own, is_loopback
 from stages.annotate import Annotator
 from stages.objects import OBJECTS, labels_of
 from stages.rtp import Jpeg
@@ -103,7 +103,8 @@ class Rtsp(Stage):
             raise SetupError(f"port: expected a number up to 65535, found {settings.port}")
         if bool(settings.user) != bool(settings.password):
             raise SetupError("user, password: expected both or neither, found one of them")
-        if not _is_loopback(settings.address) and not settings.user:
+        check_own(settings.address, "user and password")
+        if not is_loopback(settings.address) and not settings.user:
             raise SetupError(
                 f"address: {settings.address} lets others see the streams; set user and password, "
                 "or use 127.0.0.1"
@@ -123,7 +124,7 @@ class Rtsp(Stage):
         for stream in self.facts.get("streams", ()):
             self._stream(stream)
         where = self.report()["address"]
-        if _is_loopback(self.settings.address):
+        if is_loopback(self.settings.address):
             logging.info("rtsp: annotated streams at %s", where)
         else:
             logging.warning(
@@ -256,18 +257,3 @@ def encode(picture: NDArray[np.uint8], width: int, quality: int) -> bytes:
         )
     jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return jpeg.tobytes()
-
-
-def _is_loopback(address: str) -> bool:
-    """Whether only this machine can reach it.
-
-    Raises:
-        SetupError: not an IP address.
-    """
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        raise SetupError(
-            f"address: expected an IP address of this machine, found {address!r}; 127.0.0.1 is for "
-            "this machine alone, 0.0.0.0 for all who have user and password"
-        ) from None

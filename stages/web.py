@@ -8,7 +8,6 @@ served under which path is told in docs/api.md.
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import queue
 import threading
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from pipeline.errors import SetupError
 from pipeline.frame import ALIGN, Frame, Header
 from pipeline.stage import Array, Settings, Stage
+from stages.addresses import check_own, is_loopback
 from stages.annotate import Annotator
 from stages.incidents import Presence
 from stages.objects import OBJECTS, Objects, labels_of
@@ -103,6 +103,7 @@ class Web(Stage):
         """
         if int(settings.port) > 65535:
             raise SetupError(f"port: expected a number up to 65535, found {settings.port}")
+        check_own(settings.address, "the token")
         token, is_local = settings.token, is_loopback(settings.address)
         if token is None and not is_local:
             raise SetupError(
@@ -299,18 +300,3 @@ class _Taken:
     stream: _Stream
     frame: Frame
     wall_ns: int
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach it.
-
-    Raises:
-        SetupError: not an IP address.
-    """
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        raise SetupError(
-            f"address: expected an IP address of this machine, found {address!r}; 127.0.0.1 is for "
-            "this machine alone, 0.0.0.0 for all who have the token"
-        ) from None

@@ -27,8 +27,9 @@ from aiohttp import WSMsgType, hdrs, web
 
 from pipeline.config import NAME, hide_credentials
 from pipeline.monitor import Run, RunStatus
+from stages.addresses import is_loopback
 from stages.events import utc_ms
-from stages.web import WebSettings, is_loopback
+from stages.web import WebSettings
 from stages.web_feed import Feed
 from stages.web_status import STEP_S, History, exposition, why_not_ready
 

@@ -18,7 +18,8 @@ from msgspec import Meta
 
 from pipeline.bulletin import VERSION
 from pipeline.errors import SetupError
-from stages.delivery import Away, Delivery, DeliverySettings, is_loopback, tls_context, why_not
+from stages.addresses import is_loopback
+from stages.delivery import Away, Delivery, DeliverySettings, tls_context, why_not
 
 if TYPE_CHECKING:
     import ssl

@@ -21,7 +21,7 @@ import pytest
 
 from pipeline.errors import SourceError
 from stages.capture import CaptureSettings
-from stages.opencv import OpenCVVideo, _told_apart, is_device, is_recorded
+from stages.opencv import OpenCVVideo, _told_apart
 from tests.builders import ROOT
 from tests.camera import Camera
 from tests.reading import DEADLINE_S, Reading
@@ -30,23 +30,6 @@ from tests.webcam import Webcam, build, compiler
 pytestmark = pytest.mark.live
 
 OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
-
-
-@pytest.mark.parametrize(
-    ("source", "recorded", "device"),
-    [
-        (0, False, True),
-        ("3", False, True),
-        ("/dev/video2", False, True),
-        ("/dev/v4l/by-id/usb-cam", False, True),
-        ("rtsp://cam/x", False, False),
-        ("http://cam/x.mp4", False, False),
-        ("clip.mp4", True, False),
-        ("12:30.avi", True, False),
-    ],
-)
-def test_a_source_is_a_file_a_webcam_or_an_address(source, recorded, device):
-    assert (is_recorded(source), is_device(source)) == (recorded, device)
 
 
 # --- why an address cannot be opened ---
