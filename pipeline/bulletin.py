@@ -55,6 +55,7 @@ class StageNotice(msgspec.Struct, frozen=True):
     after: str | None
     restarts: int
     facts: dict[str, str]
+    counts: dict[str, int]
 
 
 class Notice(msgspec.Struct, frozen=True):
@@ -225,6 +226,7 @@ class View:
             waited_ms=round(waited_ns / frames / 1e6, 3) if frames else 0.0,
             cpu_s=round(sum(row.cpu_s for row in rows), 3),
             facts=stage.facts,
+            counts=stage.counts,
             workers=[
                 WorkerStatus(worker.name, worker.pid, self._board.in_hand(worker.row))
                 for worker in workers

@@ -53,6 +53,7 @@ class Child:
         self.done = False
         """Its stream has ended."""
         self.facts: dict[str, dict[str, str]] = {}
+        self.counts: dict[str, dict[str, int]] = {}
 
     @property
     def alive(self) -> bool:

@@ -89,7 +89,9 @@ class StageStatus(msgspec.Struct, frozen=True):
     """How long frames waited for it on average; times their rate it is the queue before it."""
     cpu_s: float
     facts: dict[str, str]
-    """What the stage reported once open: provider, decoder."""
+    """What the stage reports: provider, decoder."""
+    counts: dict[str, int]
+    """What it counts beside frames; see `Stage.tally`."""
     workers: list[WorkerStatus]
 
 

@@ -129,7 +129,17 @@ class Stage:
         """Take up the state that `state` gave before a crash. Called after `open`."""
 
     def report(self) -> Mapping[str, str]:
-        """Facts worth showing to a person once open: the provider, the decoder in use."""
+        """Facts worth showing to a person while it is open: the provider, an address in use.
+
+        Asked about once a second, like `tally`, and must be quick.
+        """
+        return {}
+
+    def tally(self) -> Mapping[str, int]:
+        """What it counts beside frames, since its process started: messages sent, viewers.
+
+        Shown in the status and the metrics, and in the summary as it is after `close`.
+        """
         return {}
 
 

@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from enum import IntEnum
@@ -407,9 +407,10 @@ class Supervisor:
         if child is None:
             return  # the last words of a stream that is gone
         self._notice_due = 0.0
-        if report.kind == "ready":
-            child.facts = report.facts
-            child.ready_since = time.monotonic()
+        if report.kind in ("ready", "news"):
+            child.facts, child.counts = report.facts, report.counts
+            if report.kind == "ready":
+                child.ready_since = time.monotonic()
         elif report.kind == "condition":
             child.facts = {**child.facts, **report.facts}
             if child.feed is not None and report.condition is not None:
@@ -654,6 +655,7 @@ class Supervisor:
                     node.after.name if node.after else None,
                     self.restarts_of(node.name),
                     self.facts_of(node.name),
+                    self.counts_of(node.name),
                 )
                 for node in self.graph.nodes
             ],
@@ -663,11 +665,18 @@ class Supervisor:
     # --- what it all came to ---
 
     def facts_of(self, stage: str) -> dict[str, str]:
-        """What a stage reported once open."""
+        """What a stage reports."""
         for child in self.children.values():
             if stage in child.facts:
                 return child.facts[stage]
         return {}
+
+    def counts_of(self, stage: str) -> dict[str, int]:
+        """What a stage counts, in all of its workers."""
+        total: Counter[str] = Counter()
+        for child in self.children.values():
+            total.update(child.counts.get(stage, {}))
+        return dict(total)
 
     def restarts_of(self, stage: str) -> int:
         """How often a worker of the stage was started again."""
@@ -695,6 +704,9 @@ class Supervisor:
                 "cpu_s": round(sum(row.cpu_s for row in rows), 3),
                 "provider": self.facts_of(node.name).get("provider"),
             }
+            counts = self.counts_of(node.name)
+            if counts:
+                stages[node.name]["counts"] = counts
         return {
             "streams": self.feeds.summary(),
             "stages": stages,

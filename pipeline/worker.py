@@ -52,6 +52,9 @@ IDLE_MS = 20
 HELD_MS = 2
 """How often capture asks whether a dead worker's frame may be sent again."""
 
+NEWS_NS = 1_000_000_000
+"""How often stages are asked for what they report and count."""
+
 RESTART_TOO_OLD_NS = 1_000_000_000
 """A live frame older than this is not sent again after a death, unless `max_age_ms` is longer."""
 
@@ -66,13 +69,16 @@ class Report(msgspec.Struct, omit_defaults=True):
 
     worker: int
     kind: str
-    """"ready", "log", "fatal" (a RunError), "setup" (a SetupError), "broken" (a source that ended
-    too early: the run drains and fails), "end" (a person's wish), "condition" (of a source),
-    "renew" (a process that cannot go on, through no fault of its own), "request"."""
+    """"ready", "news" (what the stages report and count has changed), "log", "fatal" (a
+    RunError), "setup" (a SetupError), "broken" (a source that ended too early: the run drains and
+    fails), "end" (a person's wish), "condition" (of a source), "renew" (a process that cannot go
+    on, through no fault of its own), "request"."""
     text: str = ""
     level: int = logging.INFO
     facts: dict[str, dict[str, str]] = {}
-    """Stage -> what it reports once open."""
+    """Stage -> what it reports."""
+    counts: dict[str, dict[str, int]] = {}
+    """Stage -> what it counts."""
     condition: Condition | None = None
     """How a source is doing."""
     request: str = ""
@@ -209,6 +215,8 @@ class Worker:
         self._terminated = False
         self._any_ordered = any(node.kind.ordered for node in self._spec.nodes)
         self._taken_ns = 0
+        self._told: tuple[dict[str, dict[str, str]], dict[str, dict[str, int]]] | None = None
+        self._news_due_ns = 0
         signal.signal(signal.SIGTERM, self._on_terminate)
 
     def _on_terminate(self, signum: int, frame: FrameType | None) -> None:
@@ -257,13 +265,23 @@ class Worker:
         )
         self._edges = {node: list(self._edges_of(node)) for node in self._spec.nodes}
         self._all_edges = [edge for edges in self._edges.values() for edge in edges]
-        facts = {node.name: dict(stage.report()) for node, stage in self._stages.items()}
         self._beat()
         self._board.ready(self._index)
-        self.tell("ready", facts=facts)
+        self._tell_news()
 
     def _make(self, node: Node) -> Stage:
         return node.kind(node.settings, node.facts)
+
+    def _tell_news(self, *, closed: bool = False) -> None:
+        """Tell what the stages report and count, if it is not what was told last."""
+        told, stages = self._told, self._stages
+        facts = told[0] if told else {}
+        if not closed:
+            facts = {node.name: dict(stage.report()) for node, stage in stages.items()}
+        self._told = facts, {node.name: dict(stage.tally()) for node, stage in stages.items()}
+        self._news_due_ns = time.monotonic_ns() + NEWS_NS
+        if self._told != told:
+            self.tell("news" if told else "ready", facts=self._told[0], counts=self._told[1])
 
     def _open_stage(self, node: Node) -> None:
         stage = self._stages[node]
@@ -298,6 +316,8 @@ class Worker:
                 self.tell("fatal", str(error))
             except Exception as error:
                 logging.warning("%s: close: %s", node.name, _one_line(error))
+        if self._told is not None:
+            self._tell_news(closed=True)
         if hasattr(self, "_sockets"):
             self._sockets.close()
 
@@ -307,6 +327,8 @@ class Worker:
             self._beat()
             self._forget_streams()
             self._call_idle()
+            if time.monotonic_ns() >= self._news_due_ns:
+                self._tell_news()
             message = self._sockets.receive(self._poll_ms)
             if message is None or message.kind != Kind.FRAME:
                 self._flush()
@@ -655,6 +677,8 @@ class CaptureWorker(Worker):
             self._board.beat(self._index, now_ns)
             self._forget_streams()
             self._call_idle()
+            if now_ns >= self._news_due_ns:
+                self._tell_news()
             self._watch_source(now_ns)
             self._repair(now_ns)
             self._flush()

@@ -187,10 +187,16 @@ class ClipWriter:
         self._jobs: dict[Clip, _Job | None] = {}
         """Those begun; None: given up."""
         self._failures = 0
+        """Since the last that could be written."""
+        self._written = self._lost = 0
         self._deadline_s: float | None = None
         """When waiting pictures are given up, so that the run can end."""
         self._lock = -1
         self._thread: threading.Thread | None = None
+
+    def counts(self) -> dict[str, int]:
+        """Clips that were written, and that were not."""
+        return {"written": self._written, "lost": self._lost}
 
     @property
     def waiting_bytes(self) -> int:
@@ -315,6 +321,7 @@ class ClipWriter:
                 logging.warning("clips: cannot clear up: %s", reason)
                 return False
             self._failures += 1
+            self._lost += 1
             if str(self._failures).rstrip("0") == "1":
                 logging.warning(
                     "clips: a clip of %s is lost: %s (x%d)", clip.stream, reason, self._failures
@@ -327,6 +334,7 @@ class ClipWriter:
         if self._failures:
             logging.warning("clips: clips are written again; %d were lost", self._failures)
             self._failures = 0
+        self._written += 1
         logging.info("clips: %s", job.path)
         self._attempt(self._prune)
 

@@ -26,9 +26,8 @@ from pipeline.errors import EndRun, SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Settings, Stage
 from stages.clip_files import Clip, ClipObject, ClipWriter, Picture, base_of, key_of
-from stages.events import Events, EventsSettings, Object
+from stages.events import Object, event_of
 from stages.incidents import Appeared, Presence
-from stages.lines import STDOUT
 from stages.objects import OBJECTS, Objects, labels_of
 from stages.video import Codec, codec_for
 
@@ -100,12 +99,11 @@ class Clips(Stage):
 
     def __init__(self, settings: ClipsSettings, facts: Mapping[str, Any]) -> None:
         super().__init__(settings, facts)
-        labels = labels_of(facts)
+        self._labels = labels = labels_of(facts)
         for label in settings.labels:
             if labels and label not in labels:
                 raise SetupError(f"labels: the model finds no {label!r}{hint(label, labels)}")
         self._waits = not facts.get("live", True)
-        self._events = Events(EventsSettings(path=STDOUT), facts)  # only asked what to say
         self._presence = Presence(settings.labels, settings.min_frames, settings.after_s)
         self._streams: dict[str, _Stream] = {}
         self._memory_told = False
@@ -154,7 +152,7 @@ class Clips(Stage):
         """Keep the picture, if it is time for one, and see whether a clip begins or ends."""
         settings = self.settings
         stream = self._streams.setdefault(frame.stream, _Stream(frame.stream))
-        objects = self._events.event(frame).objects
+        objects = event_of(frame, self._labels).objects
         resumes, stream.resumes = stream.resumes, False
         if not 0 <= frame.time_s - stream.time_s <= GAP_S:
             resumes = resumes or stream.clip is not None
@@ -227,6 +225,10 @@ class Clips(Stage):
     def report(self) -> Mapping[str, str]:
         """Where the clips are."""
         return {"folder": self.settings.folder}
+
+    def tally(self) -> Mapping[str, int]:
+        """Clips that were written, and that were not."""
+        return self._writer.counts()
 
     def _of_interest(self, objects: Sequence[Object]) -> list[Object]:
         labels = self.settings.labels

@@ -23,9 +23,8 @@ from msgspec import Meta
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Settings, Stage
-from stages.events import Events, EventsSettings, Object, utc_ms
+from stages.events import Object, event_of, utc_ms
 from stages.incidents import Appeared, Incident, Presence
-from stages.lines import STDOUT
 from stages.live import Backoff
 from stages.objects import OBJECTS, labels_of
 from stages.spool import MESSAGE_BYTES, Message, Outbox, Spool, default_path
@@ -151,7 +150,7 @@ class Delivery(Stage):
 
     def __init__(self, settings: DeliverySettings, facts: Mapping[str, Any]) -> None:
         super().__init__(settings, facts)
-        self._events = Events(EventsSettings(path=STDOUT), facts)  # only asked what to say
+        self._labels = labels_of(facts)
         self._presence = Presence(settings.labels, settings.min_frames, settings.leave_after_s)
         self._encoder = msgspec.json.Encoder()
         self.wake = Wake()
@@ -165,11 +164,12 @@ class Delivery(Stage):
         self._is_up = False
         self._away = ""
         """Why; empty: it is up, or was not tried yet."""
+        self._left = 0
+        """Messages that waited when it was closed."""
         self.sent = 0
         """Messages that have arrived."""
         self.refused = 0
         """Messages that were not wanted."""
-        self._last_error = ""
 
     # --- what a subclass says ---
 
@@ -237,7 +237,7 @@ class Delivery(Stage):
 
     def process(self, frame: Frame) -> None:
         """See who came and who left, and leave what is to be told in the outbox."""
-        event = self._events.event(frame)
+        event = event_of(frame, self._labels)
         incidents = self._presence.update(frame.stream, frame.time_s, frame.wall_ns, event.objects)
         self._tell(frame.stream, incidents)
         wanted = self.settings.events
@@ -265,9 +265,9 @@ class Delivery(Stage):
                 thread.join(0.5)
             # Looking up a name, or connecting, cannot be interrupted: such a thread is left alone,
             # and ends by itself when it finds that it is not wanted any more.
-            left = self.outbox.in_spool + self.outbox.in_memory
+            self._left = self.outbox.in_spool + self.outbox.in_memory
             self.outbox.close()
-            self._log_end(left)
+            self._log_end(self._left)
             if thread.is_alive():
                 return
         self.outbox.close()
@@ -288,19 +288,25 @@ class Delivery(Stage):
             self.outbox.put(message)
 
     def report(self) -> Mapping[str, str]:
-        """Where messages go, how many went, wait and were lost, and what was wrong last."""
-        outbox = self.outbox
+        """Where messages go, and what is or was wrong with it."""
         facts = {
             "to": self.destination,
             "spool": "none" if self.settings.spool is None else str(self._spool_path()),
-            "sent": str(self.sent),
-            "spooled": str(outbox.spooled),
-            "waiting": str(outbox.in_spool + outbox.in_memory),
-            "dropped": self._losses() or "0",
         }
-        if outbox.trouble or self._last_error:
-            facts["last_error"] = outbox.trouble or self._last_error
+        trouble = self.outbox.trouble or self._away
+        if trouble:
+            facts["trouble"] = trouble
         return facts
+
+    def tally(self) -> Mapping[str, int]:
+        """Messages that arrived, wait, went through the spool, and were lost, by cause."""
+        outbox = self.outbox
+        return {
+            "sent": self.sent,
+            "waiting": self._left or outbox.in_spool + outbox.in_memory,
+            "spooled": outbox.spooled,
+            **{f"dropped_{cause.replace(' ', '_')}": n for cause, n in self._losses().items()},
+        }
 
     # --- for the subclass ---
 
@@ -370,7 +376,7 @@ class Delivery(Stage):
                 "spooling" if has_disk else "messages wait in memory",
                 max(1, delay_s),
             )
-        self._away = self._last_error = reason
+        self._away = reason
         until_s = now_s + delay_s
         while (left_s := until_s - time.monotonic()) > 0:
             if self._closing.wait(min(left_s, STORE_S)):
@@ -401,7 +407,7 @@ class Delivery(Stage):
         self.outbox.put(Message(stream, self.topic(stream, kind), self._encoder.encode(event)))
 
     def _check_labels(self) -> None:
-        known = labels_of(self.facts)
+        known = self._labels
         for wanted in self.settings.labels if known else ():
             if wanted not in known:
                 close = difflib.get_close_matches(wanted, known, n=1)
@@ -420,15 +426,15 @@ class Delivery(Stage):
         most_bytes = max(MESSAGE_BYTES, round(settings.spool_mb * 1e6))
         return Spool(self._spool_path(), settings.spool_messages, most_bytes)
 
-    def _losses(self) -> str:
+    def _losses(self) -> dict[str, int]:
         causes = dict(self.outbox.dropped)
         if self.refused:
             causes["refused"] = self.refused
-        return ", ".join(f"{count} {cause}" for cause, count in causes.items())
+        return causes
 
     def _log_end(self, left: int) -> None:
         is_kept = self.settings.spool is not None and not self.outbox.trouble
-        lost = self._losses()
+        lost = ", ".join(f"{count} {cause}" for cause, count in self._losses().items())
         logging.info(
             "%s: %d messages sent%s%s",
             self.name,

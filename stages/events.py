@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -96,34 +96,8 @@ class Events(Stage):
             RunError: the disk is full or gone.
             EndRun: nobody reads standard output any more.
         """
-        self._lines.write(self._encoder.encode(self.event(frame)) + b"\n")
+        self._lines.write(self._encoder.encode(event_of(frame, self._labels)) + b"\n")
         self._offsets[frame.stream] = self._lines.offset
-
-    def event(self, frame: Frame) -> Event:
-        """What is written of a frame."""
-        objects = Objects.of(frame)
-        return Event(
-            frame.stream,
-            frame.seq,
-            round(frame.time_s, 6),
-            utc_ms(frame.wall_ns),
-            [
-                Object(
-                    None if id == NO_ID else id,
-                    label(self._labels, number),
-                    number,
-                    round(score, 4),
-                    tuple([round(side, 2) for side in box]),
-                )
-                for id, number, score, box in zip(
-                    objects.ids.tolist(),
-                    objects.classes.tolist(),
-                    objects.scores.tolist(),
-                    objects.boxes.tolist(),
-                    strict=True,
-                )
-            ],
-        )
 
     def end(self, stream: str) -> None:
         """A stream without a frame leaves an empty file, not that of an earlier run."""
@@ -141,6 +115,38 @@ class Events(Stage):
         """Keep what had been written up to that length."""
         self._offsets[stream] = int(state or 0)
         self._lines.resume(self._offsets[stream])
+
+
+def event_of(frame: Frame, labels: Sequence[str]) -> Event:
+    """What is told of a frame.
+
+    Args:
+        frame: with the arrays of `OBJECTS`.
+        labels: the model's, by class.
+    """
+    objects = Objects.of(frame)
+    return Event(
+        frame.stream,
+        frame.seq,
+        round(frame.time_s, 6),
+        utc_ms(frame.wall_ns),
+        [
+            Object(
+                None if id == NO_ID else id,
+                label(labels, number),
+                number,
+                round(score, 4),
+                tuple([round(side, 2) for side in box]),
+            )
+            for id, number, score, box in zip(
+                objects.ids.tolist(),
+                objects.classes.tolist(),
+                objects.scores.tolist(),
+                objects.boxes.tolist(),
+                strict=True,
+            )
+        ],
+    )
 
 
 def utc_ms(unix_ns: int) -> str:

@@ -166,6 +166,10 @@ class Rtsp(Stage):
         """Where the streams are served."""
         return {"address": self._server.url(self.settings.mount)}
 
+    def tally(self) -> Mapping[str, int]:
+        """Who watches now."""
+        return {"viewers": sum(len(stream.mount.viewers) for stream in self._streams.values())}
+
     def _stream(self, name: str) -> _Stream:
         if name not in self._streams:
             self._streams[name] = _Stream(self._server.add(self._path(name), Jpeg()))

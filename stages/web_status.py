@@ -310,11 +310,15 @@ def _stages(status: RunStatus) -> Iterator[Metric]:
     in_hand = GaugeMetricFamily(
         "eyeline_stage_in_hand", "Frames in work at this moment", labels=("stage",)
     )
+    counts = GaugeMetricFamily(
+        "eyeline_stage_count", "What it counts beside frames", labels=("stage", "what")
+    )
     for stage in status.stages:
+        # Trouble comes and goes, and would make another metric each time.
         facts = {
             key: value
             for key, value in stage.facts.items()
-            if key.isidentifier() and key != "stage"
+            if key.isidentifier() and key not in ("stage", "trouble")
         }
         info.add_metric((stage.name,), {"use": stage.use, **facts})
         processed.add_metric((stage.name,), stage.processed)
@@ -327,4 +331,6 @@ def _stages(status: RunStatus) -> Iterator[Metric]:
         waited.add_metric((stage.name,), stage.waited_ms / 1e3)
         workers.add_metric((stage.name,), sum(1 for worker in stage.workers if worker.pid))
         in_hand.add_metric((stage.name,), sum(worker.in_hand for worker in stage.workers))
-    yield from (info, processed, failed, restarts, cpu, busy, waited, workers, in_hand)
+        for what, count in stage.counts.items():
+            counts.add_metric((stage.name, what), count)
+    yield from (info, processed, failed, restarts, cpu, busy, waited, workers, in_hand, counts)

@@ -29,9 +29,8 @@ from msgspec import Meta
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Settings, Stage
-from stages.events import Events, EventsSettings, utc_ms
-from stages.lines import STDOUT
-from stages.objects import OBJECTS
+from stages.events import event_of, utc_ms
+from stages.objects import OBJECTS, labels_of
 
 if TYPE_CHECKING:
     from zmq.auth.thread import ThreadAuthenticator
@@ -98,7 +97,7 @@ class Zmq(Stage):
 
     def __init__(self, settings: ZmqSettings, facts: Mapping[str, Any]) -> None:
         super().__init__(settings, facts)
-        self._events = Events(EventsSettings(path=STDOUT), facts)  # only asked what to say
+        self._labels = labels_of(facts)
         self._encoder = msgspec.json.Encoder()
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._keys: ThreadAuthenticator | None = None
@@ -106,8 +105,9 @@ class Zmq(Stage):
         """Of an ipc address; ZeroMQ leaves it behind."""
         self._published: dict[str, int] = {}
         self._since = ""
+        self._told: dict[str, str] = {}
         self._alive_due_s = 0.0
-        self._overflows = self._refused = 0
+        self._count = self._overflows = self._refused = 0
 
     @classmethod
     def resolve(cls, settings: ZmqSettings) -> Mapping[str, Any]:
@@ -179,15 +179,19 @@ class Zmq(Stage):
             raise SetupError(self._cannot(error)) from None
         self._file = file
         self._since = utc_ms(time.time_ns())
-        facts = self.report()
-        logging.info("zmq: events at %s", facts["address"])
+        bound = publisher.getsockopt(zmq.LAST_ENDPOINT)
+        assert isinstance(bound, bytes)
+        self._told["address"] = bound.rstrip(b"\0").decode()
+        logging.info("zmq: events at %s", self._told["address"])
         if secret is not None:
-            logging.info("zmq: subscribers need its public key: %s", facts["public_key"])
+            self._told["public_key"] = zmq.curve_public(secret.encode()).decode()
+            logging.info("zmq: subscribers need its public key: %s", self._told["public_key"])
 
     def process(self, frame: Frame) -> None:
         """Publish the event of a frame, to whoever is fast enough."""
-        self._send(frame.stream.encode(), self._encoder.encode(self._events.event(frame)))
+        self._send(frame.stream.encode(), self._encoder.encode(event_of(frame, self._labels)))
         self._published[frame.stream] = self._published.get(frame.stream, 0) + 1
+        self._count += 1
 
     def idle(self) -> None:
         """Tell that it is alive, when it is time; log who was refused."""
@@ -224,13 +228,15 @@ class Zmq(Stage):
 
     def report(self) -> Mapping[str, str]:
         """Where the events are published, and what a subscriber needs."""
-        address = self._publisher.getsockopt(zmq.LAST_ENDPOINT)
-        assert isinstance(address, bytes)
-        shown = address.rstrip(b"\0").decode()
-        secret = secret_of(self.settings)
-        if secret is None:
-            return {"address": shown}
-        return {"address": shown, "public_key": zmq.curve_public(secret.encode()).decode()}
+        return self._told
+
+    def tally(self) -> Mapping[str, int]:
+        """Events that were published, and how often a subscriber was too slow or was refused."""
+        return {
+            "published": self._count,
+            "too_slow": self._overflows,
+            "refused": self._refused,
+        }
 
     def _use_curve(self, publisher: zmq.Socket[bytes], secret: str) -> None:
         publisher.setsockopt(zmq.CURVE_SERVER, 1)

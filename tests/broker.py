@@ -37,6 +37,13 @@ def wait_until(condition: Callable[[], Any], why: str = "nothing came of it") ->
     return given
 
 
+def dropped(stage: Any) -> dict[str, int]:
+    """Messages that a sink has lost, by cause."""
+    prefix = "dropped_"
+    counts = stage.tally().items()
+    return {name.removeprefix(prefix): n for name, n in counts if name.startswith(prefix)}
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])

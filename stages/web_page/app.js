@@ -625,10 +625,12 @@ class Node {
     if (down) facts.push("being started");
     if (stage.restarts) facts.push(`restarted ${number(stage.restarts)}×`);
     if (stage.failed) facts.push(`${number(stage.failed)} failed`);
+    if (stage.facts.trouble) facts.push(stage.facts.trouble);
     const isTrouble = facts.length > 0;
     if (!isTrouble && stage.facts.provider) facts.push(stage.facts.provider);
     if (!isTrouble && stage.facts.decoder) facts.push(stage.facts.decoder);
     if (workers > 1) facts.push(`${workers} processes`);
+    for (const [what, count] of Object.entries(stage.counts)) if (count) facts.push(`${number(count)} ${what.replaceAll("_", " ")}`);
     if (!facts.length && stage.use !== stage.name) facts.push(stage.use);
     this.more.classList.toggle("trouble", isTrouble);
     const text = facts.join(" · ");

@@ -36,8 +36,8 @@ class Stand:
             streams=[StreamNotice(5, "yard", "rtsp://***@x", True, Condition("live"), 0, "FFmpeg")],
             workers=[WorkerNotice(0, "capture", 11, [0]), WorkerNotice(1, "ids", 12, [1])],
             stages=[
-                StageNotice("capture", "capture", None, 0, {"decoder": "FFmpeg"}),
-                StageNotice("ids", "tracker", "capture", 2, {}),
+                StageNotice("capture", "capture", None, 0, {"decoder": "FFmpeg"}, {}),
+                StageNotice("ids", "tracker", "capture", 2, {}, {"sent": 3}),
             ],
         )
         self.bulletin.post(self.notice)
@@ -79,6 +79,7 @@ def test_the_status_joins_what_the_supervisor_knows_with_the_counters(stand):
     ids = status.stages[1]
     assert (ids.use, ids.after, ids.processed, ids.restarts) == ("tracker", "capture", 1, 2)
     assert ids.waited_ms == 5.0
+    assert ids.counts == {"sent": 3}
     assert [(w.name, w.pid, w.in_hand) for w in ids.workers] == [("ids", 12, 1)]
     assert stand.view.latency("yard", [0.01, 0.1]) == ([0, 1, 1], 0.02)
     with pytest.raises(KeyError):

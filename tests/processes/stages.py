@@ -54,6 +54,12 @@ class Ids(Stage):
         self._next[frame.stream] = first + len(frame["boxes"])
         frame.put("ids", np.arange(first, self._next[frame.stream]))
 
+    def report(self):
+        return {"highest": str(max(self._next.values(), default=0))}
+
+    def tally(self):
+        return {"boxes": sum(self._next.values())}
+
     def state(self, stream):
         return str(self._next.get(stream, 0)).encode()
 

@@ -19,6 +19,7 @@ def undisturbed(tmp_path_factory):
         assert run.wait() == 0, run.stderr
     assert run.ledger == WHOLE
     assert [line["frame"] for line in run.lines] == list(range(300))
+    assert run.summary["stages"]["ids"]["counts"] == {"boxes": sum(seq % 5 for seq in range(300))}
     return run.lines
 
 

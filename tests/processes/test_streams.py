@@ -65,6 +65,18 @@ def total(stream: dict) -> int:
     return stream["delivered"] + lost + stream["in_flight"]
 
 
+def test_what_a_stage_reports_and_counts_is_kept_up(tmp_path):
+    with Attended(tmp_path, graph=LIVE) as run:
+        run.wait_for("demo", 20)
+
+        def ids():
+            return next(stage for stage in run.ask("status")["stages"] if stage["name"] == "ids")
+
+        run.wait_until(lambda: ids()["counts"]["boxes"] >= 40)
+        run.wait_until(lambda: int(ids()["facts"]["highest"]) >= 40)
+        run.end()
+
+
 def test_a_stream_is_added_and_removed_while_another_goes_on(tmp_path):
     with Attended(tmp_path, graph=LIVE) as run:
         run.wait_for("demo", 5)

@@ -19,9 +19,9 @@ from pipeline.frame import Frame
 from pipeline.monitor import Condition
 from stages import delivery, live
 from stages import mqtt as module
-from stages.events import Events, EventsSettings
+from stages.events import event_of
 from stages.mqtt import Address, Mqtt, MqttSettings, address_of, slug
-from tests.broker import Broker, Listener, wait_until
+from tests.broker import Broker, Listener, dropped, wait_until
 from tests.builders import ROOT
 
 LABELS = ("person", "car", "traffic light")
@@ -171,7 +171,7 @@ def test_frames_are_told_if_asked_for_as_in_the_events_sink(broker, listen, sink
     wait_until(lambda: len(events_of(listener)) == 4)
     assert frames_of(listener) == frames
     if frames:
-        as_event = Events(EventsSettings(path="-"), FACTS).event(frame(1, [(1, 0), (2, 1)]))
+        as_event = event_of(frame(1, [(1, 0), (2, 1)]), FACTS["labels"])
         told = listener.texts("eyeline/yard/frames")[frames.index(1)]
         assert told == msgspec.json.encode(as_event).decode()
 
@@ -235,7 +235,7 @@ def test_many_messages_arrive_in_order(broker, listen, sink, qos):
         stage.process(frame(seq))
     wait_until(lambda: len(frames_of(listener)) >= 2000)
     assert frames_of(listener) == list(range(2000))
-    wait_until(lambda: stage.report()["sent"] == "2000")
+    wait_until(lambda: stage.tally()["sent"] == 2000)
 
 
 # --- when the broker is away ---
@@ -257,13 +257,13 @@ def test_a_broker_that_is_away_at_the_start_is_no_error(broker, listen, sink, so
     stage = sink(events="all")
     for seq in range(50):
         stage.process(frame(seq))
-    wait_until(lambda: stage.report()["spooled"] == "50")
+    wait_until(lambda: stage.tally()["spooled"] == 50)
     for seq in range(50, 100):
         stage.process(frame(seq))
     broker.start()
     listener = listen(broker)
-    wait_until(lambda: stage.report()["waiting"] == "0")
-    assert stage.report()["sent"] == "100"
+    wait_until(lambda: stage.tally()["waiting"] == 0)
+    assert stage.tally()["sent"] == 100
     assert lines(caplog)[0] == (
         "mqtt: 127.0.0.1 is away: connection refused; spooling, tried again in N s"
     )
@@ -286,10 +286,10 @@ def test_a_broker_killed_again_and_again_misses_nothing(broker, listen, sink, so
             broker.kill()
         elif seq % 200 == 199:
             broker.start()
-    wait_until(lambda: stage.report()["waiting"] == "0")
+    wait_until(lambda: stage.tally()["waiting"] == 0)
     wait_until(lambda: len(arrived(listener)) == 600)
     assert arrived(listener) == list(range(600))
-    assert stage.report()["dropped"] == "0"
+    assert not dropped(stage)
     assert "connection lost" in caplog.text
 
 
@@ -303,7 +303,7 @@ def test_a_broker_that_freezes_is_taken_for_away_and_nothing_is_lost(
     listener = listen(broker.start(), keep=True)
     stage = sink(events="all")
     stage.process(frame(0))
-    wait_until(lambda: stage.report()["sent"] == "1")
+    wait_until(lambda: stage.tally()["sent"] == 1)
     broker.signal(signal.SIGSTOP)
     for seq in range(1, 300):
         stage.process(frame(seq))
@@ -314,17 +314,25 @@ def test_a_broker_that_freezes_is_taken_for_away_and_nothing_is_lost(
     assert arrived(listener) == list(range(300))
 
 
+def test_what_waits_at_the_end_is_told(sink):
+    stage = sink(broker="mqtt://127.0.0.1:1", events="all")
+    for seq in range(5):
+        stage.process(frame(seq))
+    stage.close()
+    assert stage.tally()["waiting"] == 5
+
+
 def test_beyond_the_bound_the_oldest_are_dropped_and_counted(broker, listen, sink, soon):
     stage = sink(events="all", spool_messages=100)
     for seq in range(1000):
         stage.process(frame(seq))
-    wait_until(lambda: stage.report()["spooled"] == "1000")
-    assert stage.report()["dropped"] == "900 spool full"
+    wait_until(lambda: stage.tally()["spooled"] == 1000)
+    assert dropped(stage) == {"spool_full": 900}
     listener = listen(broker.start())
-    wait_until(lambda: stage.report()["waiting"] == "0")
+    wait_until(lambda: stage.tally()["waiting"] == 0)
     stage.process(frame(1000))
     wait_until(lambda: 1000 in frames_of(listener))
-    assert stage.report()["sent"] == "101"
+    wait_until(lambda: stage.tally()["sent"] == 101)
 
 
 def test_what_is_left_at_the_end_is_sent_by_the_next_run(broker, listen, sink, caplog):
@@ -357,7 +365,7 @@ def test_states_are_not_spooled_but_told_as_they_are_when_the_broker_is_back(bro
     broker.start()
     wait_until(lambda: len(events_of(listener)) > 20)
     listener.wait_for("eyeline/yard/person/count", "1")
-    wait_until(lambda: stage.report()["waiting"] == "0")
+    wait_until(lambda: stage.tally()["waiting"] == 0)
     told = listener.texts("eyeline/yard/person/count")
     assert set(told) == {"1"}, "what it was in between is over"
 
@@ -369,7 +377,7 @@ def test_a_run_too_short_to_have_connected_still_tells_all(broker, listen, sink)
         stage.process(frame(seq, [(1, 0)]))
     stage.end("yard")
     stage.close()
-    assert stage.report()["waiting"] == "0"
+    assert stage.tally()["waiting"] == 0
     wait_until(lambda: len(frames_of(listener)) == 300)
     listener.wait_for("eyeline/yard/person/present", "OFF")
     listener.wait_for("eyeline/availability", "offline")
@@ -380,7 +388,7 @@ def test_closing_is_bounded_whatever_the_broker_does(broker, sink, monkeypatch):
     broker.start()
     stage = sink(events="all")
     stage.process(frame(0))
-    wait_until(lambda: stage.report()["sent"] == "1")
+    wait_until(lambda: stage.tally()["sent"] == 1)
     broker.signal(signal.SIGSTOP)
     for seq in range(1, 100):
         stage.process(frame(seq))
@@ -388,7 +396,7 @@ def test_closing_is_bounded_whatever_the_broker_does(broker, sink, monkeypatch):
     broker.signal(signal.SIGCONT)
     assert stage._thread is None
     left = sink(events="all")
-    wait_until(lambda: int(left.report()["sent"]) == 99)
+    wait_until(lambda: left.tally()["sent"] == 99)
 
 
 # --- crashes ---
@@ -397,7 +405,7 @@ def test_closing_is_bounded_whatever_the_broker_does(broker, sink, monkeypatch):
 def test_after_a_crash_who_was_there_is_still_there_and_nothing_is_lost(broker, listen, sink):
     first = sink()
     first.process(frame(0, [(1, 0)]))
-    wait_until(lambda: first.report()["spooled"] == "1")
+    wait_until(lambda: first.tally()["spooled"] == 1)
     first.process(frame(1, [(1, 0), (2, 1)]))
     saved = first.state("yard")
     first.outbox._memory.clear()  # the process is dead: its memory is gone
@@ -476,7 +484,7 @@ def test_what_was_spooled_when_the_process_is_killed_is_sent_by_the_next(
         kill(process)
     listener = listen(broker.start())
     stage = sink(events="all")
-    wait_until(lambda: stage.report()["waiting"] == "0" and int(stage.report()["sent"]) > 100)
+    wait_until(lambda: stage.tally()["waiting"] == 0 and stage.tally()["sent"] > 100)
     wait_until(lambda: len(frames_of(listener)) + len(events_of(listener)) == stage.sent)
     assert frames_of(listener) == list(range(len(frames_of(listener))))
 
@@ -609,8 +617,8 @@ def test_with_user_and_password(guarded, listen, sink):
 def test_a_wrong_password_is_told_but_not_shown(guarded, sink, caplog, login):
     caplog.set_level(logging.DEBUG)
     stage = sink(port=guarded.port, **login)
-    wait_until(lambda: "last_error" in stage.report())
-    assert stage.report()["last_error"] == "not authorized; see user and password"
+    wait_until(lambda: "trouble" in stage.report())
+    assert stage.report()["trouble"] == "not authorized; see user and password"
     assert "horse" not in caplog.text + repr(stage.report())
 
 
@@ -668,8 +676,8 @@ def test_tls_with_certificates_of_ones_own(secure, certificates, sink):
     )
     for seq in range(500):
         stage.process(frame(seq))
-    wait_until(lambda: stage.report()["sent"] == "500", str(stage.report()))
-    assert "last_error" not in stage.report()
+    wait_until(lambda: stage.tally()["sent"] == 500, str(stage.report()))
+    assert "trouble" not in stage.report()
 
 
 LEFT_TO_THE_COLLECTOR = pytest.mark.filterwarnings(
@@ -681,26 +689,24 @@ LEFT_TO_THE_COLLECTOR = pytest.mark.filterwarnings(
 @LEFT_TO_THE_COLLECTOR
 def test_a_certificate_that_nobody_vouches_for_is_not_accepted(secure, sink):
     stage = sink(broker=f"mqtts://127.0.0.1:{secure.port}")
-    wait_until(lambda: "last_error" in stage.report())
-    assert "certificate is not trusted" in stage.report()["last_error"]
-    assert "set ca" in stage.report()["last_error"]
+    wait_until(lambda: "trouble" in stage.report())
+    assert "certificate is not trusted" in stage.report()["trouble"]
+    assert "set ca" in stage.report()["trouble"]
 
 
 @LEFT_TO_THE_COLLECTOR
 def test_a_certificate_for_another_host_is_not_accepted(secure, certificates, sink):
     stage = sink(broker=f"mqtts://localhost:{secure.port}", ca=str(certificates / "ca.pem"))
-    wait_until(lambda: "last_error" in stage.report())
-    assert "certificate is not trusted" in stage.report()["last_error"]
+    wait_until(lambda: "trouble" in stage.report())
+    assert "certificate is not trusted" in stage.report()["trouble"]
 
 
 @LEFT_TO_THE_COLLECTOR
 def test_tls_where_there_is_none_is_told(broker, sink):
     broker.start()
     stage = sink(broker=f"mqtts://127.0.0.1:{broker.port}")
-    wait_until(lambda: "last_error" in stage.report())
-    assert re.search(
-        "no TLS|connection reset|connection lost|no answer", stage.report()["last_error"]
-    )
+    wait_until(lambda: "trouble" in stage.report())
+    assert re.search("no TLS|connection reset|connection lost|no answer", stage.report()["trouble"])
 
 
 @pytest.mark.parametrize(
@@ -709,8 +715,8 @@ def test_tls_where_there_is_none_is_told(broker, sink):
 )
 def test_why_there_is_no_connection_is_told(sink, address, reason):
     stage = sink(broker=address)
-    wait_until(lambda: "last_error" in stage.report())
-    assert stage.report()["last_error"] == reason
+    wait_until(lambda: "trouble" in stage.report())
+    assert stage.report()["trouble"] == reason
 
 
 def test_two_with_one_client_id_are_told_of_each_other(broker, sink, tmp_path, caplog, monkeypatch):

@@ -69,7 +69,8 @@ def stage_status(name="detector", **fields):
         "busy_ms": Percentiles(12.0, 14.0, 15.0, 20.0),
         "waited_ms": 1.5,
         "cpu_s": 11.0,
-        "facts": {"provider": "CPUExecutionProvider"},
+        "facts": {"provider": "CPUExecutionProvider", "trouble": "none to speak of"},
+        "counts": {"sent": 42},
         "workers": [WorkerStatus("detector.1", 4711, 1), WorkerStatus("detector.2", 4712, 0)],
     }
     return StageStatus(name=name, **given | fields)
@@ -334,6 +335,7 @@ def test_the_metrics_hold_the_ledger_the_latency_the_stages_and_the_states(page)
     detector = ("stage", "detector")
     provider = ("provider", "CPUExecutionProvider")
     assert of("stage_info", detector, provider, ("use", "detector")) == 1
+    assert of("stage_count", detector, ("what", "sent")) == 42
     assert of("stage_processed_total", detector) == 955
     assert of("stage_failed_total", detector) == 5
     assert of("stage_restarts_total", detector) == 1
