@@ -41,6 +41,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import msgspec
 import setproctitle
 from rich.console import Console
 
@@ -272,10 +273,15 @@ def _replace_sinks(raw: dict[str, Any], sinks: list[str]) -> None:
         stages[name] = {"use": kind, "after": last}
         if equals and setting is None:
             raise ConfigError(f"--sink {sink}: {kind} takes no target")
-        if setting is not None:
-            if not target:
-                raise ConfigError(f"--sink {sink}: expected {kind}={setting.upper()}")
+        if target and setting is not None:
             stages[name][setting] = target
+        elif setting is not None and (equals or _is_required(kind, setting)):
+            raise ConfigError(f"--sink {sink}: expected {kind}={setting.upper()}")
+
+
+def _is_required(kind: str, setting: str) -> bool:
+    settings = graph_of.load_class(kind, STAGES, "--sink").Settings
+    return any(f.name == setting and f.required for f in msgspec.structs.fields(settings))
 
 
 def _leave_out_windows(raw: dict[str, Any]) -> None:

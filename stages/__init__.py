@@ -35,4 +35,4 @@ SINKS: dict[str, str | None] = {
     "null": None,
     "draw": None,
 }
-"""Stages that `--sink KIND=TARGET` may name -> the setting that the target goes to."""
+"""Stages that `--sink KIND[=TARGET]` may name -> the setting that the target goes to."""

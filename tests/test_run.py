@@ -251,6 +251,13 @@ def test_sinks_replace_those_of_the_file_and_follow_the_last_stage():
     assert raw["stages"]["events2"] == {"use": "events", "after": "tracker", "path": "b.jsonl"}
 
 
+def test_a_sink_with_a_place_of_its_own_needs_no_target():
+    raw, _ = settings("run", DEMO, "--sink", "web", "--sink", "clips", "--sink", "zmq=ipc:///a")
+    assert raw["stages"]["web"] == {"use": "web", "after": "tracker"}
+    assert raw["stages"]["clips"] == {"use": "clips", "after": "tracker"}
+    assert raw["stages"]["zmq"] == {"use": "zmq", "after": "tracker", "address": "ipc:///a"}
+
+
 def test_model_and_device_go_to_the_detector():
     raw, _ = settings("run", DEMO, "--model", "x.onnx", "--device", "cpu")
     assert raw["stages"]["detector"]["model"] == "x.onnx"
