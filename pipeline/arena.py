@@ -234,6 +234,10 @@ class Arena:
         """Monotonic time of capture of the frame that the slot was last lent for."""
         return self._words[self._at(slot) + _CAPTURED_NS]
 
+    def seq(self, slot: int) -> int:
+        """Number of the frame that the slot was last lent for."""
+        return self._words[self._at(slot) + _SEQ]
+
     def raise_attempt(self, slot: int) -> int:
         """Make every copy of the slot's frame that is under way void; the new attempt."""
         word = self._at(slot) + _ATTEMPT

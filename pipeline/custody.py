@@ -72,6 +72,11 @@ class Custody:
         return len(self._lent)
 
     @property
+    def next_seq(self) -> int:
+        """Number of the next frame."""
+        return self._next_seq
+
+    @property
     def has_free_slot(self) -> bool:
         """Whether a frame can be taken into custody."""
         return bool(self._free)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import logging
+import math
 import os
 import signal
 import sys
@@ -41,6 +42,7 @@ from pipeline.frame import Frame, Header, SlotFullError, Span, Status
 from pipeline.graph import Graph, Node, Stream
 from pipeline.graph import Worker as Spec
 from pipeline.monitor import Condition
+from pipeline.pacing import Pacer
 from pipeline.roster import Roster, Streams
 from pipeline.stage import Source, Stage
 from pipeline.telemetry import StageRow, Telemetry, TraceRecord, TraceWriter
@@ -648,8 +650,20 @@ class CaptureWorker(Worker):
             time.monotonic_ns(),
         )
         self._offered: Header | None = None
+        self._offer_ns = 0.0
+        """When the next picture is due."""
+        self._missed = 0
+        """Pictures since the newest that became a frame."""
+        self._pacer = self._make_pacer()
         self._paused = False
         self._sizes: dict[int, int] = {}
+
+    def _make_pacer(self) -> Pacer | None:
+        """None where frames are to wait: nothing of a file is left out, and batches must fill."""
+        if not self._stream.live or _batch_of(self._graph.nodes) > 1:
+            return None
+        nodes = self._graph.nodes
+        return Pacer({node.index: node.after.index for node in nodes if node.after is not None})
 
     def _make(self, node: Node) -> Stage:
         if issubclass(node.kind, Source):
@@ -682,7 +696,7 @@ class CaptureWorker(Worker):
             self._watch_source(now_ns)
             self._repair(now_ns)
             self._flush()
-            wait_ms = 0 if self._read() else self._poll_ms
+            wait_ms = 0 if self._read() else self._until_due_ms()
             if self._custody.waits_for_holders:
                 wait_ms = min(wait_ms, HELD_MS)
             self._receive(wait_ms)
@@ -742,7 +756,7 @@ class CaptureWorker(Worker):
             return False
         if self._paused and not self._stream.live:
             return False
-        if self._offered is None and not self._custody.has_free_slot:
+        if self._offered is None and not (self._custody.has_free_slot and self._is_due()):
             self._count_missed()
             return False
         try:
@@ -768,6 +782,18 @@ class CaptureWorker(Worker):
         self._lend(header)
         return True
 
+    def _is_due(self) -> bool:
+        """Whether it is time for the next picture; a run at rest has nothing to wait for."""
+        if self._pacer is None or not self._custody.in_flight:
+            return True
+        self._offer_ns = self._pacer.due_ns(self._custody.next_seq)
+        return time.monotonic_ns() >= self._offer_ns
+
+    def _until_due_ms(self) -> int:
+        """How long to wait for messages."""
+        left_ms = (self._offer_ns - time.monotonic_ns()) / 1e6
+        return min(self._poll_ms, math.ceil(left_ms)) if left_ms > 0 else self._poll_ms
+
     def _offer(self, header: Header) -> None:
         self._offered = header
         self._offered_ns, self._offered_cpu_ns = time.monotonic_ns(), time.process_time_ns()
@@ -788,6 +814,9 @@ class CaptureWorker(Worker):
         header.width, header.height = width, height
         self._fit_memory(header)
         self._custody.lend(header)
+        if self._pacer is not None:
+            self._pacer.lent(header.captured_ns, self._missed)
+        self._missed = 0
         self._launch(header)
 
     def _fit_memory(self, header: Header) -> None:
@@ -821,7 +850,7 @@ class CaptureWorker(Worker):
 
     def _take_back(self, done: Return) -> None:
         # Read before the slot can be lent again.
-        captured_ns = self._arena.captured_ns(done.slot)
+        captured_ns, seq = self._arena.captured_ns(done.slot), self._arena.seq(done.slot)
         again = self._arena.header_again(done.slot, self._stream.index) if self._trace else None
         taken = self._custody.take_back(done, time.monotonic_ns())
         if taken is None or done.slot == self._arena.end_slot:
@@ -829,6 +858,8 @@ class CaptureWorker(Worker):
         outcome, spans = taken
         if not outcome:
             self._row.count(captured_ns, done.returned_ns, spans)
+            if self._pacer is not None:
+                self._pacer.returned(seq, captured_ns, spans)
             self._count_waits(spans)
         if self._trace is not None and again is not None:
             self._trace.write(
@@ -856,6 +887,7 @@ class CaptureWorker(Worker):
 
     def _count_missed(self) -> None:
         busy, decode = self._source.missed()
+        self._missed += busy + decode
         if busy:
             self._arena.count_busy(busy)
         if decode:

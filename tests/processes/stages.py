@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from pipeline.stage import Array, Settings, Stage
+from tests.camera import read_clock
 
 DETECTIONS = (
     Array("boxes", "float32", (None, 4)),
@@ -65,6 +66,27 @@ class Ids(Stage):
 
     def restore(self, stream, state):
         self._next[stream] = int(state)
+
+
+class Age(Stage):
+    """Writes for each frame how old it is by the clock in its picture, and since its capture."""
+
+    takes = (Array("image", "uint8", (None, None, 3)),)
+
+    class Settings(Settings, frozen=True):
+        path: str
+
+    def open(self):
+        self._file = Path(self.settings.path).open("a", buffering=1)  # noqa: SIM115 - see close
+
+    def process(self, frame):
+        now_ns, clock = time.time_ns(), read_clock(frame["image"])
+        if clock is not None:
+            captured_ms = (now_ns - frame.wall_ns) / 1e6
+            self._file.write(f"{now_ns / 1e6 - clock.wall_ms:.1f} {captured_ms:.1f}\n")
+
+    def close(self):
+        self._file.close()
 
 
 class Operator(Stage):

@@ -2,12 +2,14 @@
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.camera import Camera
+from tests.processes.runs import Run
 from tests.processes.test_streams import Attended, total
 
 pytestmark = pytest.mark.processes
@@ -98,6 +100,44 @@ def test_without_wait_a_camera_that_is_not_there_ends_the_run_in_one_line(tmp_pa
     (line,) = run.stderr.splitlines()
     assert line.startswith("run.py: ")
     assert "has no such stream: check the path in the address" in line
+
+
+HEELS = """\
+streams:
+  yard: {{source: "{url}", backend: {backend}}}
+stages:
+  capture: {{use: capture}}
+  slow:    {{use: fault, delay_ms: 100, process: slow}}
+  age:     {{use: "tests.processes.stages:Age", path: {out}/ages, process: age}}
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("backend", "over_ms"), [("opencv", 120), ("gstreamer", 60)])
+def test_a_reader_slower_than_its_camera_stays_at_its_heels(tmp_path, backend, over_ms):
+    """By the clock in the picture: from the camera to the end of 100 ms of work on it."""
+    if backend == "gstreamer":
+        pytest.importorskip("gi")
+    with Camera(fps=30) as camera:
+        graph = HEELS.format(url=camera.url("/jpeg"), backend=backend, out=tmp_path)
+        with Run(tmp_path, graph=graph.replace("{", "{{").replace("}", "}}")) as run:
+            ages = tmp_path / "ages"
+            until_s = time.monotonic() + float(os.environ.get("EYELINE_HEELS_S", "60"))
+            while time.monotonic() < until_s:
+                assert run.process.poll() is None, run.stderr
+                time.sleep(0.2)
+            run.process.send_signal(signal.SIGTERM)
+            assert run.wait() == 0, run.stderr
+    of_picture = [float(line.split()[0]) for line in ages.read_text().splitlines()[20:]]
+    third = len(of_picture) // 3
+    first, last = sorted(of_picture[:third]), sorted(of_picture[-third:])
+    figures = {
+        name: [part[int(share * (third - 1))] for share in (0.5, 0.95, 0.99)]
+        for name, part in (("first", first), ("last", last))
+    }
+    (tmp_path / "figures.json").write_text(json.dumps(figures))
+    assert figures["last"][1] < 100 + over_ms, figures
+    assert figures["last"][0] < figures["first"][0] + 15, figures
 
 
 @pytest.mark.soak

@@ -1,0 +1,106 @@
+"""When to take the next picture of a live source, so that it is still new when work on it begins.
+
+Where a stage is slower than the source, frames would wait before it, for as many of its turns as
+there are slots, and grow old. So none is taken before it is due: when the slowest stage will be
+free, less the way there, less one interval of the source, since a picture has to come first.
+
+What a frame went through is known once it is back. That congestion shows first as delay, and that
+a sender can keep a bottleneck busy with next to no queue by measuring both, is from congestion
+control: Brakmo and Peterson, "TCP Vegas", 1995; Cardwell et al., "BBR", 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pipeline.frame import Span
+
+NOISE_NS = 2_000_000
+"""A wait up to this long says nothing: the stage was free."""
+SURPRISE_NS = 50_000_000
+"""How much longer than two turns of before the next one is believed to be, after a crash say."""
+
+
+class Pacer:
+    """Of one stream; all times are monotonic, in nanoseconds."""
+
+    def __init__(self, after: Mapping[int, int]) -> None:
+        """Start without a delay.
+
+        Args:
+            after: stage -> the stage that it follows, by their indices.
+        """
+        self._after = after
+        self._interval_ns = 0.0
+        """Of the source's pictures."""
+        self._captured_ns = -1
+        self._waits_ns = dict.fromkeys(after, 0.0)
+        """Stage -> how long frames wait for it."""
+        self._started: dict[int, tuple[int, int]] = {}
+        """Stage -> the newest frame known to be through: its number, and when work began."""
+        self._turn_ns = self._spread_ns = 0.0
+        """From frame to frame at the slowest stage; and how much that differs."""
+        self._way_ns = 0
+        """From capture to the slowest stage."""
+        self._slowest = -1
+
+    def lent(self, captured_ns: int, missed: int) -> None:
+        """Note that a picture was taken.
+
+        Args:
+            captured_ns: when.
+            missed: pictures that came since the one before and were not taken.
+        """
+        if self._captured_ns >= 0:
+            interval_ns = (captured_ns - self._captured_ns) / (missed + 1)
+            if self._interval_ns:
+                interval_ns = min(interval_ns, 2 * self._interval_ns + SURPRISE_NS)
+                interval_ns = self._interval_ns + (interval_ns - self._interval_ns) / 8
+            self._interval_ns = interval_ns
+        self._captured_ns = captured_ns
+
+    def returned(self, seq: int, captured_ns: int, spans: Sequence[Span]) -> None:
+        """Learn from a frame that was delivered.
+
+        Args:
+            seq: its number.
+            captured_ns: when it was captured.
+            spans: when who worked on it.
+        """
+        through_ns = {span.stage: span.end_ns for span in spans}
+        waits_ns = {}
+        for span in spans:
+            before = self._after.get(span.stage)
+            if before in through_ns:
+                wait_ns = waits_ns[span.stage] = span.start_ns - through_ns[before]
+                self._waits_ns[span.stage] += (wait_ns - self._waits_ns[span.stage]) / 4
+        if not waits_ns:
+            return
+        self._slowest = slowest = max(waits_ns, key=self._waits_ns.__getitem__)
+        starts_ns = {span.stage: span.start_ns for span in spans}
+        known = self._started.get(slowest)
+        if known is not None and seq > known[0]:
+            turn_ns = (starts_ns[slowest] - known[1]) / (seq - known[0])
+            self._learn(waits_ns[slowest], turn_ns)
+        self._way_ns = starts_ns[slowest] - waits_ns[slowest] - captured_ns
+        for stage in waits_ns:
+            if seq > self._started.get(stage, (-1, 0))[0]:
+                self._started[stage] = seq, starts_ns[stage]
+
+    def _learn(self, wait_ns: int, turn_ns: float) -> None:
+        if wait_ns <= NOISE_NS:
+            # The stage was free, who knows for how long: be earlier, but not by much, since one
+            # picture of the source sooner may be all that it takes.
+            self._turn_ns -= min(self._turn_ns, self._interval_ns + 8 * NOISE_NS) / 8
+            return
+        off_ns = min(turn_ns, 2 * self._turn_ns + SURPRISE_NS) - self._turn_ns
+        self._turn_ns += off_ns / 4
+        self._spread_ns += (abs(off_ns) - self._spread_ns) / 4
+
+    def due_ns(self, seq: int) -> float:
+        """From when on the picture that is to be frame `seq` may be taken; 0: at once."""
+        if self._slowest not in self._started:
+            return 0.0
+        known, started_ns = self._started[self._slowest]
+        free_ns = started_ns + (seq - known) * self._turn_ns
+        return free_ns - self._way_ns - self._interval_ns - self._spread_ns - NOISE_NS
