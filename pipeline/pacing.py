@@ -43,14 +43,20 @@ class Pacer:
         self._way_ns = 0
         """From capture to the slowest stage."""
         self._slowest = -1
+        self._alone: set[int] = set()
+        """Frames that were alone when they were taken."""
 
-    def lent(self, captured_ns: int, missed: int) -> None:
+    def lent(self, seq: int, captured_ns: int, missed: int, alone: bool) -> None:
         """Note that a picture was taken.
 
         Args:
+            seq: number of the frame that it has become.
             captured_ns: when.
             missed: pictures that came since the one before and were not taken.
+            alone: no other frame of the stream is under way.
         """
+        if alone:
+            self._alone.add(seq)
         if self._captured_ns >= 0:
             interval_ns = (captured_ns - self._captured_ns) / (missed + 1)
             if self._interval_ns:
@@ -81,17 +87,19 @@ class Pacer:
         known = self._started.get(slowest)
         if known is not None and seq > known[0]:
             turn_ns = (starts_ns[slowest] - known[1]) / (seq - known[0])
-            self._learn(waits_ns[slowest], turn_ns)
+            self._learn(waits_ns[slowest], turn_ns, seq in self._alone)
+        self._alone = {other for other in self._alone if other > seq}
         self._way_ns = starts_ns[slowest] - waits_ns[slowest] - captured_ns
         for stage in waits_ns:
             if seq > self._started.get(stage, (-1, 0))[0]:
                 self._started[stage] = seq, starts_ns[stage]
 
-    def _learn(self, wait_ns: int, turn_ns: float) -> None:
+    def _learn(self, wait_ns: int, turn_ns: float, alone: bool) -> None:
         if wait_ns <= NOISE_NS:
-            # The stage was free, who knows for how long: be earlier, but not by much, since one
-            # picture of the source sooner may be all that it takes.
-            self._turn_ns -= min(self._turn_ns, self._interval_ns + 8 * NOISE_NS) / 8
+            # The stage was free: be earlier. With another frame of the stream before it, it was so
+            # for less than one interval of the source; else nobody knows for how long.
+            most_ns = self._turn_ns if alone else self._interval_ns + 8 * NOISE_NS
+            self._turn_ns -= min(self._turn_ns, most_ns) / 8
             return
         off_ns = min(turn_ns, 2 * self._turn_ns + SURPRISE_NS) - self._turn_ns
         self._turn_ns += off_ns / 4

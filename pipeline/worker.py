@@ -783,8 +783,8 @@ class CaptureWorker(Worker):
         return True
 
     def _is_due(self) -> bool:
-        """Whether it is time for the next picture; a run at rest has nothing to wait for."""
-        if self._pacer is None or not self._custody.in_flight:
+        """Whether it is time for the next picture."""
+        if self._pacer is None:
             return True
         self._offer_ns = self._pacer.due_ns(self._custody.next_seq)
         return time.monotonic_ns() >= self._offer_ns
@@ -813,9 +813,10 @@ class CaptureWorker(Worker):
         assert (offset, dtype, channels) == (0, "|u1", 3), "image must come first, as BGR uint8"
         header.width, header.height = width, height
         self._fit_memory(header)
-        self._custody.lend(header)
         if self._pacer is not None:
-            self._pacer.lent(header.captured_ns, self._missed)
+            alone = not self._custody.in_flight
+            self._pacer.lent(header.seq, header.captured_ns, self._missed, alone)
+        self._custody.lend(header)
         self._missed = 0
         self._launch(header)
 

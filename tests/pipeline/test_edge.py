@@ -90,6 +90,18 @@ def test_messages_of_one_sender_arrive_in_order(run):
     assert seqs == list(range(300))
 
 
+def test_a_sender_of_whom_much_waits_does_not_keep_others_from_being_heard(run):
+    shared = board()
+    receiver, many, one = run(0, shared), run(1, shared), run(2, shared)
+    for _ in range(90):
+        many.send_frame(0, 0, b"")
+    senders = [receiver.receive(ARRIVES_MS).sender]
+    one.send_frame(0, 0, b"")
+    threading.Event().wait(0.3)  # it cannot be seen from here when it has arrived
+    senders += [receiver.receive(ARRIVES_MS).sender for _ in range(4)]
+    assert 2 in senders
+
+
 def test_what_is_sent_after_a_death_waits_for_the_successor_and_comes_to_it_alone(run):
     shared = board()
     sender, dead = run(0, shared), run(1, shared)

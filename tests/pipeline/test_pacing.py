@@ -48,10 +48,10 @@ class Line:
     def _is_offered(self, by_ns=0):
         if len(self.under_way) == self.slots:
             return False
-        return not self.paced or not self.under_way or self.pacer.due_ns(self.seq) <= by_ns
+        return not self.paced or self.pacer.due_ns(self.seq) <= by_ns
 
     def _take(self):
-        self.pacer.lent(self.now_ns, self.missed)
+        self.pacer.lent(self.seq, self.now_ns, self.missed, alone=not self.under_way)
         self.missed = 0
         i = min(range(len(self.free_ns)), key=self.free_ns.__getitem__)
         start_ns = max(self.now_ns, self.free_ns[i])
@@ -136,7 +136,7 @@ def test_the_slowest_of_several_stages_counts_and_frames_that_failed_teach_nothi
     assert pacer.due_ns(1) == 0
     for seq in range(60):
         at = seq * 100 * MS
-        pacer.lent(at, 2)
+        pacer.lent(seq, at, 2, alone=False)
         pacer.returned(
             seq,
             at,
