@@ -11,13 +11,14 @@ ORT    := $(shell $(PYTHON) -c "import ctypes; ctypes.CDLL('libcuda.so.1'); prin
 .PHONY: help demo test live check soak install gstreamer clean
 
 help:
-	@echo "make demo    install, and run the embedded model on the shipped clip"
-	@echo "make test    install what tests need, and run them"
-	@echo "make live    the tests that read real cameras and browsers in real time, for minutes"
-	@echo "make check   ruff and mypy"
-	@echo "make soak    the tests that take minutes: kills, hangs, memory"
+	@echo "make demo       install, and run the embedded model on the shipped clip"
+	@echo "make test       install what tests need, and run them"
+	@echo "make live       the tests that read cameras and a browser in real time, for minutes"
+	@echo "make soak       the tests that take many minutes: kills, hangs, latency, systemd"
+	@echo "make check      ruff and mypy"
+	@echo "make install    install, and run nothing"
 	@echo "make gstreamer  install the GStreamer capture backend (Debian and Ubuntu)"
-	@echo "make clean   remove what was installed and the runs"
+	@echo "make clean      remove what was installed and the runs"
 
 demo: $(VENV)/.installed-run
 	@mkdir -p runs/demo
