@@ -1,8 +1,9 @@
 """When to take the next picture of a live source, so that it is still new when work on it begins.
 
-Where a stage is slower than the source, frames would wait before it, for as many of its turns as
-there are slots, and grow old. So none is taken before it is due: when the slowest stage will be
-free, less the way there, less one interval of the source, since a picture has to come first.
+Where a worker is slower than the source, frames would wait before it, for as many of its turns as
+there are slots, and grow old. So none is taken before it is due: when the slowest worker will be
+free, less the way there, less one interval of the source, since a picture has to come first. What
+stages of one worker wait for each other is its work, not a queue.
 
 What a frame went through is known once it is back. That congestion shows first as delay, and that
 a sender can keep a bottleneck busy with next to no queue by measuring both, is from congestion
@@ -35,13 +36,13 @@ class Pacer:
         """Of the source's pictures."""
         self._captured_ns = -1
         self._waits_ns = dict.fromkeys(after, 0.0)
-        """Stage -> how long frames wait for it."""
-        self._started: dict[int, tuple[int, int]] = {}
-        """Stage -> the newest frame known to be through: its number, and when work began."""
+        """Stage -> how long frames wait until its worker takes them."""
+        self._taken: dict[int, tuple[int, int]] = {}
+        """Stage -> the newest frame known to be through: its number, and when it was taken."""
         self._turn_ns = self._spread_ns = 0.0
-        """From frame to frame at the slowest stage; and how much that differs."""
+        """From frame to frame at the slowest one; and how much that differs."""
         self._way_ns = 0
-        """From capture to the slowest stage."""
+        """From capture to where frames wait for the slowest one."""
         self._slowest = -1
         self._alone: set[int] = set()
         """Frames that were alone when they were taken."""
@@ -73,28 +74,33 @@ class Pacer:
             captured_ns: when it was captured.
             spans: when who worked on it.
         """
-        through_ns = {span.stage: span.end_ns for span in spans}
+        by_stage = {span.stage: span for span in spans}
         waits_ns = {}
+        takens_ns = {}
         for span in spans:
-            before = self._after.get(span.stage)
-            if before in through_ns:
-                wait_ns = waits_ns[span.stage] = span.start_ns - through_ns[before]
-                self._waits_ns[span.stage] += (wait_ns - self._waits_ns[span.stage]) / 4
+            before = by_stage.get(self._after.get(span.stage, -1))
+            if before is None or (before.worker, before.taken_ns) == (span.worker, span.taken_ns):
+                continue
+            wait_ns = waits_ns[span.stage] = span.taken_ns - before.end_ns
+            takens_ns[span.stage] = span.taken_ns
+            self._waits_ns[span.stage] += (wait_ns - self._waits_ns[span.stage]) / 4
         if not waits_ns:
             return
         self._slowest = slowest = max(waits_ns, key=self._waits_ns.__getitem__)
-        starts_ns = {span.stage: span.start_ns for span in spans}
-        known = self._started.get(slowest)
+        known = self._taken.get(slowest)
         if known is not None and seq > known[0]:
-            turn_ns = (starts_ns[slowest] - known[1]) / (seq - known[0])
+            turn_ns = (takens_ns[slowest] - known[1]) / (seq - known[0])
             self._learn(waits_ns[slowest], turn_ns, seq in self._alone)
         self._alone = {other for other in self._alone if other > seq}
-        self._way_ns = starts_ns[slowest] - waits_ns[slowest] - captured_ns
-        for stage in waits_ns:
-            if seq > self._started.get(stage, (-1, 0))[0]:
-                self._started[stage] = seq, starts_ns[stage]
+        self._way_ns = by_stage[self._after[slowest]].end_ns - captured_ns
+        for stage, taken_ns in takens_ns.items():
+            if seq > self._taken.get(stage, (-1, 0))[0]:
+                self._taken[stage] = seq, taken_ns
 
     def _learn(self, wait_ns: int, turn_ns: float, alone: bool) -> None:
+        if alone:
+            # Then it waited for other streams, and to come later would only leave them more turns.
+            turn_ns = min(turn_ns, self._turn_ns)
         if wait_ns <= NOISE_NS:
             # The stage was free: be earlier. With another frame of the stream before it, it was so
             # for less than one interval of the source; else nobody knows for how long.
@@ -107,8 +113,8 @@ class Pacer:
 
     def due_ns(self, seq: int) -> float:
         """From when on the picture that is to be frame `seq` may be taken; 0: at once."""
-        if self._slowest not in self._started:
+        if self._slowest not in self._taken:
             return 0.0
-        known, started_ns = self._started[self._slowest]
-        free_ns = started_ns + (seq - known) * self._turn_ns
+        known, taken_ns = self._taken[self._slowest]
+        free_ns = taken_ns + (seq - known) * self._turn_ns
         return free_ns - self._way_ns - self._interval_ns - self._spread_ns - NOISE_NS

@@ -1,6 +1,8 @@
 """A source, one stage, and a pacer between them, in a time of their own."""
 
+import heapq
 import random
+from collections import deque
 
 import pytest
 
@@ -11,13 +13,16 @@ MS = 1_000_000
 
 
 class Line:
-    """A source and a stage with so many replicas, and so many slots between them."""
+    """A source and a stage with so many replicas, and so many slots between them.
+
+    Beside the stage, in its worker, stands another that does its work after it, in no time.
+    """
 
     def __init__(self, interval_ms, work_ms, slots=3, replicas=1, paced=True, jitter=0.0):
         self.interval_ns, self.work_ms = interval_ms * MS, work_ms
         self.slots, self.paced, self.jitter = slots, paced, jitter
         self.free_ns = [0] * replicas
-        self.pacer = Pacer({1: 0})
+        self.pacer = Pacer({1: 0, 2: 0})
         self.random = random.Random(1)
         self.now_ns = 0
         self.seq = self.missed = 0
@@ -66,6 +71,7 @@ class Line:
         spans = [
             Span(0, 0, captured_ns, captured_ns, captured_ns),
             Span(1, 1, start_ns, start_ns, end_ns),
+            Span(2, 1, start_ns, end_ns, end_ns),
         ]
         self.waits_ms.append((start_ns - captured_ns) / MS)
         self.pacer.returned(seq, captured_ns, spans)
@@ -129,6 +135,95 @@ def test_after_a_gap_it_is_soon_as_before():
     assert max(line.waits_ms[-delivered:]) < 80
 
 
+class Shared:
+    """Cameras, and files that are always ready, whose frames one stage takes in turns."""
+
+    def __init__(self, intervals_ms, work_ms, files=0, jitter=0.05, slots=3, paced=True):
+        self.intervals_ms, self.work_ms, self.jitter = intervals_ms, work_ms, jitter
+        self.slots, self.paced = slots, paced
+        self.random = random.Random(1)
+        self.queues = [deque() for _ in range(len(intervals_ms) + files)]
+        self.pacers = [Pacer({1: 0}) for _ in intervals_ms]
+        self.seqs, self.missed, self.under_way = ([0] * len(intervals_ms) for _ in range(3))
+        self.offered = [True for _ in intervals_ms]
+        self.turn, self.busy, self.now_ns = 0, False, 0
+        self.events = [(k * 7 * MS, "picture", k, None) for k in range(len(intervals_ms))]
+
+    def run(self, seconds):
+        """How many frames of each camera were delivered in so long."""
+        self.delivered = [0 for _ in self.intervals_ms]
+        end_ns = self.now_ns + round(seconds * 1e9)
+        while self.now_ns < end_ns:
+            self.now_ns, what, camera, frame = heapq.heappop(self.events)
+            (self._picture if what == "picture" else self._return)(camera, frame)
+            self._start()
+        return self.delivered
+
+    def _vary(self, ms, by):
+        return self.now_ns + round(ms * MS * (1 + by * self.random.uniform(-1, 1)))
+
+    def _offer(self, camera):
+        due = not self.paced or self.pacers[camera].due_ns(self.seqs[camera]) <= self.now_ns
+        if self.under_way[camera] < self.slots and due:
+            self.offered[camera] = True
+
+    def _picture(self, camera, _):
+        self._offer(camera)
+        if self.offered[camera]:
+            seq, alone = self.seqs[camera], not self.under_way[camera]
+            self.pacers[camera].lent(seq, self.now_ns, self.missed[camera], alone)
+            self.queues[camera].append((seq, self.now_ns))
+            self.seqs[camera] += 1
+            self.under_way[camera] += 1
+            self.missed[camera], self.offered[camera] = 0, False
+        else:
+            self.missed[camera] += 1
+        next_ns = self._vary(self.intervals_ms[camera], 0.02)
+        heapq.heappush(self.events, (next_ns, "picture", camera, None))
+
+    def _start(self):
+        for i in range(len(self.queues)):
+            who = (self.turn + i) % len(self.queues)
+            if not self.busy and (who >= len(self.intervals_ms) or self.queues[who]):
+                self.turn, self.busy = who + 1, True
+                frame = (*self.queues[who].popleft(), self.now_ns) if self.queues[who] else None
+                end_ns = self._vary(self.work_ms, self.jitter)
+                heapq.heappush(self.events, (end_ns, "return", who, frame))
+
+    def _return(self, who, frame):
+        self.busy = False
+        if frame is None:
+            return
+        seq, captured_ns, start_ns = frame
+        self.under_way[who] -= 1
+        self.delivered[who] += 1
+        capture = Span(0, 0, captured_ns, captured_ns, captured_ns)
+        work = Span(1, 1, start_ns, start_ns, self.now_ns)
+        self.pacers[who].returned(seq, captured_ns, [capture, work])
+        self._offer(who)
+
+
+@pytest.mark.parametrize(
+    ("intervals_ms", "work_ms", "files", "jitter"),
+    [
+        ([17, 33, 100, 333], 60, 0, 0.05),
+        ([33, 33, 33, 33], 60, 0, 0.4),
+        ([17, 100], 80, 0, 0.05),
+        ([33], 100, 1, 0.5),
+        ([17], 60, 2, 0.5),
+    ],
+)
+def test_streams_that_share_a_stage_get_as_much_of_it_as_without(
+    intervals_ms, work_ms, files, jitter
+):
+    paced, free = (Shared(intervals_ms, work_ms, files, jitter, 3, p) for p in (True, False))
+    paced.run(600)
+    of_paced, of_free = paced.run(300), free.run(300)
+    assert all(a >= 0.8 * b for a, b in zip(of_paced, of_free, strict=True)), (of_paced, of_free)
+    if not files:
+        assert sum(of_paced) >= 0.97 * sum(of_free)
+
+
 def test_the_slowest_of_several_stages_counts_and_frames_that_failed_teach_nothing():
     pacer = Pacer({1: 0, 2: 1, 3: 2})
     assert pacer.due_ns(0) == 0
@@ -142,9 +237,9 @@ def test_the_slowest_of_several_stages_counts_and_frames_that_failed_teach_nothi
             at,
             [
                 Span(0, 0, at, at, at + MS),
-                Span(1, 1, at, at + MS, at + 11 * MS),
-                Span(2, 2, at, at + 41 * MS, at + 140 * MS),
-                Span(3, 3, at, at + 141 * MS, at + 142 * MS),
+                Span(1, 1, at + MS, at + MS, at + 11 * MS),
+                Span(2, 2, at + 41 * MS, at + 41 * MS, at + 140 * MS),
+                Span(3, 3, at + 141 * MS, at + 141 * MS, at + 142 * MS),
             ],
         )
     # Free at 41 + 100 ms after the last capture; 11 ms away; a picture every 33 ms.

@@ -260,3 +260,24 @@ def test_a_fast_stream_does_not_starve_a_slow_one(tmp_path):
     assert slow["captured"] == total(slow)
     assert fast["dropped"]["busy"] > fast["delivered"]
     assert slow["dropped"].get("busy", 0) <= slow["captured"] // 10
+
+
+def test_stages_beside_each_other_in_one_process_cost_a_camera_no_more_than_their_work(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for i in range(5):
+        save_image(tmp_path / "folder" / f"{i}.png", 64, 48, value=i)
+    graph = """
+        streams:
+          demo: {{source: {source}, mode: live, loop: true, fps: 60}}
+        stages:
+          capture: {{use: capture}}
+          boxes: {{use: "tests.processes.stages:Boxes", work_ms: 5, process: detector}}
+          draw: {{use: fault, after: boxes, delay_ms: 30, process: sinks}}
+          events: {{use: events, after: boxes, path: {out}/events.jsonl, process: sinks}}
+    """
+    with Attended(tmp_path, source=tmp_path / "folder", graph=graph) as run:
+        run.wait_for("demo", 200)
+        demo = run.end()["demo"]
+    assert demo["captured"] == total(demo)
+    # The sinks are at work while every other picture comes: no reason to miss more than those.
+    assert demo["delivered"] >= 0.4 * demo["captured"], demo
