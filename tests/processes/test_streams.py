@@ -145,9 +145,10 @@ def test_a_paused_stream_gives_nothing_until_it_is_resumed(tmp_path):
         assert run.do("pause", "demo") == ""
         run.wait_until(lambda: run.stream("demo")["condition"]["state"] == "paused")
         run.wait_until(lambda: run.stream("demo")["in_flight"] == 0)
-        captured = run.stream("demo")["captured"]
-        assert run.do("add", "late", source=str(CLIP), frames=20) == ""
-        run.wait_for("late", 20)
+        assert run.do("add", "late", source=str(CLIP), frames=40) == ""
+        run.wait_for("late", 1)
+        captured = run.stream("demo")["captured"]  # with the picture that was in hand
+        run.wait_for("late", 40)
         assert run.stream("demo")["captured"] == captured
         assert run.do("resume", "demo") == ""
         run.wait_until(lambda: run.stream("demo")["captured"] > captured + 3)
