@@ -152,7 +152,7 @@ def camera():
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 def test_the_clock_runs(camera, transport):
     with Player(camera.url("/jpeg"), transport) as player:
-        clocks = player.clocks(20)
+        clocks = player.clocks(25)[5:]  # of the first ones, those for whom it is not ready are gone
     assert [clock.number - clocks[0].number for clock in clocks] == list(range(20))
     walls = [clock.wall_ms for clock in clocks]
     assert walls == sorted(walls)
