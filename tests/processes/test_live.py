@@ -1,6 +1,7 @@
 """Whole runs on real cameras that freeze, die and come back."""
 
 import json
+import logging
 import os
 import signal
 import time
@@ -135,7 +136,7 @@ def test_a_reader_slower_than_its_camera_stays_at_its_heels(tmp_path, backend, o
         name: [part[int(share * (third - 1))] for share in (0.5, 0.95, 0.99)]
         for name, part in (("first", first), ("last", last))
     }
-    print(f"{backend}: p50, p95, p99 of the first and of the last third, in ms: {figures}")
+    logging.info("%s: p50, p95, p99 of the first and of the last third, in ms: %s", backend, figures)
     assert figures["last"][1] < 100 + over_ms, figures
     assert figures["last"][0] < figures["first"][0] + 15, figures
 
@@ -169,7 +170,7 @@ def test_deaths_and_freezes_one_after_the_other_are_survived_and_cost_nothing(
             if turn in (3, 11):
                 held.append((len(os.listdir(f"/proc/{pid}/fd")), rss_mib(pid)))
         summary = run.end()
-    print(f"seconds until the first picture, and the wait in force: {took}; fds, MiB: {held}")
+    logging.info("first pictures after s, with a wait in force of: %s; fds, MiB: %s", took, held)
     assert summary["lame"]["reconnects"] >= 12
     for stream in summary.values():
         assert stream["captured"] == total(stream)
