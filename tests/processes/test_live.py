@@ -136,15 +136,15 @@ def test_a_reader_slower_than_its_camera_stays_at_its_heels(tmp_path, backend, o
         name: [part[int(share * (third - 1))] for share in (0.5, 0.95, 0.99)]
         for name, part in (("first", first), ("last", last))
     }
-    logging.info("%s: p50, p95, p99 of the first and of the last third, in ms: %s", backend, figures)
+    logging.info(
+        "%s: p50, p95, p99 of the first and of the last third, in ms: %s", backend, figures
+    )
     assert figures["last"][1] < 100 + over_ms, figures
     assert figures["last"][0] < figures["first"][0] + 15, figures
 
 
 @pytest.mark.soak
-def test_deaths_and_freezes_one_after_the_other_are_survived_and_cost_nothing(
-    tmp_path, record_property
-):
+def test_deaths_and_freezes_one_after_the_other_are_survived_and_cost_nothing(tmp_path):
     with (
         Camera(fps=10, size="320x240") as good,
         Camera(fps=10, size="320x240") as bad,
