@@ -181,14 +181,22 @@ class Custody:
             return "astray"
         return None
 
-    def due(self, now_ns: int) -> list[Header]:
-        """Headers of frames to send again now: nobody has their slots in hand any more."""
+    def due(self, now_ns: int, *, in_order: bool = False) -> list[Header]:
+        """Headers of frames to send again now: nobody has their slots in hand any more.
+
+        Args:
+            now_ns: monotonic time.
+            in_order: none before an older one.
+        """
         if not self._due or now_ns < self._due_ns:
             return []
-        ready = [slot for slot in self._due if not self._board.is_held(self._stream, slot)]
-        self._due = [slot for slot in self._due if slot not in ready]
-        headers = [self._again(slot, now_ns) for slot in ready]
-        return sorted(headers, key=lambda header: header.seq)
+        held = [self._board.is_held(self._stream, slot) for slot in self._due]
+        if in_order and any(held):
+            first = held.index(True)
+            held = [i >= first for i in range(len(held))]
+        ready = [slot for slot, kept in zip(self._due, held, strict=True) if not kept]
+        self._due = [slot for slot, kept in zip(self._due, held, strict=True) if kept]
+        return [self._again(slot, now_ns) for slot in ready]
 
     @property
     def waits_for_holders(self) -> bool:
@@ -200,7 +208,7 @@ class Custody:
             self._arena.raise_attempt(slot)
             self._returned[slot], self._causes[slot] = 0, ""
             self._spans.pop(slot, None)
-        self._due = list(self._lent)
+        self._due = sorted(self._lent, key=self._arena.seq)
         self._due_ns = now_ns + SETTLE_NS
 
     def _again(self, slot: int, now_ns: int) -> Header:

@@ -744,7 +744,7 @@ class CaptureWorker(Worker):
                 self._stream.name,
                 self._custody.in_flight,
             )
-        for header in self._custody.due(now_ns):
+        for header in self._custody.due(now_ns, in_order=self._any_ordered):
             self._launch(header)
 
     def _read(self) -> bool:
@@ -756,6 +756,8 @@ class CaptureWorker(Worker):
             return False
         if self._paused and not self._stream.live:
             return False
+        if self._any_ordered and self._custody.waits_for_holders:
+            return False  # stages here that want frames in order get the older ones first
         if self._offered is None and not (self._custody.has_free_slot and self._is_due()):
             self._count_missed()
             return False

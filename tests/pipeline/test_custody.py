@@ -191,6 +191,20 @@ def test_a_frame_that_somebody_has_in_hand_is_not_sent_again_until_let_go():
     assert not world.custody.waits_for_holders
 
 
+def test_in_order_none_is_sent_again_before_an_older_one_that_somebody_has_in_hand():
+    world = World()
+    first, held, last = world.lend(), world.lend(), world.lend()
+    world.board.hold(2, 0, held)
+    world.die()
+    world.custody.watch(world.now_ns)
+    world.now_ns += SETTLE_NS
+    assert [h.seq for h in world.custody.due(world.now_ns, in_order=True)] == [first.seq]
+    assert world.custody.due(world.now_ns, in_order=True) == []
+    world.board.let_go(2, 0)
+    both = [h.seq for h in world.custody.due(world.now_ns, in_order=True)]
+    assert both == [held.seq, last.seq]
+
+
 def test_what_the_dead_had_in_hand_is_sent_again():
     world = World()
     world.board.hold(WORKER, 0, world.lend())

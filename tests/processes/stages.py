@@ -1,6 +1,8 @@
 """Small stages with work, replicas and state, so that whole runs are quick and repeatable."""
 
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -66,6 +68,20 @@ class Ids(Stage):
 
     def restore(self, stream, state):
         self._next[stream] = int(state)
+
+
+class Dies(Stage):
+    """Kills its process at a frame, the first time that it comes."""
+
+    class Settings(Settings, frozen=True):
+        at: int
+        path: str
+        """Of a file that tells it that it has."""
+
+    def process(self, frame):
+        if frame.seq == self.settings.at and not Path(self.settings.path).exists():
+            Path(self.settings.path).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Age(Stage):

@@ -84,15 +84,30 @@ def test_other_placements_give_the_same_events(args, undisturbed, tmp_path):
     assert run.ledger == WHOLE
 
 
-def test_all_stages_in_one_process_give_the_same_events(undisturbed, tmp_path):
-    one = GRAPH
+def in_one_process(graph):
     for stage in ("capture", "fault", "events", '"null"'):
-        one = one.replace(f"use: {stage}", f"process: one, use: {stage}")
-    one = one.replace('use: "tests', 'process: one, use: "tests')
-    with Run(tmp_path, "--set", "boxes.replicas=1", graph=one) as run:
+        graph = graph.replace(f"use: {stage}", f"process: one, use: {stage}")
+    return graph.replace('use: "tests', 'process: one, use: "tests')
+
+
+def test_all_stages_in_one_process_give_the_same_events(undisturbed, tmp_path):
+    with Run(tmp_path, "--set", "boxes.replicas=1", graph=in_one_process(GRAPH)) as run:
         run.wait_for_events(50)
         run.strike("ids", signal.SIGKILL)
         assert run.wait() == 0, run.stderr
+    assert run.lines == undisturbed
+    assert run.ledger == WHOLE
+
+
+@pytest.mark.parametrize("frame", [0, 20])
+def test_the_frame_that_was_amid_its_stages_goes_through_them_before_the_next(
+    undisturbed, tmp_path, frame
+):
+    dies = f'"tests.processes.stages:Dies", at: {frame}, path: {{out}}/died'
+    graph = in_one_process(GRAPH.replace("post:    {{use: fault", f"post:    {{{{use: {dies}"))
+    with Run(tmp_path, "--set", "boxes.replicas=1", graph=graph) as run:
+        assert run.wait() == 0, run.stderr
+    assert (tmp_path / "died").exists()
     assert run.lines == undisturbed
     assert run.ledger == WHOLE
 
