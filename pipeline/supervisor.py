@@ -339,8 +339,9 @@ class Supervisor:
     def _repair(self, child: Child, code: int) -> None:
         """Free what the dead worker held, have its frames sent again, start it again."""
         for hold in self.board.bury(child.spec.index):
-            if not child.hung:
-                self.feeds[hold.stream].arena.blame(hold.slot, hold.generation)
+            arena = self.feeds.arenas.get(hold.stream)  # None: of a stream that is gone
+            if arena is not None and not child.hung:
+                arena.blame(hold.slot, hold.generation)
         self.board.raise_epoch()
         budget = self.graph.config.supervisor
         now = time.monotonic()

@@ -66,6 +66,10 @@ EXIT_RENEW = 4
 """Exit status of a worker that asks to be started again."""
 
 
+class _Leave(BaseException):
+    """The worker is to end amid a frame; its successor gets that anew. Passes through stages."""
+
+
 class Report(msgspec.Struct, omit_defaults=True):
     """What a worker tells the supervisor, as a line of JSON on a pipe."""
 
@@ -123,6 +127,8 @@ def work(shared: Shared, spec: Spec, stream: Stream | None) -> int:
     except StuckSource as error:
         worker.tell("renew", str(error))
         os._exit(EXIT_RENEW)  # a thread that is stuck in a library would keep us from ending
+    except _Leave:
+        return 0
     except EyelineError as error:
         worker.tell("setup" if isinstance(error, SetupError) else "fatal", str(error))
         return EXIT_FATAL
@@ -352,8 +358,10 @@ class Worker:
 
     def _beat_for_stage(self) -> None:
         self._beat()
-        if self._terminated or self._board.stopping:
+        if self._board.stopping:
             raise EndRun
+        if self._terminated:
+            raise _Leave
 
     def _call_idle(self) -> None:
         for stage in self._idle:

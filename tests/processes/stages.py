@@ -84,6 +84,19 @@ class Dies(Stage):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Long(Stage):
+    """Takes long on purpose, and says so, as a paused window does."""
+
+    class Settings(Settings, frozen=True):
+        work_s: float
+
+    def process(self, frame):
+        until_s = time.monotonic() + self.settings.work_s
+        while time.monotonic() < until_s:
+            self.beat()
+            time.sleep(0.01)
+
+
 class Age(Stage):
     """Writes for each frame how old it is by the clock in its picture, and since its capture."""
 

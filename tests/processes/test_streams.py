@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,23 @@ def test_new_settings_start_only_what_changed(tmp_path):
         range(summary["demo"]["delivered"])
     )
     assert summary["demo"]["captured"] == total(summary["demo"])
+
+
+def test_new_settings_reach_a_stage_amid_a_frame_which_is_begun_anew(tmp_path):
+    graph = GRAPH.replace(
+        "post:    {{use: fault", 'post: {{use: "tests.processes.stages:Long", work_s: 60'
+    ).replace("supervisor:", "placement: separate\nsupervisor:")
+    with Run(tmp_path, graph=graph) as run:
+        run.wait_until(lambda: "post" in run.workers())
+        config = tmp_path / "config.yaml"
+        time.sleep(1)  # until its first frame is there
+        config.write_text(config.read_text().replace("work_s: 60", "work_s: 0"))
+        run.process.send_signal(signal.SIGHUP)
+        assert run.wait() == 0, run.stderr
+        assert "settings read: stage post changed" in run.stderr
+    assert [line["frame"] for line in run.lines] == list(range(300))
+    assert run.summary["stages"]["post"]["restarts"] == 0
+    assert run.ledger["delivered"] == 300
 
 
 def test_another_graph_is_a_new_run_in_the_same_process(tmp_path):
