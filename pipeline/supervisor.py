@@ -733,7 +733,7 @@ class _Request(msgspec.Struct):
     settings: dict[str, Any] = {}
 
 
-_OF_ONE_STREAM = ("setup", "broken")
+_OF_ONE_STREAM = ("setup", "broken", "fatal")
 """Reports that end the run, unless they are of a stream that was added while it runs."""
 
 

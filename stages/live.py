@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from pipeline.errors import SourceError, StuckSource
-from pipeline.frame import Frame
+from pipeline.frame import Frame, SlotFullError
 from pipeline.monitor import Condition, State
 from stages.pictures import Pictures
 
@@ -425,7 +425,12 @@ class Live(threading.Thread):
                         self._missed.add(busy=1)
                     return None
                 came_ns, wall_ns = time.monotonic_ns(), time.time_ns()
-            self._take(pictures, came_ns, wall_ns)
+            try:
+                self._take(pictures, came_ns, wall_ns)
+            except SlotFullError:
+                if pictures.finite:
+                    raise
+                return "unsupported", "its pictures are larger than max_frame: set it in the settings"
         return None
 
     def _take(self, pictures: Pictures, came_ns: int, wall_ns: int) -> None:
@@ -435,9 +440,16 @@ class Live(threading.Thread):
             source_ns = self._clock.time_ns(source_ns, came_ns)
         with self._lock:
             frame, self._offered = self._offered, None
+        try:
+            filled = frame is not None and fill(frame, pictures, came_ns, wall_ns, source_ns)
+        except SlotFullError:
+            self._missed.add(decode=1)
+            with self._lock:
+                self._offered = frame
+            raise
         if frame is None:
             self._missed.add(busy=1)
-        elif fill(frame, pictures, came_ns, wall_ns, source_ns):
+        elif filled:
             with self._lock:
                 self._filled = True
             if not self._stopped:

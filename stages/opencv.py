@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import SourceError
 from pipeline.frame import Frame
@@ -205,7 +206,7 @@ class ImageFolder(Recorded):
             fps: pictures per second.
         """
         self._paths = images_in(path) if path.is_dir() else [path]
-        if all(cv2.imread(str(image), cv2.IMREAD_COLOR) is None for image in self._paths):
+        if all(read_image(image) is None for image in self._paths):
             what = "holds no image that can be read" if path.is_dir() else "is no image"
             raise SourceError(what, "unsupported")
         self._fps = fps
@@ -224,7 +225,7 @@ class ImageFolder(Recorded):
 
     def retrieve(self, frame: Frame) -> bool:
         """Decode the last picture into the frame; False: it cannot be decoded."""
-        picture = cv2.imread(str(self._paths[self._next - 1]), cv2.IMREAD_COLOR)
+        picture = read_image(self._paths[self._next - 1])
         if picture is None:
             return False
         frame.put("image", picture)
@@ -253,6 +254,14 @@ class ImageFolder(Recorded):
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def read_image(path: Path) -> NDArray[np.uint8] | None:
+    """A picture, (H, W, 3) uint8 BGR; None: it cannot be decoded."""
+    try:
+        return cast("NDArray[np.uint8] | None", cv2.imread(str(path), cv2.IMREAD_COLOR))
+    except cv2.error:
+        return None  # it says that it is larger than any OpenCV takes
 
 
 def open_recorded(path: Path, fps: float | None) -> Recorded:

@@ -157,6 +157,21 @@ def test_a_paused_stream_gives_nothing_until_it_is_resumed(tmp_path):
     assert summary["demo"]["captured"] == total(summary["demo"])
 
 
+def test_a_picture_too_large_for_an_added_stream_ends_that_stream_alone(tmp_path):
+    (tmp_path / "large").mkdir()
+    save_image(tmp_path / "large" / "0.png", 64, 48)
+    save_image(tmp_path / "large" / "1.png", 4800, 3600)
+    graph = LIVE.replace("streams:", "max_frame: 768x576\nstreams:", 1)
+    with Attended(tmp_path, graph=graph) as run:
+        run.wait_for("demo", 3)
+        assert run.do("add", "large", source=str(tmp_path / "large"), mode="lossless") == ""
+        run.wait_until(lambda: "large: removed" in run.stderr)
+        assert "large: a picture is larger than max_frame (768x576)" in run.stderr
+        run.wait_for("demo", len(run.events_of("demo")) + 5)
+        summary = run.end()
+    assert summary["demo"]["captured"] == total(summary["demo"])
+
+
 def test_new_settings_start_only_what_changed(tmp_path):
     with Attended(tmp_path, graph=LIVE) as run:
         run.wait_for("demo", 5)
