@@ -2,7 +2,9 @@
 
 import os
 import queue
+import struct
 import threading
+import zlib
 from pathlib import Path
 
 import cv2
@@ -199,6 +201,24 @@ def test_in_a_folder_too_where_damaged_images_count(count, more, folder):
         if taken > count:
             expected.append((frame[0].time_s, pixels(frame[0])))
     assert after_skip(folder, count, more) == expected[:8]
+
+
+def test_an_image_that_claims_more_pixels_than_any_has_is_a_damaged_one(tmp_path):
+    size = struct.pack(">II5B", 50_000, 50_000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", size), (b"IDAT", zlib.compress(bytes(64))), (b"IEND", b""))
+    (tmp_path / "1.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        )
+    )
+    assert refusal(tmp_path / "1.png") == "1.png: is no image"
+    for name in ("0.png", "2.png"):
+        save_image(tmp_path / name, value=7)
+    capture = opened(tmp_path)
+    assert [pixels(frame) for frame in read(capture)] == [7, 7]
+    assert capture.missed() == (0, 1)
 
 
 def test_a_damaged_image_that_was_counted_is_not_counted_again(folder):

@@ -269,6 +269,24 @@ def test_while_it_is_away_it_says_why_and_when_it_is_tried_again(lab):
     assert len(made.opened) == 1  # and nothing else is done meanwhile
 
 
+def test_a_camera_whose_pictures_are_larger_than_a_slot_waits_until_they_are_not(lab):
+    large = Scripted([2, 3])
+    large.retrieve = lambda frame: frame.empty("image", (999, 999, 3), np.uint8)
+    made = lab(Scripted([4, threading.Event()]), first=Scripted([1, ("closed", "gone")]))
+    made.connections.insert(0, large)
+    conditions = []
+    made.live._tell = lambda condition, tell=made.live._tell: (
+        conditions.append(condition),
+        tell(condition),
+    )
+    made.live.start()
+    assert [made.next(), made.next()] == [1, 4]
+    assert made.missed.take() == (0, 1)
+    (too_large,) = (told for told in conditions if told.kind == "unsupported")
+    assert "larger than max_frame" in too_large.text
+    assert large.closed == 1
+
+
 def test_a_source_that_is_not_to_be_opened_again_ends(lab):
     made = lab(first=Scripted([1, ("closed", "gone")]), reconnect=False)
     made.live.start()
