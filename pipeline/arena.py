@@ -32,8 +32,16 @@ WORD = 8
 PAGE = mmap.PAGESIZE
 SLOT_BYTES = 64 << 20
 """Room of one slot. Address space, not memory: only touched pages cost."""
-CHECKPOINT_BYTES = 1 << 20
-"""Room of one half of an ordered stage's saved state."""
+STATE_BYTES = 1 << 20
+"""Room for an ordered stage's state."""
+ANSWER_BYTES = 1 << 16
+"""Room for what it answered for the frame of one slot, which is saved with its state."""
+
+
+def checkpoint_bytes(slots: int) -> int:
+    """Room of one half of what an ordered stage saves. Address space, as `SLOT_BYTES`."""
+    return STATE_BYTES + slots * ANSWER_BYTES
+
 
 POISON_BLAMES = 3
 """A frame that was in hand at more deaths than this is not tried again."""
@@ -183,7 +191,8 @@ class Arena:
         table = (_HEAD_WORDS + (slots + 1) * self._row) * WORD
         self._states = -(-table // PAGE) * PAGE
         self._ordered = {stage: i for i, stage in enumerate(ordered)}
-        self._first_slot = self._states + len(ordered) * (PAGE + 2 * CHECKPOINT_BYTES)
+        self._half_bytes = checkpoint_bytes(slots)
+        self._first_slot = self._states + len(ordered) * (PAGE + 2 * self._half_bytes)
         self._memory = SharedMemory(
             f"eyeline:{stream}", self._first_slot + slots * slot_bytes, path
         )
@@ -481,22 +490,22 @@ class Arena:
             RunError: it is larger than the room there is.
         """
         size = len(checkpoint)
-        if size > CHECKPOINT_BYTES - WORD:
+        if size > self._half_bytes - WORD:
             raise RunError(f"stage {stage}: a state of {size} bytes is more than can be saved")
-        start = self._states + self._ordered[stage] * (PAGE + 2 * CHECKPOINT_BYTES)
+        start = self._states + self._ordered[stage] * (PAGE + 2 * self._half_bytes)
         flips = self._words[start // WORD] + 1
-        half = start + PAGE + (flips & 1) * CHECKPOINT_BYTES
+        half = start + PAGE + (flips & 1) * self._half_bytes
         self._words[half // WORD] = size
         self._memory.bytes[half + WORD : half + WORD + size] = checkpoint
         self._words[start // WORD] = flips
 
     def saved(self, stage: str) -> bytes | None:
         """What `save` was last given; None before the first time."""
-        start = self._states + self._ordered[stage] * (PAGE + 2 * CHECKPOINT_BYTES)
+        start = self._states + self._ordered[stage] * (PAGE + 2 * self._half_bytes)
         flips = self._words[start // WORD]
         if not flips:
             return None
-        half = start + PAGE + (flips & 1) * CHECKPOINT_BYTES
+        half = start + PAGE + (flips & 1) * self._half_bytes
         size = self._words[half // WORD]
         return bytes(self._memory.bytes[half + WORD : half + WORD + size])
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pipeline import arena as arena_file
-from pipeline.arena import CHECKPOINT_BYTES, FRESH_NS, MAX_HOLDS, PAGE, WORD, Hold
+from pipeline.arena import FRESH_NS, MAX_HOLDS, PAGE, WORD, Hold, checkpoint_bytes
 from pipeline.errors import RunError
 from pipeline.frame import Frame, Status
 from tests.builders import MIB, arena, board, header, lend, total
@@ -306,15 +306,19 @@ def test_killed_while_saving_the_state_before_is_whole(before, stores):
 def test_the_largest_state_fits_and_a_larger_one_is_refused_in_words():
     made = arena(ordered=("ids", "events"))
     made.save("events", b"kept")
-    largest = b"x" * (CHECKPOINT_BYTES - WORD)
+    largest = b"x" * (checkpoint_bytes(made.slots) - WORD)
     made.save("ids", largest)
     made.save("ids", largest)
-    with pytest.raises(
-        RunError, match="stage ids: a state of 1048569 bytes is more than can be saved"
-    ):
+    with pytest.raises(RunError, match=r"stage ids: a state of \d+ bytes is more than can be saved"):
         made.save("ids", largest + b"x")
     assert made.saved("ids") == largest
     assert made.saved("events") == b"kept"
+
+
+def test_however_many_slots_there_are_300_tracked_objects_in_each_can_be_saved():
+    made = arena(slots=256, slot_bytes=PAGE)
+    objects = 300 * (8 + 4 * 4 + 4 + 4)  # ids, boxes, scores, classes
+    made.save("ids", bytes(256 * (objects + 256) + 300 * 128))
 
 
 # --- memory ---
