@@ -208,6 +208,14 @@ class Feeds:
 
     def add(self, stream: Stream) -> Child | str:
         """Begin one more stream; its capture worker, to be started, or in words why not."""
+        source = self._graph.nodes[0]
+        nodes = next(w.nodes for w in self._graph.workers if source in w.nodes)
+        for node in nodes:
+            if node.kind.ordered:
+                return (
+                    f"{node.name} is in the process of {source.name}, of which every stream has "
+                    "one, and must be in one place: give it another process"
+                )
         index = self._free_index()
         if index is None:
             return f"there are {MOST_STREAMS} streams already"
@@ -215,8 +223,6 @@ class Feeds:
             row = self._board.enlist()
         except IndexError:
             return f"more than {SPARE_WORKERS} streams were added"
-        source = self._graph.nodes[0]
-        nodes = next(w.nodes for w in self._graph.workers if source in w.nodes)
         name = "+".join(node.name for node in nodes)
         child = Child(Worker(row, f"{name}.{stream.name}", nodes, index))
         self._telemetry.stream(index).clear()

@@ -157,6 +157,19 @@ def test_a_paused_stream_gives_nothing_until_it_is_resumed(tmp_path):
     assert summary["demo"]["captured"] == total(summary["demo"])
 
 
+def test_no_stream_is_added_where_ordered_stages_share_the_process_of_capture(tmp_path):
+    graph = LIVE.replace("placement: separate\n", "")
+    for use in ("capture", "fault", "events", '"null"', '"tests'):
+        graph = graph.replace(f"use: {use}", f"process: one, use: {use}")
+    graph = graph.replace('stages:Boxes"', 'stages:Boxes", replicas: 1')
+    with Attended(tmp_path, graph=graph) as run:
+        run.wait_for("demo", 3)
+        assert run.do("add", "late", source=str(CLIP)).startswith("ids is in the process of ")
+        assert run.stream("late") == {}
+        run.wait_for("demo", len(run.events_of("demo")) + 3)
+        run.end()
+
+
 def test_a_picture_too_large_for_an_added_stream_ends_that_stream_alone(tmp_path):
     (tmp_path / "large").mkdir()
     save_image(tmp_path / "large" / "0.png", 64, 48)
