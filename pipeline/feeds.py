@@ -19,6 +19,7 @@ from pipeline.graph import Graph, Node, Stream, Worker
 from pipeline.monitor import Condition
 from pipeline.roster import MOST_STREAMS, Entry, Roster
 from pipeline.telemetry import StreamRow, Telemetry, read_trace, write_chrome_trace
+from pipeline.worker import state_of
 
 SPARE_WORKERS = 1024
 """Streams that may be added while it runs, at the same time."""
@@ -157,6 +158,8 @@ class Feeds:
         self.arenas: dict[int, Arena] = {}
         self.trace_fds: dict[int, int] = {}
         self._now: dict[int, Feed] = {}
+        self.left: dict[str, dict[str, bytes]] = {name: {} for name in graph.ordered}
+        """Stage -> stream that is gone -> state of the stage after its last frame."""
         self._gone: dict[str, dict[str, Any]] = {}
         self._trace_parts: dict[int, Any] = {}
         self._traced: dict[int, str] = {}
@@ -246,6 +249,10 @@ class Feeds:
         for feed in over:
             index = feed.stream.index
             self._gone[self._unique(feed.name)] = feed.summary(self._graph.nodes)
+            for stage, left in self.left.items():
+                saved = feed.arena.saved(stage)
+                if saved is not None:
+                    left[feed.name] = state_of(saved)
             self.roster.clear(index)
             del self._now[index], self.arenas[index]
             self.trace_fds.pop(index, None)

@@ -136,6 +136,7 @@ class Supervisor:
             board=self.board,
             roster=self.feeds.roster,
             arenas=self.feeds.arenas,
+            left=self.feeds.left,
             telemetry=self.telemetry,
             bulletin=self.bulletin,
             report_fd=self._report_out,

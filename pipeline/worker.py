@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -102,6 +102,8 @@ class Shared:
     roster: Roster
     arenas: dict[int, Arena]
     """By stream, as they are at the moment of a fork."""
+    left: Mapping[str, Mapping[str, bytes]]
+    """Stage -> stream that is gone -> state of the stage after its last frame."""
     telemetry: Telemetry
     bulletin: Bulletin
     report_fd: int
@@ -196,6 +198,11 @@ class _Progress(msgspec.Struct):
     answers: dict[int, _Answer] = {}
     """Slot -> what it answered for the frame that the slot held last: the frame may come again
     for as long as it is in flight, however far the others have come meanwhile."""
+
+
+def state_of(saved: bytes) -> bytes:
+    """The stage's own part of what was saved of an ordered stage."""
+    return msgspec.msgpack.decode(saved, type=_Progress).state
 
 
 class _Answer(msgspec.Struct, array_like=True):
@@ -296,6 +303,7 @@ class Worker:
         stage.open()
         if not node.kind.ordered:
             return
+        left = dict(self._shared.left.get(node.name, {}))
         for stream, entry in self._streams.known().items():
             arena = self._streams.arena(stream)
             saved = arena.saved(node.name) if arena is not None else None
@@ -304,6 +312,9 @@ class Worker:
             progress = msgspec.msgpack.decode(saved, type=_Progress)
             self._progress[node.index, stream] = progress
             stage.restore(entry.name, progress.state)
+            left.pop(entry.name, None)
+        for name, state in left.items():
+            stage.restore(name, state)  # lest a file be cut back to before what it wrote of them
 
     def _edges_of(self, node: Node) -> Iterator[Edge]:
         away = [child for child in node.next if child not in self._spec.nodes]

@@ -243,6 +243,7 @@ class Stand:
             graph=self.graph,
             board=self.board,
             arenas=self.arenas,
+            left={},
             roster=roster,
             telemetry=Telemetry(len(names), len(self.graph.workers), len(self.graph.streams)),
             bulletin=Bulletin(),

@@ -157,6 +157,31 @@ def test_a_paused_stream_gives_nothing_until_it_is_resumed(tmp_path):
     assert summary["demo"]["captured"] == total(summary["demo"])
 
 
+def test_what_was_written_of_a_removed_stream_outlives_a_crash_of_the_writer(tmp_path):
+    with Attended(tmp_path, graph=LIVE) as run:
+        run.wait_for("demo", 3)
+        assert run.do("add", "late", source=str(CLIP), frames=40) == ""
+        run.wait_for("late", 40)
+        run.do("pause", "demo")
+        run.wait_until(lambda: run.stream("demo")["in_flight"] == 0)
+        assert run.do("add", "later", source=str(CLIP), frames=20) == ""
+        run.wait_for("later", 20)
+        for name in ("late", "later"):
+            assert run.do("remove", name) == ""
+            run.wait_until(lambda name=name: run.stream(name) == {})
+        before = run.workers()["events"]
+        os.kill(before, signal.SIGKILL)
+        run.wait_until(lambda: run.workers().get("events", before) != before)
+        assert run.do("add", "later", source=str(CLIP), frames=10) == ""
+        run.do("resume", "demo")
+        run.wait_for("later", 30)
+        run.end()
+    assert len(run.events_of("late")) == 40
+    assert [e["frame"] for e in run.events_of("later")] == [*range(20), *range(10)]
+    frames = [event["frame"] for event in run.events_of("demo")]
+    assert frames == list(range(len(frames)))
+
+
 def test_no_stream_is_added_where_ordered_stages_share_the_process_of_capture(tmp_path):
     graph = LIVE.replace("placement: separate\n", "")
     for use in ("capture", "fault", "events", '"null"', '"tests'):
