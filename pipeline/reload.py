@@ -20,6 +20,8 @@ class StreamChanges:
     added: list[Stream] = field(default_factory=list)
     changed: list[Stream] = field(default_factory=list)
     """With the place and the slots that the stream has already."""
+    replaced: list[Stream] = field(default_factory=list)
+    """That are to read something else: another stream under the same name."""
     other_slots: list[str] = field(default_factory=list)
     """Whose new number of slots has to wait for the next run."""
 
@@ -67,6 +69,9 @@ def changed_streams(have: Mapping[str, Stream], wanted: Iterable[Stream]) -> Str
         if old is None:
             changes.added.append(stream)
             continue
+        if _what_is_read(stream) != _what_is_read(old):
+            changes.replaced.append(stream)
+            continue
         if stream.slots != old.slots:
             changes.other_slots.append(name)
         new = replace(
@@ -79,6 +84,10 @@ def changed_streams(have: Mapping[str, Stream], wanted: Iterable[Stream]) -> Str
         ):
             changes.changed.append(new)
     return changes
+
+
+def _what_is_read(stream: Stream) -> object:
+    return [getattr(stream.capture, name, None) for name in ("source", "pipeline")]
 
 
 def _shape(graph: Graph) -> object:

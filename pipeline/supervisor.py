@@ -130,6 +130,8 @@ class Supervisor:
         os.set_blocking(self._report_in, False)
         os.set_blocking(self._report_out, False)
         self._partial = b""
+        self._to_come: dict[str, Stream] = {}
+        """By name, streams that begin once the last frames of another of that name are through."""
         self._shared = Shared(
             run=uuid.uuid4().hex,
             graph=graph,
@@ -231,6 +233,7 @@ class Supervisor:
                     self._start(child)
             for child in self.feeds.retire():
                 del self.children[child.spec.index]
+            self._add_those_to_come()
             if self._all_ended():
                 self._close()
         self._tell_outside(now)
@@ -512,13 +515,23 @@ class Supervisor:
 
     def _change_streams(self, fresh: Graph) -> Iterator[str]:
         feeds = self.feeds.named()
+        self._to_come.clear()
         changes = changed_streams({n: feed.stream for n, feed in feeds.items()}, fresh.streams)
         for name in changes.other_slots:
             logging.warning("%s: slots: counts from the next start of the run on", name)
         for name in changes.removed:
             self._remove(feeds[name])
             yield f"stream {name} removed"
+        for stream in changes.replaced:
+            self._remove(feeds[stream.name])
+            self._to_come[stream.name] = stream
+            yield f"stream {stream.name} changed"
+        draining = {feed.name for feed in self.feeds}
         for stream in changes.added:
+            if stream.name in draining:
+                self._to_come[stream.name] = stream
+                yield f"stream {stream.name} added"
+                continue
             problem = self._add(stream)
             yield f"stream {stream.name} {'not added: ' + problem if problem else 'added'}"
         for stream in changes.changed:
@@ -544,6 +557,15 @@ class Supervisor:
         self.children[child.spec.index] = child
         self._start(child)
         return ""
+
+    def _add_those_to_come(self) -> None:
+        if self.phase > Phase.RUNNING:
+            self._to_come.clear()
+        there = {feed.name for feed in self.feeds} if self._to_come else set()
+        for name in self._to_come.keys() - there:
+            problem = self._add(self._to_come.pop(name))
+            if problem:
+                logging.error("%s: not added: %s", name, problem)
 
     def _remove(self, feed: Feed) -> None:
         """Have a stream end; its frames in flight drain."""

@@ -309,7 +309,9 @@ def test_the_largest_state_fits_and_a_larger_one_is_refused_in_words():
     largest = b"x" * (checkpoint_bytes(made.slots) - WORD)
     made.save("ids", largest)
     made.save("ids", largest)
-    with pytest.raises(RunError, match=r"stage ids: a state of \d+ bytes is more than can be saved"):
+    with pytest.raises(
+        RunError, match=r"stage ids: a state of \d+ bytes is more than can be saved"
+    ):
         made.save("ids", largest + b"x")
     assert made.saved("ids") == largest
     assert made.saved("events") == b"kept"

@@ -247,6 +247,49 @@ def test_new_settings_start_only_what_changed(tmp_path):
     assert summary["demo"]["captured"] == total(summary["demo"])
 
 
+def test_a_stream_that_is_to_read_something_else_begins_anew_and_costs_no_other(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        for i in range(8):
+            save_image(tmp_path / name / f"{i}.png", 64, 48, value=i)
+    (tmp_path / "damaged.mp4").write_bytes(CLIP.read_bytes()[:3000])
+    demo = "demo: {{source: {source}, mode: live, loop: true}}"
+    other = "  other: {{{{source: {}, mode: lossless{}}}}}"
+    graph = LIVE.replace(demo, demo + "\n" + other.format(tmp_path / "first", ", loop: true"))
+    with Attended(tmp_path, graph=graph) as run:
+        config = tmp_path / "config.yaml"
+
+        def change(old, new):
+            before = run.stderr.count("settings read: stream other changed")
+            config.write_text(config.read_text().replace(old, new))
+            run.process.send_signal(signal.SIGHUP)
+            told = "settings read: stream other changed"
+            run.wait_until(lambda: run.stderr.count(told) > before)
+
+        run.wait_for("demo", 5)
+        run.wait_for("other", 20)
+        change("/first, mode: lossless, loop: true", "/second, mode: lossless")
+
+        def frames():
+            return [event["frame"] for event in run.events_of("other")]
+
+        run.wait_until(lambda: frames()[-8:] == [*range(8)] and len(frames()) > 8)
+        begin = len(frames()) - 8
+        assert frames() == [*range(begin), *range(8)], "whole, and after the last of the first"
+        change("/second", "/damaged.mp4")
+        run.wait_until(lambda: "damaged.mp4: " in run.stderr)
+        run.wait_until(lambda: run.stream("other") == {})
+        config.write_text(config.read_text().replace("/damaged.mp4", "/first"))
+        run.process.send_signal(signal.SIGHUP)
+        run.wait_for("other", begin + 16)
+        run.wait_for("demo", len(run.events_of("demo")) + 5)
+        summary = run.end()
+    for stream in summary.values():
+        assert stream["captured"] == total(stream)
+        assert stream["in_flight"] == 0
+    assert [summary[f"other#{i}"]["delivered"] for i in (1, 2)] == [begin, 8]
+
+
 def test_new_settings_reach_a_stage_amid_a_frame_which_is_begun_anew(tmp_path):
     graph = GRAPH.replace(
         "post:    {{use: fault", 'post: {{use: "tests.processes.stages:Long", work_s: 60'
