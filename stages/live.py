@@ -430,7 +430,10 @@ class Live(threading.Thread):
             except SlotFullError:
                 if pictures.finite:
                     raise
-                return "unsupported", "its pictures are larger than max_frame: set it in the settings"
+                return (
+                    "unsupported",
+                    "its pictures are larger than max_frame: set it in the settings",
+                )
         return None
 
     def _take(self, pictures: Pictures, came_ns: int, wall_ns: int) -> None:

@@ -8,6 +8,7 @@ the video goes on in a new part (out.part2.mp4), and so it does when the picture
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -36,12 +37,19 @@ CODECS = {
 """What OpenCV's wheels write that players read. H.264 is not among it: they hold no encoder."""
 
 FPS_FRAMES = 12
-"""Frames from which `fps: auto` works out the rate; they wait in memory until then."""
+"""Frames of a live source from which `fps: auto` works out the rate. They wait in memory until
+then, and a crash loses them."""
+FPS_FRAMES_OF_A_FILE = 3
+"""The same of a file, whose times are exact."""
 FPS_BYTES = 64 << 20
 """As many bytes of pictures wait at most."""
 FPS_UNKNOWN = 25.0
 
 Codec = Literal["auto", "mp4v", "vp09", "VP80", "VP90", "XVID", "MJPG", "FFV1"]
+
+SMALLEST = 16
+"""Pictures smaller than this, or of odd sides, are made larger by repeating their edge: OpenCV
+would cut off a row or a column, and its encoders refuse or crash on a few pixels."""
 
 SPACE_BYTES = 16 << 20
 """The disk counts as full when it has no room for this much, which the index at the end of a file
@@ -83,6 +91,9 @@ class Video(Stage):
         super().__init__(settings, facts)
         self._streams: Collection[str] = facts.get("streams", ())
         self._annotator = Annotator(labels_of(facts))
+        self._live = bool(facts.get("live", True))
+        self._start_ns = time.time_ns() - time.monotonic_ns() + facts.get("started_ns", 0)
+        """Of the run, by the wall clock."""
         self._files: dict[str, _File] = {}
 
     @classmethod
@@ -130,26 +141,31 @@ class Video(Stage):
         """Go on in the next part, as nothing can be added to a file that was cut off."""
         file = self._file(stream)
         file.part, file.fps = msgspec.json.decode(state, type=tuple[int, float | None])
+        # A predecessor that was told to end has completed a file after its state was saved.
+        while file.was_made_since(self._start_ns, file.part + 1):
+            file.part += 1
 
     def _file(self, stream: str) -> _File:
         if stream not in self._files:
             path = stream_path(self.settings.path, stream, self._streams)
             fps = None if self.settings.fps == "auto" else self.settings.fps
             codec = codec_for(self.settings.path, self.settings.codec)
-            self._files[stream] = _File(path, codec, fps)
+            enough = FPS_FRAMES if self._live else FPS_FRAMES_OF_A_FILE
+            self._files[stream] = _File(path, codec, fps, enough)
         return self._files[stream]
 
 
 class _File:
     """The video of one stream, in one part or more."""
 
-    def __init__(self, path: str, codec: str, fps: float | None) -> None:
+    def __init__(self, path: str, codec: str, fps: float | None, enough: int) -> None:
         self.part = 0
         """Of the file that is open, or was open last; from 1."""
         self.fps = fps
         """None: not known yet."""
         self._path = Path(path)
         self._codec = codec
+        self._enough = enough
         self._open: VideoFile | None = None
         self._shape: tuple[int, ...] = ()
         self._waiting: list[NDArray[np.uint8]] = []
@@ -162,9 +178,16 @@ class _File:
             return
         self._waiting.append(image.copy())
         self._times_s.append(time_s)
-        many = len(self._waiting) >= FPS_FRAMES
+        many = len(self._waiting) >= self._enough
         if many or sum(waiting.nbytes for waiting in self._waiting) > FPS_BYTES:
             self._write_waiting()
+
+    def was_made_since(self, wall_ns: int, part: int) -> bool:
+        """Whether the file of a part is not one of an earlier run."""
+        try:
+            return part_path(self._path, part).stat().st_mtime_ns >= wall_ns
+        except OSError:
+            return False
 
     def end(self) -> None:
         """Write what waits and complete the file. May be called again."""
@@ -221,8 +244,12 @@ class VideoFile:
         except OSError as error:
             raise RunError(f"cannot write {str(path)!r} ({error.strerror})") from None
         self._check_space(3 * width * height)
+        self._right, self._below = (
+            max(SMALLEST, side + side % 2) - side for side in (width, height)
+        )
         fourcc = cv2.VideoWriter.fourcc(*codec)
-        self._writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, fourcc, fps, (width, height))
+        size = width + self._right, height + self._below
+        self._writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, fourcc, fps, size)
         if not self._writer.isOpened():
             raise RunError(
                 f"cannot write {str(path)!r}: OpenCV could not start a {codec} video of "
@@ -237,7 +264,11 @@ class VideoFile:
         """
         if self.written % SPACE_FRAMES == 0:
             self._check_space(image.nbytes)
-        self._writer.write(image)
+        if self._right or self._below:
+            edges = 0, self._below, 0, self._right
+            self._writer.write(cv2.copyMakeBorder(image, *edges, cv2.BORDER_REPLICATE))
+        else:
+            self._writer.write(image)
         self.written += 1
 
     def close(self) -> None:

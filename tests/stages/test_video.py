@@ -1,6 +1,7 @@
 """The annotated video: what can be read back from it, and when it is refused."""
 
 import os
+import time
 from types import SimpleNamespace
 
 import cv2
@@ -174,6 +175,49 @@ def test_after_a_crash_the_video_goes_on_in_a_new_part_at_its_rate(tmp_path):
     third.end("demo")
     assert brightness(read(tmp_path / "out.part3.avi")[0]) == [FPS_FRAMES + 1]
     first.close()
+
+
+def test_of_a_file_a_crash_loses_no_more_than_two_pictures(tmp_path):
+    settings, facts = (
+        VideoSettings(path=str(tmp_path / "out.avi")),
+        {"live": False, "streams": ("demo",)},
+    )
+    first = Video(settings, facts)
+    for seq in range(3):
+        first.process(frame(seq))
+    assert (tmp_path / "out.avi").exists()
+    first.close()
+    pictures, fps = read(tmp_path / "out.avi")
+    assert brightness(pictures) == [0, 1, 2]
+    assert fps == pytest.approx(10)
+
+
+def test_what_was_completed_after_its_state_was_saved_is_not_written_over(tmp_path):
+    (tmp_path / "out.avi").write_text("of an earlier run")
+    facts = {"streams": ("demo",), "started_ns": time.monotonic_ns()}
+    os.utime(tmp_path / "out.avi", (1, 1))
+    first, second = (Video(VideoSettings(path=str(tmp_path / "out.avi")), facts) for _ in range(2))
+    first.process(frame(0))
+    saved = first.state("demo")
+    first.close()  # told to end by a reload, say
+    second.restore("demo", saved)
+    second.process(frame(1))
+    second.close()
+    assert brightness(read(tmp_path / "out.avi")[0]) == [0]
+    assert brightness(read(tmp_path / "out.part2.avi")[0]) == [1]
+
+
+@pytest.mark.parametrize(("ending", "codec"), [(e, c) for e, cs in CODECS.items() for c in cs])
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (4, 4), (17, 33)])
+def test_pictures_of_a_few_pixels_or_odd_sides_are_whole(tmp_path, ending, codec, width, height):
+    sink = opened(tmp_path / f"out{ending}", codec=codec, annotate=False)
+    for seq in range(3):
+        sink.process(frame(seq, size=(height, width)))
+    sink.end("demo")
+    pictures, _ = read(tmp_path / f"out{ending}")
+    assert brightness(pictures) == [0, 1, 2]
+    assert pictures[0].shape[0] >= height
+    assert pictures[0].shape[1] >= width
 
 
 def test_a_stream_without_a_frame_has_no_file(tmp_path):
