@@ -37,7 +37,6 @@ import argparse
 import json
 import logging
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -304,7 +303,17 @@ def _leave_out_windows(raw: dict[str, Any]) -> None:
 def _graph(args: argparse.Namespace) -> graph_of.Graph:
     raw, where = settings_of(args)
     _leave_out_windows(raw)
-    return graph_of.build(config_file.check(raw, where), STAGES, where)
+    return _build(raw, where, args)
+
+
+def _build(raw: dict[str, Any], where: str, args: argparse.Namespace) -> graph_of.Graph:
+    """The graph of some settings, none of whose sinks writes a file that is needed elsewhere."""
+    options = {f"--{name}": getattr(args, name, None) for name in ("summary", "trace", "json")}
+    others = graph_of.Others(
+        read={"the settings file": args.config or DEFAULT_CONFIG},
+        written={option: path for option, path in options.items() if path is not None},
+    )
+    return graph_of.build(config_file.check(raw, where), STAGES, where, others=others)
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -314,11 +323,9 @@ def run_command(args: argparse.Namespace) -> int:
     level = logging.WARNING if args.quiet else logging.DEBUG if args.verbose else logging.INFO
     set_up_logging(level, console if table else None)
     graph = _graph(args)
-    taken = [node.settings.path for node in graph.nodes if hasattr(node.settings, "path")]
     for path in (args.summary, args.trace):
         if path is not None:
-            _check_writable(path, taken)
-            taken.append(path)
+            _check_writable(path)
     # A terminal that is closed ends the run; a daemon, which has none, reads its settings anew.
     rebuild = None if sys.stdin.isatty() or sys.stderr.isatty() else lambda: _graph(args)
     if rebuild is not None:
@@ -365,9 +372,7 @@ def _results(graph: graph_of.Graph) -> list[str]:
     return [f"results: {', '.join(paths)}"] if paths else []
 
 
-def _check_writable(path: Path, taken: Sequence[str | Path] = ()) -> None:
-    if os.path.realpath(path) in map(os.path.realpath, taken):
-        raise ConfigError(f"{path}: two outputs cannot go to one file")
+def _check_writable(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a"):
@@ -388,7 +393,7 @@ def _write_json(path: Path, value: Any) -> bool:
 def check_command(args: argparse.Namespace) -> int:
     """Check the settings and draw the graph; start nothing."""
     raw, where = settings_of(args)
-    print(graph_of.build(config_file.check(raw, where), STAGES, where).draw())
+    print(_build(raw, where, args).draw())
     return 0
 
 
@@ -397,7 +402,7 @@ def bench_command(args: argparse.Namespace) -> int:
     set_up_logging(logging.WARNING, None)
     args.config = args.config or BENCH_CONFIG
     raw, where = settings_of(args)
-    config = config_file.check(raw, where)
+    _build(raw, where, args)
     if args.json is not None:
         _check_writable(args.json)
     start = [sys.executable, str(ROOT / "run.py"), "run", str(args.config), "-q"]
@@ -409,7 +414,7 @@ def bench_command(args: argparse.Namespace) -> int:
             start += [f"--{option}", getattr(args, option)]
     try:
         figures = bench.bench(
-            lambda: graph_of.build(config, STAGES, where),
+            lambda: _build(raw, where, args),
             args.rounds,
             [*start, "--sink", "events=-"],
         )
@@ -504,7 +509,8 @@ def service_command(args: argparse.Namespace) -> int:
         with service.surroundings():
             raw, where = config_file.load(config), str(config)
             _leave_out_windows(raw)
-            graph = graph_of.build(config_file.check(raw, where), STAGES, where)
+            args.config = config
+            graph = _build(raw, where, args)
         account = service.account(config, files_in(raw))
         unit = service.unit(config, graph.config.supervisor.stop_timeout_s, account)
         if args.dry_run:

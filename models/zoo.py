@@ -54,6 +54,20 @@ def resolve(model: str) -> Contract:
     return contract
 
 
+def files_of(model: str) -> list[Path]:
+    """The files that a model is read from: the card, if one is named, and the weights, if here.
+
+    Raises:
+        CardError: no such card, or it is wrong.
+    """
+    path = Path(model).expanduser()
+    if path.suffix == ".onnx":
+        return [path]
+    card, path = (load(path), path) if path.suffix in (".yaml", ".yml") else _named(model)
+    weights = find_weights(card, path)
+    return [path] if weights is None else [path, weights]
+
+
 def known() -> list[Known]:
     """The cards that ship, by name."""
     paths = sorted(CARDS.glob("*.yaml"))

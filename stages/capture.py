@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -97,6 +97,14 @@ class Capture(Source):
         if isinstance(source, Path) and settings.pipeline is None and not may_wait:
             _check_path(source)
         return {"live": _is_live(settings)}
+
+    @classmethod
+    def reads(cls, settings: CaptureSettings) -> Collection[Path]:
+        """The file, or the pictures of a folder."""
+        source = normal(settings.source)
+        if not isinstance(source, Path) or not _is_recorded(settings):
+            return ()
+        return images_in(source) if source.is_dir() else (source,)
 
     def open(self) -> None:
         """Open the source and see that it gives a picture.

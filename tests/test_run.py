@@ -3,11 +3,13 @@
 import json
 import logging
 import os
+import shutil
 import sys
 
 import pytest
 
 import run
+from models import zoo
 from pipeline import config as config_file
 from tests.builders import CLIP, ROOT, save_image
 
@@ -189,6 +191,73 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_run(option, capsys,
     (tmp_path / "file").write_text("")
     words = refusal(capsys, config, option, tmp_path / "file" / "x.json")
     assert words.startswith(f"{tmp_path}/file/x.json: cannot be written: ")
+
+
+@pytest.fixture
+def busy(tmp_path):
+    """A settings file that reads a clip, a folder of pictures, and a model with a card."""
+    shutil.copy(CLIP, tmp_path / "c2.mp4")
+    (tmp_path / "shots").mkdir()
+    save_image(tmp_path / "shots" / "one.png")
+    shutil.copy(zoo.verify("ssdlite_mobilenet_v2"), tmp_path / "m.onnx")
+    (tmp_path / "m.yaml").write_text(
+        "name: m\nfamily: ssd\nweights: {file: m.onnx}\nlabels: coco80\n"
+    )
+    path = tmp_path / "busy.yaml"
+    path.write_text(
+        "streams:\n  c2: {source: c2.mp4}\n  shots: {source: shots}\n"
+        "stages:\n  capture: {use: capture}\n  preprocess: {use: preprocess}\n"
+        "  detector: {use: detector, model: m.yaml}\n  nms: {use: nms}\n"
+        "  events: {use: events, path: e.jsonl}\n  mot: {use: mot, path: m.txt, after: nms}\n"
+    )
+    return path
+
+
+INPUTS = {
+    "c2.mp4": "is the file of stream c2",
+    "./x/../c2.mp4": "is the file of stream c2",
+    "link.mp4": "is the file of stream c2",
+    "shots/one.png": "is the file of stream shots",
+    "busy.yaml": "is the settings file",
+    "m.onnx": "is read by stage detector",
+    "m.yaml": "is read by stage detector",
+}
+
+
+@pytest.mark.parametrize("path", INPUTS)
+def test_what_is_read_is_not_written(path, capsys, busy, tmp_path):
+    os.link(tmp_path / "c2.mp4", tmp_path / "link.mp4")
+    (tmp_path / "x").mkdir()
+    held = (tmp_path / path).read_bytes()
+    words = f"{path} {INPUTS[path]}: choose another"
+    for option in ("--summary", "--trace"):
+        assert (
+            refusal(capsys, "run", busy, option, path)
+            == f"{option} {path.removeprefix('./')} {INPUTS[path]}: choose another"
+        )
+    said = refusal(capsys, "bench", busy, "--json", path, "--set", "streams.c2.mode=live")
+    assert said == f"--json {path.removeprefix('./')} {INPUTS[path]}: choose another"
+    for kind in ("events", "mot"):
+        assert refusal(capsys, "check", busy, "--sink", f"{kind}={path}").endswith(words)
+    assert (tmp_path / path).read_bytes() == held
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--summary", "e.jsonl"], "--summary e.jsonl is the file of stage events"),
+        (["--trace", "m-c2.txt"], "--trace m-c2.txt is the file of stage mot"),
+        (["--summary", "a", "--trace", "./a"], "--trace a is the file of --summary"),
+    ],
+)
+def test_two_outputs_do_not_go_to_one_file(options, words, capsys, busy, tmp_path):
+    assert refusal(capsys, "run", busy, *options) == f"{words}: choose another"
+    assert not (tmp_path / options[-1]).exists()
+
+
+def test_a_video_beside_the_pictures_of_its_folder_is_no_harm(capsys, busy):
+    code, _, err = main(capsys, "check", busy, "--sink", "video=shots/out.mp4")
+    assert (code, err) == (0, "")
 
 
 def test_a_run_is_quiet_or_verbose(capsys, config):

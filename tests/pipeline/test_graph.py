@@ -2,6 +2,8 @@
 
 import functools
 import json
+import os
+import shutil
 import sys
 from typing import Annotated, ClassVar
 
@@ -278,9 +280,43 @@ def test_two_stages_that_write_the_same_file_are_refused(tmp_path):
         "one": {"use": "log", "path": str(path)},
         "other": {"use": "log", "path": f"{tmp_path}/x/../out.jsonl", "after": "capture"},
     }
-    assert "is the file of stages.one: choose another" in refusal(stages)
-    stages["one"]["path"] = stages["other"]["path"] = "/dev/null"
+    assert "is the file of stage one: choose another" in refusal(stages)
+    for shared in ("/dev/null", "-"):
+        stages["one"]["path"] = stages["other"]["path"] = shared
+        made(stages)
+
+
+def reader(monkeypatch, *paths):
+    monkeypatch.setattr(Pre, "reads", classmethod(lambda cls, settings: paths))
+    return {"pre": {"use": "pre"}, "log": {"use": "log", "after": "capture"}}
+
+
+def test_a_stage_that_writes_what_another_reads_is_refused(monkeypatch, tmp_path):
+    (tmp_path / "model.onnx").write_text("")
+    os.link(tmp_path / "model.onnx", tmp_path / "other.txt")
+    stages = reader(monkeypatch, tmp_path / "model.onnx", tmp_path / "later.onnx")
+    for path in (f"{tmp_path}/other.txt", f"{tmp_path}/x/../later.onnx"):
+        stages["log"]["path"] = path
+        assert refusal(stages) == f"stages.log: path: {path} is read by stage pre: choose another"
+    stages["log"]["path"] = f"{tmp_path}/log.txt"
     made(stages)
+
+
+@pytest.mark.parametrize("path", ["log.txt", "log-{stream}.txt"])
+def test_the_file_of_each_stream_counts(path, monkeypatch, tmp_path):
+    stages = reader(monkeypatch, tmp_path / "log-b.txt")
+    stages["log"]["path"] = str(tmp_path / path)
+    assert "log-b.txt is read by stage pre" in refusal(stages, streams=["a", "b"])
+    made(stages, streams=["a", "c"])
+
+
+def test_a_stream_that_comes_later_must_not_read_what_is_written(tmp_path):
+    clip = tmp_path / "b.mp4"
+    shutil.copy(CLIP, clip)
+    stages = {"capture": {"use": "capture"}, "log": {"use": "log", "path": str(clip)}}
+    found = graph(stages, {"a": {"source": str(CLIP)}}, {**REGISTRY, **STAGES})
+    with pytest.raises(GraphError, match=r"b\.mp4 is the file of stream b: choose another"):
+        found.stream(1, "b", {"source": str(clip)}, "b")
 
 
 # --- arrays ---
