@@ -60,7 +60,7 @@ from pipeline.supervisor import (
     Supervisor,
     find_runs,
 )
-from pipeline.terminal import LiveTable, closing_lines, set_up_logging
+from pipeline.terminal import LiveTable, closing_lines, lasting, set_up_logging
 from stages import SINKS, STAGES
 
 ROOT = Path(__file__).resolve().parent
@@ -529,4 +529,5 @@ def service_command(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    sys.stderr = lasting(2, sys.stderr.encoding)
     sys.exit(main())

@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import pty
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -291,6 +293,30 @@ def test_an_error_on_the_way_is_no_traceback(capsys, config, monkeypatch):
 
     monkeypatch.setattr(run, "check_command", interrupted)
     assert main(capsys, "check", config) == (130, "", "")
+
+
+@pytest.mark.processes
+def test_a_terminal_that_is_closed_ends_the_run_in_order(config, tmp_path):
+    """As by its window: the session's leader gets SIGHUP, and nothing can be written any more."""
+    config.write_text(config.read_text().replace(f"source: {CLIP}", f"source: {CLIP}, loop: true"))
+    summary = tmp_path / "s.json"
+    config.write_text(config.read_text().replace("{use: fault}", "{use: fault, delay_ms: 5}"))
+    ours, theirs = pty.openpty()
+    take_it = "import fcntl, termios, os, sys; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    command = [sys.executable, "-c", take_it + "os.execv(sys.argv[1], sys.argv[1:])"]
+    command += [sys.executable, str(ROOT / "run.py"), "run", str(config), "--summary", str(summary)]
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    ) as process:
+        os.close(theirs)
+        try:
+            seen = b""
+            while b"captured" not in seen:  # the table is there
+                seen += os.read(ours, 1 << 16)
+        finally:
+            os.close(ours)
+        assert process.wait(60) == 0
+    assert json.loads(summary.read_text())["exit"] == 0
 
 
 # --- what options come to ---
