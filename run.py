@@ -45,7 +45,7 @@ import setproctitle
 from rich.console import Console
 
 from models import zoo
-from models.errors import ModelError
+from models.errors import ModelError, NothingToCompare
 from pipeline import bench
 from pipeline import config as config_file
 from pipeline import graph as graph_of
@@ -444,6 +444,9 @@ def models_command(args: argparse.Namespace) -> int:
             print(zoo.fetch(args.what))
         else:
             print(f"{zoo.verify(args.what)}: as its card says")
+    except NothingToCompare as error:
+        _complain(error)
+        return EXIT_FAILED
     except ModelError as error:
         raise SetupError(str(error)) from None
     return 0

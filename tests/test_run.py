@@ -280,6 +280,14 @@ def test_a_model_that_nobody_knows_is_refused(capsys):
     assert "no_such_model" in refusal(capsys, "models", "inspect", "no_such_model")
 
 
+def test_a_model_that_nothing_is_known_of_is_not_verified(capsys, busy):
+    code, out, err = main(capsys, "models", "verify", "m.yaml")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("run.py: m.yaml: nothing to compare with: the card has no sha256")
+    code, out, _ = main(capsys, "models", "verify", "m.onnx")
+    assert (code, out.endswith("m.onnx: as its card says\n")) == (0, True)
+
+
 def test_help_names_every_command(capsys):
     code, out, _ = main(capsys, "--help")
     assert code == 0
