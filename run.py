@@ -37,6 +37,7 @@ import argparse
 import json
 import logging
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -61,12 +62,15 @@ from pipeline.supervisor import (
     find_runs,
 )
 from pipeline.terminal import LiveTable, closing_lines, lasting, set_up_logging
-from stages import SINKS, STAGES
+from stages import FILE_PER_STREAM, SINKS, STAGES
+from stages.lines import stream_path
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_CONFIG = ROOT / "configs" / "demo.yaml"
 BENCH_CONFIG = ROOT / "configs" / "bench.yaml"
 DAEMON_CONFIG = ROOT / "configs" / "daemon.yaml"
+MOST_FILES = 6
+"""Of one sink that are named one by one at the end."""
 COMMANDS = ("run", "check", "bench", "models", "reload", "schema", "service")
 
 
@@ -348,7 +352,8 @@ def run_command(args: argparse.Namespace) -> int:
     if not args.quiet and code != EXIT_SETUP:
         for line in closing_lines(supervisor):
             logging.info("%s", line)
-        for line in _results(graph):
+        streams = [name.partition("#")[0] for name in supervisor.feeds.summary()]
+        for line in _results(graph, streams):
             logging.info("%s", line)
     if supervisor.error:
         _complain(supervisor.error)
@@ -361,15 +366,43 @@ def _complain(error: object) -> None:
     print(f"run.py: {text}", file=sys.stderr)
 
 
-def _results(graph: graph_of.Graph) -> list[str]:
-    """Where the sinks have left something."""
-    paths = [
-        str(getattr(node.settings, key))
-        for node in graph.nodes
-        for key in ("path", "folder")
-        if hasattr(node.settings, key)
-    ]
-    return [f"results: {', '.join(paths)}"] if paths else []
+def _results(graph: graph_of.Graph, streams: Iterable[str]) -> list[str]:
+    """What the sinks have left: the files and folders that are there.
+
+    Args:
+        graph: what ran.
+        streams: names of all streams that there were.
+    """
+    left = []
+    for node in graph.nodes:
+        files = _files_of(node, streams)
+        left += files if len(files) <= MOST_FILES else [f"{files[0]} … and {len(files) - 1} more"]
+        folder = Path(getattr(node.settings, "folder", os.devnull))
+        if folder.is_dir() and os.access(folder, os.R_OK) and any(folder.iterdir()):
+            left.append(str(folder))
+    return [f"results: {', '.join(left)}"] if left else []
+
+
+def _files_of(node: graph_of.Node, streams: Iterable[str]) -> list[str]:
+    path = str(getattr(node.settings, "path", ""))
+    names = [path]
+    if node.use in FILE_PER_STREAM:
+        names = list(dict.fromkeys(stream_path(path, s, node.facts["streams"]) for s in streams))
+    names = [name for name in names if os.path.isfile(name)]
+    if node.use == "video":
+        return [str(part) for name in names for part in _parts_of(Path(name))]
+    return names
+
+
+def _parts_of(path: Path) -> Iterator[Path]:
+    """A video, and the parts in which it went on."""
+    from stages.video import part_path
+
+    number, when = 1, 0
+    # A part that is older than the one before it is of an earlier run.
+    while (part := part_path(path, number)).is_file() and part.stat().st_mtime_ns >= when:
+        yield part
+        number, when = number + 1, part.stat().st_mtime_ns
 
 
 def _check_writable(path: Path) -> None:

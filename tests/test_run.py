@@ -327,6 +327,57 @@ def test_a_terminal_that_is_closed_ends_the_run_in_order(config, tmp_path):
     assert json.loads(summary.read_text())["exit"] == 0
 
 
+# --- what is said at the end ---
+
+
+def results(config, *options, streams=("c2", "shots")):
+    graph = run._graph(run.parser().parse_args(["run", str(config), *options]))
+    return run._results(graph, streams)
+
+
+def test_only_files_that_are_there_are_named(busy, tmp_path):
+    assert results(busy) == []
+    for name in ("m.txt", "m-c2.txt"):  # the first is of an earlier run with one stream
+        (tmp_path / name).write_text("")
+    assert results(busy) == ["results: m-c2.txt"]
+    for name in ("e.jsonl", "m-shots.txt", "m-later.txt"):
+        (tmp_path / name).write_text("")
+    assert results(busy, streams=("c2", "shots", "later", "c2")) == [
+        "results: e.jsonl, m-c2.txt, m-shots.txt, m-later.txt"
+    ]
+
+
+def test_of_many_files_the_first_is_named(busy, tmp_path):
+    streams = [f"s{n}" for n in range(8)]
+    for name in streams:
+        (tmp_path / f"m-{name}.txt").write_text("")
+    assert results(busy, streams=streams) == ["results: m-s0.txt … and 7 more"]
+    assert ", m-s5.txt" in results(busy, streams=streams[:6])[0]
+
+
+def test_the_parts_of_a_video_are_named_but_not_those_of_an_earlier_run(config, tmp_path):
+    names = ["mix.mp4", "mix.part2.mp4", "mix.part3.mp4", "mix.part5.mp4"]
+    for second, name in enumerate(names):
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (second + 9, second + 9))
+    stages = "  nms: {use: nms}\n  video: {use: video, path: mix.mp4}\n"
+    config.write_text(
+        f"streams:\n  demo: {{source: {CLIP}}}\nstages:\n  capture: {{use: capture}}\n"
+        "  preprocess: {use: preprocess}\n  detector: {use: detector}\n" + stages
+    )
+    assert results(config, streams=["demo"]) == [f"results: {', '.join(names[:3])}"]
+    os.utime(tmp_path / "mix.part3.mp4", (3, 3))
+    assert results(config, streams=["demo"]) == ["results: mix.mp4, mix.part2.mp4"]
+
+
+def test_a_folder_is_named_when_there_is_something_in_it(config, tmp_path):
+    (tmp_path / "clips").mkdir()
+    options = ("--sink", "clips=clips", "--sink", "events=-", "--sink", "events=/dev/null")
+    assert results(DEMO, *options) == []
+    (tmp_path / "clips" / "a.mp4").write_text("")
+    assert results(DEMO, *options) == ["results: clips"]
+
+
 # --- what options come to ---
 
 
