@@ -435,7 +435,7 @@ def bench_command(args: argparse.Namespace) -> int:
     set_up_logging(logging.WARNING, None)
     args.config = args.config or BENCH_CONFIG
     raw, where = settings_of(args)
-    _build(raw, where, args)
+    bench.check(_build(raw, where, args))
     if args.json is not None:
         _check_writable(args.json)
     start = [sys.executable, str(ROOT / "run.py"), "run", str(args.config), "-q"]

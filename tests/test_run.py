@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import cv2
 import pytest
 
 import run
@@ -260,6 +261,37 @@ def test_two_outputs_do_not_go_to_one_file(options, words, capsys, busy, tmp_pat
 def test_a_video_beside_the_pictures_of_its_folder_is_no_harm(capsys, busy):
     code, _, err = main(capsys, "check", busy, "--sink", "video=shots/out.mp4")
     assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--live"], "clip is live and sets its own pace: measure with a file"),
+        (["--source", "rtsp://camera/x"], "stream1 is live and sets its own pace"),
+        (["--frames", 1], "1 frame is over before they can be measured: take more"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_it_starts(options, words, capsys, tmp_path):
+    said = refusal(capsys, "bench", "--json", tmp_path / "b.json", *options)
+    assert said.startswith(f"bench: {words}")
+    assert not (tmp_path / "b.json").exists()
+
+
+def test_a_graph_without_a_model_is_not_measured(capsys, config):
+    assert "no stage that runs a model" in refusal(capsys, "bench", config)
+
+
+@pytest.mark.processes
+def test_frames_that_turn_out_too_few_are_no_measurement(tmp_path):
+    clip = cv2.VideoCapture(str(CLIP))
+    cv2.imwrite(str(tmp_path / "one.png"), clip.read()[1])
+    clip.release()
+    command = [sys.executable, str(ROOT / "run.py"), "bench", "--rounds", "1"]
+    command += ["--source", str(tmp_path / "one.png")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stderr.startswith("run.py: bench: 1 frame is over before they can be measured")
+    assert done.stderr.count("\n") == 1
+    assert done.returncode == 2
 
 
 def test_a_run_is_quiet_or_verbose(capsys, config):
