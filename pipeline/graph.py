@@ -316,11 +316,14 @@ def schema(registry: Registry) -> dict[str, Any]:
         for name, text in _attribute_docs(struct).items():
             part["properties"][name]["description"] = text
 
+    def part_of(at: int) -> dict[str, Any]:
+        return dict(parts[schemas[at]["$ref"].rpartition("/")[2]])
+
     def properties(at: int) -> dict[str, Any]:
-        return dict(parts[schemas[at]["$ref"].rpartition("/")[2]]["properties"])
+        return dict(part_of(at)["properties"])
 
     source = next(i for i, kind in enumerate(kinds.values()) if issubclass(kind, Source))
-    whole = parts[schemas[0]["$ref"].rpartition("/")[2]]
+    whole = part_of(0)
     whole["properties"]["streams"]["additionalProperties"] = {
         "type": "object",
         "properties": properties(1) | properties(source + 2),
@@ -334,12 +337,20 @@ def schema(registry: Registry) -> dict[str, Any]:
     whole["properties"]["stages"]["additionalProperties"] = {
         "type": "object",
         "required": ["use"],
-        "properties": {"use": {"description": f"{', '.join(kinds)}, or my_package.module:Class"}},
+        "properties": {
+            "use": {
+                "type": "string",
+                "anyOf": [{"enum": list(kinds)}, {"pattern": ":"}],
+                "description": f"{', '.join(kinds)}, or my_package.module:Class",
+            }
+        },
         "allOf": [
             {
                 "if": {"properties": {"use": {"const": use}}},
                 "then": {
                     "properties": {"use": {}} | links | properties(i + 2),
+                    # What a source needs may stand under each stream.
+                    "required": [] if i == source else part_of(i + 2).get("required", []),
                     "additionalProperties": False,
                     "description": inspect.getdoc(kind) or "",
                 },

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import shutil
 import sys
 from typing import Annotated, ClassVar
@@ -727,6 +728,83 @@ def test_the_schema_refuses_unknown_keys_and_holds_bounds_and_descriptions():
     [_, branch] = top_of(whole)["stages"]["additionalProperties"]["allOf"]
     assert branch["then"]["additionalProperties"] is False
     assert branch["then"]["description"] == "Has bounds."
+
+
+PYTHON = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "integer": int,
+    "number": int | float,
+    "boolean": bool,
+    "null": type(None),
+}
+
+
+def follow(part, whole):
+    """A schema that stands elsewhere, where there is a reference."""
+    while "$ref" in part:
+        target = whole
+        for step in part["$ref"].removeprefix("#/").split("/"):
+            target = target[step]
+        part = {**target, **{key: value for key, value in part.items() if key != "$ref"}}
+    return part
+
+
+def is_valid(value, part, whole):
+    """Whether a value is as a schema wants it, by the keywords that ours has."""
+    part = follow(part, whole)
+    kinds = part.get("type", list(TYPES))
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if not any(
+        isinstance(value, PYTHON[kind]) and (kind == "boolean" or not isinstance(value, bool))
+        for kind in kinds
+    ):
+        return False
+    if value not in part.get("enum", [value]) or value != part.get("const", value):
+        return False
+    if isinstance(value, str) and not re.search(part.get("pattern", ""), value):
+        return False
+    if isinstance(value, dict):
+        known, more = part.get("properties", {}), part.get("additionalProperties", True)
+        if not set(part.get("required", ())) <= set(value):
+            return False
+        for key, child in value.items():
+            own = known.get(key, more)
+            if own is False or (own is not True and not is_valid(child, own, whole)):
+                return False
+    if "if" in part and is_valid(value, part["if"], whole):
+        part = {**part, "allOf": [*part.get("allOf", ()), part["then"]]}
+    if not all(is_valid(value, each, whole) for each in part.get("allOf", ())):
+        return False
+    return "anyOf" not in part or any(is_valid(value, each, whole) for each in part["anyOf"])
+
+
+def is_valid_stage(table):
+    stages = {"capture": {"use": "capture"}, "x": table}
+    return is_valid({"streams": {"a": {"source": 0}}, "stages": stages}, shipped(), shipped())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_file_is_valid_by_the_schema(path, monkeypatch):
+    monkeypatch.setenv("YARD_URL", "rtsp://camera/stream")
+    raw = load(path)
+    assert is_valid(raw, shipped(), shipped())
+    assert not is_valid({**raw, "stagess": {}}, shipped(), shipped())
+
+
+def test_by_the_schema_a_stage_must_have_what_it_cannot_do_without():
+    assert is_valid_stage({"use": "events", "path": "x"})
+    for use in ("events", "mot", "video", "webhook"):
+        assert not is_valid_stage({"use": use})
+    assert is_valid_stage({"use": "clips"})
+
+
+def test_by_the_schema_a_stage_is_one_that_is_known_or_of_the_users_own():
+    assert is_valid_stage({"use": "my_package.module:Class", "anything": 1})
+    assert not is_valid_stage({"use": "event", "path": "x"})
+    assert not is_valid_stage({"use": 3})
+    assert not is_valid_stage({})
 
 
 def test_the_source_reads_the_clip_that_is_shipped():
