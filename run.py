@@ -34,6 +34,7 @@ for _name, _value in (
     os.environ.setdefault(_name, _value)
 
 import argparse
+import difflib
 import json
 import logging
 import re
@@ -69,6 +70,11 @@ ROOT = Path(__file__).resolve().parent
 DEFAULT_CONFIG = ROOT / "configs" / "demo.yaml"
 BENCH_CONFIG = ROOT / "configs" / "bench.yaml"
 DAEMON_CONFIG = ROOT / "configs" / "daemon.yaml"
+MEDIA = (
+    *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"),
+    *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
+)
+"""Endings of what is a source rather than a settings file."""
 MOST_FILES = 6
 """Of one sink that are named one by one at the end."""
 COMMANDS = ("run", "check", "bench", "models", "reload", "schema", "service")
@@ -128,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure the pipeline against its limits")
     bench.set_defaults(command=bench_command)
-    _add_settings(bench)
+    _add_settings(bench, BENCH_CONFIG)
     bench.add_argument("--json", type=Path, metavar="FILE.json", help="write the figures")
     bench.add_argument("--rounds", type=_count, default=3, help="interleaved rounds (default 3)")
 
@@ -164,10 +170,11 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_settings(command: argparse.ArgumentParser) -> None:
+def _add_settings(command: argparse.ArgumentParser, default: Path = DEFAULT_CONFIG) -> None:
     """The arguments that choose a settings file and replace parts of it."""
+    command.set_defaults(default_config=default)
     command.add_argument(
-        "config", nargs="?", type=Path, help="settings file (default: configs/demo.yaml)"
+        "config", nargs="?", type=Path, help=f"settings file (default: configs/{default.name})"
     )
     command.add_argument(
         "--source",
@@ -211,8 +218,11 @@ def _count(text: str) -> int:
 
 def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """The settings that the arguments ask for, and the name of the file they come from."""
-    path = args.config or DEFAULT_CONFIG
-    raw = config_file.load(path)
+    path = args.config or args.default_config
+    try:
+        raw = config_file.load(path)
+    except ConfigError as error:
+        raise ConfigError(_not_settings(str(args.config or "")) or str(error)) from None
     where = str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
     for table in ("streams", "stages"):
         if not isinstance(raw.get(table), dict):
@@ -236,6 +246,19 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     for assignment in args.set:
         config_file.override(raw, assignment)
     return raw, where
+
+
+def _not_settings(word: str) -> str | None:
+    """What to say of a word that is no settings file but was meant for something else, if so."""
+    source = re.sub(r"^(\w+):/(?=[^/]|$)", r"\1://", word)  # as it was before it was a path
+    path = Path(word)
+    if source.isdecimal() or "://" in source or path.is_dir() or path.suffix.lower() in MEDIA:
+        source = config_file.hide_credentials(source)
+        return f"{source}: not a settings file; to read pictures from it: --source {source}"
+    close = difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.6)
+    if close and not path.exists():
+        return f"{word}: no such command, and no such file; did you mean {close[0]!r}?"
+    return None
 
 
 def _streams(sources: list[str]) -> dict[str, Any]:
@@ -274,6 +297,8 @@ def _replace_sinks(raw: dict[str, Any], sinks: list[str]) -> None:
         while name in stages:
             name, n = f"{kind}{n}", n + 1
         stages[name] = {"use": kind, "after": last}
+        if setting == "port" and target and not target.isdecimal():
+            raise ConfigError(f"--sink {sink}: expected a port number, {kind}=PORT")
         if equals and setting is None:
             raise ConfigError(f"--sink {sink}: {kind} takes no target")
         if target and setting is not None:
@@ -314,10 +339,15 @@ def _build(raw: dict[str, Any], where: str, args: argparse.Namespace) -> graph_o
     """The graph of some settings, none of whose sinks writes a file that is needed elsewhere."""
     options = {f"--{name}": getattr(args, name, None) for name in ("summary", "trace", "json")}
     others = graph_of.Others(
-        read={"the settings file": args.config or DEFAULT_CONFIG},
+        read={"the settings file": args.config or args.default_config},
         written={option: path for option, path in options.items() if path is not None},
     )
-    return graph_of.build(config_file.check(raw, where), STAGES, where, others=others)
+    try:
+        return graph_of.build(config_file.check(raw, where), STAGES, where, others=others)
+    except SetupError as error:
+        if args.config is None:  # a file that the user did not name does not help to find it
+            raise type(error)(str(error).removeprefix(f"{where}: ")) from None
+        raise
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -433,12 +463,11 @@ def check_command(args: argparse.Namespace) -> int:
 def bench_command(args: argparse.Namespace) -> int:
     """Measure the pipeline against its limits."""
     set_up_logging(logging.WARNING, None)
-    args.config = args.config or BENCH_CONFIG
     raw, where = settings_of(args)
     bench.check(_build(raw, where, args))
     if args.json is not None:
         _check_writable(args.json)
-    start = [sys.executable, str(ROOT / "run.py"), "run", str(args.config), "-q"]
+    start = [sys.executable, str(ROOT / "run.py"), "run", str(args.config or BENCH_CONFIG), "-q"]
     for option in ("source", "set"):
         for value in getattr(args, option) or ():
             start += [f"--{option}", value]
@@ -553,6 +582,9 @@ def service_command(args: argparse.Namespace) -> int:
             print(unit, end="")
             return 0
     elif args.dry_run:
+        if service.installed() is None:
+            print(f"{service.name} is not installed: there is no {service.unit_path}")
+            return 0
         print(f"would stop and disable {service.name}, and remove {service.unit_path}")
         return 0
     try:

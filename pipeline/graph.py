@@ -417,7 +417,7 @@ def _join(nodes: list[Node], config: Config, where: str) -> None:
         if after is not None and after not in names:
             raise GraphError(
                 f"{where}: stages.{node.name}: after: no stage is named {after!r}"
-                f"{hint(after, list(names))}"
+                f"{hint(after, [name for name in names if name != node.name])}"
             )
         if issubclass(node.kind, Source):
             if after is not None:

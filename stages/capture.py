@@ -18,7 +18,7 @@ from pipeline.stage import Array, Settings, Source
 from stages.live import Live, Missed, SourceClock, fill
 from stages.opencv import IMAGES, OpenCVVideo, images_in, open_recorded
 from stages.pictures import Pictures, Recorded
-from stages.sources import is_device, is_recorded, normal
+from stages.sources import is_device, is_recorded, lacks_host, normal
 
 SEEK_FROM = 250
 """Pictures from which on seeking in a file is quicker than reading past them."""
@@ -83,6 +83,9 @@ class Capture(Source):
         source = normal(settings.source)
         if isinstance(source, int) and source > HIGHEST_INDEX:
             raise SourceError(f"camera {source}: no camera has so high an index")
+        if settings.pipeline is None and lacks_host(settings.source):
+            address = hide_credentials(str(settings.source))
+            raise SourceError(f"{address}: the host is missing, as in rtsp://HOST/PATH")
         if settings.pipeline is not None and settings.backend == "opencv":
             raise SetupError("pipeline: is GStreamer's; remove it, or `backend: opencv`")
         if settings.backend == "gstreamer" and _is_recorded(settings):

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 
-import cv2
 import pytest
 
 import run
@@ -152,6 +151,8 @@ def test_a_wrong_file_is_refused_in_one_line(text, words, capsys, config):
         (["--source", "no.mp4"], "streams.no: no.mp4: no such file, folder or device"),
         (["--source", ""], "source: expected `str` of length >= 1"),
         (["--sink", "windoww"], "no sink is called 'windoww'; did you mean 'window'?"),
+        (["--sink", "web=x"], "--sink web=x: expected a port number, web=PORT"),
+        (["--sink", "rtsp=:8554"], "--sink rtsp=:8554: expected a port number, rtsp=PORT"),
         (["--sink", "null=x"], "--sink null=x: null takes no target"),
         (["--sink", "events"], "--sink events: expected events=PATH"),
         (["--sink", "events="], "--sink events=: expected events=PATH"),
@@ -283,6 +284,8 @@ def test_a_graph_without_a_model_is_not_measured(capsys, config):
 
 @pytest.mark.processes
 def test_frames_that_turn_out_too_few_are_no_measurement(tmp_path):
+    import cv2  # after run.py has set what it reads from the environment
+
     clip = cv2.VideoCapture(str(CLIP))
     cv2.imwrite(str(tmp_path / "one.png"), clip.read()[1])
     clip.release()
@@ -357,6 +360,41 @@ def test_a_terminal_that_is_closed_ends_the_run_in_order(config, tmp_path):
             os.close(ours)
         assert process.wait(60) == 0
     assert json.loads(summary.read_text())["exit"] == 0
+
+
+@pytest.mark.parametrize("command", ["run", "check", "bench"])
+def test_a_file_that_the_user_did_not_name_is_not_named(command, capsys):
+    options = ["--source", "missing.mp4"] + ["--sink", "null"] * (command != "bench")
+    said = refusal(capsys, command, *options)
+    assert said == "streams.missing: missing.mp4: no such file, folder or device"
+    said = refusal(capsys, command, DEMO, *options)
+    assert said.startswith("configs/demo.yaml: streams.missing: ")
+
+
+@pytest.mark.parametrize("word", ["clip.mp4", str(CLIP), "shots", "0", "rtsp://cam/x", "a.JPG"])
+def test_a_source_where_a_settings_file_belongs_is_told_how_to_be_given(word, capsys, busy):
+    for words in ([word], ["run", word], ["check", word]):
+        assert refusal(capsys, *words) == (
+            f"{word}: not a settings file; to read pictures from it: --source {word}"
+        )
+
+
+def test_a_password_in_an_address_that_is_misplaced_is_not_shown(capsys):
+    assert "--source rtsp://***@cam/x" in refusal(capsys, "rtsp://me:secret@cam/x")
+
+
+def test_a_command_that_is_spelt_wrong_gets_a_hint(capsys, tmp_path):
+    words = "chek: no such command, and no such file; did you mean 'check'?"
+    assert refusal(capsys, "chek", "--source", CLIP) == words
+    (tmp_path / "chek").write_text("")
+    assert refusal(capsys, "chek").startswith("chek: expected `streams:`")
+
+
+@pytest.mark.parametrize("address", ["rtsp://", "rtsp:///x", "http://u:p@/x", "rtsp://:554/x"])
+def test_an_address_without_a_host_is_refused(address, capsys, config):
+    said = refusal(capsys, "check", config, "--source", address)
+    assert said.endswith(": the host is missing, as in rtsp://HOST/PATH")
+    assert "u:p" not in said
 
 
 # --- what is said at the end ---

@@ -161,6 +161,10 @@ def test_leaves_and_ordered_stages_are_known():
             "stages.a: after: no stage is named 'captur'; did you mean 'capture'?",
         ),
         (
+            {"events": {"use": "sink", "after": "evnts"}},
+            "stages.events: after: no stage is named 'evnts'; known: capture",
+        ),
+        (
             {"a": {"use": "sink", "after": "b"}, "b": {"use": "sink", "after": "a"}},
             "stages: a -> b -> a is a cycle",
         ),
