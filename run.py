@@ -34,10 +34,11 @@ for _name, _value in (
     os.environ.setdefault(_name, _value)
 
 import argparse
+import difflib
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,7 +47,7 @@ import setproctitle
 from rich.console import Console
 
 from models import zoo
-from models.errors import ModelError
+from models.errors import ModelError, NothingToCompare
 from pipeline import bench
 from pipeline import config as config_file
 from pipeline import graph as graph_of
@@ -61,13 +62,21 @@ from pipeline.supervisor import (
     Supervisor,
     find_runs,
 )
-from pipeline.terminal import LiveTable, closing_lines, set_up_logging
-from stages import SINKS, STAGES
+from pipeline.terminal import LiveTable, closing_lines, lasting, set_up_logging
+from stages import FILE_PER_STREAM, SINKS, STAGES
+from stages.lines import stream_path
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_CONFIG = ROOT / "configs" / "demo.yaml"
 BENCH_CONFIG = ROOT / "configs" / "bench.yaml"
 DAEMON_CONFIG = ROOT / "configs" / "daemon.yaml"
+MEDIA = (
+    *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"),
+    *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
+)
+"""Endings of what is a source rather than a settings file."""
+MOST_FILES = 6
+"""Of one sink that are named one by one at the end."""
 COMMANDS = ("run", "check", "bench", "models", "reload", "schema", "service")
 
 
@@ -125,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure the pipeline against its limits")
     bench.set_defaults(command=bench_command)
-    _add_settings(bench)
+    _add_settings(bench, BENCH_CONFIG)
     bench.add_argument("--json", type=Path, metavar="FILE.json", help="write the figures")
     bench.add_argument("--rounds", type=_count, default=3, help="interleaved rounds (default 3)")
 
@@ -161,10 +170,11 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_settings(command: argparse.ArgumentParser) -> None:
+def _add_settings(command: argparse.ArgumentParser, default: Path = DEFAULT_CONFIG) -> None:
     """The arguments that choose a settings file and replace parts of it."""
+    command.set_defaults(default_config=default)
     command.add_argument(
-        "config", nargs="?", type=Path, help="settings file (default: configs/demo.yaml)"
+        "config", nargs="?", type=Path, help=f"settings file (default: configs/{default.name})"
     )
     command.add_argument(
         "--source",
@@ -208,8 +218,11 @@ def _count(text: str) -> int:
 
 def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """The settings that the arguments ask for, and the name of the file they come from."""
-    path = args.config or DEFAULT_CONFIG
-    raw = config_file.load(path)
+    path = args.config or args.default_config
+    try:
+        raw = config_file.load(path)
+    except ConfigError as error:
+        raise ConfigError(_not_settings(str(args.config or "")) or str(error)) from None
     where = str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
     for table in ("streams", "stages"):
         if not isinstance(raw.get(table), dict):
@@ -233,6 +246,19 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     for assignment in args.set:
         config_file.override(raw, assignment)
     return raw, where
+
+
+def _not_settings(word: str) -> str | None:
+    """What to say of a word that is no settings file but was meant for something else, if so."""
+    source = re.sub(r"^(\w+):/(?=[^/]|$)", r"\1://", word)  # as it was before it was a path
+    path = Path(word)
+    if source.isdecimal() or "://" in source or path.is_dir() or path.suffix.lower() in MEDIA:
+        source = config_file.hide_credentials(source)
+        return f"{source}: not a settings file; to read pictures from it: --source {source}"
+    close = difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.6)
+    if close and not path.exists():
+        return f"{word}: no such command, and no such file; did you mean {close[0]!r}?"
+    return None
 
 
 def _streams(sources: list[str]) -> dict[str, Any]:
@@ -271,6 +297,8 @@ def _replace_sinks(raw: dict[str, Any], sinks: list[str]) -> None:
         while name in stages:
             name, n = f"{kind}{n}", n + 1
         stages[name] = {"use": kind, "after": last}
+        if setting == "port" and target and not target.isdecimal():
+            raise ConfigError(f"--sink {sink}: expected a port number, {kind}=PORT")
         if equals and setting is None:
             raise ConfigError(f"--sink {sink}: {kind} takes no target")
         if target and setting is not None:
@@ -304,7 +332,22 @@ def _leave_out_windows(raw: dict[str, Any]) -> None:
 def _graph(args: argparse.Namespace) -> graph_of.Graph:
     raw, where = settings_of(args)
     _leave_out_windows(raw)
-    return graph_of.build(config_file.check(raw, where), STAGES, where)
+    return _build(raw, where, args)
+
+
+def _build(raw: dict[str, Any], where: str, args: argparse.Namespace) -> graph_of.Graph:
+    """The graph of some settings, none of whose sinks writes a file that is needed elsewhere."""
+    options = {f"--{name}": getattr(args, name, None) for name in ("summary", "trace", "json")}
+    others = graph_of.Others(
+        read={"the settings file": args.config or args.default_config},
+        written={option: path for option, path in options.items() if path is not None},
+    )
+    try:
+        return graph_of.build(config_file.check(raw, where), STAGES, where, others=others)
+    except SetupError as error:
+        if args.config is None:  # a file that the user did not name does not help to find it
+            raise type(error)(str(error).removeprefix(f"{where}: ")) from None
+        raise
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -314,11 +357,9 @@ def run_command(args: argparse.Namespace) -> int:
     level = logging.WARNING if args.quiet else logging.DEBUG if args.verbose else logging.INFO
     set_up_logging(level, console if table else None)
     graph = _graph(args)
-    taken = [node.settings.path for node in graph.nodes if hasattr(node.settings, "path")]
     for path in (args.summary, args.trace):
         if path is not None:
-            _check_writable(path, taken)
-            taken.append(path)
+            _check_writable(path)
     # A terminal that is closed ends the run; a daemon, which has none, reads its settings anew.
     rebuild = None if sys.stdin.isatty() or sys.stderr.isatty() else lambda: _graph(args)
     if rebuild is not None:
@@ -341,7 +382,8 @@ def run_command(args: argparse.Namespace) -> int:
     if not args.quiet and code != EXIT_SETUP:
         for line in closing_lines(supervisor):
             logging.info("%s", line)
-        for line in _results(graph):
+        streams = [name.partition("#")[0] for name in supervisor.feeds.summary()]
+        for line in _results(graph, streams):
             logging.info("%s", line)
     if supervisor.error:
         _complain(supervisor.error)
@@ -354,20 +396,46 @@ def _complain(error: object) -> None:
     print(f"run.py: {text}", file=sys.stderr)
 
 
-def _results(graph: graph_of.Graph) -> list[str]:
-    """Where the sinks have left something."""
-    paths = [
-        str(getattr(node.settings, key))
-        for node in graph.nodes
-        for key in ("path", "folder")
-        if hasattr(node.settings, key)
-    ]
-    return [f"results: {', '.join(paths)}"] if paths else []
+def _results(graph: graph_of.Graph, streams: Iterable[str]) -> list[str]:
+    """What the sinks have left: the files and folders that are there.
+
+    Args:
+        graph: what ran.
+        streams: names of all streams that there were.
+    """
+    left = []
+    for node in graph.nodes:
+        files = _files_of(node, streams)
+        left += files if len(files) <= MOST_FILES else [f"{files[0]} … and {len(files) - 1} more"]
+        folder = Path(getattr(node.settings, "folder", os.devnull))
+        if folder.is_dir() and os.access(folder, os.R_OK) and any(folder.iterdir()):
+            left.append(str(folder))
+    return [f"results: {', '.join(left)}"] if left else []
 
 
-def _check_writable(path: Path, taken: Sequence[str | Path] = ()) -> None:
-    if os.path.realpath(path) in map(os.path.realpath, taken):
-        raise ConfigError(f"{path}: two outputs cannot go to one file")
+def _files_of(node: graph_of.Node, streams: Iterable[str]) -> list[str]:
+    path = str(getattr(node.settings, "path", ""))
+    names = [path]
+    if node.use in FILE_PER_STREAM:
+        names = list(dict.fromkeys(stream_path(path, s, node.facts["streams"]) for s in streams))
+    names = [name for name in names if os.path.isfile(name)]
+    if node.use == "video":
+        return [str(part) for name in names for part in _parts_of(Path(name))]
+    return names
+
+
+def _parts_of(path: Path) -> Iterator[Path]:
+    """A video, and the parts in which it went on."""
+    from stages.video import part_path
+
+    number, when = 1, 0
+    # A part that is older than the one before it is of an earlier run.
+    while (part := part_path(path, number)).is_file() and part.stat().st_mtime_ns >= when:
+        yield part
+        number, when = number + 1, part.stat().st_mtime_ns
+
+
+def _check_writable(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a"):
@@ -388,19 +456,18 @@ def _write_json(path: Path, value: Any) -> bool:
 def check_command(args: argparse.Namespace) -> int:
     """Check the settings and draw the graph; start nothing."""
     raw, where = settings_of(args)
-    print(graph_of.build(config_file.check(raw, where), STAGES, where).draw())
+    print(_build(raw, where, args).draw())
     return 0
 
 
 def bench_command(args: argparse.Namespace) -> int:
     """Measure the pipeline against its limits."""
     set_up_logging(logging.WARNING, None)
-    args.config = args.config or BENCH_CONFIG
     raw, where = settings_of(args)
-    config = config_file.check(raw, where)
+    bench.check(_build(raw, where, args))
     if args.json is not None:
         _check_writable(args.json)
-    start = [sys.executable, str(ROOT / "run.py"), "run", str(args.config), "-q"]
+    start = [sys.executable, str(ROOT / "run.py"), "run", str(args.config or BENCH_CONFIG), "-q"]
     for option in ("source", "set"):
         for value in getattr(args, option) or ():
             start += [f"--{option}", value]
@@ -409,7 +476,7 @@ def bench_command(args: argparse.Namespace) -> int:
             start += [f"--{option}", getattr(args, option)]
     try:
         figures = bench.bench(
-            lambda: graph_of.build(config, STAGES, where),
+            lambda: _build(raw, where, args),
             args.rounds,
             [*start, "--sink", "events=-"],
         )
@@ -439,6 +506,9 @@ def models_command(args: argparse.Namespace) -> int:
             print(zoo.fetch(args.what))
         else:
             print(f"{zoo.verify(args.what)}: as its card says")
+    except NothingToCompare as error:
+        _complain(error)
+        return EXIT_FAILED
     except ModelError as error:
         raise SetupError(str(error)) from None
     return 0
@@ -504,13 +574,17 @@ def service_command(args: argparse.Namespace) -> int:
         with service.surroundings():
             raw, where = config_file.load(config), str(config)
             _leave_out_windows(raw)
-            graph = graph_of.build(config_file.check(raw, where), STAGES, where)
+            args.config = config
+            graph = _build(raw, where, args)
         account = service.account(config, files_in(raw))
         unit = service.unit(config, graph.config.supervisor.stop_timeout_s, account)
         if args.dry_run:
             print(unit, end="")
             return 0
     elif args.dry_run:
+        if service.installed() is None:
+            print(f"{service.name} is not installed: there is no {service.unit_path}")
+            return 0
         print(f"would stop and disable {service.name}, and remove {service.unit_path}")
         return 0
     try:
@@ -523,4 +597,5 @@ def service_command(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    sys.stderr = lasting(2, sys.stderr.encoding)
     sys.exit(main())

@@ -2,6 +2,7 @@
 
 ModelError
   CardError       a card, or the weights it names, is missing or wrong
+    NothingToCompare  there is no sha256 to verify a file against
   ContractError   a model file cannot be used, or cannot be read in one way only
   DeviceError     the device asked for does not load
 """
@@ -13,6 +14,10 @@ class ModelError(Exception):
 
 class CardError(ModelError):
     """A card, or the weights it names, is missing or wrong."""
+
+
+class NothingToCompare(CardError):  # noqa: N818 - the file may be right
+    """There is no card, or it has no sha256: nobody knows whether the file is the right one."""
 
 
 class ContractError(ModelError):

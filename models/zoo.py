@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from models.card import CARDS, Card, load
 from models.contract import Contract, inspect, sha256_of
-from models.errors import CardError
+from models.errors import CardError, NothingToCompare
 from models.runtime import cache_folder
 
 CHUNK = 1 << 20
@@ -54,6 +54,20 @@ def resolve(model: str) -> Contract:
     return contract
 
 
+def files_of(model: str) -> list[Path]:
+    """The files that a model is read from: the card, if one is named, and the weights, if here.
+
+    Raises:
+        CardError: no such card, or it is wrong.
+    """
+    path = Path(model).expanduser()
+    if path.suffix == ".onnx":
+        return [path]
+    card, path = (load(path), path) if path.suffix in (".yaml", ".yml") else _named(model)
+    weights = find_weights(card, path)
+    return [path] if weights is None else [path, weights]
+
+
 def known() -> list[Known]:
     """The cards that ship, by name."""
     paths = sorted(CARDS.glob("*.yaml"))
@@ -75,9 +89,21 @@ def verify(name: str) -> Path:
     """Check the model file of a card against its sha256; where the file is.
 
     Raises:
+        NothingToCompare: there is no card, or it has no sha256.
         CardError: no such card, or the file is missing, damaged or another one.
     """
-    return Path(resolve(name).path)
+    contract = resolve(name)
+    path = Path(name).expanduser()
+    if path.suffix == ".onnx":
+        card = _card_of(path)
+    else:
+        card = load(path) if path.suffix in (".yaml", ".yml") else _named(name)[0]
+    if card is None or card.weights.sha256 is None:
+        why = "no card that ships has its sha256" if card is None else "the card has no sha256"
+        raise NothingToCompare(
+            f"{name}: nothing to compare with: {why}; that of {contract.path} is {contract.sha256}"
+        )
+    return Path(contract.path)
 
 
 def fetch(name: str, progress: Callable[[int, int | None], None] | None = None) -> Path:
@@ -90,13 +116,17 @@ def fetch(name: str, progress: Callable[[int, int | None], None] | None = None) 
     Raises:
         CardError: no such card, no url, no connection, or not the file the card means.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
+    if path.suffix == ".onnx":
+        raise CardError(
+            f"{name}: nothing to fetch: that is a model file, and where to get one is in its card: "
+            "expected the name of a card, or its path (.yaml)"
+        )
     card = load(path) if path.suffix in (".yaml", ".yml") else None
     if card is None:
         card, path = _named(name)
-    here = find_weights(card, path)
-    if here is not None:
-        return verify(name)
+    if find_weights(card, path) is not None:
+        return Path(resolve(name).path)
     target = _fetched(card)
     if target is None or card.weights.url is None:
         raise CardError(_missing(card, path))

@@ -20,16 +20,18 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from pipeline.errors import RunError
+from pipeline.errors import RunError, SetupError
 from pipeline.feeds import Child
 from pipeline.frame import Frame, Header
 from pipeline.graph import Graph, Node, usable_cores
 from pipeline.stage import Source, Stage
-from pipeline.supervisor import Phase, Supervisor
+from pipeline.supervisor import EXIT_SETUP, Phase, Supervisor
 
 BARE_S = 3.0
 ALONE_FRAMES = 150
 """Frames over which each stage's own work is measured."""
+LEAST_FRAMES = 2
+"""The first one pays for memory and caches."""
 SEQUENTIAL_FRAMES = 60
 START_TIMEOUT_S = 30.0
 
@@ -47,15 +49,12 @@ def bench(build: Callable[[], Graph], rounds: int, start_command: Sequence[str])
         Figures as `--json` writes them.
 
     Raises:
+        SetupError: there is nothing in it that can be measured, or too little.
         RunError: a measurement failed.
     """
     graph = build()
     cores = usable_cores()
-    model = next((node for node in graph.nodes if node.replicated), None)
-    if model is None:
-        raise RunError("bench: the graph has no stage that runs a model (with `replicas`)")
-    if any(stream.live for stream in graph.streams):
-        raise RunError("bench: a live stream sets its own pace: measure with a file")
+    model = check(graph)
     bare: list[dict[str, float]] = []
     alone: list[dict[str, float]] = []
     whole: list[dict[str, float]] = []
@@ -93,6 +92,34 @@ def bench(build: Callable[[], Graph], rounds: int, start_command: Sequence[str])
         "rounds": rounds,
         "processes": [worker.name for worker in graph.workers],
     }
+
+
+def check(graph: Graph) -> Node:
+    """See, before anything starts, that a graph can be measured; the stage that runs the model.
+
+    Raises:
+        SetupError: it cannot.
+    """
+    model = next((node for node in graph.nodes if node.replicated), None)
+    if model is None:
+        raise SetupError("bench: the graph has no stage that runs a model (with `replicas`)")
+    for stream in graph.streams:
+        if stream.live:
+            raise SetupError(
+                f"bench: {stream.name} is live and sets its own pace: measure with a file"
+            )
+        frames = getattr(stream.capture, "frames", None)
+        if frames is not None and frames < LEAST_FRAMES:
+            raise _too_few(frames)
+    return model
+
+
+def _too_few(frames: int) -> SetupError:
+    many = "1 frame is" if frames == 1 else f"{frames} frames are"
+    return SetupError(
+        f"bench: {many} over before they can be measured: take more, with `loop` and "
+        "`frames` of the stream"
+    )
 
 
 def _sum(parts: dict[str, float]) -> float:
@@ -212,6 +239,8 @@ def _alone(graph: Graph, model: Node) -> dict[str, float]:
                 begin = time.monotonic()
         for stage in stages.values():
             stage.close()
+        if frames < LEAST_FRAMES:
+            raise _too_few(frames)
         parts = {node.name: value / (frames - 1) * 1e3 for node, value in used.items()}
         report((parts, frames - 1, time.monotonic() - begin))
 
@@ -268,13 +297,15 @@ def _pipeline(graph: Graph) -> dict[str, float]:
             samples.append(_Sample(time.monotonic(), delivered, cpu_s))
 
     supervisor = Supervisor(graph, log_level=logging.WARNING)
-    if supervisor.run(look):
-        raise RunError(f"bench: {supervisor.error or 'interrupted'}")
+    code = supervisor.run(look)
+    if code:
+        kind = SetupError if code == EXIT_SETUP else RunError
+        raise kind(f"bench: {supervisor.error or 'interrupted'}")
     summary = supervisor.summary()["streams"]
     frames = sum(stream["delivered"] for stream in summary.values())
     steady = [sample for sample in samples if sample.delivered >= frames / 10]
     if len(steady) < 2 or steady[-1].delivered == steady[0].delivered:
-        raise RunError(f"bench: {frames} frames are over before they can be measured: take more")
+        raise _too_few(frames)
     first, last = steady[0], steady[-1]
     measured = last.delivered - first.delivered
     return {
@@ -356,6 +387,8 @@ class _Child:
                     sys.modules["cv2"].setNumThreads(1)
                 work(lambda value: _write(write, value))
                 code = 0
+            except SetupError as error:
+                _write(write, {"setup": str(error)})
             except Exception as error:
                 _write(write, {"error": f"{type(error).__name__}: {error}"})
             finally:
@@ -367,10 +400,13 @@ class _Child:
         """The next report.
 
         Raises:
+            SetupError: it cannot do what it was asked to.
             RunError: the process failed.
         """
         line = self._file.readline()
         value = json.loads(line) if line else {"error": "a process died"}
+        if isinstance(value, dict) and "setup" in value:
+            raise SetupError(value["setup"])
         if isinstance(value, dict) and "error" in value:
             raise RunError(f"bench: {value['error']}")
         return value

@@ -15,7 +15,8 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -39,6 +40,9 @@ Registry = Mapping[str, str]
 
 LINKS = ("use", "after", "process")
 """Keys of a stage's table that say where it stands, not how it works."""
+
+STDOUT = "-"
+"""As a sink's path: standard output."""
 
 MAX_STAGES = 200
 
@@ -126,6 +130,18 @@ class Worker:
         return f"eyeline:{self.name}"
 
 
+class Others(NamedTuple):
+    """Files beside those of the graph."""
+
+    read: Mapping[str, Path] = {}
+    """What it is -> a file that nobody may write."""
+    written: Mapping[str, Path] = {}
+    """An option of the command line -> the file that it has written."""
+
+
+NO_OTHERS = Others()
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """Everything a run needs to know before it starts."""
@@ -135,6 +151,7 @@ class Graph:
     nodes: tuple[Node, ...]
     workers: tuple[Worker, ...]
     slot_bytes: int
+    others: Others = NO_OTHERS
 
     @property
     def leaves(self) -> int:
@@ -166,7 +183,8 @@ class Graph:
         source = self.nodes[0]
         own = {k: v for k, v in self.config.stages[source.name].items() if k not in LINKS}
         stream = _stream(source.kind, own, index, name, table, where)
-        _check_paths(list(self.nodes), [stream], where)
+        names = [other.name for other in self.streams] + [name]
+        _check_paths(self.nodes, [stream], names, self.others, where)
         busiest = max(node.replicas for node in self.nodes)
         slots = stream.slots or _slots(busiest, stream.live, self.nodes)
         return replace(stream, slots=slots, added=True)
@@ -197,7 +215,13 @@ class Graph:
             )
 
 
-def build(config: Config, registry: Registry, where: str, cores: int | None = None) -> Graph:
+def build(
+    config: Config,
+    registry: Registry,
+    where: str,
+    cores: int | None = None,
+    others: Others = NO_OTHERS,
+) -> Graph:
     """Join the configured stages, check that they fit, and place them in processes.
 
     Args:
@@ -205,6 +229,7 @@ def build(config: Config, registry: Registry, where: str, cores: int | None = No
         registry: the names a stage's `use` may give.
         where: the settings file's name, for messages.
         cores: how many processors to plan for; None: those this process may use.
+        others: files that no stage may write.
 
     Raises:
         ConfigError: an unknown stage, bad settings.
@@ -217,7 +242,7 @@ def build(config: Config, registry: Registry, where: str, cores: int | None = No
     for node in nodes:
         _check_arrays(node, where)
     streams = _resolve(nodes, config, where)
-    _check_paths(nodes, streams, where)
+    _check_paths(nodes, streams, list(config.streams), others, where)
     groups = _place(nodes, config, cores, where)
     workers = _workers(groups, streams)
     busiest = max(node.replicas for node in nodes)
@@ -231,6 +256,7 @@ def build(config: Config, registry: Registry, where: str, cores: int | None = No
         nodes=tuple(nodes),
         workers=workers,
         slot_bytes=-(-(width * height * 3 + _ROOM_FOR_ARRAYS) // (1 << 20)) * (1 << 20),
+        others=others,
     )
 
 
@@ -290,11 +316,14 @@ def schema(registry: Registry) -> dict[str, Any]:
         for name, text in _attribute_docs(struct).items():
             part["properties"][name]["description"] = text
 
+    def part_of(at: int) -> dict[str, Any]:
+        return dict(parts[schemas[at]["$ref"].rpartition("/")[2]])
+
     def properties(at: int) -> dict[str, Any]:
-        return dict(parts[schemas[at]["$ref"].rpartition("/")[2]]["properties"])
+        return dict(part_of(at)["properties"])
 
     source = next(i for i, kind in enumerate(kinds.values()) if issubclass(kind, Source))
-    whole = parts[schemas[0]["$ref"].rpartition("/")[2]]
+    whole = part_of(0)
     whole["properties"]["streams"]["additionalProperties"] = {
         "type": "object",
         "properties": properties(1) | properties(source + 2),
@@ -308,12 +337,20 @@ def schema(registry: Registry) -> dict[str, Any]:
     whole["properties"]["stages"]["additionalProperties"] = {
         "type": "object",
         "required": ["use"],
-        "properties": {"use": {"description": f"{', '.join(kinds)}, or my_package.module:Class"}},
+        "properties": {
+            "use": {
+                "type": "string",
+                "anyOf": [{"enum": list(kinds)}, {"pattern": ":"}],
+                "description": f"{', '.join(kinds)}, or my_package.module:Class",
+            }
+        },
         "allOf": [
             {
                 "if": {"properties": {"use": {"const": use}}},
                 "then": {
                     "properties": {"use": {}} | links | properties(i + 2),
+                    # What a source needs may stand under each stream.
+                    "required": [] if i == source else part_of(i + 2).get("required", []),
                     "additionalProperties": False,
                     "description": inspect.getdoc(kind) or "",
                 },
@@ -380,7 +417,7 @@ def _join(nodes: list[Node], config: Config, where: str) -> None:
         if after is not None and after not in names:
             raise GraphError(
                 f"{where}: stages.{node.name}: after: no stage is named {after!r}"
-                f"{hint(after, list(names))}"
+                f"{hint(after, [name for name in names if name != node.name])}"
             )
         if issubclass(node.kind, Source):
             if after is not None:
@@ -435,22 +472,79 @@ def _check_arrays(node: Node, where: str) -> None:
             )
 
 
-def _check_paths(nodes: list[Node], streams: list[Stream], where: str) -> None:
-    """Refuse two writers of one file, and a writer of a file that is read."""
-    writers = {
-        os.path.realpath(str(getattr(s.capture, "source", ""))): f"streams.{s.name}, which reads it"
-        for s in streams
-        if getattr(s.capture, "source", "")
-    }
-    for node in nodes:
-        path = getattr(node.settings, "path", None)
-        if path is None or str(path).startswith("/dev/"):
+def _check_paths(
+    nodes: Sequence[Node],
+    streams: Sequence[Stream],
+    names: Sequence[str],
+    others: Others,
+    where: str,
+) -> None:
+    """Refuse two writers of one file, and a writer of a file that is read.
+
+    Args:
+        nodes: all stages, the source first.
+        streams: those whose sources count.
+        names: of all streams.
+        others: what is read and written beside the graph.
+        where: what a complaint about a stage starts with.
+    """
+    paths = [(node, str(getattr(node.settings, "path", None) or STDOUT)) for node in nodes]
+    sinks = [(node, path) for node, path in paths if path != STDOUT]
+    if not sinks and not others.written:
+        return
+    read: dict[object, str] = {_identity(file): what for what, file in others.read.items()}
+    for node in nodes[1:]:
+        for file in node.kind.reads(node.settings):
+            read[_identity(file)] = f"read by stage {node.name}"
+    for stream in streams:
+        for file in nodes[0].kind.reads(stream.capture):
+            read[_identity(file)] = f"the file of stream {stream.name}"
+    written: dict[object, str] = {}
+    of_streams: dict[object, str] = {}
+
+    def claim(at: str, path: str, files: Sequence[str], taken: Mapping[object, str]) -> None:
+        for file in (path, *files):
+            other = taken.get(_identity(file))
+            if other is not None:
+                raise GraphError(f"{at} {file} is {other}: choose another")
+
+    for node, path in sinks:
+        if _may_be_shared(path):
             continue
-        other = writers.setdefault(os.path.realpath(path), f"stages.{node.name}")
-        if other != f"stages.{node.name}":
-            raise GraphError(
-                f"{where}: stages.{node.name}: path: {path} is the file of {other}: choose another"
-            )
+        files, what = _of_streams(path, names), f"the file of stage {node.name}"
+        at = f"{where}: stages.{node.name}: path:"
+        claim(at, path, (), written)
+        claim(at, path, files, read)
+        written[_identity(path)] = what
+        of_streams |= dict.fromkeys(map(_identity, files), what)
+    for option, target in others.written.items():
+        if not _may_be_shared(target):
+            claim(option, str(target), (), read | of_streams | written)
+            written[_identity(target)] = f"the file of {option}"
+
+
+def _may_be_shared(path: str | Path) -> bool:
+    """Whether what is there is no file, as /dev/null is none; of a folder others complain."""
+    return os.path.exists(path) and not os.path.isfile(path)
+
+
+def _identity(path: str | Path) -> object:
+    """The same for two names of one file, be it there already or not."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return os.path.realpath(path)
+    return found.st_dev, found.st_ino
+
+
+def _of_streams(path: str, names: Sequence[str]) -> list[str]:
+    """The files of single streams, as sinks call them that write one for each."""
+    if "{stream}" in path:
+        return [path.replace("{stream}", name) for name in names]
+    file = Path(path)
+    if len(names) < 2 or not file.name:
+        return []
+    return [str(file.with_name(f"{file.stem}-{name}{file.suffix}")) for name in names]
 
 
 def _fits(want: Array, have: Array) -> bool:

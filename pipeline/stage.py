@@ -8,7 +8,8 @@ counts, and starts it again after a crash.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
@@ -80,6 +81,11 @@ class Stage:
             SetupError: the settings point at something that cannot work.
         """
         return {}
+
+    @classmethod
+    def reads(cls, settings: Any) -> Collection[Path]:
+        """Files that the settings have it read, so that nobody is made to write them."""
+        return ()
 
     def open(self) -> None:
         """Acquire what must live in the stage's own process: a model, a window, a file."""

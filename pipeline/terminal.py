@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -129,6 +131,23 @@ def _stages(supervisor: Supervisor, now: _Sample, before: _Sample | None, past_s
             Text(", ".join(facts.values()), style="dim"),
         )
     return table
+
+
+class _Lasting(io.FileIO):
+    """Takes what is written also when nobody is there to see it any more."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            written = super().write(data)
+        except OSError:  # the terminal was closed
+            written = None
+        return len(data) if written is None else written
+
+
+def lasting(descriptor: int, encoding: str = "utf-8") -> TextIO:
+    """Text to a terminal that may be closed while the run goes on, or ends in order."""
+    buffer = io.BufferedWriter(_Lasting(descriptor, "w", closefd=False))
+    return io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=True)
 
 
 class _Plain(logging.Formatter):

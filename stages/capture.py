@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -18,7 +18,7 @@ from pipeline.stage import Array, Settings, Source
 from stages.live import Live, Missed, SourceClock, fill
 from stages.opencv import IMAGES, OpenCVVideo, images_in, open_recorded
 from stages.pictures import Pictures, Recorded
-from stages.sources import is_device, is_recorded, normal
+from stages.sources import is_device, is_recorded, lacks_host, normal
 
 SEEK_FROM = 250
 """Pictures from which on seeking in a file is quicker than reading past them."""
@@ -83,6 +83,9 @@ class Capture(Source):
         source = normal(settings.source)
         if isinstance(source, int) and source > HIGHEST_INDEX:
             raise SourceError(f"camera {source}: no camera has so high an index")
+        if settings.pipeline is None and lacks_host(settings.source):
+            address = hide_credentials(str(settings.source))
+            raise SourceError(f"{address}: the host is missing, as in rtsp://HOST/PATH")
         if settings.pipeline is not None and settings.backend == "opencv":
             raise SetupError("pipeline: is GStreamer's; remove it, or `backend: opencv`")
         if settings.backend == "gstreamer" and _is_recorded(settings):
@@ -97,6 +100,14 @@ class Capture(Source):
         if isinstance(source, Path) and settings.pipeline is None and not may_wait:
             _check_path(source)
         return {"live": _is_live(settings)}
+
+    @classmethod
+    def reads(cls, settings: CaptureSettings) -> Collection[Path]:
+        """The file, or the pictures of a folder."""
+        source = normal(settings.source)
+        if not isinstance(source, Path) or not _is_recorded(settings):
+            return ()
+        return images_in(source) if source.is_dir() else (source,)
 
     def open(self) -> None:
         """Open the source and see that it gives a picture.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -96,6 +97,11 @@ class Detector(Stage):
             many = on_cpu and settings.profile == "throughput"
             replicas = max(1, usable_cores() // (settings.threads or 1)) if many else 1
         return {"contract": contract, "labels": contract.labels, "replicas": replicas}
+
+    @classmethod
+    def reads(cls, settings: DetectorSettings) -> Collection[Path]:
+        """The model file, and its card."""
+        return zoo.files_of(settings.model)
 
     def open(self) -> None:
         """Load the model.

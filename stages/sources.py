@@ -51,6 +51,19 @@ def host_of(address: str) -> tuple[str, int | None]:
         return "?", None
 
 
+def lacks_host(source: str | int) -> bool:
+    """Whether it is an address that needs a host and has none."""
+    from urllib.parse import urlsplit
+
+    scheme, mark, _ = str(source).partition("://")
+    if not mark or scheme.lower() not in PORTS:
+        return False
+    try:
+        return not urlsplit(hide_credentials(str(source))).hostname
+    except ValueError:
+        return False  # something else is the matter with it
+
+
 def device_trouble(device: Path) -> Trouble:
     """Why a webcam gives no picture."""
     try:

@@ -3,11 +3,15 @@
 import json
 import logging
 import os
+import pty
+import shutil
+import subprocess
 import sys
 
 import pytest
 
 import run
+from models import zoo
 from pipeline import config as config_file
 from tests.builders import CLIP, ROOT, save_image
 
@@ -147,6 +151,8 @@ def test_a_wrong_file_is_refused_in_one_line(text, words, capsys, config):
         (["--source", "no.mp4"], "streams.no: no.mp4: no such file, folder or device"),
         (["--source", ""], "source: expected `str` of length >= 1"),
         (["--sink", "windoww"], "no sink is called 'windoww'; did you mean 'window'?"),
+        (["--sink", "web=x"], "--sink web=x: expected a port number, web=PORT"),
+        (["--sink", "rtsp=:8554"], "--sink rtsp=:8554: expected a port number, rtsp=PORT"),
         (["--sink", "null=x"], "--sink null=x: null takes no target"),
         (["--sink", "events"], "--sink events: expected events=PATH"),
         (["--sink", "events="], "--sink events=: expected events=PATH"),
@@ -191,6 +197,106 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_run(option, capsys,
     assert words.startswith(f"{tmp_path}/file/x.json: cannot be written: ")
 
 
+@pytest.fixture
+def busy(tmp_path):
+    """A settings file that reads a clip, a folder of pictures, and a model with a card."""
+    shutil.copy(CLIP, tmp_path / "c2.mp4")
+    (tmp_path / "shots").mkdir()
+    save_image(tmp_path / "shots" / "one.png")
+    shutil.copy(zoo.verify("ssdlite_mobilenet_v2"), tmp_path / "m.onnx")
+    (tmp_path / "m.yaml").write_text(
+        "name: m\nfamily: ssd\nweights: {file: m.onnx}\nlabels: coco80\n"
+    )
+    path = tmp_path / "busy.yaml"
+    path.write_text(
+        "streams:\n  c2: {source: c2.mp4}\n  shots: {source: shots}\n"
+        "stages:\n  capture: {use: capture}\n  preprocess: {use: preprocess}\n"
+        "  detector: {use: detector, model: m.yaml}\n  nms: {use: nms}\n"
+        "  events: {use: events, path: e.jsonl}\n  mot: {use: mot, path: m.txt, after: nms}\n"
+    )
+    return path
+
+
+INPUTS = {
+    "c2.mp4": "is the file of stream c2",
+    "./x/../c2.mp4": "is the file of stream c2",
+    "link.mp4": "is the file of stream c2",
+    "shots/one.png": "is the file of stream shots",
+    "busy.yaml": "is the settings file",
+    "m.onnx": "is read by stage detector",
+    "m.yaml": "is read by stage detector",
+}
+
+
+@pytest.mark.parametrize("path", INPUTS)
+def test_what_is_read_is_not_written(path, capsys, busy, tmp_path):
+    os.link(tmp_path / "c2.mp4", tmp_path / "link.mp4")
+    (tmp_path / "x").mkdir()
+    held = (tmp_path / path).read_bytes()
+    words = f"{path} {INPUTS[path]}: choose another"
+    for option in ("--summary", "--trace"):
+        assert (
+            refusal(capsys, "run", busy, option, path)
+            == f"{option} {path.removeprefix('./')} {INPUTS[path]}: choose another"
+        )
+    said = refusal(capsys, "bench", busy, "--json", path, "--set", "streams.c2.mode=live")
+    assert said == f"--json {path.removeprefix('./')} {INPUTS[path]}: choose another"
+    for kind in ("events", "mot"):
+        assert refusal(capsys, "check", busy, "--sink", f"{kind}={path}").endswith(words)
+    assert (tmp_path / path).read_bytes() == held
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--summary", "e.jsonl"], "--summary e.jsonl is the file of stage events"),
+        (["--trace", "m-c2.txt"], "--trace m-c2.txt is the file of stage mot"),
+        (["--summary", "a", "--trace", "./a"], "--trace a is the file of --summary"),
+    ],
+)
+def test_two_outputs_do_not_go_to_one_file(options, words, capsys, busy, tmp_path):
+    assert refusal(capsys, "run", busy, *options) == f"{words}: choose another"
+    assert not (tmp_path / options[-1]).exists()
+
+
+def test_a_video_beside_the_pictures_of_its_folder_is_no_harm(capsys, busy):
+    code, _, err = main(capsys, "check", busy, "--sink", "video=shots/out.mp4")
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--live"], "clip is live and sets its own pace: measure with a file"),
+        (["--source", "rtsp://camera/x"], "stream1 is live and sets its own pace"),
+        (["--frames", 1], "1 frame is over before they can be measured: take more"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_it_starts(options, words, capsys, tmp_path):
+    said = refusal(capsys, "bench", "--json", tmp_path / "b.json", *options)
+    assert said.startswith(f"bench: {words}")
+    assert not (tmp_path / "b.json").exists()
+
+
+def test_a_graph_without_a_model_is_not_measured(capsys, config):
+    assert "no stage that runs a model" in refusal(capsys, "bench", config)
+
+
+@pytest.mark.processes
+def test_frames_that_turn_out_too_few_are_no_measurement(tmp_path):
+    import cv2  # after run.py has set what it reads from the environment
+
+    clip = cv2.VideoCapture(str(CLIP))
+    cv2.imwrite(str(tmp_path / "one.png"), clip.read()[1])
+    clip.release()
+    command = [sys.executable, str(ROOT / "run.py"), "bench", "--rounds", "1"]
+    command += ["--source", str(tmp_path / "one.png")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stderr.startswith("run.py: bench: 1 frame is over before they can be measured")
+    assert done.stderr.count("\n") == 1
+    assert done.returncode == 2
+
+
 def test_a_run_is_quiet_or_verbose(capsys, config):
     assert "not allowed with" in refusal(capsys, config, "-q", "-v")
 
@@ -209,6 +315,14 @@ def test_a_model_that_nobody_knows_is_refused(capsys):
     assert "no_such_model" in refusal(capsys, "models", "inspect", "no_such_model")
 
 
+def test_a_model_that_nothing_is_known_of_is_not_verified(capsys, busy):
+    code, out, err = main(capsys, "models", "verify", "m.yaml")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("run.py: m.yaml: nothing to compare with: the card has no sha256")
+    code, out, _ = main(capsys, "models", "verify", "m.onnx")
+    assert (code, out.endswith("m.onnx: as its card says\n")) == (0, True)
+
+
 def test_help_names_every_command(capsys):
     code, out, _ = main(capsys, "--help")
     assert code == 0
@@ -222,6 +336,116 @@ def test_an_error_on_the_way_is_no_traceback(capsys, config, monkeypatch):
 
     monkeypatch.setattr(run, "check_command", interrupted)
     assert main(capsys, "check", config) == (130, "", "")
+
+
+@pytest.mark.processes
+def test_a_terminal_that_is_closed_ends_the_run_in_order(config, tmp_path):
+    """As by its window: the session's leader gets SIGHUP, and nothing can be written any more."""
+    config.write_text(config.read_text().replace(f"source: {CLIP}", f"source: {CLIP}, loop: true"))
+    summary = tmp_path / "s.json"
+    config.write_text(config.read_text().replace("{use: fault}", "{use: fault, delay_ms: 5}"))
+    ours, theirs = pty.openpty()
+    take_it = "import fcntl, termios, os, sys; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    command = [sys.executable, "-c", take_it + "os.execv(sys.argv[1], sys.argv[1:])"]
+    command += [sys.executable, str(ROOT / "run.py"), "run", str(config), "--summary", str(summary)]
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    ) as process:
+        os.close(theirs)
+        try:
+            seen = b""
+            while b"captured" not in seen:  # the table is there
+                seen += os.read(ours, 1 << 16)
+        finally:
+            os.close(ours)
+        assert process.wait(60) == 0
+    assert json.loads(summary.read_text())["exit"] == 0
+
+
+@pytest.mark.parametrize("command", ["run", "check", "bench"])
+def test_a_file_that_the_user_did_not_name_is_not_named(command, capsys):
+    options = ["--source", "missing.mp4"] + ["--sink", "null"] * (command != "bench")
+    said = refusal(capsys, command, *options)
+    assert said == "streams.missing: missing.mp4: no such file, folder or device"
+    said = refusal(capsys, command, DEMO, *options)
+    assert said.startswith("configs/demo.yaml: streams.missing: ")
+
+
+@pytest.mark.parametrize("word", ["clip.mp4", str(CLIP), "shots", "0", "rtsp://cam/x", "a.JPG"])
+def test_a_source_where_a_settings_file_belongs_is_told_how_to_be_given(word, capsys, busy):
+    for words in ([word], ["run", word], ["check", word]):
+        assert refusal(capsys, *words) == (
+            f"{word}: not a settings file; to read pictures from it: --source {word}"
+        )
+
+
+def test_a_password_in_an_address_that_is_misplaced_is_not_shown(capsys):
+    assert "--source rtsp://***@cam/x" in refusal(capsys, "rtsp://me:secret@cam/x")
+
+
+def test_a_command_that_is_spelt_wrong_gets_a_hint(capsys, tmp_path):
+    words = "chek: no such command, and no such file; did you mean 'check'?"
+    assert refusal(capsys, "chek", "--source", CLIP) == words
+    (tmp_path / "chek").write_text("")
+    assert refusal(capsys, "chek").startswith("chek: expected `streams:`")
+
+
+@pytest.mark.parametrize("address", ["rtsp://", "rtsp:///x", "http://u:p@/x", "rtsp://:554/x"])
+def test_an_address_without_a_host_is_refused(address, capsys, config):
+    said = refusal(capsys, "check", config, "--source", address)
+    assert said.endswith(": the host is missing, as in rtsp://HOST/PATH")
+    assert "u:p" not in said
+
+
+# --- what is said at the end ---
+
+
+def results(config, *options, streams=("c2", "shots")):
+    graph = run._graph(run.parser().parse_args(["run", str(config), *options]))
+    return run._results(graph, streams)
+
+
+def test_only_files_that_are_there_are_named(busy, tmp_path):
+    assert results(busy) == []
+    for name in ("m.txt", "m-c2.txt"):  # the first is of an earlier run with one stream
+        (tmp_path / name).write_text("")
+    assert results(busy) == ["results: m-c2.txt"]
+    for name in ("e.jsonl", "m-shots.txt", "m-later.txt"):
+        (tmp_path / name).write_text("")
+    assert results(busy, streams=("c2", "shots", "later", "c2")) == [
+        "results: e.jsonl, m-c2.txt, m-shots.txt, m-later.txt"
+    ]
+
+
+def test_of_many_files_the_first_is_named(busy, tmp_path):
+    streams = [f"s{n}" for n in range(8)]
+    for name in streams:
+        (tmp_path / f"m-{name}.txt").write_text("")
+    assert results(busy, streams=streams) == ["results: m-s0.txt … and 7 more"]
+    assert ", m-s5.txt" in results(busy, streams=streams[:6])[0]
+
+
+def test_the_parts_of_a_video_are_named_but_not_those_of_an_earlier_run(config, tmp_path):
+    names = ["mix.mp4", "mix.part2.mp4", "mix.part3.mp4", "mix.part5.mp4"]
+    for second, name in enumerate(names):
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (second + 9, second + 9))
+    stages = "  nms: {use: nms}\n  video: {use: video, path: mix.mp4}\n"
+    config.write_text(
+        f"streams:\n  demo: {{source: {CLIP}}}\nstages:\n  capture: {{use: capture}}\n"
+        "  preprocess: {use: preprocess}\n  detector: {use: detector}\n" + stages
+    )
+    assert results(config, streams=["demo"]) == [f"results: {', '.join(names[:3])}"]
+    os.utime(tmp_path / "mix.part3.mp4", (3, 3))
+    assert results(config, streams=["demo"]) == ["results: mix.mp4, mix.part2.mp4"]
+
+
+def test_a_folder_is_named_when_there_is_something_in_it(config, tmp_path):
+    (tmp_path / "clips").mkdir()
+    options = ("--sink", "clips=clips", "--sink", "events=-", "--sink", "events=/dev/null")
+    assert results(DEMO, *options) == []
+    (tmp_path / "clips" / "a.mp4").write_text("")
+    assert results(DEMO, *options) == ["results: clips"]
 
 
 # --- what options come to ---

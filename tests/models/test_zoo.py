@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from models import zoo
-from models.errors import CardError, ContractError
+from models.errors import CardError, ContractError, NothingToCompare
 from tests.models.builders import save
 
 
@@ -138,3 +138,30 @@ def test_fetch_without_a_connection_says_so(tmp_path, cache):
 
 def test_fetch_of_what_ships_only_verifies_it():
     assert zoo.fetch("ssdlite_mobilenet_v2") == zoo.verify("ssdlite_mobilenet_v2")
+
+
+def test_where_no_sha256_is_known_nothing_is_verified(tmp_path, served):
+    file = served[0]
+    with pytest.raises(
+        NothingToCompare, match=rf"far\.onnx: nothing .*; that of .* {sha256(file)}"
+    ):
+        zoo.verify(str(file))
+    card = write_card(tmp_path / "mine.yaml", "{file: served/far.onnx}")
+    with pytest.raises(NothingToCompare, match=r"mine\.yaml: nothing .*: the card has no sha256"):
+        zoo.verify(str(card))
+    assert zoo.fetch(str(card)) == file  # which is here
+    write_card(card, f"{{file: served/far.onnx, sha256: {sha256(file)}}}")
+    assert zoo.verify(str(card)) == file
+
+
+def test_a_model_file_is_not_fetched(served):
+    with pytest.raises(CardError, match=r"far\.onnx: nothing to fetch: that is a model file"):
+        zoo.fetch(str(served[0]))
+
+
+def test_the_files_of_a_model_are_its_card_and_its_weights(tmp_path, served):
+    card = write_card(tmp_path / "mine.yaml", "{file: served/far.onnx}")
+    assert zoo.files_of(str(card)) == [card, served[0]]
+    assert zoo.files_of(str(served[0])) == [served[0]]
+    write_card(card, "{file: gone.onnx}")
+    assert zoo.files_of(str(card)) == [card]

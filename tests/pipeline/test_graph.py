@@ -2,6 +2,9 @@
 
 import functools
 import json
+import os
+import re
+import shutil
 import sys
 from typing import Annotated, ClassVar
 
@@ -158,6 +161,10 @@ def test_leaves_and_ordered_stages_are_known():
             "stages.a: after: no stage is named 'captur'; did you mean 'capture'?",
         ),
         (
+            {"events": {"use": "sink", "after": "evnts"}},
+            "stages.events: after: no stage is named 'evnts'; known: capture",
+        ),
+        (
             {"a": {"use": "sink", "after": "b"}, "b": {"use": "sink", "after": "a"}},
             "stages: a -> b -> a is a cycle",
         ),
@@ -278,9 +285,43 @@ def test_two_stages_that_write_the_same_file_are_refused(tmp_path):
         "one": {"use": "log", "path": str(path)},
         "other": {"use": "log", "path": f"{tmp_path}/x/../out.jsonl", "after": "capture"},
     }
-    assert "is the file of stages.one: choose another" in refusal(stages)
-    stages["one"]["path"] = stages["other"]["path"] = "/dev/null"
+    assert "is the file of stage one: choose another" in refusal(stages)
+    for shared in ("/dev/null", "-"):
+        stages["one"]["path"] = stages["other"]["path"] = shared
+        made(stages)
+
+
+def reader(monkeypatch, *paths):
+    monkeypatch.setattr(Pre, "reads", classmethod(lambda cls, settings: paths))
+    return {"pre": {"use": "pre"}, "log": {"use": "log", "after": "capture"}}
+
+
+def test_a_stage_that_writes_what_another_reads_is_refused(monkeypatch, tmp_path):
+    (tmp_path / "model.onnx").write_text("")
+    os.link(tmp_path / "model.onnx", tmp_path / "other.txt")
+    stages = reader(monkeypatch, tmp_path / "model.onnx", tmp_path / "later.onnx")
+    for path in (f"{tmp_path}/other.txt", f"{tmp_path}/x/../later.onnx"):
+        stages["log"]["path"] = path
+        assert refusal(stages) == f"stages.log: path: {path} is read by stage pre: choose another"
+    stages["log"]["path"] = f"{tmp_path}/log.txt"
     made(stages)
+
+
+@pytest.mark.parametrize("path", ["log.txt", "log-{stream}.txt"])
+def test_the_file_of_each_stream_counts(path, monkeypatch, tmp_path):
+    stages = reader(monkeypatch, tmp_path / "log-b.txt")
+    stages["log"]["path"] = str(tmp_path / path)
+    assert "log-b.txt is read by stage pre" in refusal(stages, streams=["a", "b"])
+    made(stages, streams=["a", "c"])
+
+
+def test_a_stream_that_comes_later_must_not_read_what_is_written(tmp_path):
+    clip = tmp_path / "b.mp4"
+    shutil.copy(CLIP, clip)
+    stages = {"capture": {"use": "capture"}, "log": {"use": "log", "path": str(clip)}}
+    found = graph(stages, {"a": {"source": str(CLIP)}}, {**REGISTRY, **STAGES})
+    with pytest.raises(GraphError, match=r"b\.mp4 is the file of stream b: choose another"):
+        found.stream(1, "b", {"source": str(clip)}, "b")
 
 
 # --- arrays ---
@@ -691,6 +732,83 @@ def test_the_schema_refuses_unknown_keys_and_holds_bounds_and_descriptions():
     [_, branch] = top_of(whole)["stages"]["additionalProperties"]["allOf"]
     assert branch["then"]["additionalProperties"] is False
     assert branch["then"]["description"] == "Has bounds."
+
+
+PYTHON = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "integer": int,
+    "number": int | float,
+    "boolean": bool,
+    "null": type(None),
+}
+
+
+def follow(part, whole):
+    """A schema that stands elsewhere, where there is a reference."""
+    while "$ref" in part:
+        target = whole
+        for step in part["$ref"].removeprefix("#/").split("/"):
+            target = target[step]
+        part = {**target, **{key: value for key, value in part.items() if key != "$ref"}}
+    return part
+
+
+def is_valid(value, part, whole):
+    """Whether a value is as a schema wants it, by the keywords that ours has."""
+    part = follow(part, whole)
+    kinds = part.get("type", list(TYPES))
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if not any(
+        isinstance(value, PYTHON[kind]) and (kind == "boolean" or not isinstance(value, bool))
+        for kind in kinds
+    ):
+        return False
+    if value not in part.get("enum", [value]) or value != part.get("const", value):
+        return False
+    if isinstance(value, str) and not re.search(part.get("pattern", ""), value):
+        return False
+    if isinstance(value, dict):
+        known, more = part.get("properties", {}), part.get("additionalProperties", True)
+        if not set(part.get("required", ())) <= set(value):
+            return False
+        for key, child in value.items():
+            own = known.get(key, more)
+            if own is False or (own is not True and not is_valid(child, own, whole)):
+                return False
+    if "if" in part and is_valid(value, part["if"], whole):
+        part = {**part, "allOf": [*part.get("allOf", ()), part["then"]]}
+    if not all(is_valid(value, each, whole) for each in part.get("allOf", ())):
+        return False
+    return "anyOf" not in part or any(is_valid(value, each, whole) for each in part["anyOf"])
+
+
+def is_valid_stage(table):
+    stages = {"capture": {"use": "capture"}, "x": table}
+    return is_valid({"streams": {"a": {"source": 0}}, "stages": stages}, shipped(), shipped())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_file_is_valid_by_the_schema(path, monkeypatch):
+    monkeypatch.setenv("YARD_URL", "rtsp://camera/stream")
+    raw = load(path)
+    assert is_valid(raw, shipped(), shipped())
+    assert not is_valid({**raw, "stagess": {}}, shipped(), shipped())
+
+
+def test_by_the_schema_a_stage_must_have_what_it_cannot_do_without():
+    assert is_valid_stage({"use": "events", "path": "x"})
+    for use in ("events", "mot", "video", "webhook"):
+        assert not is_valid_stage({"use": use})
+    assert is_valid_stage({"use": "clips"})
+
+
+def test_by_the_schema_a_stage_is_one_that_is_known_or_of_the_users_own():
+    assert is_valid_stage({"use": "my_package.module:Class", "anything": 1})
+    assert not is_valid_stage({"use": "event", "path": "x"})
+    assert not is_valid_stage({"use": 3})
+    assert not is_valid_stage({})
 
 
 def test_the_source_reads_the_clip_that_is_shipped():

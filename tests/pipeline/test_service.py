@@ -349,8 +349,10 @@ def test_a_unit_of_somebody_else_is_left_alone(own, capsys):
 def test_what_is_not_installed_is_said_to_be_so(own, capsys):
     assert own("status") == 4
     assert own("uninstall") == 0
+    assert own("uninstall", "--dry-run") == 0
     out, _ = capsys.readouterr()
-    assert out.count("eyeline is not installed") == 2
+    assert out.count("eyeline is not installed") == 3
+    assert "would" not in out
 
 
 def test_a_dry_removal_names_what_would_go(own, capsys):
