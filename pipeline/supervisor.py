@@ -491,7 +491,9 @@ class Supervisor:
         self._reload_error = ""
         self._reloads += 1
         if needs_new_run(self.graph, fresh):
-            logging.info("settings read: the graph has changed, the run starts anew, and so do its files")
+            logging.info(
+                "settings read: the graph has changed, the run starts anew, and so do its files"
+            )
             self.successor = fresh
             self.stop()
             return ""
