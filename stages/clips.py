@@ -21,14 +21,13 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from pipeline.config import hint
 from pipeline.errors import EndRun, SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Settings, Stage
 from stages.clip_files import Clip, ClipObject, ClipWriter, Picture, base_of, key_of
 from stages.events import Object, event_of
 from stages.incidents import Appeared, Presence
-from stages.objects import OBJECTS, Objects, labels_of
+from stages.objects import OBJECTS, Objects, check_labels, labels_of
 from stages.video import Codec, codec_for
 
 TOLD_LATE_S = 2.0
@@ -100,9 +99,7 @@ class Clips(Stage):
     def __init__(self, settings: ClipsSettings, facts: Mapping[str, Any]) -> None:
         super().__init__(settings, facts)
         self._labels = labels = labels_of(facts)
-        for label in settings.labels:
-            if labels and label not in labels:
-                raise SetupError(f"labels: the model finds no {label!r}{hint(label, labels)}")
+        check_labels(settings.labels, labels)
         self._waits = not facts.get("live", True)
         self._presence = Presence(settings.labels, settings.min_frames, settings.after_s)
         self._streams: dict[str, _Stream] = {}

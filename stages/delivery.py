@@ -6,7 +6,6 @@ whoever wants it, tries again for ever while they are away, and says when they w
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import select
@@ -26,7 +25,7 @@ from pipeline.stage import Settings, Stage
 from stages.events import Object, event_of, utc_ms
 from stages.incidents import Appeared, Incident, Presence
 from stages.live import Backoff
-from stages.objects import OBJECTS, labels_of
+from stages.objects import OBJECTS, check_labels, labels_of
 from stages.spool import MESSAGE_BYTES, Message, Outbox, Spool, default_path
 
 if TYPE_CHECKING:
@@ -151,6 +150,7 @@ class Delivery(Stage):
     def __init__(self, settings: DeliverySettings, facts: Mapping[str, Any]) -> None:
         super().__init__(settings, facts)
         self._labels = labels_of(facts)
+        check_labels(settings.labels, self._labels)
         self._presence = Presence(settings.labels, settings.min_frames, settings.leave_after_s)
         self._encoder = msgspec.json.Encoder()
         self.wake = Wake()
@@ -224,12 +224,7 @@ class Delivery(Stage):
         return {}
 
     def open(self) -> None:
-        """Find what an earlier run has left, and begin to send.
-
-        Raises:
-            SetupError: the model knows no such label.
-        """
-        self._check_labels()
+        """Find what an earlier run has left, and begin to send."""
         self.wake.open()
         self.outbox.open()
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
@@ -405,14 +400,6 @@ class Delivery(Stage):
 
     def _put(self, stream: str, kind: Literal["events", "frames"], event: Any) -> None:
         self.outbox.put(Message(stream, self.topic(stream, kind), self._encoder.encode(event)))
-
-    def _check_labels(self) -> None:
-        known = self._labels
-        for wanted in self.settings.labels if known else ():
-            if wanted not in known:
-                close = difflib.get_close_matches(wanted, known, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise SetupError(f"{self.name}: labels: the model knows no {wanted!r}{hint}")
 
     def _spool_path(self) -> Path:
         if self.settings.spool == "auto":

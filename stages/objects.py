@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.config import hint
+from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array
 
@@ -46,6 +48,25 @@ class Objects(NamedTuple):
 def labels_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
     """The label names that the detector told; empty where it told none."""
     return tuple(facts.get("labels") or ())
+
+
+def check_labels(wanted: Sequence[str], labels: Sequence[str]) -> None:
+    """See that the model can find what is wanted.
+
+    Args:
+        wanted: labels; numbers as text where the model has no labels.
+        labels: of the model; empty where it has none.
+
+    Raises:
+        SetupError: it cannot.
+    """
+    for name in wanted:
+        if labels and name not in labels:
+            raise SetupError(f"labels: the model finds no {name!r}{hint(name, tuple(labels))}")
+        if not labels and not name.isdecimal():
+            raise SetupError(
+                f"labels: expected numbers, as the model tells no labels; found {name!r}"
+            )
 
 
 def label(labels: Sequence[str], number: int) -> str:
