@@ -38,10 +38,7 @@ def resolve(model: str) -> Contract:
     path = Path(model).expanduser()
     if path.suffix == ".onnx":
         return inspect(path, _card_of(path))
-    if path.suffix in (".yaml", ".yml"):
-        card = load(path)
-    else:
-        card, path = _named(model)
+    card, path = _card_at(model)
     weights = find_weights(card, path)
     if weights is None:
         raise CardError(_missing(card, path))
@@ -63,7 +60,7 @@ def files_of(model: str) -> list[Path]:
     path = Path(model).expanduser()
     if path.suffix == ".onnx":
         return [path]
-    card, path = (load(path), path) if path.suffix in (".yaml", ".yml") else _named(model)
+    card, path = _card_at(model)
     weights = find_weights(card, path)
     return [path] if weights is None else [path, weights]
 
@@ -93,11 +90,10 @@ def verify(name: str) -> Path:
         CardError: no such card, or the file is missing, damaged or another one.
     """
     contract = resolve(name)
-    path = Path(name).expanduser()
-    if path.suffix == ".onnx":
-        card = _card_of(path)
+    if Path(name).suffix == ".onnx":
+        card = _card_with(contract.sha256)
     else:
-        card = load(path) if path.suffix in (".yaml", ".yml") else _named(name)[0]
+        card, _ = _card_at(name)
     if card is None or card.weights.sha256 is None:
         why = "no card that ships has its sha256" if card is None else "the card has no sha256"
         raise NothingToCompare(
@@ -116,15 +112,12 @@ def fetch(name: str, progress: Callable[[int, int | None], None] | None = None) 
     Raises:
         CardError: no such card, no url, no connection, or not the file the card means.
     """
-    path = Path(name).expanduser()
-    if path.suffix == ".onnx":
+    if Path(name).suffix == ".onnx":
         raise CardError(
             f"{name}: nothing to fetch: that is a model file, and where to get one is in its card: "
             "expected the name of a card, or its path (.yaml)"
         )
-    card = load(path) if path.suffix in (".yaml", ".yml") else None
-    if card is None:
-        card, path = _named(name)
+    card, path = _card_at(name)
     if find_weights(card, path) is not None:
         return Path(resolve(name).path)
     target = _fetched(card)
@@ -168,6 +161,12 @@ def _download(url: str, target: Path, progress: Callable[[int, int | None], None
         raise CardError(f"{url}: cannot be fetched ({reason}); is this machine online?") from None
 
 
+def _card_at(model: str) -> tuple[Card, Path]:
+    """The card of this path, or else of this name; and where it is."""
+    path = Path(model).expanduser()
+    return (load(path), path) if path.suffix in (".yaml", ".yml") else _named(model)
+
+
 def _named(name: str) -> tuple[Card, Path]:
     path = CARDS / f"{name}.yaml"
     names = sorted(p.stem for p in CARDS.glob("*.yaml"))
@@ -187,8 +186,12 @@ def _card_of(path: Path) -> Card | None:
     """The card that ships for this very file, if there is one."""
     if not path.is_file():
         return None  # `inspect` says so
+    return _card_with(sha256_of(path))
+
+
+def _card_with(sha256: str) -> Card | None:
+    """The card that ships for the file of this hash, if there is one."""
     cards = [load(p) for p in sorted(CARDS.glob("*.yaml"))]
-    sha256 = sha256_of(path)
     return next((card for card in cards if card.weights.sha256 == sha256), None)
 
 
