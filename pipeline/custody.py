@@ -8,6 +8,7 @@ no live worker has the slot in hand.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 
 from pipeline.arena import POISON_BLAMES, Arena, Board
@@ -190,12 +191,9 @@ class Custody:
         """
         if not self._due or now_ns < self._due_ns:
             return []
-        held = [self._board.is_held(self._stream, slot) for slot in self._due]
-        if in_order and any(held):
-            first = held.index(True)
-            held = [i >= first for i in range(len(held))]
-        ready = [slot for slot, kept in zip(self._due, held, strict=True) if not kept]
-        self._due = [slot for slot, kept in zip(self._due, held, strict=True) if kept]
+        select = itertools.takewhile if in_order else filter
+        ready = list(select(lambda slot: not self._board.is_held(self._stream, slot), self._due))
+        self._due = [slot for slot in self._due if slot not in ready]
         return [self._again(slot, now_ns) for slot in ready]
 
     @property
