@@ -129,10 +129,10 @@ class ByteTrack:
         self._clock_s = 0.0
         # One column or item per track.
         self._motion: kalman.States = np.zeros((kalman.ROWS, 0))
-        self._seen_s = np.zeros(0)
-        self._ids = np.zeros(0, np.int64)  # 0: not confirmed yet
-        self._classes = np.zeros(0, np.int32)
-        self._hits = np.zeros(0, np.int32)
+        self._seen_s: NDArray[np.float64] = np.zeros(0)
+        self._ids: NDArray[np.int64] = np.zeros(0, np.int64)  # 0: not confirmed yet
+        self._classes: NDArray[np.int32] = np.zeros(0, np.int32)
+        self._hits: NDArray[np.int32] = np.zeros(0, np.int32)
 
     def __len__(self) -> int:
         """Number of tracks: not confirmed yet, seen in the last frame, and lost."""

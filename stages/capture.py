@@ -17,7 +17,7 @@ from pipeline.monitor import Condition
 from pipeline.stage import Array, Settings, Source
 from stages.live import Live, Missed, SourceClock, fill
 from stages.opencv import IMAGES, OpenCVVideo, images_in, open_recorded
-from stages.pictures import Pictures, Recorded
+from stages.reader import Pictures, Recorded
 from stages.sources import is_device, is_recorded, lacks_host, normal
 
 SEEK_FROM = 250

@@ -31,7 +31,7 @@ from pipeline.config import hide_credentials
 from pipeline.errors import SetupError, SourceError
 from pipeline.frame import Frame
 from stages.live import FIRST_PICTURE_S
-from stages.pictures import Pictures
+from stages.reader import Pictures
 from stages.sources import (
     PORTS,
     Trouble,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pipeline.errors import SourceError, StuckSource
 from pipeline.frame import Frame, SlotFullError
 from pipeline.monitor import Condition, State
-from stages.pictures import Pictures
+from stages.reader import Pictures
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0

@@ -22,7 +22,7 @@ from pipeline.errors import SourceError
 from pipeline.frame import Frame
 from pipeline.graph import usable_cores
 from stages.live import FIRST_PICTURE_S
-from stages.pictures import Pictures, Recorded
+from stages.reader import Pictures, Recorded
 from stages.sources import (
     Trouble,
     device_path,

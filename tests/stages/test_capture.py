@@ -17,7 +17,7 @@ from pipeline.config import convert
 from pipeline.errors import ConfigError, SourceError
 from pipeline.frame import Frame, SlotFullError
 from stages.capture import SEEK_FROM, Capture, CaptureSettings
-from stages.pictures import Recorded
+from stages.reader import Recorded
 from tests.builders import CLIP, header, pixels, save_image
 
 END_S = 20

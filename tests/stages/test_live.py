@@ -20,7 +20,7 @@ from pipeline.frame import Frame
 from pipeline.monitor import Condition
 from stages import live
 from stages.live import Backoff, Live, Missed, SourceClock
-from stages.pictures import Pictures
+from stages.reader import Pictures
 from tests.builders import CLIP, header, pixels
 from tests.camera import Camera, read_clock
 from tests.reading import DEADLINE_S, Reading, held
