@@ -117,6 +117,9 @@ class Stage:
     def idle(self) -> None:
         """Called between frames, at least ten times a second: to serve a window, say."""
 
+    def reopen(self) -> None:
+        """Open files again by their names: they may have been moved (SIGHUP to a daemon)."""
+
     def end(self, stream: str) -> None:
         """The stream is over: no frame of it follows."""
 

@@ -267,9 +267,16 @@ class Supervisor:
                 self._kill_all()
                 return
         if number == signal.SIGHUP and self._rebuild is not None:
+            self._reopen_files()
             self.reload()
             return
         self.stop()
+
+    def _reopen_files(self) -> None:
+        """Have stages open their files again, whose names may belong to others after a rotation."""
+        for child in self.children.values():
+            if child.alive:
+                os.kill(child.pid, signal.SIGHUP)
 
     def _start(self, child: Child) -> None:
         sys.stdout.flush()

@@ -232,10 +232,15 @@ class Worker:
         self._taken_ns = 0
         self._told: tuple[dict[str, dict[str, str]], dict[str, dict[str, int]]] | None = None
         self._news_due_ns = 0
+        self._reopen_due = False
         signal.signal(signal.SIGTERM, self._on_terminate)
+        signal.signal(signal.SIGHUP, self._on_hangup)
 
     def _on_terminate(self, signum: int, frame: FrameType | None) -> None:
         self._terminated = True
+
+    def _on_hangup(self, signum: int, frame: FrameType | None) -> None:
+        self._reopen_due = True
 
     def _known_streams(self) -> Streams:
         return Streams(
@@ -375,6 +380,10 @@ class Worker:
             raise _Leave
 
     def _call_idle(self) -> None:
+        if self._reopen_due:
+            self._reopen_due = False
+            for stage in self._stages.values():
+                stage.reopen()
         for stage in self._idle:
             try:
                 stage.idle()

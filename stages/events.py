@@ -14,8 +14,9 @@ import msgspec
 
 from pipeline.frame import Frame
 from pipeline.stage import Settings, Stage
-from stages.lines import STDOUT, Lines, check_writable
+from stages.lines import check_writable, expand_home, is_standard_output
 from stages.objects import NO_ID, OBJECTS, Objects, label, labels_of
+from stages.text_file import Mark, ResumableTextFile
 
 
 class Object(msgspec.Struct, rename={"number": "class"}):
@@ -49,9 +50,14 @@ class EventsSettings(Settings, frozen=True):
     path: Annotated[
         str,
         msgspec.Meta(
-            min_length=1, description="File to write; '-' is standard output. Starts empty."
+            min_length=1,
+            description="File to write; '-' is standard output. Starts empty, may be rotated, and "
+            "is locked: two runs cannot write one file.",
         ),
     ]
+
+    def __post_init__(self) -> None:
+        expand_home(self, "path")
 
 
 class Events(Stage):
@@ -70,9 +76,9 @@ class Events(Stage):
     def __init__(self, settings: EventsSettings, facts: Mapping[str, Any]) -> None:
         super().__init__(settings, facts)
         self._labels = labels_of(facts)
-        self._lines = Lines(settings.path)
+        self._file = ResumableTextFile(settings.path, lambda: self.beat())
         self._encoder = msgspec.json.Encoder()
-        self._offsets: dict[str, int] = {}
+        self._marks: dict[str, Mark] = {}
 
     @classmethod
     def resolve(cls, settings: EventsSettings) -> Mapping[str, Any]:
@@ -81,13 +87,17 @@ class Events(Stage):
         Raises:
             SetupError: it cannot.
         """
-        if settings.path != STDOUT:
+        if not is_standard_output(settings.path):
             check_writable(settings.path)
         return {}
 
     def open(self) -> None:
-        """Open the file; what it holds stays until the first frame."""
-        self._lines.open()
+        """Open and lock the file; what it holds stays until the first frame.
+
+        Raises:
+            SetupError: another run writes it, or it is a named pipe without a reader.
+        """
+        self._file.open()
 
     def process(self, frame: Frame) -> None:
         """Write the line of a frame.
@@ -96,25 +106,30 @@ class Events(Stage):
             RunError: the disk is full or gone.
             EndRun: nobody reads standard output any more.
         """
-        self._lines.write(self._encoder.encode(event_of(frame, self._labels)) + b"\n")
-        self._offsets[frame.stream] = self._lines.offset
+        self._file.write(self._encoder.encode(event_of(frame, self._labels)) + b"\n")
+        self._marks[frame.stream] = self._file.mark
+
+    def reopen(self) -> None:
+        """Go on in the file that has the name now."""
+        self._file.follow()
 
     def end(self, stream: str) -> None:
         """A stream without a frame leaves an empty file, not that of an earlier run."""
-        self._lines.start()
+        self._file.start()
 
     def close(self) -> None:
         """Close the file."""
-        self._lines.close()
+        self._file.close()
 
     def state(self, stream: str) -> bytes:
-        """The length of the file after the stream's last line."""
-        return b"%d" % self._offsets.get(stream, 0)
+        """The place in the file after the stream's last line."""
+        return msgspec.msgpack.encode(self._marks[stream]) if stream in self._marks else b""
 
     def restore(self, stream: str, state: bytes) -> None:
-        """Keep what had been written up to that length."""
-        self._offsets[stream] = int(state or 0)
-        self._lines.resume(self._offsets[stream])
+        """Keep what had been written up to that place."""
+        if state:
+            self._marks[stream] = msgspec.msgpack.decode(state, type=Mark)
+            self._file.resume(self._marks[stream])
 
 
 def event_of(frame: Frame, labels: Sequence[str]) -> Event:

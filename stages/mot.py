@@ -16,8 +16,9 @@ import msgspec
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Settings, Stage
-from stages.lines import STDOUT, Lines, check_writable, stream_path
+from stages.lines import check_writable, expand_home, is_standard_output, stream_path
 from stages.objects import OBJECTS, Objects
+from stages.text_file import Mark, ResumableTextFile
 
 
 class MotSettings(Settings, frozen=True):
@@ -28,9 +29,13 @@ class MotSettings(Settings, frozen=True):
         msgspec.Meta(
             min_length=1,
             description="File to write; {stream} stands for the stream's name, which is added "
-            "where there are several streams.",
+            "where there are several streams. It may be rotated, and is locked: two runs cannot "
+            "write one file.",
         ),
     ]
+
+    def __post_init__(self) -> None:
+        expand_home(self, "path")
 
 
 class Mot(Stage):
@@ -48,7 +53,7 @@ class Mot(Stage):
     def __init__(self, settings: MotSettings, facts: Mapping[str, Any]) -> None:
         super().__init__(settings, facts)
         self._streams: Collection[str] = facts.get("streams", ())
-        self._files: dict[str, Lines] = {}
+        self._files: dict[str, ResumableTextFile] = {}
         self._ended: set[str] = set()
 
     @classmethod
@@ -58,10 +63,21 @@ class Mot(Stage):
         Raises:
             SetupError: they cannot.
         """
-        if settings.path == STDOUT:
-            raise SetupError("path: MOTChallenge text needs a file per stream, '-' is none")
+        if is_standard_output(settings.path):
+            raise SetupError(
+                f"path: MOTChallenge text needs a file per stream, {settings.path!r} is none"
+            )
         check_writable(settings.path)
         return {}
+
+    def open(self) -> None:
+        """Open and lock the files of the streams that are known; what they hold stays for now.
+
+        Raises:
+            SetupError: another run writes one, or one is a named pipe without a reader.
+        """
+        for stream in self._streams:
+            self._file(stream)
 
     def process(self, frame: Frame) -> None:
         """Write the lines of a frame.
@@ -70,6 +86,11 @@ class Mot(Stage):
             RunError: the disk is full or gone.
         """
         self._file(frame.stream).write(mot_lines(frame))
+
+    def reopen(self) -> None:
+        """Go on in the files that have the names now."""
+        for file in self._files.values():
+            file.follow()
 
     def end(self, stream: str) -> None:
         """Close the stream's file; one without a frame is left empty."""
@@ -84,17 +105,19 @@ class Mot(Stage):
             file.close()
 
     def state(self, stream: str) -> bytes:
-        """The length of the stream's file."""
-        return b"%d" % (self._files[stream].offset if stream in self._files else 0)
+        """The place in the stream's file."""
+        return msgspec.msgpack.encode(self._files[stream].mark) if stream in self._files else b""
 
     def restore(self, stream: str, state: bytes) -> None:
-        """Keep what had been written up to that length."""
-        self._file(stream).resume(int(state or 0))
+        """Keep what had been written up to that place."""
+        if state:
+            self._file(stream).resume(msgspec.msgpack.decode(state, type=Mark))
 
-    def _file(self, stream: str) -> Lines:
+    def _file(self, stream: str) -> ResumableTextFile:
         if stream not in self._files or stream in self._ended:
             self._ended.discard(stream)  # one of the same name was removed and added again
-            file = Lines(stream_path(self.settings.path, stream, self._streams))
+            path = stream_path(self.settings.path, stream, self._streams)
+            file = ResumableTextFile(path, lambda: self.beat())
             file.open()
             self._files[stream] = file
         return self._files[stream]

@@ -148,6 +148,7 @@ def test_after_a_crash_the_file_is_as_without_it(tmp_path, died_after, part):
         first.process(given)
         if index < died_after:
             saved[given.stream] = first.state(given.stream)
+    first.close()  # as the system does with the files of a dead process
     with path.open("ab") as file:
         file.write(part)
 
@@ -168,6 +169,7 @@ def test_a_crash_after_the_last_frame_leaves_what_was_saved(tmp_path):
     first.process(frame(0))
     saved = first.state("demo")
     first.process(frame(1))
+    first.close()
     second = opened(path)
     second.restore("demo", saved)
     second.end("demo")
@@ -178,6 +180,7 @@ def test_a_stream_that_was_silent_since_a_crash_keeps_its_state(tmp_path):
     first = opened(tmp_path / "out.jsonl")
     first.process(frame(0, "a"))
     saved = first.state("a")
+    first.close()
     second = opened(tmp_path / "out.jsonl")
     second.restore("a", saved)
     assert second.state("a") == saved
@@ -188,6 +191,7 @@ def test_a_file_that_was_emptied_meanwhile_is_not_filled_with_zeros(tmp_path):
     first = opened(path)
     first.process(frame(0))
     path.write_bytes(b"")
+    first.close()
     second = opened(path)
     second.restore("demo", first.state("demo"))
     second.process(frame(1))

@@ -80,6 +80,7 @@ def test_after_a_crash_the_files_are_as_without_it(tmp_path, died_after):
         first.process(given)
         if index < died_after:
             saved[given.stream] = first.state(given.stream)
+    first.close()  # as the system does with the files of a dead process
     second = opened(tmp_path / "out.txt", ("a", "b"))
     for stream, state in saved.items():
         second.restore(stream, state)

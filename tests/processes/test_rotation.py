@@ -1,0 +1,82 @@
+"""Log rotation and a second run, with real processes."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.processes.runs import Run
+from tests.processes.test_streams import LIVE, Attended
+
+pytestmark = pytest.mark.processes
+
+
+def frames_in(path):
+    return [json.loads(line)["frame"] for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_renamed_and_killed_every_line_is_there_once(killed, tmp_path):
+    path = tmp_path / "events.jsonl"
+    with Run(tmp_path) as run:
+        for moment, number in ((60, 3), (40, 2), (50, 1)):
+            run.wait_for_events(moment)
+            path.rename(f"{path}.{number}")
+            if killed:
+                run.strike("events", signal.SIGKILL)
+        assert run.wait() == 0, run.stderr
+    parts = [Path(f"{path}.{number}") for number in (3, 2, 1)]
+    assert [frame for part in (*parts, path) for frame in frames_in(part)] == list(range(300))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_emptied_and_killed_the_file_goes_on_without_a_gap(killed, tmp_path):
+    path = tmp_path / "events.jsonl"
+    with Run(tmp_path) as run:
+        run.wait_for_events(100)
+        os.truncate(path, 0)
+        if killed:
+            run.strike("events", signal.SIGKILL)
+        assert run.wait() == 0, run.stderr
+    frames = frames_in(path)
+    assert frames == list(range(frames[0], 300))
+    assert frames[0] >= 100
+
+
+def test_on_sighup_the_moved_file_is_released_though_no_frame_comes(tmp_path):
+    path = tmp_path / "events.jsonl"
+    with Attended(tmp_path, graph=LIVE) as run:
+        run.wait_for("demo", 5)
+        assert run.do("pause", "demo") == ""
+        run.wait_until(lambda: run.stream("demo")["in_flight"] == 0)
+        path.rename(f"{path}.1")
+        run.process.send_signal(signal.SIGHUP)
+        run.wait_until(path.exists)
+        held = {
+            os.readlink(entry)
+            for pid in run.workers().values()
+            for entry in Path(f"/proc/{pid}/fd").iterdir()
+        }
+        assert str(path) in held
+        assert f"{path}.1" not in held
+        assert run.do("resume", "demo") == ""
+        run.wait_for("demo", 5)
+        run.end()
+    frames = [*frames_in(Path(f"{path}.1")), *frames_in(path)]
+    assert frames == list(range(len(frames)))
+
+
+def test_a_second_run_into_the_same_file_is_refused(tmp_path):
+    path = tmp_path / "first" / "events.jsonl"
+    with Run(tmp_path / "first", "--set", "streams.demo.loop=true") as first:
+        first.wait_for_events(5)
+        with Run(tmp_path / "second", "--set", f"events.path={path}") as second:
+            assert second.wait() == 2
+        first.process.send_signal(signal.SIGTERM)
+        assert first.wait() == 0, first.stderr
+    assert second.stderr.splitlines()[-1].startswith(
+        f"run.py: {str(path)!r} is being written by another run"
+    )
+    assert first.ledger["delivered"] == len(first.lines)

@@ -1,0 +1,436 @@
+"""Text files: rotation of every kind, with the writer killed at any moment, and their lock."""
+
+import errno
+import fcntl
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import EndRun, RunError, SetupError
+from stages import text_file
+from stages.events import Events, EventsSettings
+from stages.mot import Mot, MotSettings
+from stages.text_file import Mark, ResumableTextFile
+from tests.stages.test_events import frame
+
+FOREIGN = b'{"stream":"foreign"}\n'
+
+
+# --- how files are rotated: each takes the name and leaves what it moved beside it ---
+
+
+def truncate_to_zero(path):
+    os.truncate(path, 0)
+
+
+def copy_and_truncate(path):
+    Path(f"{path}.1").write_bytes(path.read_bytes())
+    os.truncate(path, 0)
+
+
+def truncate_to_part(path):
+    os.truncate(path, path.stat().st_size * 2 // 3)
+
+
+def rename_and_create(path):
+    path.rename(f"{path}.1")
+    path.touch()
+
+
+def rename(path):
+    path.rename(f"{path}.1")
+
+
+def move_to_another_folder(path):
+    (path.parent / "old").mkdir()
+    path.rename(path.parent / "old" / path.name)
+
+
+def delete(path):
+    path.unlink()
+
+
+def delete_and_create(path):
+    path.unlink()
+    path.touch()
+
+
+def replace_by_longer(path):
+    longer = path.with_name("longer")
+    longer.write_bytes(FOREIGN * 1000)
+    longer.rename(path)
+
+
+def replace_by_unfinished(path):
+    other = path.with_name("other")
+    other.write_bytes(FOREIGN + FOREIGN[:5])
+    other.rename(path)
+
+
+KEEPING = (copy_and_truncate, rename_and_create, rename, move_to_another_folder)
+"""What was written before is somewhere."""
+LOSING = (
+    truncate_to_zero,
+    truncate_to_part,
+    delete,
+    delete_and_create,
+    replace_by_longer,
+    replace_by_unfinished,
+)
+
+
+class Killed:
+    """A sink with what a worker keeps of it: killed, its successor gets the frame again."""
+
+    def __init__(self, kind, path, streams):
+        self.kind, self.path, self.streams = kind, path, streams
+        self.saved = {}
+        self.stage = self._opened()
+
+    def _opened(self):
+        facts = {"streams": self.streams, "labels": ()}
+        settings = EventsSettings if self.kind is Events else MotSettings
+        stage = self.kind(settings(path=str(self.path)), facts)
+        stage.open()
+        for stream, state in self.saved.items():
+            stage.restore(stream, state)
+        return stage
+
+    def kill(self):
+        self.stage.close()  # only descriptors, as when a process dies
+        self.stage = self._opened()
+
+    def give(self, given, *, killed_before_saving=False):
+        self.stage.process(given)
+        if killed_before_saving:
+            self.kill()
+            self.stage.process(given)
+        self.saved[given.stream] = self.stage.state(given.stream)
+
+
+def frames_of(content, kind):
+    """Stream and number of each frame in a file; fails on any line that is not whole."""
+    if kind is Mot:
+        lines = [line.split(b",") for line in content.splitlines() if line + b"\n" != FOREIGN]
+        assert all(len(line) == 10 for line in lines)
+        return [int(line[0]) - 1 for line in lines]
+    lines = [json.loads(line) for line in content.splitlines()]
+    return [(line["stream"], line["frame"]) for line in lines if line["stream"] != "foreign"]
+
+
+def given_frames(kind, streams):
+    seen = [frame(seq // len(streams), streams[seq % len(streams)]) for seq in range(12)]
+    return [frame(f.seq, f.stream, objects=[(1, 2, 30, 40, 0.9, 0)], ids=[7]) for f in seen]
+
+
+def run(kind, folder, streams, rotate, killed):
+    """Twelve frames, rotated before the seventh; the contents of all files by name."""
+    path = folder / "out"
+    own = path if kind is Events or len(streams) == 1 else folder / f"out-{streams[0]}"
+    sink = Killed(kind, path, streams)
+    given = given_frames(kind, streams)
+    for each in given[:6]:
+        sink.give(each)
+    if killed == "after a line that was not saved":
+        sink.stage.process(given[6])
+    rotate(own)
+    if killed in ("before it was noticed", "after a line that was not saved"):
+        sink.kill()
+    for index, each in enumerate(given[6:]):
+        sink.give(each, killed_before_saving=index == 0 and killed == "before it was saved")
+        if index == 0 and killed == "after it was saved":
+            sink.kill()
+    for stream in streams:
+        sink.stage.end(stream)
+    sink.stage.close()
+    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}, own, given
+
+
+MOMENTS = (
+    "never",
+    "before it was noticed",
+    "before it was saved",
+    "after it was saved",
+    "after a line that was not saved",
+)
+SINKS = [(Events, ("a",)), (Events, ("a", "b")), (Mot, ("a",)), (Mot, ("a", "b"))]
+
+
+def expected(kind, given, own_stream):
+    if kind is Events:
+        return [(each.stream, each.seq) for each in given]
+    return [each.seq for each in given if each.stream == own_stream]
+
+
+@pytest.mark.parametrize("killed", MOMENTS)
+@pytest.mark.parametrize(("kind", "streams"), SINKS)
+@pytest.mark.parametrize("rotate", KEEPING)
+def test_rotated_no_line_is_lost_torn_or_doubled(rotate, kind, streams, killed, tmp_path):
+    contents, own, given = run(kind, tmp_path, streams, rotate, killed)
+    of_own = [c for p, c in contents.items() if p.name.startswith(own.name)]
+    found = sorted(each for content in of_own for each in frames_of(content, kind))
+    wanted = sorted(expected(kind, given, streams[0]))
+    if killed == "after a line that was not saved":
+        if rotate is move_to_another_folder:  # what cannot be known
+            again = frames_of(contents[tmp_path / "old" / own.name], kind)[-1]
+            wanted = sorted([*wanted, again])
+        if rotate is copy_and_truncate:  # the copy has the line, and is no file of ours
+            again = frames_of(contents[Path(f"{own}.1")], kind)[-1]
+            wanted = sorted([*wanted, again])
+    assert found == wanted
+    assert not any(b"\0" in content for content in contents.values())
+    assert own.exists()
+
+
+@pytest.mark.parametrize("killed", MOMENTS)
+@pytest.mark.parametrize(("kind", "streams"), SINKS)
+@pytest.mark.parametrize("rotate", LOSING)
+def test_after_a_loss_every_later_line_is_there_once(rotate, kind, streams, killed, tmp_path):
+    contents, own, given = run(kind, tmp_path, streams, rotate, killed)
+    found = frames_of(contents[own], kind)
+    later = expected(kind, given[6:], streams[0])
+    assert found[-len(later) :] == later
+    assert len(found) == len(set(found))
+    assert not any(b"\0" in content for content in contents.values())
+    if rotate is replace_by_longer:
+        assert contents[own].startswith(FOREIGN * 1000)
+
+
+@pytest.mark.parametrize("rotate", [*KEEPING, *LOSING])
+def test_reopened_between_frames_the_old_file_is_released(rotate, tmp_path):
+    path = tmp_path / "out"
+    file = ResumableTextFile(str(path))
+    file.open()
+    file.write(b"before\n")
+    rotate(path)
+    file.follow()
+    held = os.fstat(file._descriptor)
+    assert os.path.samestat(held, path.stat())
+    file.write(b"after\n")
+    assert path.read_bytes().splitlines()[-1] == b"after"
+
+
+@pytest.mark.parametrize("rotate", [rename, rename_and_create, delete])
+def test_rotated_before_the_first_line_the_new_file_is_written(rotate, tmp_path):
+    path = tmp_path / "out"
+    path.write_bytes(b"of an earlier run\n")
+    file = ResumableTextFile(str(path))
+    file.open()
+    rotate(path)
+    file.write(b"first\n")
+    assert path.read_bytes() == b"first\n"
+    moved = Path(f"{path}.1")
+    assert not moved.exists() or moved.read_bytes() == b"of an earlier run\n"
+
+
+def test_cut_to_part_of_a_line_while_it_writes_the_line_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "out"
+    file = ResumableTextFile(str(path))
+    file.open()
+    file.write(b"a line of some length\n")
+    write = os.write
+
+    def cut_first(descriptor, data):
+        monkeypatch.setattr(os, "write", write)
+        os.truncate(path, 7)
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", cut_first)
+    file.write(b"another line\n")
+    assert path.read_bytes() == b"another line\n"
+    assert file.mark.offset == path.stat().st_size
+
+
+def test_the_mark_of_a_stream_from_before_a_cut_does_not_count_after_it(tmp_path):
+    path = tmp_path / "out"
+    first = ResumableTextFile(str(path))
+    first.open()
+    first.write(b"x" * 200 + b"\n")
+    old = first.mark
+    os.truncate(path, 0)
+    first.write(b"saved\n")
+    saved = first.mark
+    first.write(b"not saved\n")
+    first.close()
+    second = ResumableTextFile(str(path))
+    second.open()
+    for mark in (saved, old):
+        second.resume(mark)
+    second.write(b"not saved\n")
+    assert path.read_bytes() == b"saved\nnot saved\n"
+
+
+def test_a_new_file_with_the_inode_of_the_old_one_is_not_cut(tmp_path):
+    """File systems give the number of a deleted file to the next one."""
+    path = tmp_path / "out"
+    path.write_bytes(FOREIGN * 10)
+    found = path.stat()
+    mark = Mark(str(path), found.st_dev, found.st_ino, 1, 30, 10, 123)
+    file = ResumableTextFile(str(path))
+    file.open()
+    file.resume(mark)
+    file.write(b"next\n")
+    assert path.read_bytes() == FOREIGN * 10 + b"next\n"
+
+
+def test_a_mark_of_another_path_is_no_place_in_this_one(tmp_path):
+    """The settings were changed and read again."""
+    first = ResumableTextFile(str(tmp_path / "one"))
+    first.open()
+    first.write(b"one\n")
+    (tmp_path / "two").write_bytes(b"of an earlier run\n")
+    second = ResumableTextFile(str(tmp_path / "two"))
+    second.open()
+    second.resume(first.mark)
+    second.write(b"two\n")
+    assert (tmp_path / "one").read_bytes() == b"one\n"
+    assert (tmp_path / "two").read_bytes() == b"two\n"
+
+
+def test_moved_to_where_it_cannot_be_opened_again_writing_goes_on(tmp_path, caplog):
+    path = tmp_path / "out"
+    file = ResumableTextFile(str(path))
+    file.open()
+    file.write(b"one\n")
+    path.rename(tmp_path / "out.1")
+    path.mkdir()
+    file.write(b"two\n")
+    file.write(b"three\n")
+    assert (tmp_path / "out.1").read_bytes() == b"one\ntwo\nthree\n"
+    assert len(caplog.messages) == 1
+    path.rmdir()
+    file.write(b"four\n")
+    assert path.read_bytes() == b"four\n"
+
+
+def test_deleted_and_not_to_be_opened_again_it_fails(tmp_path):
+    path = tmp_path / "out"
+    file = ResumableTextFile(str(path))
+    file.open()
+    file.write(b"one\n")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(RunError, match="cannot write"):
+        file.write(b"two\n")
+
+
+def test_its_folder_deleted_it_is_made_again(tmp_path):
+    path = tmp_path / "folder" / "out"
+    file = ResumableTextFile(str(path))
+    file.open()
+    file.write(b"one\n")
+    path.unlink()
+    path.parent.rmdir()
+    file.write(b"two\n")
+    assert path.read_bytes() == b"two\n"
+
+
+# --- two writers ---
+
+
+@pytest.mark.parametrize("how", ["same", "relative", "symbolic link", "hard link"])
+def test_a_second_writer_is_refused_and_nothing_is_cut(how, tmp_path, monkeypatch):
+    monkeypatch.setattr(text_file, "LOCK_PATIENCE_S", 0)
+    path = tmp_path / "out"
+    first = ResumableTextFile(str(path))
+    first.open()
+    first.write(b"one\n")
+    other = tmp_path / "other"
+    if how == "symbolic link":
+        other.symlink_to(path)
+    elif how == "hard link":
+        other.hardlink_to(path)
+    else:
+        monkeypatch.chdir(tmp_path)
+        other = Path("out") if how == "relative" else path
+    second = ResumableTextFile(str(other))
+    with pytest.raises(SetupError, match="is being written by another run; choose another path"):
+        second.open()
+    second.close()
+    assert path.read_bytes() == b"one\n"
+    first.close()
+    second.open()
+
+
+def test_mot_is_refused_before_the_first_frame(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_file, "LOCK_PATIENCE_S", 0)
+    facts = {"streams": ("a", "b")}
+    first = Mot(MotSettings(path=str(tmp_path / "out.txt")), facts)
+    first.open()
+    second = Mot(MotSettings(path=str(tmp_path / "out.txt")), facts)
+    with pytest.raises(SetupError, match=r"out-a\.txt' is being written by another run"):
+        second.open()
+    second.close()
+
+
+def test_a_process_that_is_still_dying_is_waited_for(tmp_path):
+    path = tmp_path / "out"
+    first = ResumableTextFile(str(path))
+    first.open()
+    threading.Timer(0.05, first.close).start()
+    ResumableTextFile(str(path)).open()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF])
+def test_without_locks_it_warns_and_goes_on(number, tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    file = ResumableTextFile(str(tmp_path / "out"))
+    file.open()
+    file.write(b"one\n")
+    assert "cannot be locked" in caplog.text
+    assert (tmp_path / "out").read_bytes() == b"one\n"
+
+
+def test_the_descriptor_is_not_inherited_by_programs_it_starts(tmp_path):
+    file = ResumableTextFile(str(tmp_path / "out"))
+    file.open()
+    assert not os.get_inheritable(file._descriptor)
+
+
+# --- pipes and standard output ---
+
+
+def test_a_pipe_without_a_reader_is_refused_after_a_while(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_file, "READER_TIMEOUT_S", 0.05)
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    beats = []
+    file = ResumableTextFile(str(path), lambda: beats.append(1))
+    with pytest.raises(SetupError, match=r"nothing reads the pipe .*; start its reader first"):
+        file.open()
+    assert beats
+
+
+def test_a_pipe_whose_reader_comes_later_is_written(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    readers = []
+
+    def come():
+        if not readers:
+            readers.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+
+    file = ResumableTextFile(str(path), come)
+    file.open()
+    file.write(b"one\n")
+    assert os.read(readers[0], 100) == b"one\n"
+    os.close(readers[0])
+    with pytest.raises(EndRun, match="has gone"):
+        file.write(b"two\n")
+    file.close()
+
+
+@pytest.mark.parametrize("path", ["-", "/dev/stdout"])
+def test_standard_output_is_neither_cut_nor_locked(path, capfd):
+    os.write(1, b"before\n")
+    file = ResumableTextFile(path)
+    file.open()
+    file.write(b"one\n")
+    file.close()
+    assert capfd.readouterr().out == "before\none\n"
