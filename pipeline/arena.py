@@ -26,7 +26,7 @@ from pathlib import Path
 import msgspec
 
 from pipeline.errors import RunError
-from pipeline.frame import Header, Status
+from pipeline.frame import ALIGN, FILE, Header, Status
 
 WORD = 8
 PAGE = mmap.PAGESIZE
@@ -126,6 +126,8 @@ _HEAD_WORDS = 64
     _NTP_NS,
     _WIDTH,
     _HEIGHT,
+    _STILL,
+    _FILE_BYTES,
     _BLAMED_GENERATION,
     _BLAMES,
     _DELIVERED,
@@ -133,7 +135,7 @@ _HEAD_WORDS = 64
     _RESTART,
     _POISON,
     _FAILED,
-) = range(17)
+) = range(19)
 
 DROPPED_CAUSES = ("stale", "restart")
 
@@ -218,6 +220,8 @@ class Arena:
         words[at + _NTP_NS] = header.ntp_ns
         words[at + _WIDTH] = header.width
         words[at + _HEIGHT] = header.height
+        words[at + _STILL] = header.still
+        words[at + _FILE_BYTES] = header.arrays[FILE][2][0] if FILE in header.arrays else 0
         words[at + _LOANS] = header.generation
 
     def end_loan(self, slot: int, cause: str) -> None:
@@ -266,8 +270,8 @@ class Arena:
         words, at = self._words, self._at(slot)
         width, height = words[at + _WIDTH], words[at + _HEIGHT]
         status = Status(words[at + _STATUS])
-        image = height * width * 3
-        return Header(
+        image, file = height * width * 3, words[at + _FILE_BYTES]
+        header = Header(
             stream=stream,
             seq=words[at + _SEQ],
             attempt=words[at + _ATTEMPT],
@@ -280,10 +284,15 @@ class Arena:
             ntp_ns=words[at + _NTP_NS],
             width=width,
             height=height,
+            still=bool(words[at + _STILL]),
             arrays={"image": (0, "|u1", (height, width, 3))} if status == Status.LIVE else {},
             used=image,
             limit=self._slot_bytes,
         )
+        if file and status == Status.LIVE:
+            start = -(-image // ALIGN) * ALIGN
+            header.arrays[FILE], header.used = (start, "|u1", (file,)), start + file
+        return header
 
     def memory(self, slot: int) -> memoryview:
         """The bytes of a slot."""

@@ -6,6 +6,7 @@ frame lies and where in that slot each array is, so the receiver gets views and 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Any
@@ -16,6 +17,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 ALIGN = 64
 """Arrays start at multiples of this many bytes: a cache line, and enough for any SIMD load."""
+FILE = "file"
+"""Array with the name of the file that the picture was read from, as bytes."""
 
 
 class Status(IntEnum):
@@ -69,6 +72,8 @@ class Header(msgspec.Struct, array_like=True):
     """When the camera took it by its own wall clock (RTCP), Unix epoch; -1: it does not say."""
     width: int = 0
     height: int = 0
+    still: bool = False
+    """A still picture, unrelated to those before and after it: it is not tracked."""
     arrays: dict[str, tuple[int, str, tuple[int, ...]]] = {}
     """Array name -> (byte offset in the slot, dtype, shape)."""
     used: int = 0
@@ -146,6 +151,16 @@ class Frame:
         return self.header.height
 
     @property
+    def still(self) -> bool:
+        """Whether it is a still picture, unrelated to those before and after it."""
+        return self.header.still
+
+    @property
+    def file(self) -> str:
+        """Name of the picture's file in its folder, where the source is pictures; else ""."""
+        return os.fsdecode(self[FILE].tobytes()) if FILE in self else ""
+
+    @property
     def captured_ns(self) -> int:
         """Monotonic time of capture."""
         return self.header.captured_ns
@@ -176,6 +191,14 @@ class Frame:
         view = self._view(name)
         view.flags.writeable = False
         return view
+
+    def put_file(self, name: str) -> None:
+        """Note which file the picture was read from. Comes directly behind the array `image`.
+
+        Raises:
+            SlotFullError: the slot has no room for it.
+        """
+        self.put(FILE, np.frombuffer(os.fsencode(name), np.uint8))
 
     def put(self, name: str, value: ArrayLike) -> None:
         """Add an array, or replace one, by copying `value` into the slot.

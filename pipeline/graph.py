@@ -490,6 +490,7 @@ def _check_paths(
     """
     paths = [(node, str(getattr(node.settings, "path", None) or STDOUT)) for node in nodes]
     sinks = [(node, path) for node, path in paths if path != STDOUT]
+    _check_folders(nodes, streams, names, where)
     if not sinks and not others.written:
         return
     read: dict[object, str] = {_identity(file): what for what, file in others.read.items()}
@@ -521,6 +522,29 @@ def _check_paths(
         if not _may_be_shared(target):
             claim(option, str(target), (), read | of_streams | written)
             written[_identity(target)] = f"the file of {option}"
+
+
+def _check_folders(
+    nodes: Sequence[Node], streams: Sequence[Stream], names: Sequence[str], where: str
+) -> None:
+    """Refuse two stages that fill one folder, and one that fills the folder of a source's files."""
+    filled = [
+        (node, folder) for node in nodes for folder in node.kind.folders(node.settings, names)
+    ]
+    if not filled:
+        return
+    taken: dict[object, str] = {}
+    for stream in streams:
+        files = nodes[0].kind.reads(stream.capture)
+        linked = {file.resolve().parent for file in files if file.is_symlink()}
+        for folder in {file.parent for file in files} | linked:
+            taken[_identity(folder)] = f"the folder of stream {stream.name}"
+    for node, folder in filled:
+        other = taken.setdefault(_identity(folder), f"the folder of stage {node.name}")
+        if other != f"the folder of stage {node.name}":
+            raise GraphError(
+                f"{where}: stages.{node.name}: folder: {folder} is {other}: choose another"
+            )
 
 
 def _may_be_shared(path: str | Path) -> bool:

@@ -87,6 +87,18 @@ class Stage:
         """Files that the settings have it read, so that nobody is made to write them."""
         return ()
 
+    @classmethod
+    def folders(cls, settings: Any, streams: Collection[str]) -> Collection[Path]:
+        """Folders that the settings have it fill with files of any name.
+
+        None of them may be the folder of a file that is read, or that of another stage.
+
+        Args:
+            settings: an instance of the class's own `Settings`.
+            streams: names of all streams.
+        """
+        return ()
+
     def open(self) -> None:
         """Acquire what must live in the stage's own process: a model, a window, a file."""
 

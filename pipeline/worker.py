@@ -859,7 +859,7 @@ class CaptureWorker(Worker):
         if not self._sizes or size > max(self._sizes.values()):
             self._arena.make_room(size, header.slot)
         elif known is not None and size < known:
-            self._arena.shrink(header.slot, size)
+            self._arena.shrink(header.slot, header.used)
         self._sizes[header.slot] = size
 
     def _launch(self, header: Header) -> None:

@@ -8,6 +8,7 @@ STAGES = {
     "tracker": "stages.tracker:Tracker",
     "window": "stages.window:Window",
     "video": "stages.video:Video",
+    "pictures": "stages.pictures:Pictures",
     "events": "stages.events:Events",
     "mot": "stages.mot:Mot",
     "rtsp": "stages.rtsp:Rtsp",
@@ -24,6 +25,7 @@ STAGES = {
 SINKS: dict[str, str | None] = {
     "window": None,
     "video": "path",
+    "pictures": "folder",
     "events": "path",
     "mot": "path",
     "rtsp": "port",

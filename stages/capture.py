@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -42,6 +43,9 @@ class CaptureSettings(Settings, frozen=True):
     fps: Annotated[float, Meta(gt=0, le=1000)] | None = None
     """Pictures per second of a folder of images (default 10), or of a file that does not say;
     asked of a webcam."""
+    sequence: bool = False
+    """The images of a folder are the frames of a film: they are tracked. false: each is a picture
+    of its own."""
     width: Annotated[int, Meta(ge=1)] | None = None
     """Asked of a webcam, in pixels."""
     height: Annotated[int, Meta(ge=1)] | None = None
@@ -134,6 +138,12 @@ class Capture(Source):
             self._pictures = self._connect()
         except SourceError as error:
             raise SourceError(f"{self._name}: {error}", error.kind) from None
+        if self._pictures.still and not self.facts.get("again"):
+            logging.info(
+                "%s: separate pictures, which are not tracked (id null); if they are the frames "
+                "of a film, set `sequence: true`",
+                self.facts.get("stream", self._name),
+            )
 
     def close(self) -> None:
         """Close the source; a reading thread is ended first, or the interpreter would abort."""
@@ -257,7 +267,9 @@ class Capture(Source):
         source = normal(settings.source)
         if _is_recorded(settings):
             assert isinstance(source, Path)
-            return open_recorded(source, settings.fps)
+            recorded = open_recorded(source, settings.fps)
+            recorded.still = recorded.still and not settings.sequence
+            return recorded
         if settings.pipeline is not None or settings.backend == "gstreamer":
             return self._behind_what_was_taken(_gstreamer(settings))
         try:

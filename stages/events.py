@@ -2,6 +2,8 @@
 
 {"stream": "demo", "frame": 17, "time_s": 1.7, "captured_at": "2026-11-21T08:00:00.123Z",
  "objects": [{"id": 3, "label": "person", "class": 0, "score": 0.91, "box": [x1, y1, x2, y2]}]}
+
+Where the source is a picture or a folder of pictures, "file" follows "frame".
 """
 
 from __future__ import annotations
@@ -31,12 +33,14 @@ class Object(msgspec.Struct, rename={"number": "class"}):
     """x1, y1, x2, y2 in pixels of the captured frame."""
 
 
-class Event(msgspec.Struct):
+class Event(msgspec.Struct, kw_only=True):
     """One line of the file."""
 
     stream: str
     frame: int
     """Number of the frame in its stream, from 0."""
+    file: str | msgspec.UnsetType = msgspec.UNSET
+    """Name of the picture in its folder; left out where the source is no picture."""
     time_s: float
     """Seconds into the stream."""
     captured_at: str
@@ -141,11 +145,12 @@ def event_of(frame: Frame, labels: Sequence[str]) -> Event:
     """
     objects = Objects.of(frame)
     return Event(
-        frame.stream,
-        frame.seq,
-        round(frame.time_s, 6),
-        utc_ms(frame.wall_ns),
-        [
+        stream=frame.stream,
+        frame=frame.seq,
+        file=printable(frame.file) if frame.file else msgspec.UNSET,
+        time_s=round(frame.time_s, 6),
+        captured_at=utc_ms(frame.wall_ns),
+        objects=[
             Object(
                 None if id == NO_ID else id,
                 label(labels, number),
@@ -162,6 +167,11 @@ def event_of(frame: Frame, labels: Sequence[str]) -> Event:
             )
         ],
     )
+
+
+def printable(name: str) -> str:
+    """A file's name as text that can be encoded, whatever bytes it has."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def utc_ms(unix_ns: int) -> str:

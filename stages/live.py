@@ -130,7 +130,12 @@ def fill(frame: Frame, pictures: Pictures, came_ns: int, wall_ns: int, source_ns
     header.ntp_ns = pictures.ntp_ns
     header.used = 0
     header.arrays.clear()
-    return pictures.retrieve(frame)
+    header.still = pictures.still
+    if not pictures.retrieve(frame):
+        return False
+    if pictures.file:
+        frame.put_file(pictures.file)
+    return True
 
 
 class Live(threading.Thread):

@@ -197,6 +197,7 @@ class ImageFolder(Recorded):
 
     decoder = "OpenCV imread"
     finite = True
+    still = True
 
     def __init__(self, path: Path, fps: float) -> None:
         """See that it holds an image that can be read.
@@ -219,6 +220,7 @@ class ImageFolder(Recorded):
         if self._next == len(self._paths):
             return False
         self._next += 1
+        self.file = self._paths[self._next - 1].name
         self.source_ns = round(self._count / self._fps * 1e9)
         self._count += 1
         return True

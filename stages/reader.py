@@ -29,6 +29,10 @@ class Pictures(Protocol):
     finite: bool = False
     """Has an end of its own, as a file has (also one behind an address): then, played live, it is
     played at its own pace, and it is not opened again when it has ended."""
+    file: str = ""
+    """Name of the last picture's file in its folder; "" where a picture has no file of its own."""
+    still: bool = False
+    """The pictures are unrelated to each other: they are not the frames of a film."""
     lost: int = 0
     """Pictures passed over by the last `grab` because they are damaged."""
     skipped: int = 0

@@ -1,4 +1,8 @@
-"""The tracker: gives the same object the same id from frame to frame."""
+"""The tracker: gives the same object the same id from frame to frame.
+
+Still pictures are not the frames of a film, and no object is seen in two of them: of these every
+detection is handed on that is good enough to begin a track.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Stage
-from stages.bytetrack import ByteTrack, ByteTrackSettings
+from stages.bytetrack import ByteTrack, ByteTrackSettings, Rows
 from stages.objects import NO_ID
 
 DETECTIONS = (
@@ -35,7 +40,8 @@ class TrackerSettings(ByteTrackSettings, frozen=True):
 
 
 class Tracker(Stage):
-    """Hands on the detections that belong to a track, and adds their `ids`.
+    """Hands on the detections that belong to a track, and adds their `ids`; of still pictures
+    the detections with at least `new_track_score`, without an id.
 
     Boxes, scores and classes are those that were detected, not the tracker's estimate, and keep
     their order, so after NMS the best score comes first. Ids count from 1 in each stream and are
@@ -78,12 +84,22 @@ class Tracker(Stage):
         if self.settings.kind == "none":
             frame.put("ids", np.full(len(boxes), NO_ID, np.int64))
             return
-        tracks = self._tracks_of(frame.stream)
-        rows, ids = tracks.update(boxes, scores, classes, frame.time_s)
+        if frame.still:
+            rows = self._good_enough(boxes, scores)
+            ids: NDArray[np.int64] = np.full(len(rows), NO_ID, np.int64)
+        else:
+            tracks = self._tracks_of(frame.stream)
+            rows, ids = tracks.update(boxes, scores, classes, frame.time_s)
         frame.put("boxes", boxes[rows])
         frame.put("scores", scores[rows])
         frame.put("classes", classes[rows])
         frame.put("ids", ids)
+
+    def _good_enough(self, boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> Rows:
+        """Rows of the detections that are handed on without a track."""
+        finite = np.isfinite(boxes).all(axis=1)
+        rows: Rows = np.flatnonzero(finite & (scores >= self.settings.new_track_score))
+        return rows
 
     def end(self, stream: str) -> None:
         """Forget the stream's tracks."""

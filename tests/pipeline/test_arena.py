@@ -104,7 +104,7 @@ class Words:
         self._words[at] = value
 
 
-@pytest.mark.parametrize("stores", range(13))
+@pytest.mark.parametrize("stores", range(15))
 def test_killed_between_any_two_stores_the_sum_closes(stores):
     made = arena()
     lend(made, 1)
@@ -122,7 +122,7 @@ def test_killed_between_any_two_stores_the_sum_closes(stores):
     assert ledger.captured == total(ledger)
     assert ledger.captured - 1 == int(made.is_lent(0))
     assert ledger.in_flight == 1 + made.is_lent(0) - done
-    assert done == (stores >= 11)
+    assert done == (stores >= 13)
 
 
 def test_a_frame_that_returns_while_the_account_is_read_is_still_in_flight():
@@ -189,6 +189,37 @@ def test_the_picture_of_a_header_made_again_is_the_one_in_the_slot():
     assert again["image"].tobytes() == bytes(range(72))
     again.put("boxes", np.zeros((1, 4), np.float32))
     assert again["image"].tobytes() == bytes(range(72))
+
+
+@pytest.mark.parametrize("still", [False, True])
+@pytest.mark.parametrize("name", ["a.jpg", "größe 1.png", "x" * 255, os.fsdecode(b"\xff.png")])
+def test_the_name_of_the_file_is_in_a_header_made_again(name, still):
+    made = arena()
+    first = header(slot=1, limit=made.slot_bytes, still=still)
+    frame = Frame(first, "demo", made.memory(1))
+    frame.put("image", np.arange(75, dtype=np.uint8).reshape(5, 5, 3))
+    frame.put_file(name)
+    first.width, first.height = 5, 5
+    made.lend(1, first)
+    again = Frame(made.header_again(1, 0), "demo", made.memory(1))
+    assert (again.file, again.still) == (name, still)
+    assert again.header == first
+    again.put("boxes", np.zeros((40, 4), np.float32))
+    assert again.file == name
+    assert again["image"].tobytes() == bytes(range(75))
+
+
+def test_the_frame_that_comes_into_a_slot_after_one_with_a_file_has_none():
+    made = arena()
+    first = header(slot=1, limit=made.slot_bytes, still=True)
+    frame = Frame(first, "demo", made.memory(1))
+    frame.put("image", np.zeros((5, 5, 3), np.uint8))
+    frame.put_file("a.jpg")
+    made.lend(1, first)
+    made.end_loan(1, "")
+    second = lend(made, 1, arrays={"image": (0, "|u1", (5, 5, 3))}, width=5, height=5, used=75)
+    again = made.header_again(1, 0)
+    assert again == second
 
 
 def test_slots_do_not_overlap():

@@ -50,6 +50,18 @@ def test_a_line_is_exactly_as_promised(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("größe 1.png", "größe 1.png"), (os.fsdecode(b"\xff.png"), "\ufffd.png")]
+)
+def test_the_file_of_a_picture_follows_its_number(name, text, tmp_path):
+    given = frame(3)
+    given.put_file(name)
+    run(tmp_path / "out.jsonl", [given])
+    line = (tmp_path / "out.jsonl").read_text()
+    assert line.startswith(f'{{"stream":"demo","frame":3,"file":"{text}","time_s":')
+    assert json.loads(line)["file"] == text
+
+
 def test_a_frame_without_objects_has_a_line_too(tmp_path):
     run(tmp_path / "out.jsonl", [frame()])
     assert json.loads((tmp_path / "out.jsonl").read_text())["objects"] == []
@@ -279,6 +291,15 @@ def test_checking_leaves_an_existing_file_as_it_is(tmp_path):
     path.write_text("before\n")
     resolve(path)
     assert path.read_text() == "before\n"
+
+
+def test_a_home_folder_is_put_in_place_of_the_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert EventsSettings(path="~/out.jsonl").path == str(tmp_path / "out.jsonl")
+    assert EventsSettings(path="~out.jsonl").path == "~out.jsonl"
+    assert resolve(EventsSettings(path="~/new/out.jsonl").path) == {}
+    with pytest.raises(SetupError, match=r"no home folder is known for '~nosuch'; write the whole"):
+        resolve("~nosuch/out.jsonl")
 
 
 def test_standard_output_needs_no_check():

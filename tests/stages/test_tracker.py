@@ -62,6 +62,35 @@ def test_none_hands_on_everything_without_an_id():
     assert len(given["boxes"]) == len(given["scores"]) == len(given["classes"]) == 3
 
 
+def test_of_still_pictures_every_good_detection_is_handed_on_without_an_id():
+    stage = tracker(new_track_score=0.6)
+    for seq in range(3):
+        given = frame(seq, (0, 200, 400), scores=(0.9, 0.6, 0.59))
+        given.header.still = True
+        assert ids(stage, given) == [-1, -1]
+        np.testing.assert_array_equal(given["scores"], np.float32([0.9, 0.6]))
+        assert given["boxes"].tolist() == [[0, 0, 40, 80], [200, 0, 240, 80]]
+    assert stage.state("demo") == b""
+
+
+def test_of_still_pictures_boxes_that_are_not_finite_are_left_out():
+    given = frame(0, (np.nan, 3))
+    given.header.still = True
+    assert ids(tracker(), given) == [-1]
+    assert given["boxes"].tolist() == [[3, 0, 43, 80]]
+
+
+@pytest.mark.parametrize("lefts", [(), (0,)])
+def test_of_still_pictures_an_empty_result_has_the_right_types(lefts):
+    given = frame(lefts=lefts, scores=[0.1] * len(lefts))
+    given.header.still = True
+    tracker().process(given)
+    for array in Tracker.gives:
+        assert given[array.name].dtype == array.dtype
+        assert len(given[array.name]) == 0
+    assert given["boxes"].shape == (0, 4)
+
+
 def test_every_stream_counts_for_itself():
     stage = tracker()
     assert ids(stage, frame(0, (0, 100), "a")) == [1, 2]
