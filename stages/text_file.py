@@ -97,7 +97,7 @@ class ResumableTextFile:
     def resume(self, mark: Mark) -> None:
         """Keep at least the lines before this mark."""
         newest = self.mark.generation, self.mark.offset
-        if mark.path == self.path and (mark.generation, mark.offset) >= newest:
+        if mark.path == self.path and (mark.generation, mark.offset) > newest:
             self.mark, self._resumes = mark, True
 
     def start(self) -> None:
@@ -132,7 +132,9 @@ class ResumableTextFile:
         """Write whole lines, past every buffer of this process."""
         self.start()
         self.follow()
-        if text and self._end_before.endswith(text):
+        if not text:
+            return
+        if self._end_before.endswith(text):
             self._end_before = b""  # written by the process that was killed before it was saved
             return
         while not self._append(text):
@@ -146,7 +148,7 @@ class ResumableTextFile:
         self._is_regular = False
 
     def _append(self, text: bytes) -> bool:
-        """Write at the end of the file; False: it was cut meanwhile to a part of a line."""
+        """Write at the end of the file; False: it did not end with a whole line, and is cut."""
         rest = memoryview(text)
         with self._failures():
             try:
@@ -160,7 +162,7 @@ class ResumableTextFile:
             # The file is in append mode: where the text is only the system knows.
             end = os.lseek(self._descriptor, 0, os.SEEK_CUR)
             start = end - len(text)
-            if start < self.mark.offset:  # cut short since `follow` has looked
+            if start != self.mark.offset:  # somebody else wrote into the file, or cut it
                 if not self._is_line_start(start):
                     self._cut(max(0, start))
                     return False

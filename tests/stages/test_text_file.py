@@ -70,6 +70,14 @@ def replace_by_unfinished(path):
     other.rename(path)
 
 
+def overwrite_with_longer(path):
+    path.write_bytes(FOREIGN * 1000)
+
+
+def overwrite_with_unfinished(path):
+    path.write_bytes(FOREIGN * 1000 + FOREIGN[:5])
+
+
 KEEPING = (copy_and_truncate, rename_and_create, rename, move_to_another_folder)
 """What was written before is somewhere."""
 LOSING = (
@@ -79,6 +87,8 @@ LOSING = (
     delete_and_create,
     replace_by_longer,
     replace_by_unfinished,
+    overwrite_with_longer,
+    overwrite_with_unfinished,
 )
 
 
@@ -195,7 +205,7 @@ def test_after_a_loss_every_later_line_is_there_once(rotate, kind, streams, kill
     assert found[-len(later) :] == later
     assert len(found) == len(set(found))
     assert not any(b"\0" in content for content in contents.values())
-    if rotate is replace_by_longer:
+    if rotate in (replace_by_longer, overwrite_with_longer, overwrite_with_unfinished):
         assert contents[own].startswith(FOREIGN * 1000)
 
 
@@ -224,6 +234,29 @@ def test_rotated_before_the_first_line_the_new_file_is_written(rotate, tmp_path)
     assert path.read_bytes() == b"first\n"
     moved = Path(f"{path}.1")
     assert not moved.exists() or moved.read_bytes() == b"of an earlier run\n"
+
+
+def test_killed_again_after_a_frame_without_objects_the_file_is_whole(tmp_path):
+    sink = Killed(Mot, tmp_path / "out", ("a",))
+    sink.give(frame(0, "a", objects=[(1, 2, 30, 40, 0.9, 0)], ids=[7]))
+    sink.kill()
+    sink.give(frame(1, "a"))
+    sink.kill()
+    sink.give(frame(2, "a", objects=[(1, 2, 30, 40, 0.9, 0)], ids=[7]))
+    assert frames_of((tmp_path / "out").read_bytes(), Mot) == [0, 2]
+
+
+@pytest.mark.parametrize("kind", [Events, Mot])
+def test_killed_before_the_first_line_the_file_of_an_earlier_run_is_emptied(kind, tmp_path):
+    """The worker saves a state after a frame that was dropped, which no stage has seen."""
+    path = tmp_path / "out"
+    path.write_bytes(FOREIGN)
+    sink = Killed(kind, path, ("a",))
+    sink.saved["a"] = sink.stage.state("a")
+    sink.kill()
+    sink.give(frame(1, "a", objects=[(1, 2, 30, 40, 0.9, 0)], ids=[7]))
+    assert frames_of(path.read_bytes(), kind) == expected(kind, [frame(1, "a")], "a")
+    assert FOREIGN not in path.read_bytes()
 
 
 def test_cut_to_part_of_a_line_while_it_writes_the_line_is_whole(tmp_path, monkeypatch):
