@@ -29,7 +29,7 @@ def expand_home(settings: msgspec.Struct, setting: str) -> None:
     """
     path = getattr(settings, setting)
     if path.startswith("~"):
-        msgspec.structs.force_setattr(settings, setting, os.path.expanduser(path))
+        msgspec.structs.force_setattr(settings, setting, _expanded(path))
 
 
 def check_home(setting: str, path: str) -> None:
@@ -39,10 +39,17 @@ def check_home(setting: str, path: str) -> None:
         SetupError: there is no such user, or it has no home folder.
     """
     user, slash, _ = path.partition("/")
-    if path.startswith("~") and slash and not os.path.isdir(user):
+    if user.startswith("~") and slash and _expanded(user) == user:
         raise SetupError(
             f"{setting}: no home folder is known for {user!r}; write the whole path, or ./{path}"
         )
+
+
+def _expanded(path: str) -> str:
+    try:
+        return os.path.expanduser(path)
+    except ValueError:  # no user has a name with a NUL in it
+        return path
 
 
 def stream_path(path: str, stream: str, streams: Collection[str]) -> str:
@@ -78,6 +85,8 @@ def check_writable(path: str) -> None:
         path.encode()
     except UnicodeEncodeError:
         raise SetupError(f"path: {path!r} is not valid text") from None
+    if "\0" in path:
+        raise SetupError(f"path: {path!r} has a NUL character in it; choose another name")
     file = Path(path)
     while "{stream}" in str(file.parent):
         file = file.parent

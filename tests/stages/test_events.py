@@ -300,6 +300,9 @@ def test_a_home_folder_is_put_in_place_of_the_tilde(tmp_path, monkeypatch):
     assert resolve(EventsSettings(path="~/new/out.jsonl").path) == {}
     with pytest.raises(SetupError, match=r"no home folder is known for '~nosuch'; write the whole"):
         resolve("~nosuch/out.jsonl")
+    for path in ("~\0/out.jsonl", "~\ud800/out.jsonl"):
+        with pytest.raises(SetupError):
+            resolve(EventsSettings(path=path).path)
 
 
 def test_standard_output_needs_no_check():
@@ -314,6 +317,12 @@ def test_a_directory_is_refused(tmp_path):
 def test_a_path_that_ends_in_a_slash_is_refused(tmp_path):
     with pytest.raises(SetupError, match="is a directory"):
         resolve(f"{tmp_path}/new/")
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a\0b/out.jsonl"])
+def test_a_path_with_a_nul_character_is_refused(tmp_path, path):
+    with pytest.raises(SetupError, match="has a NUL character in it; choose another name"):
+        resolve(tmp_path / path)
 
 
 @pytest.mark.parametrize("path", ["file/out.jsonl", "file/deep/out.jsonl", "x" * 300])

@@ -230,7 +230,7 @@ def test_checking_makes_the_folder_and_no_file(folder, tmp_path):
     assert not [path for path in tmp_path.rglob("*") if "{" in path.name]
 
 
-@pytest.mark.parametrize("folder", ["file", "file/deep", "x" * 300])
+@pytest.mark.parametrize("folder", ["file", "file/deep", "x" * 300, "a\0b"])
 def test_a_folder_that_cannot_be_written_is_refused(folder, tmp_path):
     (tmp_path / "file").write_text("not a directory")
     with pytest.raises(SetupError, match=r"folder: cannot write in '.*' \(.+\); choose a place"):
