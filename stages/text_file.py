@@ -92,7 +92,7 @@ class ResumableTextFile:
             self._descriptor = 1
             return
         with self._failures():
-            self._descriptor = self._open_by_name(LOCK_PATIENCE_S)
+            self._descriptor = self._open_by_name(READER_TIMEOUT_S, LOCK_PATIENCE_S)
 
     def resume(self, mark: Mark) -> None:
         """Keep at least the lines before this mark."""
@@ -181,17 +181,17 @@ class ResumableTextFile:
 
     # --- which file it is ---
 
-    def _open_by_name(self, patience_s: float = 0.0) -> int:
+    def _open_by_name(self, reader_timeout_s: float = 0.0, lock_patience_s: float = 0.0) -> int:
         """Open what the name belongs to now, or make it, and lock it."""
         os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
-        until_s = time.monotonic() + READER_TIMEOUT_S
+        until_s = time.monotonic() + reader_timeout_s
         while True:
             try:
                 descriptor = os.open(self.path, flags, 0o666)
                 break
             except OSError as error:
-                if error.errno != errno.ENXIO or time.monotonic() > until_s:
+                if error.errno != errno.ENXIO or time.monotonic() >= until_s:
                     raise
             with suppress(EndRun):  # the end of the run waits for the reader too, or for SIGTERM
                 self._beat()
@@ -199,7 +199,7 @@ class ResumableTextFile:
         try:
             self._is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
             if self._is_regular:
-                lock_file(descriptor, self.path, patience_s)
+                lock_file(descriptor, self.path, lock_patience_s)
             else:
                 os.set_blocking(descriptor, True)
         except BaseException:

@@ -339,6 +339,34 @@ def test_moved_to_where_it_cannot_be_opened_again_writing_goes_on(tmp_path, capl
     assert path.read_bytes() == b"four\n"
 
 
+def test_replaced_by_a_pipe_without_a_reader_writing_goes_on_at_once(tmp_path, monkeypatch):
+    path = tmp_path / "out"
+    file = ResumableTextFile(str(path))
+    file.open()
+    file.write(b"one\n")
+    path.rename(tmp_path / "out.1")
+    os.mkfifo(path)
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waits"))
+    file.write(b"two\n")
+    assert (tmp_path / "out.1").read_bytes() == b"one\ntwo\n"
+
+
+def test_its_new_file_taken_by_another_run_writing_goes_on_in_the_old_one(tmp_path):
+    path = tmp_path / "out"
+    first = ResumableTextFile(str(path))
+    first.open()
+    first.write(b"one\n")
+    path.rename(tmp_path / "out.1")
+    second = ResumableTextFile(str(path))
+    second.open()
+    second.write(b"of another run\n")
+    first.write(b"two\n")
+    assert (tmp_path / "out.1").read_bytes() == b"one\ntwo\n"
+    second.close()
+    first.write(b"three\n")
+    assert path.read_bytes() == b"of another run\nthree\n"
+
+
 def test_deleted_and_not_to_be_opened_again_it_fails(tmp_path):
     path = tmp_path / "out"
     file = ResumableTextFile(str(path))
