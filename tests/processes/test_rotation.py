@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,17 @@ from tests.processes.runs import Run
 from tests.processes.test_streams import LIVE, Attended
 
 pytestmark = pytest.mark.processes
+
+
+def holders(path, pids):
+    """Those of the processes that have a file open."""
+    found = set()
+    for pid in pids:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                if os.readlink(descriptor) == str(path):
+                    found.add(pid)
+    return found
 
 
 def frames_in(path):
@@ -54,18 +66,30 @@ def test_on_sighup_the_moved_file_is_released_though_no_frame_comes(tmp_path):
         path.rename(f"{path}.1")
         run.process.send_signal(signal.SIGHUP)
         run.wait_until(path.exists)
-        held = {
-            os.readlink(entry)
-            for pid in run.workers().values()
-            for entry in Path(f"/proc/{pid}/fd").iterdir()
-        }
-        assert str(path) in held
-        assert f"{path}.1" not in held
+        workers = run.workers().values()
+        assert holders(path, workers)
+        assert not holders(f"{path}.1", workers)
         assert run.do("resume", "demo") == ""
         run.wait_for("demo", 5)
         run.end()
     frames = [*frames_in(Path(f"{path}.1")), *frames_in(path)]
     assert frames == list(range(len(frames)))
+
+
+def test_no_other_process_holds_the_file_that_a_successor_must_lock(tmp_path):
+    path = tmp_path / "events.jsonl"
+    endless = ("--set", "streams.demo.loop=true", "--set", "placement=separate")
+    with Run(tmp_path, *endless) as run:
+        for _ in range(3):
+            run.wait_for_events(5)
+            run.strike("events", signal.SIGKILL)
+            os.truncate(path, 0)
+        run.wait_for_events(5)
+        run.strike("boxes", signal.SIGKILL)
+        run.wait_for_events(50)
+        assert len(holders(path, [run.process.pid, *run.workers().values()])) == 1
+        run.process.send_signal(signal.SIGTERM)
+        assert run.wait() == 0, run.stderr
 
 
 def test_a_second_run_into_the_same_file_is_refused(tmp_path):
