@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
 import stat
 import time
 import zlib
@@ -67,7 +68,7 @@ class ResumableTextFile:
 
     Args:
         path: of the file; "-" is standard output.
-        beat: called while `open` waits for the reader of a named pipe.
+        beat: called while the reader of a pipe is waited for.
     """
 
     def __init__(self, path: str, beat: Callable[[], None] = lambda: None) -> None:
@@ -153,7 +154,8 @@ class ResumableTextFile:
         with self._failures():
             try:
                 while rest:
-                    rest = rest[os.write(self._descriptor, rest) :]
+                    part = rest if self._is_regular else rest[: self._room()]
+                    rest = rest[os.write(self._descriptor, part) :]
             except OSError:
                 self._drop_part()
                 raise
@@ -172,6 +174,18 @@ class ResumableTextFile:
             self.mark, offset=end, proof_bytes=len(proof), proof=zlib.crc32(proof)
         )
         return True
+
+    def _room(self) -> int:
+        """Wait until a pipe has room, however long its reader pauses; so many bytes fit at least.
+
+        Raises:
+            EndRun: the run is being stopped.
+        """
+        pipe = select.poll()
+        pipe.register(self._descriptor, select.POLLOUT)
+        while not pipe.poll(READER_PAUSE_S * 1000):
+            self._beat()
+        return select.PIPE_BUF
 
     def _drop_part(self) -> None:
         """Remove the part of a line that was written before a failure."""

@@ -487,6 +487,43 @@ def test_a_pipe_whose_reader_comes_later_is_written(tmp_path):
     file.close()
 
 
+def test_a_reader_that_pauses_is_waited_for_and_no_byte_is_lost(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    read = bytearray()
+
+    def go_on_reading():
+        read.extend(os.read(reader, 10_000))
+
+    file = ResumableTextFile(str(path), go_on_reading)
+    file.open()
+    lines = [b"%d " % number * 2000 + b"\n" for number in range(40)]
+    for line in lines:
+        file.write(line)
+    file.close()
+    assert read  # it had to wait
+    while more := os.read(reader, 1 << 20):
+        read.extend(more)
+    assert bytes(read) == b"".join(lines)
+    os.close(reader)
+
+
+def test_the_run_can_be_stopped_while_a_reader_pauses(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+
+    def stop():
+        raise EndRun
+
+    file = ResumableTextFile(str(path), stop)
+    file.open()
+    with pytest.raises(EndRun):
+        file.write(b"x" * (1 << 21))
+    os.close(reader)
+
+
 @pytest.mark.parametrize("path", ["-", "/dev/stdout"])
 def test_standard_output_is_neither_cut_nor_locked(path, capfd):
     os.write(1, b"before\n")
