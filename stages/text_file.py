@@ -164,7 +164,7 @@ class ResumableTextFile:
             # The file is in append mode: where the text is only the system knows.
             end = os.lseek(self._descriptor, 0, os.SEEK_CUR)
             start = end - len(text)
-            if start != self.mark.offset:  # somebody else wrote into the file, or cut it
+            if start != self.mark.offset:  # another program wrote into the file, or cut it
                 if not self._is_line_start(start):
                     self._cut(max(0, start))
                     return False
