@@ -116,6 +116,23 @@ def test_candidates_below_what_nms_asks_for_are_left_out(tmp_path):
     assert len(scores_of(make(path, min_score=0.02))) == 3
 
 
+def test_without_nms_candidates_below_the_confidence_are_apart(tmp_path):
+    rows = np.zeros((1, 6, 84), np.float32)
+    rows[0, 4, :3] = 0.03, 0.25, 0.75
+    path = save(tmp_path / "m.onnx", [1, 3, 64, 64], {"output0": rows})
+    found = run(make(path, confidence=0.5), np.zeros((64, 64, 3), np.uint8))
+    assert found["scores"].tolist() == [0.75]
+    assert found["weak_scores"].tolist() == [0.25]
+
+
+def test_what_nms_asks_for_is_asked_of_the_one_behind(tmp_path):
+    rows = np.zeros((1, 6, 84), np.float32)
+    rows[0, 4, :2] = 0.25, 0.75
+    path = save(tmp_path / "m.onnx", [1, 3, 64, 64], {"output0": rows})
+    of_another_model = {"min_score": 0.5, "behind": {"min_score": 0.2}}
+    assert scores_of(make(path, **of_another_model)) == [0.25, 0.75]
+
+
 def test_a_model_that_wants_to_know_a_size_is_told_that_of_its_input(tmp_path):
     path = save(
         tmp_path / "m.onnx",
