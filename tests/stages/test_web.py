@@ -24,7 +24,7 @@ from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.monitor import Condition, RunStatus, StageStatus, StreamStatus, WorkerStatus
 from pipeline.telemetry import Percentiles
-from stages import web_server
+from stages import web_door, web_server
 from stages.objects import Objects
 from stages.web import Scratch, Web, WebSettings
 from stages.web_feed import Feed
@@ -1048,7 +1048,7 @@ def test_a_thousand_hostile_requests_later_it_still_answers_and_has_told_nothing
 
 
 def test_idle_connections_give_way_to_those_who_ask(page, monkeypatch):
-    monkeypatch.setattr(web_server, "MOST_CONNECTIONS", 20)
+    monkeypatch.setattr(web_door, "MAX_CONNECTIONS", 20)
     idle = [page.connect() for _ in range(60)]
     for client in idle[:30]:
         client.send(b"GET / HTTP/1.1\r\nHo")
@@ -1059,7 +1059,7 @@ def test_idle_connections_give_way_to_those_who_ask(page, monkeypatch):
 
 
 def test_a_flood_of_connections_takes_few_descriptors(opened, monkeypatch):
-    monkeypatch.setattr(web_server, "MOST_CONNECTIONS", 20)
+    monkeypatch.setattr(web_door, "MAX_CONNECTIONS", 20)
     monkeypatch.setattr(web_server, "HEADERS_S", 1000)  # so that it is not for this that they go
     page = opened()
     before = len(os.listdir("/proc/self/fd"))
@@ -1076,11 +1076,13 @@ def test_a_flood_of_connections_takes_few_descriptors(opened, monkeypatch):
 
 
 def test_when_all_connections_watch_one_more_is_told_so(opened, monkeypatch):
-    monkeypatch.setattr(web_server, "MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(web_door, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(web_door, "REFUSED_S", 0)
     page = opened(viewers=3)
     clients = [page.asks("/stream/yard.mjpg") for _ in range(3)]
     wait_until(lambda: page.stage._server._viewers == 3)
-    assert page.get("/healthz")[0] == 503
+    status, headers, _ = page.get("/")
+    assert (status, headers["Retry-After"]) == (503, "5")
     for client in clients:
         client.close()
 
