@@ -32,7 +32,7 @@ MAX_PENALISED = 256
 MAX_PENALISED_PER_ADDRESS = 64
 """From so many on, what else comes from the address goes to the reserve."""
 MAX_RESERVE = 256
-"""More than asyncio accepts at once, so that one that asks at once is answered."""
+"""More than are accepted at once, so that one that asks at once is answered."""
 MAX_HEAD_BYTES = 8192
 """Length of a request in the reserve."""
 RESERVE_S = 5.0
@@ -40,8 +40,11 @@ RESERVE_S = 5.0
 REFUSED_S = 1.0
 """How long a connection of the reserve that asks for something else waits for the refusal, so that
 clients that try again at once cost little."""
-BACKLOG = 128
-"""Connections that wait to be accepted."""
+ACCEPTED_AT_ONCE = 32
+"""Connections. Few, as it takes some rounds of the event loop until a new one is read: by then no
+more may have come than there is room for, or it would be closed unread."""
+QUEUE = 1024
+"""Connections that wait to be accepted; where they are too many, a client tries again after 1 s."""
 OTHER_DESCRIPTORS = 64
 """What the process needs beside connections."""
 
@@ -78,7 +81,10 @@ class Door:
         self._penalised: dict[web.RequestHandler, asyncio.Event] = {}
         self._wrong: Counter[str] = Counter()
         """Address -> how many of it are penalised."""
-        self._reserve: dict[_Reserve, None] = {}
+        self._reading: dict[_Reserve, None] = {}
+        """Of the reserve: have not asked for health, oldest first."""
+        self._answering: dict[_Reserve, None] = {}
+        """Of the reserve: have asked for health."""
 
     def protocol(self, serve: Serve) -> asyncio.Protocol:
         """Make the protocol of a new connection, whose address is not known yet."""
@@ -117,19 +123,22 @@ class Door:
             if not self._wrong[address]:
                 del self._wrong[address]
 
-    def enter(self, one: _Reserve) -> None:
-        """Count a connection of the reserve; close the oldest for it if there are too many."""
-        if len(self._reserve) >= min(MAX_RESERVE, self._share):
-            next(iter(self._reserve)).finish()
-        self._reserve[one] = None
+    def enter(self, one: _Reserve, answering: bool = False) -> None:
+        """Count a connection of the reserve; close the oldest of its kind if there are too many."""
+        self.leave(one)
+        others = self._answering if answering else self._reading
+        if len(others) >= min(MAX_RESERVE, self._share):
+            next(iter(others)).finish()
+        others[one] = None
 
     def leave(self, one: _Reserve) -> None:
         """Count a connection of the reserve no more."""
-        self._reserve.pop(one, None)
+        self._reading.pop(one, None)
+        self._answering.pop(one, None)
 
     def close(self) -> None:
         """Close the reserve."""
-        for one in list(self._reserve):
+        for one in [*self._reading, *self._answering]:
             one.abort()
 
 
@@ -177,6 +186,7 @@ class _Reserve(asyncio.Protocol):
         method, _, rest = self._head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
         path = rest.partition(" ")[0].partition("?")[0]
         if method in ("GET", "HEAD") and path in HEALTH:
+            self._door.enter(self, answering=True)
             self._answering = asyncio.create_task(self._answer(path, method == "GET"))
         else:
             self._wait(REFUSED_S, self.finish)
@@ -235,7 +245,7 @@ class _Reserve(asyncio.Protocol):
 def descriptors_per_kind() -> int:
     """How many connections of each kind the limit of this process allows."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(8, (soft - OTHER_DESCRIPTORS) // 3)
+    return max(8, (soft - OTHER_DESCRIPTORS) // 4)
 
 
 def address_of(transport: asyncio.BaseTransport | None) -> str:

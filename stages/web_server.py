@@ -30,7 +30,7 @@ from pipeline.monitor import Run, RunStatus
 from stages.addresses import is_loopback
 from stages.events import utc_ms
 from stages.web import WebSettings
-from stages.web_door import BACKLOG, Door, Health, descriptors_per_kind
+from stages.web_door import ACCEPTED_AT_ONCE, QUEUE, Door, Health, descriptors_per_kind
 from stages.web_feed import Feed
 from stages.web_status import STEP_S, History, exposition, why_not_ready
 
@@ -284,7 +284,7 @@ class WebServer:
         """
         address, port = self._settings.address, int(self._settings.port)
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        listener = socket.create_server((address, port), family=family, backlog=BACKLOG)
+        listener = socket.create_server((address, port), family=family, backlog=QUEUE)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         host = f"[{address}]" if ":" in address else address
         self.url = f"http://{host}:{listener.getsockname()[1]}/"
@@ -342,9 +342,9 @@ class WebServer:
         server = await self._loop.create_server(
             partial(self._door.protocol, partial(_connection, low)),
             sock=listener,
-            # So many are accepted at once, each with a descriptor.
-            backlog=min(BACKLOG, descriptors_per_kind()),
+            backlog=min(ACCEPTED_AT_ONCE, descriptors_per_kind()),
         )
+        listener.listen(QUEUE)  # asyncio has just made it as short as what it accepts at once
         samples = asyncio.create_task(self._take_samples())
         started.set()
         try:

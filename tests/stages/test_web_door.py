@@ -3,7 +3,7 @@
 import asyncio
 import http.client
 import resource
-import socket
+import threading
 from contextlib import ExitStack, closing
 
 import pytest
@@ -111,7 +111,28 @@ def test_one_who_is_slow_in_the_reserve_gives_way(page, clients, monkeypatch):
     for _ in range(20):
         clients.enter_context(page.connect()).sendall(b"GET /healthz HTTP/1.1\r\nX: ")
     assert page.get("/healthz")[0] == 200
-    wait_until(lambda: len(door(page)._reserve) <= 4)
+    wait_until(lambda: len(door(page)._reading) <= 4)
+
+
+def test_one_whose_health_check_is_being_answered_does_not_give_way(page, clients, monkeypatch):
+    occupied(page, clients, monkeypatch)
+    monkeypatch.setattr(web_door, "MAX_RESERVE", 4)
+    asked, answer = threading.Event(), threading.Event()
+
+    def slow_status(status=page.run.now):
+        asked.set()
+        assert answer.wait(DEADLINE_S)
+        return status
+
+    page.run.status = slow_status
+    page.stage._server._status._value = None
+    check = clients.enter_context(page.asks("/readyz"))
+    assert asked.wait(DEADLINE_S)
+    for _ in range(20):
+        clients.enter_context(page.connect())
+    assert page.get("/healthz")[0] == 200
+    answer.set()
+    assert check.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
 def test_one_who_asks_for_nothing_is_cut_off_in_the_reserve(page, clients, monkeypatch):
@@ -191,5 +212,4 @@ def test_the_address_of_a_client_is_its_own_or_its_network(peer, address):
 
 def test_fewer_descriptors_mean_fewer_connections(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 256))
-    assert web_door.descriptors_per_kind() == 64
-    assert socket.SOMAXCONN >= web_door.BACKLOG
+    assert web_door.descriptors_per_kind() == 48
