@@ -204,7 +204,7 @@ class Graph:
         return "\n".join(lines)
 
     def _draw(self, node: Node, mark: str, indent: str, lines: list[str]) -> None:
-        values = ", ".join(f"{key} {value:.6g}" for key, value in node.effective.items())
+        values = ", ".join(f"{key} {_shown(value)}" for key, value in node.effective.items())
         what = f"{node.kind.__name__}  {values}".rstrip()
         times = f" x{len(self.workers_of(node))}" if node.replicated else ""
         lines.append(f"{mark}{node.name}{times}  {what}")
@@ -598,9 +598,13 @@ def _resolve(nodes: list[Node], config: Config, where: str) -> list[Stream]:
     return streams
 
 
+def _shown(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def _merged(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What several stages tell others; of the same fact the last counts."""
-    return {k: v for told in facts for k, v in told.items() if k != "replicas"}
+    """Merge what several stages offer to others; of the same fact the last counts."""
+    return {key: value for some in facts for key, value in some.items() if key != "replicas"}
 
 
 def _stream(

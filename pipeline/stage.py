@@ -64,7 +64,7 @@ class Stage:
 
         Args:
             settings: an instance of the class's own `Settings`.
-            facts: what the stages on the same path told in `resolve`; `behind`, the same of those
+            facts: what the stages on the same path offer in `resolve`; `behind`, the same of those
                 behind it alone; `confidence`, the run's, None if not given; and `streams`, the
                 names of all streams at the start; others may be added while it runs.
         """

@@ -1,7 +1,7 @@
 """Which connections of the status page are served: bounds, penalties, a lane for health checks.
 
-A supervisor of the machine asks `/healthz`; whoever floods the port must not make it restart the
-run. So connections are of three kinds, each with a bound of its own:
+Something outside watches `/healthz`, and restarts the run if it does not answer; clients that flood
+the port must not bring that about. So connections are of three kinds, each with a bound of its own:
 
 - served: by the HTTP server. If all are taken, one without a request is closed for a new one.
 - penalised: has brought a wrong token and waits for the answer. It is not counted as served.
@@ -178,7 +178,7 @@ class _Reserve(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._asked:
-            return  # thrown away: unread data would make the end of the connection a reset
+            return  # read and dropped: unread data would make the end of the connection a reset
         self._head += data[: MAX_HEAD_BYTES + 1]
         if b"\r\n\r\n" not in self._head and len(self._head) <= MAX_HEAD_BYTES:
             return

@@ -32,6 +32,7 @@ from stages.events import utc_ms
 from stages.web import WebSettings
 from stages.web_door import ACCEPTED_AT_ONCE, QUEUE, Door, Health, descriptors_per_kind
 from stages.web_feed import Feed
+from stages.web_sources import NotAllowedError, Sources
 from stages.web_status import STEP_S, History, exposition, why_not_ready
 
 PAGE = Path(__file__).parent / "web_page"
@@ -238,6 +239,7 @@ class WebServer:
         self._page = {
             path: ((PAGE / name).read_bytes(), kind) for path, (name, kind) in PAGE_FILES.items()
         }
+        self._sources = Sources(settings.sources, settings.pipelines)
         self._viewers = 0
         self._door = Door(self._health_of, SEALED)
         self._thread: threading.Thread | None = None
@@ -498,7 +500,7 @@ class WebServer:
         return _text(*answer)
 
     async def _health_of(self, path: str) -> Health:
-        """Answer a health check with what anybody may know."""
+        """Answer a health check with what every client may know."""
         return HEALTHY if path == "/healthz" else _readiness((await self._status.get()).value)
 
     async def _answer_metrics(self, request: web.BaseRequest, name: str) -> web.Response:
@@ -519,6 +521,12 @@ class WebServer:
         stream = body.pop("name", None)
         if not isinstance(stream, str) or not STREAM.fullmatch(stream):
             raise Refusal(400, "name: expected letters, digits, - and _, beginning with a letter")
+        try:
+            # Not in the event loop, as a path may lead to a disk that is slow.
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._asker, self._sources.check, body)
+        except NotAllowedError as error:
+            raise Refusal(403, str(error)) from None
         return await self._ask("add", 400, stream=stream, settings=body)
 
     def _change(self, request: str) -> Answer:
@@ -611,6 +619,7 @@ class WebServer:
         hello = {
             "type": "hello",
             "writes": self._settings.token is not None,
+            "adds": bool(self._sources),
             "history": history,
             "events": events,
         }
