@@ -57,8 +57,9 @@ class Detector(Stage):
     """Runs the model and gives candidate boxes, which NMS then thins out.
 
     `boxes` (N, 4) float32 xyxy in pixels of the captured frame, `scores` (N,) float32 from 0 to
-    1, `classes` (N,) int32 indices into the model's labels. Where no non-maximum suppression
-    follows, those that do not reach the confidence are apart, as `weak_boxes` and so on.
+    1, `classes` (N,) int32 indices into the model's labels. Where no stage behind says by
+    `min_score` that it thins them out, those that do not reach the confidence are left out, or,
+    of a model that suppresses overlaps itself, given apart as `weak_boxes` and so on.
     """
 
     Settings = DetectorSettings
@@ -73,16 +74,25 @@ class Detector(Stage):
     def __init__(self, settings: DetectorSettings, facts: Mapping[str, Any]) -> None:
         super().__init__(settings, facts)
         self._contract: Contract = facts["contract"]
-        confidence = Confidence.of(facts)
         behind = facts.get("behind", facts)
         self._is_thinned_out = "min_score" in behind
-        self._hand_on = hand_on_score(None, confidence)
-        if self._is_thinned_out:
-            asked = behind["min_score"]
-            self._min_score = candidate_score(None, confidence) if asked is None else asked
-        else:
-            self._min_score = MIN_SCORE if self._hand_on is None else min(MIN_SCORE, self._hand_on)
+        self._hand_on = hand_on_score(None, Confidence.of(facts))
+        self._min_score = self._least_score(behind.get("min_score"))
         self._runtime: Runtime | None = None
+
+    def _least_score(self, asked: float | None) -> float:
+        """Candidates below it are left out.
+
+        Args:
+            asked: by the non-maximum suppression behind; None: it leaves that open.
+        """
+        if self._is_thinned_out:
+            confidence = Confidence.of(self.facts)
+            return candidate_score(None, confidence) if asked is None else asked
+        if self._hand_on is None:
+            return MIN_SCORE
+        # Weak candidates that overlap each other are of no use to a tracker.
+        return min(MIN_SCORE, self._hand_on) if self._contract.end_to_end else self._hand_on
 
     @classmethod
     def resolve(cls, settings: DetectorSettings) -> Mapping[str, Any]:
