@@ -132,7 +132,8 @@ def test_what_nms_asks_for_is_asked_of_the_one_behind(tmp_path):
     rows = np.zeros((1, 6, 84), np.float32)
     rows[0, 4, :2] = 0.25, 0.75
     path = save(tmp_path / "m.onnx", [1, 3, 64, 64], {"output0": rows})
-    of_another_model = {"min_score": 0.5, "behind": {"min_score": 0.2}}
+    behind = {"min_score": 0.2, "contract": inspect(path)}
+    of_another_model = {"min_score": 0.5, "behind": behind}
     assert scores_of(make(path, **of_another_model)) == [0.25, 0.75]
 
 
