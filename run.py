@@ -37,6 +37,7 @@ import argparse
 import difflib
 import json
 import logging
+import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -195,6 +196,12 @@ def _add_settings(command: argparse.ArgumentParser, default: Path = DEFAULT_CONF
         help="where the detector runs",
     )
     command.add_argument(
+        "--confidence",
+        type=_score,
+        metavar="SCORE",
+        help="0 to 1: what a detection must score to count as an object (default: by the model)",
+    )
+    command.add_argument(
         "--set",
         action="append",
         default=[],
@@ -213,6 +220,16 @@ def _count(text: str) -> int:
     value = int(text) if text.isdecimal() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a number from 1, found {text}")
+    return value
+
+
+def _score(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
     return value
 
 
@@ -237,6 +254,8 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
                 table["model"] = args.model
             if args.device:
                 table["device"] = args.device
+    if args.confidence is not None:
+        raw["confidence"] = args.confidence
     for table in raw["streams"].values():
         if isinstance(table, dict):
             if args.frames:
@@ -471,9 +490,9 @@ def bench_command(args: argparse.Namespace) -> int:
     for option in ("source", "set"):
         for value in getattr(args, option) or ():
             start += [f"--{option}", value]
-    for option in ("model", "device"):
-        if getattr(args, option):
-            start += [f"--{option}", getattr(args, option)]
+    for option in ("model", "device", "confidence"):
+        if getattr(args, option) is not None:
+            start += [f"--{option}", str(getattr(args, option))]
     try:
         figures = bench.bench(
             lambda: _build(raw, where, args),

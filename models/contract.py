@@ -117,6 +117,12 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
             f"{see.colour} {values}",
             "batch": self.batch or "any",
             "outputs": ", ".join(map(str, self.outputs)),
+            "limits": ", ".join(
+                f"{key} {value:.6g}"
+                for key, value in msgspec.structs.asdict(self.thresholds).items()
+                if value is not None
+            )
+            or "not said",
             "labels": f"{len(self.labels)}: {names}" if self.labels else "not known",
         }
         return "\n".join(f"{name:<8} {value}" for name, value in rows.items())

@@ -65,6 +65,10 @@ class Config(Settings, frozen=True):
     max_frame: Annotated[str, Meta(pattern=r"^\d{1,5}x\d{1,5}$")] = "3840x2160"
     """Largest picture, as WIDTHxHEIGHT: sets the size of a slot. Memory is only taken for the
     pictures that come."""
+    confidence: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """The score that a detection must have to start or confirm a track, and to be handed on where
+    there is no tracker. A confirmed track may continue with weaker ones, see the tracker. null: as
+    the card of the model says; without a card, by the settings of nms and tracker."""
     supervisor: SupervisorSettings = SupervisorSettings()
 
 

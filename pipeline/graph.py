@@ -13,7 +13,7 @@ import itertools
 import os
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -59,6 +59,8 @@ class Node:
     after: Node | None
     process: str | None
     facts: dict[str, Any] = field(default_factory=dict)
+    effective: Mapping[str, Any] = field(default_factory=dict)
+    """See `Stage.effective`."""
     next: list[Node] = field(default_factory=list)
 
     @property
@@ -202,7 +204,8 @@ class Graph:
         return "\n".join(lines)
 
     def _draw(self, node: Node, mark: str, indent: str, lines: list[str]) -> None:
-        what = node.facts.get("describe", {}).get(node.name, node.kind.__name__)
+        values = ", ".join(f"{key} {_shown(value)}" for key, value in node.effective.items())
+        what = f"{node.kind.__name__}  {values}".rstrip()
         times = f" x{len(self.workers_of(node))}" if node.replicated else ""
         lines.append(f"{mark}{node.name}{times}  {what}")
         for i, child in enumerate(node.next):
@@ -604,17 +607,28 @@ def _resolve(nodes: list[Node], config: Config, where: str) -> list[Stream]:
     told_by[source] = {"live": any(stream.live for stream in streams)}
     for node in nodes:
         # Nearest wins, and those before a stage win over those behind it.
-        for other in (*reversed(list(node.behind())), *reversed(list(node.before())), node):
-            node.facts.update(
-                {k: v for k, v in told_by[other].items() if k != "replicas" or other is node}
-            )
+        behind = _merged(told_by[other] for other in reversed(list(node.behind())))
+        before = _merged(told_by[other] for other in reversed(list(node.before())))
+        node.facts = behind | before | told_by[node]
+        node.facts["behind"] = behind
+        node.facts["confidence"] = config.confidence
         node.facts["streams"] = tuple(stream.name for stream in streams)
         node.facts["name"] = node.name
         node.facts["started_ns"] = started_ns
         if node is not source:
             # Made here to be refused here; the worker makes its own.
-            _at(f"{where}: stages.{node.name}", node.kind, node.settings, node.facts)
+            stage = _at(f"{where}: stages.{node.name}", node.kind, node.settings, node.facts)
+            node.effective = stage.effective()
     return streams
+
+
+def _shown(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _merged(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge what several stages offer to others; of the same fact the last counts."""
+    return {key: value for some in facts for key, value in some.items() if key != "replicas"}
 
 
 def _stream(

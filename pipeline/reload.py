@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pipeline.graph import Graph, Node, Stream
 from pipeline.stage import Source
 
-_OF_THE_RUN = ("streams", "started_ns", "live", "name", "describe")
+_OF_THE_RUN = ("streams", "started_ns", "live", "name")
 """Facts that are other in every run, or when streams come and go; no reason to start anew."""
 
 

@@ -64,8 +64,9 @@ class Stage:
 
         Args:
             settings: an instance of the class's own `Settings`.
-            facts: what the stages on the same path told in `resolve`, and `streams`, the names
-                of all streams at the start; others may be added while it runs.
+            facts: what the stages on the same path offer in `resolve`; `behind`, the same of those
+                behind it alone; `confidence`, the run's, None if not given; and `streams`, the
+                names of all streams at the start; others may be added while it runs.
         """
         self.settings = settings
         self.facts = facts
@@ -98,6 +99,10 @@ class Stage:
             streams: names of all streams.
         """
         return ()
+
+    def effective(self) -> Mapping[str, Any]:
+        """Name the values in use where the settings leave them open; `run.py check` shows them."""
+        return {}
 
     def open(self) -> None:
         """Acquire what must live in the stage's own process: a model, a window, a file."""

@@ -7,7 +7,8 @@ give the largest sum:
 1. strong detections with confirmed tracks, seen in the last frame or lost, by IoU x score;
 2. weak detections with the tracks seen in the last frame that are left, by IoU: an object half
    hidden scores low, but lies where its track expects it;
-3. strong detections that are left with tracks not confirmed yet, by IoU x score.
+3. strong detections that are left, and reach the confidence, with tracks not confirmed yet, by IoU
+   x score.
 
 What is left and strong enough begins a track. IoU x score, as in the authors' code, lets the better
 of two boxes that fit have the track.
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from pipeline.stage import Settings
 from stages import kalman
 from stages.iou import overlapping_pairs
+from stages.thresholds import UNKNOWN, Confidence, TrackScores, track_scores
 
 UNKNOWN_INTERVAL_S = 1 / 30
 """Taken to have passed where the time of the stream stands still or jumps back."""
@@ -46,30 +48,33 @@ class ByteTrackSettings(Settings, frozen=True):
     """When a detection continues a track, begins one, or is passed over."""
 
     high_score: Annotated[
-        Score,
+        Score | None,
         msgspec.Meta(
             description="Detections with at least this score are strong: they may continue any "
             "track. Lower lets doubtful boxes take tracks over, higher leaves more to weak "
-            "detections, which cannot find a lost track again."
+            "detections, which cannot find a lost track again. null: 0.5, or less where the "
+            "confidence is less."
         ),
-    ] = 0.5
+    ] = None
     low_score: Annotated[
-        Score,
+        Score | None,
         msgspec.Meta(
             description="Detections between this and high_score are weak: they may continue a "
             "track seen in the last frame. Lower bridges more of a half hidden object and keeps "
             "false tracks alive longer; as high as high_score: weak detections do not count. "
-            "Lower than the min_score of NMS has no effect."
+            "Lower than the min_score of NMS has no effect. null: 0.3, or high_score where that is "
+            "less."
         ),
-    ] = 0.3
+    ] = None
     new_track_score: Annotated[
-        Score,
+        Score | None,
         msgspec.Meta(
             description="Detections with at least this score may begin a track; at least "
-            "high_score. Lower finds faint objects sooner and gives more false tracks; an object "
-            "that never scores so high is never shown."
+            "the run's confidence. Lower finds faint objects sooner and gives more false tracks; "
+            "an object that never scores so high is never shown. null: the confidence, or 0.65 "
+            "where neither the settings nor the card of the model give one."
         ),
-    ] = 0.65
+    ] = None
     match_iou: Annotated[
         Score,
         msgspec.Meta(
@@ -120,8 +125,20 @@ class ByteTrack:
     object of the same settings.
     """
 
-    def __init__(self, settings: ByteTrackSettings) -> None:
+    def __init__(self, settings: ByteTrackSettings, confidence: Confidence = UNKNOWN) -> None:
+        """Begin without tracks.
+
+        Args:
+            settings: of the tracker.
+            confidence: of the run and the card of the model.
+
+        Raises:
+            SetupError: two of the scores contradict each other.
+        """
         self._settings = settings
+        self.scores: TrackScores = track_scores(
+            settings.low_score, settings.high_score, settings.new_track_score, confidence
+        )
         self._next_id = 1
         self._started = False
         self._time_s = 0.0
@@ -162,7 +179,7 @@ class ByteTrack:
         before_s = self._clock_s
         self._advance(time_s)
         scores = np.where(np.isfinite(boxes).all(axis=1), scores, np.float32(np.nan))
-        strong = scores >= settings.high_score
+        strong = scores >= self.scores.high
 
         row_of = self._associate(boxes, scores, classes, strong, self._seen_s >= before_s)
         seen = np.flatnonzero(row_of >= 0)
@@ -172,7 +189,7 @@ class ByteTrack:
         self._hits[seen] += 1
         self._confirm(seen[(self._ids[seen] == 0) & (self._hits[seen] >= settings.min_hits)])
 
-        begin = strong & (scores >= settings.new_track_score)
+        begin = strong & (scores >= self.scores.new)
         begin[rows] = False
         new = np.flatnonzero(begin)
         lost_too_long = self._clock_s - self._seen_s > settings.lost_s + ROUNDING_S
@@ -241,7 +258,8 @@ class ByteTrack:
             same = self._classes[tracks] == classes[rows]
             tracks, rows, iou = tracks[same], rows[same], iou[same]
         fused = iou * scores[rows]
-        weak = (scores >= settings.low_score) & ~strong
+        weak = (scores >= self.scores.low) & ~strong
+        sure = scores >= self.scores.confirm
         confirmed = self._ids > 0
 
         row_of = np.full(len(self), -1, np.intp)
@@ -258,7 +276,7 @@ class ByteTrack:
 
         step(confirmed[tracks] & strong[rows], fused, settings.match_iou)
         step((confirmed & seen_last)[tracks] & weak[rows], iou, settings.weak_match_iou)
-        step(~confirmed[tracks] & strong[rows], fused, settings.match_iou)
+        step(~confirmed[tracks] & sure[rows], fused, settings.match_iou)
         return row_of
 
     def _confirm(self, tracks: Rows) -> None:

@@ -27,9 +27,11 @@ from models.transform import Transform
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Settings, Stage
+from stages.objects import WEAK, put_detections
+from stages.thresholds import Confidence, candidate_score, hand_on_score
 
 MIN_SCORE = 0.05
-"""Candidates below it are left out where no stage behind says what it needs."""
+"""Candidates below it are left out where no non-maximum suppression follows."""
 
 
 class DetectorSettings(Settings, frozen=True):
@@ -55,7 +57,9 @@ class Detector(Stage):
     """Runs the model and gives candidate boxes, which NMS then thins out.
 
     `boxes` (N, 4) float32 xyxy in pixels of the captured frame, `scores` (N,) float32 from 0 to
-    1, `classes` (N,) int32 indices into the model's labels.
+    1, `classes` (N,) int32 indices into the model's labels. Where no stage behind says by
+    `min_score` that it thins them out, those that do not reach the confidence are left out, or,
+    of a model that suppresses overlaps itself, given apart as `weak_boxes` and so on.
     """
 
     Settings = DetectorSettings
@@ -64,13 +68,31 @@ class Detector(Stage):
         Array("boxes", "float32", (None, 4)),
         Array("scores", "float32", (None,)),
         Array("classes", "int32", (None,)),
+        *WEAK,
     )
 
     def __init__(self, settings: DetectorSettings, facts: Mapping[str, Any]) -> None:
         super().__init__(settings, facts)
         self._contract: Contract = facts["contract"]
-        self._min_score = float(facts.get("min_score", MIN_SCORE))
+        behind = facts.get("behind", facts)
+        self._is_thinned_out = "min_score" in behind
+        self._hand_on = hand_on_score(None, Confidence.of(facts))
+        self._min_score = self._least_score(behind.get("min_score"))
         self._runtime: Runtime | None = None
+
+    def _least_score(self, asked: float | None) -> float:
+        """Candidates below it are left out.
+
+        Args:
+            asked: by the non-maximum suppression behind; None: it leaves that open.
+        """
+        if self._is_thinned_out:
+            confidence = Confidence.of(self.facts)
+            return candidate_score(None, confidence) if asked is None else asked
+        if self._hand_on is None:
+            return MIN_SCORE
+        # Weak candidates that overlap each other are of no use to a tracker.
+        return min(MIN_SCORE, self._hand_on) if self._contract.end_to_end else self._hand_on
 
     @classmethod
     def resolve(cls, settings: DetectorSettings) -> Mapping[str, Any]:
@@ -164,6 +186,9 @@ class Detector(Stage):
     def _add(self, frame: Frame, outputs: Sequence[NDArray[Any]]) -> None:
         transform = Transform.of(frame["transform"], frame.width, frame.height)
         found = self._family.decode(outputs, self._contract, transform, self._min_score)
+        if not self._is_thinned_out:
+            put_detections(frame, found.boxes, found.scores, found.classes, self._hand_on)
+            return
         frame.put("boxes", found.boxes)
         frame.put("scores", found.scores)
         frame.put("classes", found.classes)

@@ -14,12 +14,15 @@ from pipeline.config import hint
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Settings, Stage
-from stages.objects import labels_of
+from stages.objects import WEAK, labels_of, put_detections
+from stages.thresholds import Confidence, candidate_score, hand_on_score, max_iou
 
 LARGEST_PX = 2.0**15
 """Where overlaps are measured, coordinates beyond this count as being there."""
 LEAST_AREA_PX2 = 1e-9
 """A box with less area overlaps nothing."""
+
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 CANDIDATES = (
     Array("boxes", "float32", (None, 4)),
@@ -33,23 +36,23 @@ class NonMaxSuppressionSettings(Settings, frozen=True):
     """Settings of non-maximum suppression."""
 
     min_score: Annotated[
-        float,
+        Fraction | None,
         msgspec.Meta(
-            ge=0,
-            le=1,
             description="Boxes with a lower score are dropped. Low by default, because the "
-            "tracker uses weak boxes to keep the tracks of objects that are half hidden.",
+            "tracker continues tracks of objects that are half hidden with weak boxes; how sure "
+            "an object must be is `confidence`. null: 0.1, or the confidence where that is less. "
+            "Given without `confidence`, it also takes the place of the card's score where no "
+            "tracker follows."
         ),
-    ] = 0.1
+    ] = None
     max_iou: Annotated[
-        float,
+        Fraction | None,
         msgspec.Meta(
-            ge=0,
-            le=1,
             description="Of two boxes of a class that overlap more than this, the better is kept. "
-            "Lower merges people who stand close, higher leaves several boxes on one object.",
+            "Lower merges people who stand close, higher leaves several boxes on one object. "
+            "null: as the card of the model says, else 0.5."
         ),
-    ] = 0.5
+    ] = None
     class_agnostic: Annotated[
         bool,
         msgspec.Meta(
@@ -86,21 +89,29 @@ class NonMaxSuppression(Stage):
 
     The boxes of a model with suppression of its own (`end_to_end` in its contract) are only
     filtered by score and class, and sorted.
+
+    Boxes that reach the confidence are handed on as `boxes`, weaker ones as `weak_boxes`, which are
+    for the tracker alone.
     """
 
     Settings = NonMaxSuppressionSettings
     takes = CANDIDATES
-    gives = CANDIDATES
+    gives = (*CANDIDATES, *WEAK)
 
     settings: NonMaxSuppressionSettings
 
     def __init__(self, settings: NonMaxSuppressionSettings, facts: Mapping[str, Any]) -> None:
-        """Look the labels up.
+        """Look the labels up, and work the thresholds out.
 
         Raises:
-            SetupError: `classes` names a label that the model does not have.
+            SetupError: `classes` names a label that the model does not have, or `min_score` is
+                above the confidence.
         """
         super().__init__(settings, facts)
+        confidence = Confidence.of(facts)
+        self._min_score = candidate_score(settings.min_score, confidence)
+        self._hand_on = hand_on_score(settings.min_score, confidence)
+        self._max_iou = max_iou(settings.max_iou, facts)
         self._end_to_end = bool(getattr(facts.get("contract"), "end_to_end", False))
         self._wanted: NDArray[np.int32] | None = None
         if settings.classes is not None:
@@ -108,7 +119,7 @@ class NonMaxSuppression(Stage):
 
     @classmethod
     def resolve(cls, settings: NonMaxSuppressionSettings) -> Mapping[str, Any]:
-        """Tell the stages before this one which boxes need not be given at all."""
+        """Give `min_score` to the stages around: which boxes need not be given at all."""
         return {"min_score": settings.min_score}
 
     def process(self, frame: Frame) -> None:
@@ -119,10 +130,13 @@ class NonMaxSuppression(Stage):
             settings = self.settings
             rows = rows[: settings.max_candidates]
             groups = None if settings.class_agnostic else classes[rows]
-            rows = rows[suppress(boxes[rows], groups, settings.max_iou)[: settings.max_boxes]]
-        frame.put("boxes", boxes[rows])
-        frame.put("scores", scores[rows])
-        frame.put("classes", classes[rows])
+            rows = rows[suppress(boxes[rows], groups, self._max_iou)[: settings.max_boxes]]
+        put_detections(frame, boxes[rows], scores[rows], classes[rows], self._hand_on)
+
+    def effective(self) -> Mapping[str, Any]:
+        """The thresholds, which depend on the model's card."""
+        handed_on = {} if self._hand_on is None else {"confidence": self._hand_on}
+        return {"min_score": self._min_score, **handed_on, "max_iou": self._max_iou}
 
     def _candidates(
         self,
@@ -131,7 +145,7 @@ class NonMaxSuppression(Stage):
         classes: NDArray[np.int32],
     ) -> NDArray[np.intp]:
         """Rows that are finite, good enough and of a wanted class, best first."""
-        good = scores >= self.settings.min_score
+        good = scores >= self._min_score
         if self._wanted is not None:
             good &= np.isin(classes, self._wanted)
         rows = np.flatnonzero(good)

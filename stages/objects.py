@@ -24,6 +24,14 @@ OBJECTS = (
 )
 """What a sink takes."""
 
+WEAK = (
+    Array("weak_boxes", "float32", (None, 4), optional=True),
+    Array("weak_scores", "float32", (None,), optional=True),
+    Array("weak_classes", "int32", (None,), optional=True),
+)
+"""The boxes that do not reach the confidence: a tracker may continue a track with them, and no
+other stage takes them for objects."""
+
 
 class Objects(NamedTuple):
     """Parallel arrays, one row per object."""
@@ -43,6 +51,29 @@ class Objects(NamedTuple):
         boxes = frame["boxes"]
         ids = frame["ids"] if "ids" in frame else np.full(len(boxes), NO_ID, np.int64)
         return cls(boxes, frame["scores"], frame["classes"], ids)
+
+
+def put_detections(
+    frame: Frame,
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    classes: NDArray[np.int32],
+    least: float | None,
+) -> None:
+    """Add detections to a frame, the weak ones apart, so that no sink shows them.
+
+    Args:
+        frame: to add to.
+        boxes: (N, 4) xyxy in px.
+        scores: (N,) from 0 to 1.
+        classes: (N,) indices into the model's labels.
+        least: score from which on a box counts as an object; None: every box does.
+    """
+    good = np.full(len(scores), True) if least is None else scores >= np.float32(least)
+    for prefix, rows in (("", good), ("weak_", ~good)):
+        frame.put(f"{prefix}boxes", boxes[rows])
+        frame.put(f"{prefix}scores", scores[rows])
+        frame.put(f"{prefix}classes", classes[rows])
 
 
 def labels_of(facts: Mapping[str, Any]) -> tuple[str, ...]:

@@ -29,7 +29,8 @@ class Preprocess(Stage):
 
     def __init__(self, settings: Settings, facts: Mapping[str, Any]) -> None:
         super().__init__(settings, facts)
-        contract = facts.get("contract")
+        # Of the detector behind it, where another model comes before.
+        contract = facts.get("behind", facts).get("contract")
         if not isinstance(contract, Contract):
             raise SetupError("preprocess: no detector follows, so there is no model to prepare for")
         self._input = contract.input

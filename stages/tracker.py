@@ -13,11 +13,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Stage
 from stages.bytetrack import ByteTrack, ByteTrackSettings, Rows
-from stages.objects import NO_ID
+from stages.objects import NO_ID, WEAK
+from stages.thresholds import Confidence, hand_on_score
 
 DETECTIONS = (
     Array("boxes", "float32", (None, 4)),
@@ -34,7 +34,7 @@ class TrackerSettings(ByteTrackSettings, frozen=True):
         Literal["bytetrack", "none"],
         msgspec.Meta(
             description="bytetrack: hand on the detections that belong to a confirmed track, "
-            "with its id. none: hand on every detection, without an id."
+            "with its id. none: hand on the detections that reach the confidence, without an id."
         ),
     ] = "bytetrack"
 
@@ -49,57 +49,56 @@ class Tracker(Stage):
     """
 
     Settings = TrackerSettings
-    takes = DETECTIONS
+    takes = (*DETECTIONS, *WEAK)
     gives = (*DETECTIONS, Array("ids", "int64", (None,)))
     ordered = True
 
     settings: TrackerSettings
 
     def __init__(self, settings: TrackerSettings, facts: Mapping[str, Any]) -> None:
-        super().__init__(settings, facts)
-        self._tracks: dict[str, ByteTrack] = {}
-
-    @classmethod
-    def resolve(cls, settings: TrackerSettings) -> Mapping[str, Any]:
-        """See that the scores are in order.
+        """Work the scores out.
 
         Raises:
-            SetupError: they are not.
+            SetupError: they contradict each other.
         """
-        high = settings.high_score
-        if settings.low_score > high:
-            raise SetupError(
-                f"low_score: expected at most high_score ({high}), found {settings.low_score}"
-            )
-        if settings.new_track_score < high:
-            raise SetupError(
-                f"new_track_score: expected at least high_score ({high}), "
-                f"found {settings.new_track_score}"
-            )
-        return {}
+        super().__init__(settings, facts)
+        self._confidence = Confidence.of(facts)
+        self._hand_on = hand_on_score(facts.get("min_score"), self._confidence)
+        self._scores = self._new_tracks().scores
+        self._tracks: dict[str, ByteTrack] = {}
+
+    def effective(self) -> Mapping[str, Any]:
+        """The scores, which depend on the run's confidence and the model's card."""
+        if self.settings.kind == "none":
+            return {} if self._hand_on is None else {"confidence": self._hand_on}
+        scores = self._scores
+        known = {} if self._confidence.known is None else {"confidence": scores.confirm}
+        return {
+            "low_score": scores.low,
+            "high_score": scores.high,
+            **known,
+            "new_track_score": scores.new,
+        }
 
     def process(self, frame: Frame) -> None:
         """Put the objects of the frame in place of its detections."""
-        boxes, scores, classes = frame["boxes"], frame["scores"], frame["classes"]
         if self.settings.kind == "none":
-            frame.put("ids", np.full(len(boxes), NO_ID, np.int64))
+            self._hand_on_untracked(frame, self._hand_on)
             return
         if frame.still:
-            rows = self._good_enough(boxes, scores)
-            ids: NDArray[np.int64] = np.full(len(rows), NO_ID, np.int64)
-        else:
-            tracks = self._tracks_of(frame.stream)
-            rows, ids = tracks.update(boxes, scores, classes, frame.time_s)
-        frame.put("boxes", boxes[rows])
-        frame.put("scores", scores[rows])
-        frame.put("classes", classes[rows])
-        frame.put("ids", ids)
+            self._hand_on_untracked(frame, self._scores.new)
+            return
+        boxes, scores, classes = _with_weak_ones(frame)
+        tracks = self._tracks_of(frame.stream)
+        rows, ids = tracks.update(boxes, scores, classes, frame.time_s)
+        _put(frame, boxes[rows], scores[rows], classes[rows], ids)
 
-    def _good_enough(self, boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> Rows:
-        """Rows of the detections that are handed on without a track."""
-        finite = np.isfinite(boxes).all(axis=1)
-        rows: Rows = np.flatnonzero(finite & (scores >= self.settings.new_track_score))
-        return rows
+    def _hand_on_untracked(self, frame: Frame, min_score: float | None) -> None:
+        """Hand on the detections with at least a score, without ids."""
+        boxes, scores, classes = frame["boxes"], frame["scores"], frame["classes"]
+        rows = _good_enough(boxes, scores, min_score)
+        ids = np.full(len(rows), NO_ID, np.int64)
+        _put(frame, boxes[rows], scores[rows], classes[rows], ids)
 
     def end(self, stream: str) -> None:
         """Forget the stream's tracks."""
@@ -116,5 +115,46 @@ class Tracker(Stage):
 
     def _tracks_of(self, stream: str) -> ByteTrack:
         if stream not in self._tracks:
-            self._tracks[stream] = ByteTrack(self.settings)
+            self._tracks[stream] = self._new_tracks()
         return self._tracks[stream]
+
+    def _new_tracks(self) -> ByteTrack:
+        return ByteTrack(self.settings, self._confidence)
+
+
+def _good_enough(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32], min_score: float | None
+) -> Rows:
+    """Rows of the detections that are handed on without a track; `min_score` None: any score."""
+    good = np.isfinite(boxes).all(axis=1)
+    if min_score is not None:
+        good &= scores >= np.float32(min_score)
+    rows: Rows = np.flatnonzero(good)
+    return rows
+
+
+def _with_weak_ones(
+    frame: Frame,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+    """The detections of a frame, and behind them those that do not reach the confidence."""
+    boxes, scores, classes = frame["boxes"], frame["scores"], frame["classes"]
+    if "weak_boxes" not in frame or not len(frame["weak_boxes"]):
+        return boxes, scores, classes
+    return (
+        np.concatenate([boxes, frame["weak_boxes"]]),
+        np.concatenate([scores, frame["weak_scores"]]),
+        np.concatenate([classes, frame["weak_classes"]]),
+    )
+
+
+def _put(
+    frame: Frame,
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    classes: NDArray[np.int32],
+    ids: NDArray[np.int64],
+) -> None:
+    frame.put("boxes", boxes)
+    frame.put("scores", scores)
+    frame.put("classes", classes)
+    frame.put("ids", ids)

@@ -29,6 +29,7 @@ from stages.annotate import Annotator
 from stages.incidents import Presence
 from stages.objects import OBJECTS, Objects, labels_of
 from stages.web_feed import Feed, as_listed
+from stages.web_sources import Sources
 
 if TYPE_CHECKING:
     from stages.web_server import WebServer
@@ -53,8 +54,17 @@ class WebSettings(Settings, frozen=True):
     )
     """0: a free one, which the log tells."""
     token: str | None = None
-    """Whoever has it may add, remove and pause streams; without one nobody may. Beyond a loopback
-    address nothing is shown without it. Best kept in the environment: ${EYELINE_TOKEN}."""
+    """Lets a client pause and remove streams, and add those of `sources`; without a token no client
+    may. Beyond a loopback address nothing is shown without it. Best kept in the environment:
+    ${EYELINE_TOKEN}."""
+    sources: tuple[str, ...] = ()
+    """What a request may open that adds a stream: addresses (rtsp://cam.lan, rtsp://192.168.1.*/live;
+    with a port if it is not the usual one, :* for any), files, folders, and cameras of this machine
+    (0, /dev/video0). Nothing by default: a holder of the token could else read this machine's files
+    and reach its network."""
+    pipelines: bool = False
+    """Whether such a request may bring a GStreamer `pipeline`, which can write files and reach any
+    host."""
     hosts: tuple[str, ...] = ()
     """Further names by which a browser may reach the page, those of a reverse proxy for example."""
     width: Annotated[int, Meta(ge=64, le=3840)] = 960
@@ -99,7 +109,8 @@ class Web(Stage):
         """See that the address is one, and that not everybody may look from elsewhere.
 
         Raises:
-            SetupError: it is not, or everybody may, or the token is too easy to guess.
+            SetupError: it is not, or everybody may, or the token is too easy to guess, or an
+                entry of `sources` cannot be used.
         """
         if int(settings.port) > 65535:
             raise SetupError(f"port: expected a number up to 65535, found {settings.port}")
@@ -117,6 +128,7 @@ class Web(Stage):
             )
         if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
             raise SetupError("token: expected letters, digits and signs of ASCII, without spaces")
+        Sources(settings.sources, settings.pipelines)  # made here to be refused here
         return {}
 
     def open(self) -> None:

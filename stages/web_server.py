@@ -30,7 +30,9 @@ from pipeline.monitor import Run, RunStatus
 from stages.addresses import is_loopback
 from stages.events import utc_ms
 from stages.web import WebSettings
+from stages.web_door import ACCEPTED_AT_ONCE, QUEUE, Door, Health, descriptors_per_kind
 from stages.web_feed import Feed
+from stages.web_sources import NotAllowedError, Sources
 from stages.web_status import STEP_S, History, exposition, why_not_ready
 
 PAGE = Path(__file__).parent / "web_page"
@@ -55,8 +57,6 @@ SEALED = {
 }
 """Headers of every answer."""
 
-MOST_CONNECTIONS = 256
-"""At a time; beyond that, one that asks for nothing gives way to a new one."""
 MOST_BODY = 64 << 10
 MOST_MESSAGE = 16 << 10
 """Of what a viewer sends; it is a list of streams at most."""
@@ -85,6 +85,10 @@ METRICS_KEPT_S = 1.0
 BOUNDARY = "eyeline-picture"
 STREAM = re.compile(NAME.strip("^$"))
 """Name of a stream, as a whole."""
+
+HEALTHY: Health = ("ok\n", 200)
+READY: Health = ("ready\n", 200)
+NOT_READY: Health = ("not ready\n", 503)
 
 T = TypeVar("T")
 
@@ -235,9 +239,9 @@ class WebServer:
         self._page = {
             path: ((PAGE / name).read_bytes(), kind) for path, (name, kind) in PAGE_FILES.items()
         }
+        self._sources = Sources(settings.sources, settings.pipelines)
         self._viewers = 0
-        self._busy: set[web.RequestHandler] = set()
-        """Connections with a request that is being answered."""
+        self._door = Door(self._health_of, SEALED)
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -282,7 +286,7 @@ class WebServer:
         """
         address, port = self._settings.address, int(self._settings.port)
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        listener = socket.create_server((address, port), family=family, backlog=128)
+        listener = socket.create_server((address, port), family=family, backlog=QUEUE)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         host = f"[{address}]" if ":" in address else address
         self.url = f"http://{host}:{listener.getsockname()[1]}/"
@@ -337,26 +341,12 @@ class WebServer:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._loop.set_exception_handler(_note_exception)
         low = web.Server(self._answer, handler_cancellation=True)
-
-        def accept() -> asyncio.Protocol:
-            # Those that are closed already may be listed still, when many come at once.
-            there = [one for one in low.connections if one.transport is not None]
-            if len(there) >= MOST_CONNECTIONS:
-                idle = next((one for one in there if one not in self._busy), None)
-                if idle is None:
-                    return _Full()
-                idle.force_close()
-            return _Connection(
-                low,
-                loop=asyncio.get_running_loop(),
-                keepalive_timeout=HEADERS_S,
-                lingering_time=1.0,
-                access_log=None,  # type: ignore[arg-type]
-                auto_decompress=False,
-                max_headers=64,
-            )
-
-        server = await self._loop.create_server(accept, sock=listener)
+        server = await self._loop.create_server(
+            partial(self._door.protocol, partial(_connection, low)),
+            sock=listener,
+            backlog=min(ACCEPTED_AT_ONCE, descriptors_per_kind()),
+        )
+        listener.listen(QUEUE)  # asyncio has just made it as short as what it accepts at once
         samples = asyncio.create_task(self._take_samples())
         started.set()
         try:
@@ -364,6 +354,7 @@ class WebServer:
         finally:
             samples.cancel()
             server.close()
+            self._door.close()
             await low.shutdown(0.2)
 
     async def _take_samples(self) -> None:
@@ -393,7 +384,7 @@ class WebServer:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request, whatever it is."""
         connection = request.protocol
-        self._busy.add(connection)
+        self._door.busy.add(connection)
         try:
             route, name = self._route(request)
             if route.lasts:
@@ -421,7 +412,7 @@ class WebServer:
                 raise ConnectionResetError from None  # half an answer cannot be mended
             return _refused(request, Refusal(500, "this could not be answered"))
         finally:
-            self._busy.discard(connection)
+            self._door.busy.discard(connection)
 
     def _route(self, request: web.BaseRequest) -> tuple[_Route, str]:
         method = "GET" if request.method == "HEAD" else request.method
@@ -462,7 +453,8 @@ class WebServer:
         assert self._settings.token is not None
         if hmac.compare_digest(given, self._settings.token.encode()):
             return True
-        await asyncio.sleep(WRONG_TOKEN_S)
+        await self._door.penalise(request.protocol, WRONG_TOKEN_S)
+        request.protocol.close()  # after the answer: one guess per connection
         return False
 
     def _refuse_other_sites(self, request: web.BaseRequest) -> None:
@@ -497,15 +489,19 @@ class WebServer:
         return _sealed(web.Response(body=body, content_type=kind, charset="utf-8"))
 
     async def _health(self, request: web.BaseRequest, name: str) -> web.Response:
-        return _text("ok\n")
+        return _text(*await self._health_of("/healthz"))
 
     async def _ready(self, request: web.BaseRequest, name: str) -> web.Response:
         status = (await self._status.get()).value
-        if status.ready and status.phase == "running":
-            return _text("ready\n")
+        answer = _readiness(status)
         # The reason names streams: not for everybody.
-        known = self._is_local or await self._has_token(request, basic=True)
-        return _text(f"not ready: {why_not_ready(status)}\n" if known else "not ready\n", 503)
+        if answer != READY and (self._is_local or await self._has_token(request, basic=True)):
+            return _text(f"not ready: {why_not_ready(status)}\n", 503)
+        return _text(*answer)
+
+    async def _health_of(self, path: str) -> Health:
+        """Answer a health check with what every client may know."""
+        return HEALTHY if path == "/healthz" else _readiness((await self._status.get()).value)
 
     async def _answer_metrics(self, request: web.BaseRequest, name: str) -> web.Response:
         modern = "application/openmetrics-text" in request.headers.get(hdrs.ACCEPT, "")
@@ -525,6 +521,12 @@ class WebServer:
         stream = body.pop("name", None)
         if not isinstance(stream, str) or not STREAM.fullmatch(stream):
             raise Refusal(400, "name: expected letters, digits, - and _, beginning with a letter")
+        try:
+            # Not in the event loop, as a path may lead to a disk that is slow.
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._asker, self._sources.check, body)
+        except NotAllowedError as error:
+            raise Refusal(403, str(error)) from None
         return await self._ask("add", 400, stream=stream, settings=body)
 
     def _change(self, request: str) -> Answer:
@@ -617,6 +619,7 @@ class WebServer:
         hello = {
             "type": "hello",
             "writes": self._settings.token is not None,
+            "adds": bool(self._sources),
             "history": history,
             "events": events,
         }
@@ -762,16 +765,16 @@ class _Connection(web.RequestHandler):
         logging.debug("web: a connection failed: %s", args)
 
 
-class _Full(asyncio.Protocol):
-    """A connection too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(
-            b"HTTP/1.1 503 Service Unavailable\r\nServer: Eyeline\r\nRetry-After: 5\r\n"
-            b"Content-Length: 0\r\nConnection: close\r\n\r\n"
-        )
-        transport.close()
+def _connection(low: web.Server) -> web.RequestHandler:
+    return _Connection(
+        low,
+        loop=asyncio.get_running_loop(),
+        keepalive_timeout=HEADERS_S,
+        lingering_time=1.0,
+        access_log=None,  # type: ignore[arg-type]
+        auto_decompress=False,
+        max_headers=64,
+    )
 
 
 def _note_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -784,6 +787,10 @@ Response = TypeVar("Response", bound=web.StreamResponse)
 def _sealed(response: Response) -> Response:
     response.headers.update(SEALED)
     return response
+
+
+def _readiness(status: RunStatus) -> Health:
+    return READY if status.ready and status.phase == "running" else NOT_READY
 
 
 def _text(text: str, status: int = 200) -> web.Response:

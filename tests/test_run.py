@@ -14,6 +14,7 @@ import run
 from models import zoo
 from pipeline import config as config_file
 from tests.builders import CLIP, ROOT, save_image
+from tests.models.builders import save
 
 DEMO = str(ROOT / "configs" / "demo.yaml")
 
@@ -102,6 +103,99 @@ def test_check_takes_the_options_of_a_run(capsys, config):
     code, out, _ = main(capsys, "check", config, "--source", CLIP, "--source", CLIP, "--live")
     assert code == 0
     assert out.count(f"{CLIP} (live, ") == 2
+
+
+# --- confidence ---
+
+
+@pytest.fixture
+def carded(tmp_path):
+    """Writes a model and its card, and gives the path of the card."""
+
+    def write(name, **thresholds):
+        save(tmp_path / f"{name}.onnx", [1, 3, 64, 64], {"output0": (1, 6, 84)})
+        path = tmp_path / f"{name}.yaml"
+        card = {"name": name, "family": "yolov8", "weights": {"file": f"{name}.onnx"}}
+        path.write_text(json.dumps(card | {"thresholds": thresholds}))
+        return path
+
+    return write
+
+
+def thresholds(capsys, *argv):
+    """Name of a stage -> the values in use, as `check` shows them."""
+    code, out, err = main(capsys, "check", DEMO, *argv)
+    assert (code, err) == (0, "")
+    found = {}
+    for line in out.splitlines():
+        name, _, values = line.lstrip("└├─│ ").partition("  ")
+        values = values.partition("  ")[2]
+        if values:
+            pairs = (value.rsplit(" ", 1) for value in values.split(", "))
+            found[name.partition(" ")[0]] = {key: float(value) for key, value in pairs}
+    return found
+
+
+def test_check_shows_the_thresholds_of_the_card(capsys, carded, caplog):
+    found = thresholds(capsys, "--model", carded("mine", score=0.35, iou=0.6))
+    assert found["nms"] == {"min_score": 0.1, "confidence": 0.35, "max_iou": 0.6}
+    assert found["tracker"] == {
+        "low_score": 0.3,
+        "high_score": 0.35,
+        "confidence": 0.35,
+        "new_track_score": 0.35,
+    }
+
+
+@pytest.mark.parametrize("option", [("--confidence", 0.7), ("--set", "confidence=0.7")])
+def test_the_confidence_of_the_run_wins_over_that_of_the_card(capsys, carded, option):
+    found = thresholds(capsys, "--model", carded("mine", score=0.35), *option)
+    assert found["nms"]["confidence"] == 0.7
+    assert found["tracker"]["new_track_score"] == found["tracker"]["confidence"] == 0.7
+
+
+def test_without_a_card_the_thresholds_are_those_of_the_stages(capsys, carded):
+    found = thresholds(capsys, "--model", carded("mine").with_suffix(".onnx"))
+    assert found["nms"] == {"min_score": 0.1, "max_iou": 0.5}
+    assert found["tracker"] == {"low_score": 0.3, "high_score": 0.5, "new_track_score": 0.65}
+
+
+def test_a_setting_that_is_given_wins_over_the_card(capsys, carded):
+    given = ("--set", "nms.max_iou=0.3", "--set", "tracker.new_track_score=0.9")
+    found = thresholds(capsys, "--model", carded("mine", score=0.35, iou=0.6), *given)
+    assert found["nms"]["max_iou"] == 0.3
+    assert found["tracker"]["new_track_score"] == 0.9
+
+
+def test_of_two_models_each_tracker_takes_the_card_of_its_own(capsys, carded):
+    path = carded("here").parent / "two.yaml"
+    stages = {"capture": {"use": "capture"}}
+    for name, score in (("a", 0.35), ("b", 0.8)):
+        stages[f"pre_{name}"] = {"use": "preprocess", "after": "capture"}
+        stages[f"find_{name}"] = {"use": "detector", "model": str(carded(name, score=score))}
+        stages[f"nms_{name}"] = {"use": "nms"}
+        stages[f"tracker_{name}"] = {"use": "tracker"}
+    path.write_text(json.dumps({"streams": {"demo": {"source": str(CLIP)}}, "stages": stages}))
+    code, out, _ = main(capsys, "check", path)
+    assert code == 0
+    for name, score in (("a", 0.35), ("b", 0.8)):
+        [line] = [line for line in out.splitlines() if f"tracker_{name}  " in line]
+        assert line.endswith(f"confidence {score}, new_track_score {score}")
+
+
+@pytest.mark.parametrize("value", ["1.5", "-0.1", "nan", "inf", "half", ""])
+def test_a_confidence_that_is_none_is_refused(capsys, value):
+    words = f"argument --confidence: expected a number from 0 to 1, found {value!r}"
+    assert words in refusal(capsys, "check", DEMO, f"--confidence={value}")
+
+
+def test_a_threshold_that_contradicts_the_confidence_is_refused(capsys):
+    for given, words in (
+        ("nms.min_score=0.6", "nms: min_score: expected at most confidence (0.5), found 0.6"),
+        ("tracker.high_score=0.6", "tracker: high_score: expected at most confidence (0.5)"),
+        ("tracker.new_track_score=0.4", "confidence: expected at most new_track_score (0.4)"),
+    ):
+        assert words in refusal(capsys, "check", "--confidence", 0.5, "--set", given)
 
 
 # --- schema ---

@@ -215,6 +215,7 @@ function send(message) {
 function hear(message) {
   if (message.type === "hello") {
     writes = message.writes;
+    adds = message.adds;
     histories = new Map(Object.entries(message.history));
     events = [];
     hearEvents(message.events);
@@ -264,6 +265,7 @@ async function showPicture(data) {
 // --- streams ---
 
 let writes = false;
+let adds = false;
 let histories = new Map();
 const cards = new Map();
 
@@ -497,6 +499,7 @@ function hearStatus(status, samples) {
   $("main").hidden = false;
   setText($("summary"), summaryOf(status, samples));
   $("actions").hidden = !writes;
+  $("add-open").hidden = !adds;
   document.title = titleOf(status);
 
   const names = new Set(status.streams.map((stream) => stream.name));
@@ -528,6 +531,7 @@ function hearStatus(status, samples) {
   if (status.reloads) footer.push(`settings read anew ${number(status.reloads)}×`);
   const parts = footer.map((text) => make("span", "", text));
   if (!writes) parts.push(make("span", "", "To add, pause or remove streams from here, set a token for the web stage."));
+  else if (!adds) parts.push(make("span", "", "To add streams from here, list what may be opened in the sources of the web stage."));
   if (readsWithoutToken) {
     for (const [text, path] of [["Metrics", "metrics"], ["Status as JSON", "api/status"]]) {
       const link = make("a", "", text);

@@ -149,6 +149,13 @@ def test_describe_tells_all_of_it(tmp_path):
     text = inspect(path).describe()
     for part in ("yolov8", "640x640", "letterbox (centre, 114)", "rgb", "2: hat, glove"):
         assert part in text
+    assert "limits   not said" in text
+
+
+def test_describe_names_the_thresholds_of_the_card(tmp_path):
+    path = save(tmp_path / "m.onnx", [1, 3, 640, 640], {"output0": (1, 6, 8400)}, metadata=NAMES)
+    given = card(tmp_path, "family: yolov8\nthresholds: {score: 0.35}")
+    assert "limits   score 0.35\n" in inspect(path, given).describe()
 
 
 # --- what is refused, and how ---

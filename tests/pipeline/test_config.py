@@ -70,7 +70,8 @@ def test_every_shipped_file_is_accepted(path, monkeypatch):
         ("plcement: auto", "my.yaml: plcement: unknown key; did you mean 'placement'?"),
         (
             "zzz: 1",
-            "my.yaml: zzz: unknown key; known: max_frame, placement, stages, streams, supervisor",
+            "my.yaml: zzz: unknown key; known: confidence, max_frame, placement, stages, streams, "
+            "supervisor",
         ),
         (
             "supervisor: {hang: 3}",
@@ -97,6 +98,8 @@ def test_every_shipped_file_is_accepted(path, monkeypatch):
             "my.yaml: supervisor.restarts: expected `int`, got `float`",
         ),
         ("supervisor: [1]", "my.yaml: supervisor: expected `object`, got `array`"),
+        ("confidence: 1.5", "my.yaml: confidence: expected `float` <= 1.0, found 1.5"),
+        ("confidence: high", "my.yaml: confidence: expected `float | null`, got `str`"),
         ("max_frame: 4k", "my.yaml: max_frame: expected `str` matching regex"),
     ],
 )

@@ -417,6 +417,19 @@ def test_of_two_that_tell_the_same_those_before_win_and_the_nearest_of_them():
     }
 
 
+def test_every_stage_learns_the_confidence_and_what_those_behind_it_tell():
+    facts = {node.name: node.facts for node in made(confidence=0.4).nodes}
+    assert {of["confidence"] for of in facts.values()} == {0.4}
+    assert facts["boxes"]["behind"]["teller"] == "post"
+    assert facts["post"]["behind"] == {}
+    assert made().nodes[1].facts["confidence"] is None
+
+
+def test_the_drawing_shows_the_values_in_use_where_settings_leave_them_open(monkeypatch):
+    monkeypatch.setattr(Post, "effective", lambda self: {"min_score": 0.1, "max_iou": 0.45})
+    assert "post  Post  min_score 0.1, max_iou 0.45\n" in made().draw()
+
+
 def test_what_one_branch_tells_does_not_reach_the_other():
     stages = {
         "pre": {"use": "pre"},

@@ -37,6 +37,12 @@ def names(changes):
     return [node.name for node, _ in changes]
 
 
+def test_another_confidence_concerns_every_stage_and_starts_no_new_run():
+    old, new = of(confidence=0.4), of(confidence=0.5)
+    assert not needs_new_run(old, new)
+    assert names(changed_stages(old, new)) == ["a", "b", "c"]
+
+
 def test_the_same_settings_change_nothing():
     assert not needs_new_run(of(), of())
     assert names(changed_stages(of(), of())) == []

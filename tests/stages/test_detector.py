@@ -9,6 +9,7 @@ import pytest
 
 import stages.detector
 from models import runtime
+from models.contract import inspect
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from stages.detector import Detector, DetectorSettings
@@ -114,6 +115,26 @@ def test_candidates_below_what_nms_asks_for_are_left_out(tmp_path):
     assert scores_of(make(path)) == [0.0625, 0.75]
     assert scores_of(make(path, min_score=0.5)) == [0.75]
     assert len(scores_of(make(path, min_score=0.02))) == 3
+
+
+@pytest.mark.parametrize(("end_to_end", "weak"), [(False, []), (True, [0.25])])
+def test_without_nms_candidates_below_the_confidence_are_none_or_apart(tmp_path, end_to_end, weak):
+    rows = np.zeros((1, 6, 84), np.float32)
+    rows[0, 4, :3] = 0.03, 0.25, 0.75
+    path = save(tmp_path / "m.onnx", [1, 3, 64, 64], {"output0": rows})
+    contract = msgspec.structs.replace(inspect(path), end_to_end=end_to_end)
+    found = run(make(path, contract=contract, confidence=0.5), np.zeros((64, 64, 3), np.uint8))
+    assert found["scores"].tolist() == [0.75]
+    assert found["weak_scores"].tolist() == weak
+
+
+def test_what_nms_asks_for_is_asked_of_the_one_behind(tmp_path):
+    rows = np.zeros((1, 6, 84), np.float32)
+    rows[0, 4, :2] = 0.25, 0.75
+    path = save(tmp_path / "m.onnx", [1, 3, 64, 64], {"output0": rows})
+    behind = {"min_score": 0.2, "contract": inspect(path)}
+    of_another_model = {"min_score": 0.5, "behind": behind}
+    assert scores_of(make(path, **of_another_model)) == [0.25, 0.75]
 
 
 def test_a_model_that_wants_to_know_a_size_is_told_that_of_its_input(tmp_path):

@@ -26,6 +26,16 @@ def stage(tmp_path, shape=(1, 3, 64, 64), dtype="float32", **changes):
     )
 
 
+def test_with_two_models_in_a_row_the_input_is_that_of_the_one_behind(tmp_path):
+    before, behind = (
+        inspect(save(tmp_path / f"{side}.onnx", (1, 3, side, side), {"output0": (1, 6, anchors)}))
+        for side, anchors in ((64, 84), (96, 189))
+    )
+    facts = {"contract": before, "behind": {"contract": behind}}
+    found = run(Preprocess(Preprocess.Settings(), facts), plain(32, 32))
+    assert found["input"].shape == (1, 3, 96, 96)
+
+
 def plain(width, height):
     """A picture of one colour."""
     return np.full((height, width, 3), (BLUE, GREEN, RED), np.uint8)

@@ -129,14 +129,36 @@ def test_after_a_crash_the_ids_are_as_without_it(kind, died_after):
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"low_score": 0.6}, r"low_score: expected at most high_score \(0.5\), found 0.6"),
-        ({"new_track_score": 0.4}, r"new_track_score: expected at least high_score \(0.5\)"),
+        ({"low_score": 0.6, "high_score": 0.5}, r"low_score: expected at most high_score \(0.5\)"),
+        (
+            {"high_score": 0.5, "new_track_score": 0.4},
+            r"high_score: expected at most new_track_score \(0.4\), found 0.5",
+        ),
     ],
 )
 def test_scores_out_of_order_are_refused(settings, complaint):
     with pytest.raises(SetupError, match=complaint):
-        Tracker.resolve(TrackerSettings(**settings))
+        tracker(**settings)
 
 
-def test_the_default_settings_are_accepted():
-    assert Tracker.resolve(TrackerSettings()) == {}
+def test_scores_that_are_left_out_follow_the_given_ones():
+    assert tracker(low_score=0.6).effective() == {
+        "low_score": 0.6,
+        "high_score": 0.6,
+        "new_track_score": 0.65,
+    }
+    assert tracker(new_track_score=0.4).effective() == {
+        "low_score": 0.3,
+        "high_score": 0.4,
+        "new_track_score": 0.4,
+    }
+
+
+def test_weak_boxes_continue_a_track_and_keep_their_order_behind_the_others():
+    stage = tracker()
+    stage.process(frame(0, (0, 200, 400)))
+    given = frame(1, (400, 0), scores=(0.9, 0.8))
+    for name, value in (("boxes", [[201, 0, 241, 80]]), ("scores", [0.35]), ("classes", [0])):
+        given.put(f"weak_{name}", np.array(value, given[name].dtype))
+    assert ids(stage, given) == [3, 1, 2]
+    assert given["scores"].tolist() == pytest.approx([0.9, 0.8, 0.35])

@@ -24,7 +24,7 @@ from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.monitor import Condition, RunStatus, StageStatus, StreamStatus, WorkerStatus
 from pipeline.telemetry import Percentiles
-from stages import web_server
+from stages import web_door, web_server
 from stages.objects import Objects
 from stages.web import Scratch, Web, WebSettings
 from stages.web_feed import Feed
@@ -121,7 +121,9 @@ class Page:
 
     def __init__(self, run, **settings):
         self.run = run
-        given = WebSettings(**{"port": 0, "token": TOKEN} | settings)
+        given = WebSettings(
+            **{"port": 0, "token": TOKEN, "sources": ("0", "rtsp://cam")} | settings
+        )
         Web.resolve(given)
         self.stage = Web(given, {"labels": ("person", "car"), "streams": ("yard",)})
         self.stage.run = run
@@ -465,6 +467,31 @@ def test_a_refusal_says_why_and_hides_credentials(page):
     assert page.ask("POST", "/api/reload", None, TOKEN)[0] == 504
     page.run.answer = "it is paused already"
     assert page.ask("POST", "/api/streams/yard/pause", None, TOKEN)[0] == 409
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"source": "http://10.0.0.1/"}, "source: this one may not be opened by a request"),
+        ({"source": "/etc/passwd"}, "source: this one may not be opened by a request"),
+        (
+            {"source": "0", "pipeline": "filesrc ! filesink"},
+            "'pipeline' cannot be set by a request",
+        ),
+        ({"source": "0", "path": "x"}, "'path' cannot be set by a request"),
+    ],
+)
+def test_a_request_opens_and_writes_nothing_that_is_not_listed(page, body, words):
+    sent = json.dumps({"name": "gate", **body}).encode()
+    status, _, told = page.ask("POST", "/api/streams", sent, TOKEN)
+    assert status == 403
+    assert json.loads(told)["error"].startswith(words)
+    assert page.run.asked == []
+
+
+def test_an_entry_of_sources_that_is_none_is_refused_before_the_start():
+    with pytest.raises(SetupError, match=r"^sources: expected SCHEME://HOST"):
+        Web.resolve(WebSettings(sources=("file:///etc",)))
 
 
 def test_an_unknown_stream_is_not_found(page):
@@ -848,7 +875,7 @@ def test_a_viewer_is_told_the_status_and_what_happens(page):
                     return hello, status, events
 
     hello, status, events = asyncio.run(view())
-    assert hello["writes"] is True
+    assert hello["writes"] is hello["adds"] is True
     assert [event["id"] for event in hello["events"]] == [7]
     assert status["type"] == "status"
     assert status["status"] == msgspec.to_builtins(page.run.now)
@@ -1048,7 +1075,7 @@ def test_a_thousand_hostile_requests_later_it_still_answers_and_has_told_nothing
 
 
 def test_idle_connections_give_way_to_those_who_ask(page, monkeypatch):
-    monkeypatch.setattr(web_server, "MOST_CONNECTIONS", 20)
+    monkeypatch.setattr(web_door, "MAX_CONNECTIONS", 20)
     idle = [page.connect() for _ in range(60)]
     for client in idle[:30]:
         client.send(b"GET / HTTP/1.1\r\nHo")
@@ -1059,7 +1086,7 @@ def test_idle_connections_give_way_to_those_who_ask(page, monkeypatch):
 
 
 def test_a_flood_of_connections_takes_few_descriptors(opened, monkeypatch):
-    monkeypatch.setattr(web_server, "MOST_CONNECTIONS", 20)
+    monkeypatch.setattr(web_door, "MAX_CONNECTIONS", 20)
     monkeypatch.setattr(web_server, "HEADERS_S", 1000)  # so that it is not for this that they go
     page = opened()
     before = len(os.listdir("/proc/self/fd"))
@@ -1076,11 +1103,13 @@ def test_a_flood_of_connections_takes_few_descriptors(opened, monkeypatch):
 
 
 def test_when_all_connections_watch_one_more_is_told_so(opened, monkeypatch):
-    monkeypatch.setattr(web_server, "MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(web_door, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(web_door, "REFUSED_S", 0)
     page = opened(viewers=3)
     clients = [page.asks("/stream/yard.mjpg") for _ in range(3)]
     wait_until(lambda: page.stage._server._viewers == 3)
-    assert page.get("/healthz")[0] == 503
+    status, headers, _ = page.get("/")
+    assert (status, headers["Retry-After"]) == (503, "5")
     for client in clients:
         client.close()
 

@@ -27,7 +27,7 @@ streams:
 stages:
   capture: {{{{use: capture}}}}
   boxes:   {{{{use: "tests.processes.stages:Boxes"}}}}
-  web:     {{{{use: web, after: boxes, port: {port}, token: {token}}}}}
+  web:     {{{{use: web, after: boxes, port: {port}, token: {token}, sources: [/]}}}}
   end:     {{{{use: "null", after: boxes}}}}
 supervisor: {{{{restarts: 1000, hang_s: 60}}}}
 """

@@ -1,0 +1,157 @@
+"""Which score decides what: from settings, the run's `confidence` and the model's card.
+
+From the lowest to the highest:
+
+- `nms.min_score`: a box below it is dropped.
+- `tracker.low_score`: a box from it on may continue a track seen in the last frame.
+- `tracker.high_score`: a box from it on may continue any track.
+- `confidence`: a box from it on may start and confirm a track, and is handed on without one where
+  there is no tracker.
+- `tracker.new_track_score`: a box from it on may start a track, where that shall need more.
+
+A setting that is given wins over the card. Those that are left out are moved as far as the given
+ones make necessary; two given ones that contradict each other are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any, NamedTuple
+
+from pipeline.errors import SetupError
+
+MIN_SCORE = 0.1
+LOW_SCORE = 0.3
+HIGH_SCORE = 0.5
+NEW_TRACK_SCORE = 0.65
+MAX_IOU = 0.5
+"""Used where neither the settings nor the card say more."""
+
+
+class Confidence(NamedTuple):
+    """The score from which on a box counts as an object, as far as it is known."""
+
+    given: float | None = None
+    """By the settings file or the command line."""
+    of_card: float | None = None
+    """By the card of the model."""
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Confidence:
+        """Read it from the facts of a stage, whose contract is that of the nearest detector."""
+        return cls(facts.get("confidence"), _of_card(facts, "score"))
+
+    @property
+    def known(self) -> float | None:
+        """The given one, else that of the card."""
+        return self.of_card if self.given is None else self.given
+
+
+UNKNOWN = Confidence()
+"""Neither given nor in a card."""
+
+
+class TrackScores(NamedTuple):
+    """The scores that decide about tracks, in ascending order."""
+
+    low: float
+    high: float
+    confirm: float
+    """For a track that is not confirmed yet to continue."""
+    new: float
+
+
+def hand_on_score(min_score: float | None, confidence: Confidence) -> float | None:
+    """Work out the score from which on a box is handed on without a track; None: every box.
+
+    Args:
+        min_score: setting of non-maximum suppression; null: not given. Given without `confidence`
+            it wins over the card, as every setting does.
+        confidence: of the run and the card.
+    """
+    if confidence.given is None and min_score is not None:
+        return min_score
+    return confidence.known
+
+
+def candidate_score(min_score: float | None, confidence: Confidence) -> float:
+    """Work out the score below which non-maximum suppression drops a box.
+
+    Args:
+        min_score: setting of non-maximum suppression; null: not given.
+        confidence: of the run and the card.
+
+    Raises:
+        SetupError: no box could have the confidence asked for and less than `min_score`.
+    """
+    if min_score is None:
+        return MIN_SCORE if confidence.known is None else min(MIN_SCORE, confidence.known)
+    _check_order({"min_score": min_score, "confidence": confidence.given})
+    return min_score
+
+
+def track_scores(
+    low_score: float | None,
+    high_score: float | None,
+    new_track_score: float | None,
+    confidence: Confidence,
+) -> TrackScores:
+    """Work out the scores that decide about tracks.
+
+    Args:
+        low_score: setting of the tracker; null: not given.
+        high_score: likewise.
+        new_track_score: likewise.
+        confidence: of the run and the card.
+
+    Raises:
+        SetupError: two that are given contradict each other.
+    """
+    _check_order(
+        {
+            "low_score": low_score,
+            "high_score": high_score,
+            "confidence": confidence.given,
+            "new_track_score": new_track_score,
+        }
+    )
+    floor = max(low_score or 0.0, high_score or 0.0)
+    wanted = confidence.known
+    new = new_track_score
+    if new is None:
+        new = max(NEW_TRACK_SCORE if wanted is None else wanted, floor)
+    counts = new if wanted is None else min(wanted, new)
+    high = high_score
+    if high is None:
+        high = max(min(HIGH_SCORE, counts), low_score or 0.0)
+    low = min(LOW_SCORE, high) if low_score is None else low_score
+    return TrackScores(low, high, high if wanted is None else max(high, counts), new)
+
+
+def max_iou(setting: float | None, facts: Mapping[str, Any]) -> float:
+    """Work out the overlap above which the worse of two boxes is dropped.
+
+    Args:
+        setting: of non-maximum suppression; null: not given.
+        facts: of the stage.
+    """
+    if setting is not None:
+        return setting
+    of_card = _of_card(facts, "iou")
+    return MAX_IOU if of_card is None else of_card
+
+
+def _of_card(facts: Mapping[str, Any], name: str) -> float | None:
+    value = getattr(getattr(facts.get("contract"), "thresholds", None), name, None)
+    return None if value is None else float(value)
+
+
+def _check_order(scores: Mapping[str, float | None]) -> None:
+    """Refuse given scores that do not ascend in the order in which they stand."""
+    given = [(name, score) for name, score in scores.items() if score is not None]
+    for (lower, low), (upper, high) in combinations(given, 2):
+        if low > high:
+            raise SetupError(
+                f"{lower}: expected at most {upper} ({high}), found {low}; change one of the two"
+            )
