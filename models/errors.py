@@ -5,11 +5,18 @@ ModelError
     NothingToCompare  there is no sha256 to verify a file against
   ContractError   a model file cannot be used, or cannot be read in one way only
   DeviceError     the device asked for does not load
+  ProviderError   the provider failed while it ran a model
 """
+
+from models.text import shown
 
 
 class ModelError(Exception):
     """Base of all errors about models; says where, what was expected, what was found, the fix."""
+
+    def __init__(self, text: object) -> None:
+        """Make a line of at most 300 characters; it may quote what an untrusted file says."""
+        super().__init__(shown(text))
 
 
 class CardError(ModelError):
@@ -26,3 +33,7 @@ class ContractError(ModelError):
 
 class DeviceError(ModelError):
     """The device asked for does not load."""
+
+
+class ProviderError(ModelError):
+    """The provider failed while it ran a model, whatever the picture: its session is of no use."""

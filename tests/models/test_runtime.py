@@ -28,12 +28,19 @@ class FakeSession:
     """Claims to run on what it is told, and keeps the options it was made with."""
 
     loads = ("CPUExecutionProvider",)
+    refuses: dict = {}
     made: list = []
 
-    def __init__(self, path, options, providers):
+    def __init__(self, path, options, providers, enable_fallback):
+        assert not enable_fallback
         self.names = [p if isinstance(p, str) else p[0] for p in providers]
+        if self.names[0] in self.refuses:
+            raise RuntimeError(self.refuses[self.names[0]])
         self.options = options
         FakeSession.made.append(self)
+
+    def disable_fallback(self):
+        pass
 
     def get_providers(self):
         return [name for name in self.names if name in self.loads]
@@ -113,10 +120,31 @@ def test_auto_takes_the_best_that_loads_and_says_which(contract, ort, monkeypatc
     assert (loaded.provider, loaded.on_gpu) == ("CUDAExecutionProvider", True)
 
 
+def test_auto_goes_on_where_a_gpu_raises_and_keeps_the_reason(contract, ort, monkeypatch):
+    monkeypatch.setattr(runtime, "gpu_present", lambda: True)
+    refusal = {"CUDAExecutionProvider": "CUDA failure 802: system not yet initialized"}
+    monkeypatch.setattr(FakeSession, "refuses", refusal)
+    loaded = Runtime(contract)
+    assert loaded.provider == "CPUExecutionProvider"
+    assert "CUDA failure 802" in loaded.passed_over[0]
+    with pytest.raises(DeviceError, match=r"device cuda: .*does not load \(CUDA failure 802"):
+        Runtime(contract, "cuda")
+
+
 def test_auto_goes_on_where_the_gpu_does_not_load(contract, ort, monkeypatch):
     monkeypatch.setattr(runtime, "gpu_present", lambda: True)
     loaded = Runtime(contract)
     assert (loaded.provider, loaded.on_gpu) == ("CPUExecutionProvider", False)
+
+
+def test_after_a_crash_auto_does_not_make_a_gpu_the_cpu(contract, ort, monkeypatch):
+    for there in (True, False):  # the device may be gone with the crash
+        monkeypatch.setattr(runtime, "gpu_present", lambda there=there: there)
+        with pytest.raises(DeviceError, match="CUDAExecutionProvider does not load"):
+            Runtime(contract, before="CUDAExecutionProvider")
+    monkeypatch.setattr(FakeSession, "loads", ("CUDAExecutionProvider", "CPUExecutionProvider"))
+    assert Runtime(contract, before="CUDAExecutionProvider").on_gpu
+    assert Runtime(contract, before="CPUExecutionProvider").provider == "CPUExecutionProvider"
 
 
 def test_auto_does_not_try_a_gpu_that_is_not_there(contract, ort, monkeypatch):
