@@ -4,6 +4,7 @@ ModelError
   CardError       a card, or the weights it names, is missing or wrong
     NothingToCompare  there is no sha256 to verify a file against
   ContractError   a model file cannot be used, or cannot be read in one way only
+  CacheError      there is no folder for what is fetched or built
   DeviceError     the device asked for does not load
   ProviderError   the provider failed while it ran a model
 """
@@ -29,6 +30,10 @@ class NothingToCompare(CardError):  # noqa: N818 - the file may be right
 
 class ContractError(ModelError):
     """A model file is not what it should be, or fits more than one reading."""
+
+
+class CacheError(ModelError):
+    """There is no folder for what is fetched or built."""
 
 
 class DeviceError(ModelError):

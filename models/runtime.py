@@ -11,7 +11,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from models.contract import Contract
-from models.errors import ContractError, DeviceError, ProviderError
+from models.errors import CacheError, ContractError, DeviceError, ProviderError
 from models.provider_failure import is_provider_failure
 from models.text import shown
 
@@ -295,11 +295,22 @@ def engine_cache(contract: Contract, version: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where weights and engines are kept: EYELINE_CACHE, or the user's cache folder."""
+    """Where weights and engines are kept: EYELINE_CACHE, or the user's cache folder.
+
+    Raises:
+        CacheError: there is no such folder.
+    """
     own = os.environ.get("EYELINE_CACHE")
     if own:
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eyeline"
+    users = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(users or Path.home() / ".cache") / "eyeline"
+    except RuntimeError:  # of a user without an entry in the system's list, and HOME is not set
+        raise CacheError(
+            "the home folder is not known, so there is no place for weights and engines; set "
+            "EYELINE_CACHE to a folder"
+        ) from None
 
 
 def usable_cores() -> int:

@@ -20,13 +20,10 @@ def shown(value: object, limit: int = MAX_CHARS) -> str:
     """
     text = str(value)
     if len(text) > 4 * limit:  # before it is looked at one character at a time
-        text = f"{text[: 2 * limit]} {text[-2 * limit :]}"
-        cut = True
-    else:
-        cut = False
+        text = f"{text[: 2 * limit]}…{text[-2 * limit :]}"
     text = " ".join(text.split())
     text = "".join(c if c.isprintable() else "?" for c in text)
-    if not cut and len(text) <= limit:
+    if len(text) <= limit:
         return text
     head = limit * 2 // 3
     return f"{text[:head]}…{text[len(text) - (limit - head - 1) :]}"
