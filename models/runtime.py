@@ -57,6 +57,7 @@ class Runtime:
         threads: of the CPU, for one picture; None: by the profile.
         before: provider on which it ran before a crash, for `auto` to choose again: a GPU that has
             failed must not become the CPU.
+        spin: whether threads that wait for work spin, which takes a core from whatever else runs.
 
     Raises:
         DeviceError: the device asked for does not load, or onnxruntime is installed twice.
@@ -70,13 +71,14 @@ class Runtime:
         profile: Profile = "throughput",
         threads: int | None = None,
         before: str | None = None,
+        spin: bool = False,
     ) -> None:
         self.contract = contract
         self._outputs = [output.name for output in contract.outputs]
         _check_distributions()
         ort = _import()
         self._session, self.provider, self.passed_over = _open(
-            ort, contract, device, profile, threads, before
+            ort, contract, device, _options(ort, profile, threads, spin), before
         )
         self._check()
 
@@ -191,12 +193,7 @@ def _import() -> Any:
 
 
 def _open(
-    ort: Any,
-    contract: Contract,
-    device: Device,
-    profile: Profile,
-    threads: int | None,
-    before: str | None,
+    ort: Any, contract: Contract, device: Device, options: Any, before: str | None
 ) -> tuple[Any, str, tuple[str, ...]]:
     """A session, the provider it truly runs on, and why better ones were passed over."""
     available = ort.get_available_providers()
@@ -215,7 +212,7 @@ def _open(
         if name in ("cuda", "tensorrt") and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # finds the CUDA libraries that pip has installed
         try:
-            session = _session(ort, contract, _providers(ort, name, contract), profile, threads)
+            session = _session(ort, contract, _providers(ort, name, contract), options)
             provider = str(session.get_providers()[0])
         except Exception as error:  # onnxruntime's exceptions have no common base
             if name == "cpu" or type(error).__name__ in _OF_THE_FILE:
@@ -235,20 +232,17 @@ def _open(
     )
 
 
-def _session(
-    ort: Any,
-    contract: Contract,
-    providers: list[Any],
-    profile: Profile,
-    threads: int | None,
-) -> Any:
+def _options(ort: Any, profile: Profile, threads: int | None, spin: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _SILENT
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = threads or (1 if profile == "throughput" else usable_cores())
-    # A thread that spins takes the core from another stage.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def _session(ort: Any, contract: Contract, providers: list[Any], options: Any) -> Any:
     # With its fallback, onnxruntime would make the session again on the CPU where a provider fails,
     # at its creation and in the middle of a run, and go on as if nothing had happened.
     session = ort.InferenceSession(

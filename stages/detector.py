@@ -45,6 +45,9 @@ class DetectorSettings(Settings, frozen=True):
     """throughput: one thread per replica; latency: one replica with all cores."""
     threads: Annotated[int, Meta(ge=1)] | None = None
     """CPU threads per replica; null: by the profile."""
+    spin: bool = False
+    """Whether threads that wait for work spin: faster where nothing else runs, and a core is lost
+    where something does."""
     batch: Annotated[int, Meta(ge=1, le=64)] = 1
     """Frames to run at once at most; of use on a GPU, with a model whose batch is open."""
     batch_wait_ms: Annotated[float, Meta(ge=0)] = 0
@@ -113,7 +116,9 @@ class Detector(Stage):
         own = self.settings
         before = self.facts.get("predecessor", {}).get("provider")
         try:
-            self._runtime = Runtime(self._contract, own.device, own.profile, own.threads, before)
+            self._runtime = Runtime(
+                self._contract, own.device, own.profile, own.threads, before, own.spin
+            )
         except DeviceError as error:
             # A GPU that a driver resets comes back; the restart budget bounds how long to wait.
             raise (SetupError if before is None else DeviceFailed)(str(error)) from None
