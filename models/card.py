@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
-import yaml
 from msgspec import Meta
 
+from models import yaml_reader
 from models.errors import CardError
 from models.files import open_file
 
 CARDS = Path(__file__).parent / "cards"
 """The cards that ship, and the label sets, `NAME.txt`, one label a line."""
-
-Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 MAX_BYTES = 1 << 20
 """Of a card."""
@@ -110,14 +108,13 @@ def load(path: Path) -> Card:
     with open_file(path, "card", MAX_BYTES, CardError) as file:
         data = file.read(MAX_BYTES)
     try:
-        card = msgspec.convert(_values(data.decode()), Card)
+        card = msgspec.convert(yaml_reader.parse(data.decode()), Card)
     except msgspec.ValidationError as error:
         raise CardError(f"{path}: {error}") from None
     except (RecursionError, MemoryError):
         raise CardError(f"{path}: not YAML: its values are nested too deep") from None
-    except (
-        Exception
-    ) as error:  # PyYAML lets through whatever a value raises: a 13th month, "!!int x"
+    except Exception as error:
+        # PyYAML lets through whatever a value raises: a 13th month, "!!int x".
         raise CardError(f"{path}: not YAML: {error}") from None
     weights = card.weights
     if weights.file is None and weights.url is None:
@@ -130,13 +127,6 @@ def load(path: Path) -> Card:
         raise CardError(f"{path}: input.std: expected numbers other than 0, found {card.input.std}")
     _check_finite(path, card)
     return card
-
-
-def _values(text: str) -> Any:
-    """The values of a YAML document without aliases, of which a few can stand for billions."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader)):
-        raise ValueError("a card has no aliases (`*name`); write the value itself")
-    return yaml.load(text, Loader)
 
 
 def _check_finite(path: Path, card: Card) -> None:

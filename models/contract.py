@@ -225,7 +225,7 @@ def inspect(
             f"{path}: expected no input but the picture for {family}, found {', '.join(more)}"
         )
     return Contract(
-        name=card.name if card else path.stem,
+        name=card.name if card else shown(path.stem),
         task=card.task if card else "detect",
         family=family,
         path=os.path.abspath(path),  # not resolved: a link's weights are beside the link
@@ -333,7 +333,7 @@ def _size(path: Path, file: OnnxFile, image: Image, family: str) -> tuple[int, i
 
 def _labels(path: Path, file: OnnxFile, reading: Reading, card: Card | None) -> tuple[str, ...]:
     said = card.labels if card is not None else None
-    labels = label_set(said) if isinstance(said, str) else said
+    labels = label_set(said) if isinstance(said, str) else said and tuple(map(shown, said))
     if labels is None:
         labels = names_in(file.metadata)
     if labels is None:

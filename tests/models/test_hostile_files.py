@@ -235,10 +235,14 @@ GOOD = "name: m\nfamily: ssd\nweights: {file: m.onnx}\n"
         ("input: {std: [1, 1, 1.0e-30]}", "input.std"),
         ("thresholds: {score: .nan}", "thresholds.score"),
         ("thresholds: {iou: .nan}", "thresholds.iou"),
-        ("input: {scale: 2020-13-45}", "not YAML"),
+        ("input: {scale: 2020-13-45}", r"\$.input.scale"),
+        ("input: {scale: !!timestamp 2020-13-45}", "not YAML"),
         ("input: {scale: !!int x}", "not YAML"),
         ("input: {scale: !!float x}", "not YAML"),
-        ("input: {scale: -0x_}", "not YAML"),
+        ("input: {scale: -0x_}", r"\$.input.scale"),
+        ("input: {scale: !!int 0x}", "not YAML"),
+        ("input: {size: [12:30, 9]}", r"\$.input.size"),
+        ("input: {size: [1_000, 9]}", r"\$.input.size"),
         ("input: {scale: " + "9" * 5000 + "}", "not YAML"),
         ("input: {scale: !!timestamp x}", "not YAML"),
         ("input: {scale: !!binary \u00e9}", "not YAML"),
@@ -267,3 +271,25 @@ def test_a_card_with_a_huge_name_is_refused(tmp_path):
     path.write_text(GOOD.replace("name: m", "name: " + "m" * 101))
     with pytest.raises(ModelError, match=r"\$.name"):
         card.load(path)
+
+
+def test_plain_values_of_a_card_are_those_of_yaml_1_2(tmp_path):
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        GOOD
+        + "labels: [no, yes, on, 12:30, 2020-01-01, x_1]\n"
+        + "input: {size: [0640, 0x1E0], scale: 1e-3, pad: 0o162, mean: [+1, .5, 1.], colour: ~}\n"
+    )
+    found = card.load(path)
+    assert found.labels == ("no", "yes", "on", "12:30", "2020-01-01", "x_1")
+    assert (found.input.size, found.input.scale, found.input.pad) == ((640, 480), 0.001, 114)
+    assert (found.input.mean, found.input.colour) == ((1, 0.5, 1), None)
+
+
+def test_labels_of_a_card_are_shown_without_control_characters(tmp_path):
+    save(tmp_path / "m.onnx", [1, 3, 64, 64], {"output0": (1, 6, 84)})
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        'name: m\nfamily: yolov8\nweights: {file: m.onnx}\nlabels: ["\\e[2Ja", "b\\u202e"]\n'
+    )
+    assert zoo.resolve(str(path)).labels == ("?[2Ja", "b?")
