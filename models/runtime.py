@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +43,12 @@ _INSTALL = "pip install onnxruntime, or onnxruntime-gpu[cuda,cudnn] for an NVIDI
 
 _SILENT = 4
 """onnxruntime's severity "fatal": what it has to say comes to us as exceptions."""
+
+MIN_LOAD_S = 30.0
+"""How long a model may take to load, and longer by its size. onnxruntime computes what is constant
+in a graph as it loads it, and a small file can hold hours of that."""
+LOAD_BYTES_PER_S = 10e6
+"""A slow card reads so fast."""
 
 _OF_THE_FILE = frozenset({"InvalidProtobuf", "InvalidGraph", "NoSuchFile", "NoModel"})
 """Exceptions of onnxruntime that it raises for a model file, whichever provider is to run it."""
@@ -214,6 +221,8 @@ def _open(
         try:
             session = _session(ort, contract, _providers(ort, name, contract), options)
             provider = str(session.get_providers()[0])
+        except ContractError:
+            raise
         except Exception as error:  # onnxruntime's exceptions have no common base
             if name == "cpu" or type(error).__name__ in _OF_THE_FILE:
                 raise ContractError(
@@ -243,6 +252,29 @@ def _options(ort: Any, profile: Profile, threads: int | None, spin: bool) -> Any
 
 
 def _session(ort: Any, contract: Contract, providers: list[Any], options: Any) -> Any:
+    limit_s = MIN_LOAD_S + contract.size_bytes / LOAD_BYTES_PER_S
+    # Not every onnxruntime can be stopped. To build an engine for TensorRT may take minutes.
+    stop = getattr(options, "set_load_cancellation_flag", None)
+    if stop is None or providers[0][0] == PROVIDERS["tensorrt"]:
+        return _load(ort, contract, providers, options)
+    timer = threading.Timer(limit_s, stop, [True])
+    timer.daemon = True
+    timer.start()
+    try:
+        return _load(ort, contract, providers, options)
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        if type(error).__name__ != "ModelLoadCanceled":
+            raise
+        raise ContractError(
+            f"{contract.path}: the model does not load within {limit_s:.0f} s; simplify it, or "
+            "export it again"
+        ) from None
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def _load(ort: Any, contract: Contract, providers: list[Any], options: Any) -> Any:
     # With its fallback, onnxruntime would make the session again on the CPU where a provider fails,
     # at its creation and in the middle of a run, and go on as if nothing had happened.
     session = ort.InferenceSession(
