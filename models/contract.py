@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import os
 from pathlib import Path
@@ -12,6 +11,7 @@ import msgspec
 
 from models import families, onnx_file
 from models.card import (
+    MAX_SIDE,
     Anchor,
     Card,
     Colour,
@@ -23,7 +23,10 @@ from models.card import (
     label_set,
 )
 from models.errors import CardError, ContractError
-from models.onnx_file import OnnxFile, Tensor
+from models.files import open_file
+from models.metadata import input_size_in, names_in
+from models.onnx_file import MAX_BYTES, OnnxFile, Tensor
+from models.text import shown
 
 
 class Pixels(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +82,8 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     family: str
     path: str
     """Of the model file, absolute."""
+    size_bytes: int
+    """Of that file, and of those beside it that hold its weights."""
     sha256: str
     input: Input
     batch: int | None
@@ -113,8 +118,8 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
             "licence": self.licence or "not said",
             "task": self.task,
             "family": self.family + (", suppressed in the graph" if self.end_to_end else ""),
-            "input": f"{see.name} {see.dtype} {see.layout} {see.size[0]}x{see.size[1]}, {fitted}, "
-            f"{see.colour} {values}",
+            "input": f"{shown(see.name, 60)} {see.dtype} {see.layout} {see.size[0]}x{see.size[1]}, "
+            f"{fitted}, {see.colour} {values}",
             "batch": self.batch or "any",
             "outputs": ", ".join(map(str, self.outputs)),
             "limits": ", ".join(
@@ -125,7 +130,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
             or "not said",
             "labels": f"{len(self.labels)}: {names}" if self.labels else "not known",
         }
-        return "\n".join(f"{name:<8} {value}" for name, value in rows.items())
+        return "\n".join(f"{name:<8} {shown(value)}" for name, value in rows.items())
 
 
 class Image(NamedTuple):
@@ -169,24 +174,32 @@ def sha256_of(path: Path) -> str:
         ContractError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path, "model", MAX_BYTES, ContractError) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ContractError(f"{path}: the model cannot be read: {error.strerror}") from None
 
 
-def inspect(path: str | os.PathLike[str], card: Card | None = None) -> Contract:
+def inspect(
+    path: str | os.PathLike[str], card: Card | None = None, file: OnnxFile | None = None
+) -> Contract:
     """Work out what a model is from its file, and from a card where there is one.
 
     Without a card, the families are asked which of them can read the outputs; what the file
     leaves open (colour order, value range) is as usual for the family. Where there are 80 classes
     without names they are taken for those of COCO.
 
+    Args:
+        path: of the model file.
+        card: what else is known of it.
+        file: what the file says about itself, if it has been read already.
+
     Raises:
         ContractError: missing, not ONNX, no family fits, several do, or the card does not fit.
     """
     path = Path(path)
-    file = onnx_file.read(path)
+    if file is None:
+        file = onnx_file.read(path)
     image = image_input(file)
     if image is None:
         raise ContractError(
@@ -220,10 +233,11 @@ def inspect(path: str | os.PathLike[str], card: Card | None = None) -> Contract:
             f"{path}: expected no input but the picture for {family}, found {', '.join(more)}"
         )
     return Contract(
-        name=card.name if card else path.stem,
+        name=card.name if card else shown(path.stem),
         task=card.task if card else "detect",
         family=family,
-        path=str(path.resolve()),
+        path=os.path.abspath(path),  # not resolved: a link's weights are beside the link
+        size_bytes=file.size_bytes,
         sha256=sha256_of(path),
         input=_input(path, file, image, family, reading, card),
         batch=image.batch,
@@ -313,22 +327,22 @@ def _input(
 
 def _size(path: Path, file: OnnxFile, image: Image, family: str) -> tuple[int, int]:
     width, height = image.size
-    if width is not None and height is not None:
-        return width, height
-    try:
-        # Ultralytics: "[height, width]".
-        down, across = ast.literal_eval(file.metadata["imgsz"])
-        return int(across), int(down)
-    except (KeyError, ValueError, TypeError, SyntaxError):
+    size = input_size_in(file.metadata) if width is None or height is None else (width, height)
+    if size is None:
         raise ContractError(
             f"{path}: the file leaves the size of its input open ({image.tensor}); "
             f"say which in a card: {_card(file, family, 'size')}"
-        ) from None
+        )
+    if not all(1 <= side <= MAX_SIDE for side in size):
+        raise ContractError(
+            f"{path}: expected an input of 1 to {MAX_SIDE} pixels a side, found {size[0]}x{size[1]}"
+        )
+    return size
 
 
 def _labels(path: Path, file: OnnxFile, reading: Reading, card: Card | None) -> tuple[str, ...]:
     said = card.labels if card is not None else None
-    labels = label_set(said) if isinstance(said, str) else said
+    labels = label_set(said) if isinstance(said, str) else said and tuple(map(shown, said))
     if labels is None:
         labels = names_in(file.metadata)
     if labels is None:
@@ -339,13 +353,3 @@ def _labels(path: Path, file: OnnxFile, reading: Reading, card: Card | None) -> 
             f"{path}: {whose} names {len(labels)} classes, the outputs tell {reading.classes} apart"
         )
     return labels
-
-
-def names_in(metadata: dict[str, str]) -> tuple[str, ...] | None:
-    """The labels that Ultralytics writes into a file: "{0: 'person', 1: 'bicycle', ...}"."""
-    try:
-        names = ast.literal_eval(metadata["names"])
-        names = dict(enumerate(names)) if isinstance(names, list) else names
-        return tuple(str(names[i]) for i in range(len(names)))
-    except (KeyError, ValueError, TypeError, SyntaxError):
-        return None

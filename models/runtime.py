@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,9 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from models.contract import Contract
-from models.errors import ContractError, DeviceError
+from models.errors import CacheError, ContractError, DeviceError, ProviderError
+from models.provider_failure import is_provider_failure
+from models.text import shown
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
 Profile = Literal["throughput", "latency"]
@@ -41,6 +44,15 @@ _INSTALL = "pip install onnxruntime, or onnxruntime-gpu[cuda,cudnn] for an NVIDI
 _SILENT = 4
 """onnxruntime's severity "fatal": what it has to say comes to us as exceptions."""
 
+MIN_LOAD_S = 30.0
+"""How long a model may take to load, and longer by its size. onnxruntime computes what is constant
+in a graph as it loads it, and a small file can hold hours of that."""
+LOAD_BYTES_PER_S = 10e6
+"""A slow card reads so fast."""
+
+_OF_THE_FILE = frozenset({"InvalidProtobuf", "InvalidGraph", "NoSuchFile", "NoModel"})
+"""Exceptions of onnxruntime that it raises for a model file, whichever provider is to run it."""
+
 
 class Runtime:
     """A loaded model.
@@ -50,6 +62,9 @@ class Runtime:
         device: where to run it; auto: the best that loads.
         profile: throughput: one thread, replicas do the rest; latency: all cores.
         threads: of the CPU, for one picture; None: by the profile.
+        before: provider on which it ran before a crash, for `auto` to choose again: a GPU that has
+            failed must not become the CPU.
+        spin: whether threads that wait for work spin, which takes a core from whatever else runs.
 
     Raises:
         DeviceError: the device asked for does not load, or onnxruntime is installed twice.
@@ -62,19 +77,39 @@ class Runtime:
         device: Device = "auto",
         profile: Profile = "throughput",
         threads: int | None = None,
+        before: str | None = None,
+        spin: bool = False,
     ) -> None:
         self.contract = contract
         self._outputs = [output.name for output in contract.outputs]
         _check_distributions()
         ort = _import()
-        self._session, self.provider = _open(ort, contract, device, profile, threads)
+        self._session, self.provider, self.passed_over = _open(
+            ort, contract, device, _options(ort, profile, threads, spin), before
+        )
         self._check()
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
         """The outputs, in the order of `contract.outputs`, with their batch axis.
 
         The inputs are read in place, and the outputs are the runtime's own memory, not copies.
+
+        Raises:
+            ProviderError: the provider failed, and will for every other input.
+            Exception: any other, of onnxruntime: the model cannot take these inputs.
         """
+        try:
+            return self._run(inputs)
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            on_cpu = self.provider == PROVIDERS["cpu"]
+            if not is_provider_failure(error, inputs, self._run, on_cpu):
+                raise
+            raise ProviderError(
+                f"{self.provider} failed while it ran {shown(self.contract.name, 60)}: "
+                f"{shown(error, 130)}"
+            ) from None
+
+    def _run(self, inputs: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
         outputs: Sequence[NDArray[Any]] = self._session.run(self._outputs, dict(inputs))
         return outputs
 
@@ -165,54 +200,88 @@ def _import() -> Any:
 
 
 def _open(
-    ort: Any, contract: Contract, device: Device, profile: Profile, threads: int | None
-) -> tuple[Any, str]:
-    """A session and the provider it truly runs on."""
+    ort: Any, contract: Contract, device: Device, options: Any, before: str | None
+) -> tuple[Any, str, tuple[str, ...]]:
+    """A session, the provider it truly runs on, and why better ones were passed over."""
     available = ort.get_available_providers()
     wanted = [d for d in (AUTO if device == "auto" else (device,)) if PROVIDERS[d] in available]
     if device == "auto" and not gpu_present() and "cuda" in wanted:
         wanted.remove("cuda")  # trying costs half a second
+    if device == "auto" and before in available:
+        wanted = [name for name in AUTO if PROVIDERS[name] == before] or wanted
     if not wanted:
         raise DeviceError(
             f"device {device}: expected {PROVIDERS[device]}, found an onnxruntime that has "
             f"{', '.join(available)} only: install {_package(device)}, or use device: auto"
         )
+    passed_over: list[str] = []
     for name in wanted:
         if name in ("cuda", "tensorrt") and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # finds the CUDA libraries that pip has installed
-        session = _session(ort, contract, _providers(ort, name, contract), profile, threads)
-        provider = str(session.get_providers()[0])
-        # Where a provider does not load, onnxruntime goes on without it and does not say so.
-        if provider == PROVIDERS[name]:
-            return session, provider
-    if device == "auto":
-        return session, provider
+        try:
+            session = _session(ort, contract, _providers(ort, name, contract), options)
+            provider = str(session.get_providers()[0])
+        except ContractError:
+            raise
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            if name == "cpu" or type(error).__name__ in _OF_THE_FILE:
+                raise ContractError(
+                    f"{contract.path}: onnxruntime cannot load it: {_line(error)}"
+                ) from None
+            why = shown(error, 130)
+        else:
+            # Where a provider does not load, onnxruntime goes on without it and does not say so.
+            if provider == PROVIDERS[name]:
+                return session, provider, tuple(passed_over)
+            why = f"onnxruntime fell back to {provider}"
+        passed_over.append(f"{PROVIDERS[name]} does not load ({why})")
     raise DeviceError(
-        f"device {device}: {PROVIDERS[device]} does not load and onnxruntime fell back to "
-        f"{provider}: check the driver and the libraries it needs, or use device: auto"
+        f"device {device}: {', '.join(passed_over)}: check the driver and the libraries it needs, "
+        "or use device: auto"
     )
 
 
-def _session(
-    ort: Any,
-    contract: Contract,
-    providers: list[Any],
-    profile: Profile,
-    threads: int | None,
-) -> Any:
+def _options(ort: Any, profile: Profile, threads: int | None, spin: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _SILENT
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = threads or (1 if profile == "throughput" else usable_cores())
-    # A thread that spins takes the core from another stage.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def _session(ort: Any, contract: Contract, providers: list[Any], options: Any) -> Any:
+    limit_s = MIN_LOAD_S + contract.size_bytes / LOAD_BYTES_PER_S
+    # Not every onnxruntime can be stopped. To build an engine for TensorRT may take minutes.
+    stop = getattr(options, "set_load_cancellation_flag", None)
+    if stop is None or providers[0][0] == PROVIDERS["tensorrt"]:
+        return _load(ort, contract, providers, options)
+    timer = threading.Timer(limit_s, stop, [True])
+    timer.daemon = True
+    timer.start()
     try:
-        return ort.InferenceSession(contract.path, options, providers=providers)
+        return _load(ort, contract, providers, options)
     except Exception as error:  # onnxruntime's exceptions have no common base
+        if type(error).__name__ != "ModelLoadCanceled":
+            raise
         raise ContractError(
-            f"{contract.path}: onnxruntime cannot load it: {_line(error)}"
+            f"{contract.path}: the model does not load within {limit_s:.0f} s; simplify it, or "
+            "export it again"
         ) from None
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def _load(ort: Any, contract: Contract, providers: list[Any], options: Any) -> Any:
+    # With its fallback, onnxruntime would make the session again on the CPU where a provider fails,
+    # at its creation and in the middle of a run, and go on as if nothing had happened.
+    session = ort.InferenceSession(
+        contract.path, options, providers=providers, enable_fallback=False
+    )
+    session.disable_fallback()
+    return session
 
 
 def _providers(ort: Any, name: str, contract: Contract) -> list[Any]:
@@ -252,11 +321,22 @@ def engine_cache(contract: Contract, version: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where weights and engines are kept: EYELINE_CACHE, or the user's cache folder."""
+    """Where weights and engines are kept: EYELINE_CACHE, or the user's cache folder.
+
+    Raises:
+        CacheError: there is no such folder.
+    """
     own = os.environ.get("EYELINE_CACHE")
     if own:
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eyeline"
+    users = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(users or Path.home() / ".cache") / "eyeline"
+    except RuntimeError:  # of a user without an entry in the system's list, and HOME is not set
+        raise CacheError(
+            "the home folder is not known, so there is no place for weights and engines; set "
+            "EYELINE_CACHE to a folder"
+        ) from None
 
 
 def usable_cores() -> int:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from models import onnx_file
 from models.card import CARDS, Card, load
 from models.contract import Contract, inspect, sha256_of
-from models.errors import CardError, NothingToCompare
+from models.errors import CacheError, CardError, NothingToCompare
+from models.files import user_path
 from models.runtime import cache_folder
+from models.text import shown
 
 CHUNK = 1 << 20
 
@@ -35,9 +39,10 @@ def resolve(model: str) -> Contract:
         CardError: no such card, it is wrong, or its weights are missing or not the right ones.
         ContractError: the model file cannot be used.
     """
-    path = Path(model).expanduser()
+    path = user_path(model)
     if path.suffix == ".onnx":
-        return inspect(path, _card_of(path))
+        file = onnx_file.read(path)  # first, as it bounds what is hashed
+        return inspect(path, _card_with(sha256_of(path)), file)
     card, path = _card_at(model)
     weights = find_weights(card, path)
     if weights is None:
@@ -57,7 +62,7 @@ def files_of(model: str) -> list[Path]:
     Raises:
         CardError: no such card, or it is wrong.
     """
-    path = Path(model).expanduser()
+    path = user_path(model)
     if path.suffix == ".onnx":
         return [path]
     card, path = _card_at(model)
@@ -76,9 +81,12 @@ def find_weights(card: Card, path: Path) -> Path | None:
     """The model file of the card at `path`: beside the card, or fetched before."""
     if card.weights.file is not None:
         beside = path.parent / card.weights.file
-        if beside.exists():
+        if os.path.exists(beside):  # False too of a name that no file can have
             return beside
-    fetched = _fetched(card)
+    try:
+        fetched = _fetched(card)
+    except CacheError:
+        return None  # nothing can have been fetched
     return fetched if fetched is not None and fetched.exists() else None
 
 
@@ -134,8 +142,8 @@ def fetch(name: str, progress: Callable[[int, int | None], None] | None = None) 
         found = sha256_of(Path(aside))
         if found != card.weights.sha256:
             raise CardError(
-                f"{card.weights.url}: expected sha256 {card.weights.sha256}, found {found}: "
-                "not the file that the card means; nothing was kept"
+                f"{_without_secrets(card.weights.url)}: expected sha256 {card.weights.sha256}, "
+                f"found {found}: not the file that the card means; nothing was kept"
             )
         os.replace(aside, target)
     finally:
@@ -154,16 +162,27 @@ def _download(url: str, target: Path, progress: Callable[[int, int | None], None
             while chunk := answer.read(CHUNK):
                 file.write(chunk)
                 done += len(chunk)
+                if done > onnx_file.MAX_BYTES:
+                    raise ValueError(f"more than {onnx_file.MAX_BYTES:,} bytes")
                 if progress is not None:
                     progress(done, total)
     except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
         reason = getattr(error, "reason", None) or error
-        raise CardError(f"{url}: cannot be fetched ({reason}); is this machine online?") from None
+        raise CardError(
+            f"{_without_secrets(url)}: cannot be fetched ({shown(reason, 100)}); is this machine "
+            "online?"
+        ) from None
+
+
+def _without_secrets(url: str) -> str:
+    """The address without what may be secret in it: user, password, parameters."""
+    bare = re.sub(r"[?#].*", "", url, flags=re.DOTALL)
+    return re.sub(r"(?<=//)[^/]*@", "", bare)
 
 
 def _card_at(model: str) -> tuple[Card, Path]:
     """The card of this path, or else of this name; and where it is."""
-    path = Path(model).expanduser()
+    path = user_path(model)
     return (load(path), path) if path.suffix in (".yaml", ".yml") else _named(model)
 
 
@@ -180,13 +199,6 @@ def _named(name: str) -> tuple[Card, Path]:
             f"ends in .yaml or .onnx{hint}"
         )
     return load(path), path
-
-
-def _card_of(path: Path) -> Card | None:
-    """The card that ships for this very file, if there is one."""
-    if not path.is_file():
-        return None  # `inspect` says so
-    return _card_with(sha256_of(path))
 
 
 def _card_with(sha256: str) -> Card | None:

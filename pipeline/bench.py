@@ -5,21 +5,27 @@ machine whose speed drifts.
     X   CPU time of what else must be done per frame, measured stage by stage in one process:
         decode, resize, decode of outputs, NMS, tracking, the sinks
     limit = cores / (D + X)     what these cores could do if moving frames cost nothing
+    plain   a loop that does all of it in one process, as a script would: the best of the model on
+        all cores with threads that spin (onnxruntime's default), on all without, and on one
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
+import select
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
+from pipeline.bench_figures import as_text as as_text
+from pipeline.bench_figures import check_plausible, cpu_model
+from pipeline.bench_process import Forked
 from pipeline.errors import RunError, SetupError
 from pipeline.feeds import Child
 from pipeline.frame import Frame, Header
@@ -32,8 +38,14 @@ ALONE_FRAMES = 150
 """Frames over which each stage's own work is measured."""
 LEAST_FRAMES = 2
 """The first one pays for memory and caches."""
-SEQUENTIAL_FRAMES = 60
-START_TIMEOUT_S = 30.0
+SEQUENTIAL_FRAMES = 120
+PLAIN = (
+    {"profile": "latency", "spin": True},
+    {"profile": "latency", "spin": False},
+    {"profile": "throughput"},
+)
+"""Settings of the stage that runs the model, in a plain loop; the fastest counts."""
+START_TIMEOUT_S = 60.0
 
 
 def bench(build: Callable[[], Graph], rounds: int, start_command: Sequence[str]) -> dict[str, Any]:
@@ -63,14 +75,16 @@ def bench(build: Callable[[], Graph], rounds: int, start_command: Sequence[str])
         starts.append(_start(start_command))
         bare.append(_bare(graph, model, min(cores, model.replicas)))
         alone.append(_alone(graph, model))
-        whole.append(_pipeline(build()))
+        whole.append(_pipeline(build(), model.name))
     parts = {name: median(a[name] for a in alone) for name in alone[0]}
     sequential_fps = parts.pop("fps")
     d_ms = median(b["cpu_ms"] for b in bare)
     x_ms = sum(parts.values())
     limit_fps = cores / (d_ms + x_ms) * 1e3
     fps = median(w["fps"] for w in whole)
+    check_plausible(parts, fps / sequential_fps, cores + (not all(w["on_cpu"] for w in whole)))
     return {
+        "cpu": cpu_model(),
         "cores": cores,
         "bare_fps": round(median(b["fps"] for b in bare), 2),
         "limit_fps": round(limit_fps, 2),
@@ -81,6 +95,7 @@ def bench(build: Callable[[], Graph], rounds: int, start_command: Sequence[str])
             for w, b, a in zip(whole, bare, alone, strict=True)
         ],
         "sequential_fps": round(sequential_fps, 2),
+        "ratio_to_plain": round(fps / sequential_fps, 4),
         "start_s": round(median(starts), 3),
         "d_ms": round(d_ms, 3),
         "x_ms": round(x_ms, 3),
@@ -126,42 +141,25 @@ def _sum(parts: dict[str, float]) -> float:
     return sum(value for name, value in parts.items() if name != "fps")
 
 
-def as_text(figures: dict[str, Any]) -> str:
-    """The figures for a person, each ratio with its denominator."""
-    f = figures
-    parts = " + ".join(f"{name} {value:.2f}" for name, value in f["x_parts_ms"].items())
-    rounds = ", ".join(f"{ratio:.3f}" for ratio in f["ratios"])
-    return "\n".join(
-        (
-            f"cores             {f['cores']}",
-            f"D                 {f['d_ms']:.2f} ms CPU per frame, bare inference",
-            f"X                 {f['x_ms']:.2f} ms CPU per frame = {parts}",
-            f"bare              {f['bare_fps']:.1f} fps, inference alone on all cores",
-            f"limit             {f['limit_fps']:.1f} fps = cores / (D + X)",
-            f"pipeline          {f['pipeline_fps']:.1f} fps in {len(f['processes'])} processes",
-            f"pipeline / limit  {f['ratio_to_limit']:.3f} (rounds: {rounds})",
-            f"pipeline / bare   {f['pipeline_fps'] / f['bare_fps']:.3f}",
-            f"pipeline / plain  {f['pipeline_fps'] / f['sequential_fps']:.3f}; plain is one "
-            "process that does it all, the model on one core or on all, whichever is better: "
-            f"{f['sequential_fps']:.1f} fps",
-            f"work / all CPU    {f['work_share']:.3f} = (D + X) / CPU of the pipeline per frame",
-            f"overhead          {f['overhead_ms']:.2f} ms CPU per frame beyond D + X",
-            f"first detection   {f['start_s']:.2f} s after the start of the command",
-        )
-    )
-
-
 def _start(command: Sequence[str]) -> float:
     """Seconds from the start of a command to its first event with an object in it."""
     begin = time.monotonic()
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        bufsize=0,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert process.stdout is not None
     assert process.stderr is not None
     seconds = None
     try:
         while seconds is None and time.monotonic() - begin < START_TIMEOUT_S:
+            # Without a buffer, so that `select` sees all that is there.
+            left_s = START_TIMEOUT_S - (time.monotonic() - begin)
+            if not select.select([process.stdout], [], [], max(0.0, left_s))[0]:
+                break
             line = process.stdout.readline()
             if not line:
                 break
@@ -196,7 +194,7 @@ def _bare(graph: Graph, model: Node, processes: int) -> dict[str, float]:
             count += 1
         report((count, time.monotonic() - begin, time.process_time() - cpu))
 
-    children = [_Child(work) for _ in range(processes)]
+    children = [Forked(work) for _ in range(processes)]
     for child in children:
         child.receive()
     os.close(go_in)
@@ -216,46 +214,66 @@ def _alone(graph: Graph, model: Node) -> dict[str, float]:
     def work(report: Callable[[object], None]) -> None:
         stages = _open(graph)
         used = dict.fromkeys(stages, 0.0)
-        infer = getattr(stages[model], "infer", None)
-        frames, begin = 0, 0.0
-        while frames <= ALONE_FRAMES:
-            frame, more = _blank(graph), True
+        inference = _Inference(stages[model])
+        frames, more = 0, True
+        while more and frames <= ALONE_FRAMES:
+            frame = _blank(graph)
             for node, stage in stages.items():
-                if node is model and infer is not None:
-                    infer_begin = time.process_time()
-                    infer(frame)
-                    used[node] -= time.process_time() - infer_begin
-                start = time.process_time()
+                start, infer_s = time.process_time(), inference.used_s
                 more = _call(node, stage, frame)
-                used[node] += time.process_time() - start
+                used[node] += time.process_time() - start - (inference.used_s - infer_s)
                 if not more:
                     break
-            if not more:
-                break
-            frames += 1
+            frames += more
             if frames == 1:
                 # The first frame pays for memory and caches.
                 used = dict.fromkeys(stages, 0.0)
-                begin = time.monotonic()
         for stage in stages.values():
             stage.close()
         if frames < LEAST_FRAMES:
             raise _too_few(frames)
-        parts = {node.name: value / (frames - 1) * 1e3 for node, value in used.items()}
-        report((parts, frames - 1, time.monotonic() - begin))
+        report({node.name: value / (frames - 1) * 1e3 for node, value in used.items()})
 
-    child = _Child(work)
-    parts, _, _ = child.receive()
+    child = Forked(work)
+    parts = child.receive()
     child.end()
-    fps = max(_sequential(graph, model, profile) for profile in ("latency", "throughput"))
+    fps = max(_sequential(graph, model, settings) for settings in PLAIN)
     return {**parts, "fps": fps}
 
 
-def _sequential(graph: Graph, model: Node, profile: str) -> float:
-    """Frames per second of one process that does it all, as a plain script would."""
+class _Inference:
+    """CPU time of what a stage calls `infer`, within its `process`: D has it, so X must not.
+
+    It is measured in the call that it is part of, so the rest of the call cannot be negative.
+    A stage without `infer` is all inference.
+    """
+
+    def __init__(self, stage: Any) -> None:
+        self.used_s = 0.0
+        name = "infer" if hasattr(stage, "infer") else "process"
+        call = getattr(stage, name)
+
+        def timed(frame: Frame) -> Any:
+            start = time.process_time()
+            try:
+                return call(frame)
+            finally:
+                self.used_s += time.process_time() - start
+
+        setattr(stage, name, timed)
+
+
+def _sequential(graph: Graph, model: Node, settings: Mapping[str, object]) -> float:
+    """Frames per second of one process that does it all, as a plain script would.
+
+    Args:
+        graph: what to do.
+        model: the stage that runs the model.
+        settings: in place of its own; those that it does not know are left out.
+    """
 
     def work(report: Callable[[object], None]) -> None:
-        stages = _open(graph, {"profile": profile}, model)
+        stages = _open(graph, settings, model)
         frames, begin, more = 0, time.monotonic(), True
         while more and frames <= SEQUENTIAL_FRAMES:
             frame = _blank(graph)
@@ -268,7 +286,7 @@ def _sequential(graph: Graph, model: Node, profile: str) -> float:
                 begin = time.monotonic()
         report((frames - 1) / (time.monotonic() - begin))
 
-    child = _Child(work)
+    child = Forked(work)
     fps = child.receive()
     child.end()
     return float(fps)
@@ -283,7 +301,7 @@ class _Sample(NamedTuple):
     """Of the workers and the supervisor."""
 
 
-def _pipeline(graph: Graph) -> dict[str, float]:
+def _pipeline(graph: Graph, model: str) -> dict[str, float]:
     """The pipeline in its steady state: from the first tenth of the frames to the last whole look
     before the end, so that neither loading the model nor draining counts."""
     samples: list[_Sample] = []
@@ -302,6 +320,7 @@ def _pipeline(graph: Graph) -> dict[str, float]:
         kind = SetupError if code == EXIT_SETUP else RunError
         raise kind(f"bench: {supervisor.error or 'interrupted'}")
     summary = supervisor.summary()["streams"]
+    provider = str(supervisor.summary()["stages"][model].get("provider") or "CPU")
     frames = sum(stream["delivered"] for stream in summary.values())
     steady = [sample for sample in samples if sample.delivered >= frames / 10]
     if len(steady) < 2 or steady[-1].delivered == steady[0].delivered:
@@ -313,6 +332,7 @@ def _pipeline(graph: Graph) -> dict[str, float]:
         "cpu_ms": (last.cpu_s - first.cpu_s) / measured * 1e3,
         "p50": max(stream["latency_ms"]["p50"] for stream in summary.values()),
         "p99": max(stream["latency_ms"]["p99"] for stream in summary.values()),
+        "on_cpu": provider.startswith("CPU"),
     }
 
 
@@ -330,7 +350,7 @@ def _cpu_s(child: Child) -> float:
 
 def _open(
     graph: Graph,
-    change: dict[str, Any] | None = None,
+    change: Mapping[str, object] | None = None,
     upto: Node | None = None,
 ) -> dict[Node, Stage]:
     """The stages of a graph in this process, opened, in the order they are worked in."""
@@ -363,59 +383,13 @@ def _call(node: Node, stage: Stage, frame: Frame) -> bool:
     return True
 
 
-_memory: dict[int, memoryview] = {}
+@functools.lru_cache(maxsize=1)
+def _memory(size: int) -> memoryview:
+    return memoryview(bytearray(size))
 
 
 def _blank(graph: Graph) -> Frame:
     """A frame in memory that is used again and again, as a slot is."""
-    memory = _memory.setdefault(graph.slot_bytes, memoryview(bytearray(graph.slot_bytes)))
+    memory = _memory(graph.slot_bytes)
     header = Header(stream=0, seq=0, attempt=0, slot=0, generation=1, limit=graph.slot_bytes)
     return Frame(header, graph.streams[0].name, memory)
-
-
-class _Child:
-    """A forked process that reports with lines of JSON."""
-
-    def __init__(self, work: Callable[[Callable[[object], None]], None]) -> None:
-        read, write = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
-            code = 1
-            try:
-                os.close(read)
-                if "cv2" in sys.modules:
-                    sys.modules["cv2"].setNumThreads(1)
-                work(lambda value: _write(write, value))
-                code = 0
-            except SetupError as error:
-                _write(write, {"setup": str(error)})
-            except Exception as error:
-                _write(write, {"error": f"{type(error).__name__}: {error}"})
-            finally:
-                os._exit(code)
-        os.close(write)
-        self._file = os.fdopen(read)
-
-    def receive(self) -> Any:
-        """The next report.
-
-        Raises:
-            SetupError: it cannot do what it was asked to.
-            RunError: the process failed.
-        """
-        line = self._file.readline()
-        value = json.loads(line) if line else {"error": "a process died"}
-        if isinstance(value, dict) and "setup" in value:
-            raise SetupError(value["setup"])
-        if isinstance(value, dict) and "error" in value:
-            raise RunError(f"bench: {value['error']}")
-        return value
-
-    def end(self) -> None:
-        """Wait until it is gone."""
-        self._file.close()
-        os.waitpid(self._pid, 0)
-
-
-def _write(fd: int, value: object) -> None:
-    os.write(fd, json.dumps(value).encode() + b"\n")

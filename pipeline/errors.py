@@ -7,6 +7,7 @@ EyelineError
     SourceError     a camera, file or address cannot be opened
   RunError          a run that had started cannot go on (exit 1)
     StuckSource     a source's thread is stuck in a library: its process must be started anew
+    DeviceFailed    the device of a stage fails: its process is restarted within the budget
   EndRun            a person asked to end the run, at the window for example (exit 0)
 
 `models` knows nothing of this package and has a tree of its own (`models/errors.py`); the
@@ -50,6 +51,14 @@ class RunError(EyelineError):
 
 class StuckSource(RunError):  # noqa: N818 - says what is the matter with the source
     """A reading thread does not come back from its library: only a new process helps."""
+
+
+class DeviceFailed(RunError):  # noqa: N818 - says which part of the machine failed
+    """The device that a stage works on fails, whichever frame it is given.
+
+    The process of the stage ends and is restarted, as after a crash: its frames in flight are sent
+    again, and `supervisor.restarts` bounds how often. The last message ends the run.
+    """
 
 
 class EndRun(EyelineError):  # noqa: N818 - a wish, not an error

@@ -45,6 +45,8 @@ class Child:
         """Monotonic time at which its stages were open; 0: not yet."""
         self.due = 0.0
         """When to start it; meaningful while `pid` is 0."""
+        self.failure = ""
+        """Why its process ends, as it reported itself; empty: it reported nothing."""
         self.hung = False
         """Killed by us, so nobody's fault but its own."""
         self.dismissed = False

@@ -79,6 +79,8 @@ SyslogIdentifier={name}
 
 # Lines such as YARD_URL=rtsp://user:password@camera/stream; readable by its owner alone.
 EnvironmentFile=-{secrets}
+# Keeps onnxruntime from reporting to its vendor.
+Environment=ORT_DISABLE_TELEMETRY=1
 StateDirectory={name}
 CacheDirectory={name}
 LogsDirectory={name}

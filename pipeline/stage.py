@@ -66,7 +66,8 @@ class Stage:
             settings: an instance of the class's own `Settings`.
             facts: what the stages on the same path offer in `resolve`; `behind`, the same of those
                 behind it alone; `confidence`, the run's, None if not given; and `streams`, the
-                names of all streams at the start; others may be added while it runs.
+                names of all streams at the start; others may be added while it runs. After a crash
+                of its process also `predecessor`: what `report` gave before the crash.
         """
         self.settings = settings
         self.facts = facts
@@ -112,6 +113,8 @@ class Stage:
 
         Raises:
             RunError: the run cannot go on (ends it, exit 1).
+            DeviceFailed: the device fails, not this frame: the process is restarted within the
+                budget, and the frame is sent again.
             EndRun: a person asked to end the run (exit 0).
             Exception: any other; this frame becomes `failed:STAGE` and the stage goes on.
         """

@@ -362,11 +362,13 @@ class Supervisor:
         how = (
             f"gave no sign of life for {budget.hang_s:g} s"
             if child.hung
+            else f"failed: {child.failure}"
+            if child.failure
             else f"was killed by {_signal_name(-code)}"
             if code < 0
             else f"ended with status {code}"
         )
-        child.hung = False
+        child.hung, child.failure = False, ""
         if len(child.deaths) > budget.restarts:
             self._fail(
                 f"{child.spec.name} {how}, for the {len(child.deaths)}. time within "
@@ -380,6 +382,8 @@ class Supervisor:
         child.due = now + (min(FIRST_DELAY_S * 2**again, LONGEST_DELAY_S) if again >= 0 else 0.0)
         child.ready_since = 0.0
         child.restarts += 1
+        for node in child.spec.nodes:
+            node.facts["predecessor"] = child.facts.get(node.name, {})
         logging.warning("%s %s: started again", child.spec.name, how)
 
     def _find_hung(self) -> None:
@@ -429,6 +433,8 @@ class Supervisor:
                 child.feed.note(report.condition)
         elif report.kind == "request":
             self._reply(report.request, self._answer(report.text))
+        elif report.kind == "failure":
+            child.failure = report.text
         elif report.kind == "renew":
             logging.warning("%s: %s: started again", child.spec.name, report.text)
         elif child.feed is not None and child.feed.stream.added and report.kind in _OF_ONE_STREAM:
@@ -515,6 +521,7 @@ class Supervisor:
         for node, new in changed_stages(self.graph, fresh):
             # In place: workers that are started from now on find it so.
             node.settings = new.settings
+            node.facts.pop("predecessor", None)
             node.facts.update(facts_of_settings(new))
             changed.add(node)
             yield f"stage {node.name} changed"

@@ -37,7 +37,14 @@ from pipeline.edge import (
     decode_header,
     decode_return,
 )
-from pipeline.errors import EndRun, EyelineError, RunError, SetupError, StuckSource
+from pipeline.errors import (
+    DeviceFailed,
+    EndRun,
+    EyelineError,
+    RunError,
+    SetupError,
+    StuckSource,
+)
 from pipeline.frame import Frame, Header, SlotFullError, Span, Status
 from pipeline.graph import Graph, Node, Stream
 from pipeline.graph import Worker as Spec
@@ -64,6 +71,8 @@ EXIT_FATAL = 3
 """Exit status of a worker that has reported why the run must end."""
 EXIT_RENEW = 4
 """Exit status of a worker that asks to be started again."""
+EXIT_DEVICE = 5
+"""Exit status of a worker that has reported a failed device: to the supervisor, a crash."""
 
 
 class _Leave(BaseException):
@@ -78,7 +87,8 @@ class Report(msgspec.Struct, omit_defaults=True):
     """"ready", "news" (what the stages report and count has changed), "log", "fatal" (a
     RunError), "setup" (a SetupError), "broken" (a source that ended too early: the run drains and
     fails), "end" (a person's wish), "condition" (of a source), "renew" (a process that cannot go
-    on, through no fault of its own), "request"."""
+    on, through no fault of its own), "failure" (why it is about to end as after a crash),
+    "request"."""
     text: str = ""
     level: int = logging.INFO
     facts: dict[str, dict[str, str]] = {}
@@ -129,6 +139,9 @@ def work(shared: Shared, spec: Spec, stream: Stream | None) -> int:
     except StuckSource as error:
         worker.tell("renew", str(error))
         os._exit(EXIT_RENEW)  # a thread that is stuck in a library would keep us from ending
+    except DeviceFailed as error:
+        worker.tell("failure", str(error))
+        os._exit(EXIT_DEVICE)  # to close what a broken device holds may take for ever
     except _Leave:
         return 0
     except EyelineError as error:

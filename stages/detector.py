@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models import families, zoo
 from models.contract import Contract
-from models.errors import ModelError
+from models.errors import DeviceError, ModelError, ProviderError
 from models.runtime import (
     Device,
     Profile,
@@ -24,7 +24,7 @@ from models.runtime import (
     usable_cores,
 )
 from models.transform import Transform
-from pipeline.errors import SetupError
+from pipeline.errors import DeviceFailed, SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Settings, Stage
 from stages.objects import WEAK, put_detections
@@ -47,6 +47,9 @@ class DetectorSettings(Settings, frozen=True):
     """throughput: one thread per replica; latency: one replica with all cores."""
     threads: Annotated[int, Meta(ge=1)] | None = None
     """CPU threads per replica; null: by the profile."""
+    spin: bool = False
+    """Whether threads that wait for work spin: faster where nothing else runs, and a core is lost
+    where something does."""
     batch: Annotated[int, Meta(ge=1, le=64)] = 1
     """Frames to run at once at most; of use on a GPU, with a model whose batch is open."""
     batch_wait_ms: Annotated[float, Meta(ge=0)] = 0
@@ -130,18 +133,26 @@ class Detector(Stage):
 
         Raises:
             SetupError: the device asked for does not load, or the model does not.
+            DeviceFailed: the device on which it ran before a crash does not load.
         """
         own = self.settings
+        before = self.facts.get("predecessor", {}).get("provider")
         try:
-            self._runtime = Runtime(self._contract, own.device, own.profile, own.threads)
+            self._runtime = Runtime(
+                self._contract, own.device, own.profile, own.threads, before, own.spin
+            )
+        except DeviceError as error:
+            # A GPU that a driver resets comes back; the restart budget bounds how long to wait.
+            raise (SetupError if before is None else DeviceFailed)(str(error)) from None
         except ModelError as error:
             raise SetupError(str(error)) from None
         self._family = families.load(self._contract.family)
         if own.device == "auto" and gpu_present() and not self._runtime.on_gpu:
             logging.warning(
-                "detector: this machine has a GPU, but runs the model with %s: install "
+                "detector: this machine has a GPU, but runs the model with %s%s: install "
                 "onnxruntime-gpu[cuda,cudnn] in place of onnxruntime, or say device: cpu",
                 self._runtime.provider,
+                "".join(f"; {why}" for why in self._runtime.passed_over),
             )
         if self._runtime.on_gpu:
             # The first run on a GPU takes seconds, which no frame should have to wait for.
@@ -153,7 +164,11 @@ class Detector(Stage):
         self._add(frame, [output[0] for output in self.infer(frame)])
 
     def infer(self, frame: Frame) -> Sequence[NDArray[Any]]:
-        """The model's raw outputs for a frame: what the bench measures as bare inference."""
+        """The model's raw outputs for a frame: what the bench measures as bare inference.
+
+        Raises:
+            DeviceFailed: the provider failed, whatever the frame.
+        """
         return self._run(frame["input"])
 
     def process_batch(self, frames: Sequence[Frame]) -> None:
@@ -181,7 +196,10 @@ class Detector(Stage):
             inputs[contract.sizes_input] = np.tile(
                 np.array(contract.input.size), (len(pictures), 1)
             )
-        return self._runtime.run(inputs)
+        try:
+            return self._runtime.run(inputs)
+        except ProviderError as error:
+            raise DeviceFailed(str(error)) from None
 
     def _add(self, frame: Frame, outputs: Sequence[NDArray[Any]]) -> None:
         transform = Transform.of(frame["transform"], frame.width, frame.height)

@@ -99,6 +99,16 @@ def test_one_file_alone_touches_each_outside_thing(module):
     assert sorted(users) == sorted(ALONE[module])
 
 
+def test_tests_import_onnxruntime_only_through_models():
+    # Imported before `models`, it would report to its vendor.
+    users = [
+        name_of(path)
+        for path in (ROOT / "tests").rglob("*.py")
+        if "onnxruntime" in imported(tree_of(path))
+    ]
+    assert users == []
+
+
 def test_shared_memory_is_made_in_one_file():
     makers = [name_of(path) for path in FILES if "os.memfd_create" in calls(tree_of(path))]
     assert makers == ["pipeline/arena.py"]

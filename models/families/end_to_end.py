@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.contract import Contract, Pixels, Reading, image_input, names_in
+from models.contract import Contract, Pixels, Reading, image_input
 from models.families import Candidates
+from models.metadata import names_in
 from models.onnx_file import OnnxFile
 from models.transform import Transform
 

@@ -1,11 +1,15 @@
 """The model runs where it was asked to run, or the run does not start."""
 
 import importlib.metadata
+import os
 import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from models import runtime, zoo
 from models.contract import inspect
@@ -28,12 +32,19 @@ class FakeSession:
     """Claims to run on what it is told, and keeps the options it was made with."""
 
     loads = ("CPUExecutionProvider",)
+    refuses: dict = {}
     made: list = []
 
-    def __init__(self, path, options, providers):
+    def __init__(self, path, options, providers, enable_fallback):
+        assert not enable_fallback
         self.names = [p if isinstance(p, str) else p[0] for p in providers]
+        if self.names[0] in self.refuses:
+            raise RuntimeError(self.refuses[self.names[0]])
         self.options = options
         FakeSession.made.append(self)
+
+    def disable_fallback(self):
+        pass
 
     def get_providers(self):
         return [name for name in self.names if name in self.loads]
@@ -90,6 +101,44 @@ def test_a_damaged_file_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def endless(path):
+    """A model of few bytes whose constants take onnxruntime minutes to compute as it loads."""
+    side = numpy_helper.from_array(np.array([512, 512], np.int64), "side")
+    nodes = [helper.make_node("ConstantOfShape", ["side"], ["c0"])]
+    nodes += [helper.make_node("MatMul", [f"c{i}", "c0"], [f"c{i + 1}"]) for i in range(20_000)]
+    nodes.append(helper.make_node("ReduceSum", ["c20000"], ["sum"], keepdims=0))
+    save(path, [1, 3, 64, 64], {"output0": (1, 6, 84)})
+    model = onnx.load(path)
+    (answer,) = model.graph.node
+    answer.op_type = "Add"
+    answer.input.append("sum")
+    model.graph.initializer.append(side)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes, answer])
+    onnx.save(model, path)
+    return path
+
+
+def test_a_model_that_does_not_load_in_time_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "MIN_LOAD_S", 0.05)
+    monkeypatch.setattr(runtime, "LOAD_BYTES_PER_S", 1e9)
+    with pytest.raises(ContractError, match=r"m\.onnx: the model does not load within 0 s"):
+        Runtime(inspect(endless(tmp_path / "m.onnx")), "cpu")
+
+
+def test_the_time_to_load_grows_with_the_size_of_the_file(contract, ort, monkeypatch):
+    asked = []
+    real = threading.Timer
+    monkeypatch.setattr(
+        runtime.threading, "Timer", lambda s, *rest: asked.append(s) or real(s, *rest)
+    )
+    Runtime(contract, "cpu")
+    size = os.path.getsize(contract.path)
+    assert contract.size_bytes == size
+    assert asked == [runtime.MIN_LOAD_S + size / runtime.LOAD_BYTES_PER_S]
+    assert not any(isinstance(thread, real) for thread in threading.enumerate())
+
+
 @pytest.mark.parametrize("device", ["cuda", "tensorrt", "openvino"])
 def test_a_device_that_is_not_installed_is_refused(contract, device, ort):
     ort.get_available_providers = lambda: ["CPUExecutionProvider"]
@@ -113,10 +162,31 @@ def test_auto_takes_the_best_that_loads_and_says_which(contract, ort, monkeypatc
     assert (loaded.provider, loaded.on_gpu) == ("CUDAExecutionProvider", True)
 
 
+def test_auto_goes_on_where_a_gpu_raises_and_keeps_the_reason(contract, ort, monkeypatch):
+    monkeypatch.setattr(runtime, "gpu_present", lambda: True)
+    refusal = {"CUDAExecutionProvider": "CUDA failure 802: system not yet initialized"}
+    monkeypatch.setattr(FakeSession, "refuses", refusal)
+    loaded = Runtime(contract)
+    assert loaded.provider == "CPUExecutionProvider"
+    assert "CUDA failure 802" in loaded.passed_over[0]
+    with pytest.raises(DeviceError, match=r"device cuda: .*does not load \(CUDA failure 802"):
+        Runtime(contract, "cuda")
+
+
 def test_auto_goes_on_where_the_gpu_does_not_load(contract, ort, monkeypatch):
     monkeypatch.setattr(runtime, "gpu_present", lambda: True)
     loaded = Runtime(contract)
     assert (loaded.provider, loaded.on_gpu) == ("CPUExecutionProvider", False)
+
+
+def test_after_a_crash_auto_does_not_make_a_gpu_the_cpu(contract, ort, monkeypatch):
+    for there in (True, False):  # the device may be gone with the crash
+        monkeypatch.setattr(runtime, "gpu_present", lambda there=there: there)
+        with pytest.raises(DeviceError, match="CUDAExecutionProvider does not load"):
+            Runtime(contract, before="CUDAExecutionProvider")
+    monkeypatch.setattr(FakeSession, "loads", ("CUDAExecutionProvider", "CPUExecutionProvider"))
+    assert Runtime(contract, before="CUDAExecutionProvider").on_gpu
+    assert Runtime(contract, before="CPUExecutionProvider").provider == "CPUExecutionProvider"
 
 
 def test_auto_does_not_try_a_gpu_that_is_not_there(contract, ort, monkeypatch):

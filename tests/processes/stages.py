@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import msgspec
 import numpy as np
 
 from pipeline.stage import Array, Settings, Stage
+from stages.detector import Detector, DetectorSettings
 from tests.camera import read_clock
 
 DETECTIONS = (
@@ -146,3 +148,46 @@ class Operator(Stage):
                 answer = self.run.ask(**request)
             with open(f"{self.settings.path}.answers", "a") as file:
                 file.write(json.dumps(answer) + "\n")
+
+
+class Unsound(Detector):
+    """Finds objects with a session that fails, as one on a GPU does that has been lost."""
+
+    class Settings(DetectorSettings, frozen=True):
+        at: int = 10
+        """The frame from which on it fails."""
+        once: str = ""
+        """Of a file that says that it has failed; empty: it fails again in every process."""
+        error: str = "EPFail"
+
+    def process(self, frame):
+        failed = self.settings.once and Path(self.settings.once).exists()
+        self._fails = frame.seq >= self.settings.at and not failed
+        super().process(frame)
+
+    def open(self):
+        super().open()
+        self._runtime._session._sess = _Session(self._runtime._session._sess, self)
+        self._runtime.provider = "CUDAExecutionProvider"
+        self._runtime._session._fallback_providers = ["CPUExecutionProvider"]
+
+    def fail(self):
+        if self._fails:
+            if self.settings.once:
+                Path(self.settings.once).touch()
+            own = sys.modules["onnxruntime.capi.onnxruntime_pybind11_state"]
+            raise getattr(own, self.settings.error)("CUDA failure 719: unspecified launch failure")
+
+
+class _Session:
+    """In place of onnxruntime's own session below its Python class."""
+
+    def __init__(self, real, stage):
+        self._real, self._stage = real, stage
+
+    def run(self, *args):
+        self._stage.fail()
+        return self._real.run(*args)
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
