@@ -18,8 +18,19 @@ from pipeline.monitor import Condition
 from pipeline.stage import Array, Settings, Source
 from stages.live import Live, Missed, SourceClock, fill
 from stages.opencv import IMAGES, OpenCVVideo, images_in, open_recorded
+from stages.opencv_pipe import PipeVideo
 from stages.reader import Pictures, Recorded
-from stages.sources import is_device, is_recorded, lacks_host, normal
+from stages.sources import (
+    STANDARD_INPUT,
+    is_device,
+    is_pipe,
+    is_recorded,
+    kind_of,
+    lacks_host,
+    normal,
+    scheme_of,
+    unusable_text,
+)
 
 SEEK_FROM = 250
 """Pictures from which on seeking in a file is quicker than reading past them."""
@@ -31,18 +42,20 @@ class CaptureSettings(Settings, frozen=True):
     """Where pictures come from; in the settings file these stand under `streams`."""
 
     source: Annotated[str, Meta(min_length=1)] | Annotated[int, Meta(ge=0)]
-    """Webcam index (0), device (/dev/video2), video file, image, folder of images, or an
-    address (rtsp://, http://)."""
+    """Webcam index (0), device (/dev/video2), video file, image, folder of images, an address
+    (rtsp://, http://), or a pipe: a FIFO, a socket, or - for standard input."""
     mode: Literal["auto", "live", "lossless"] = "auto"
     """lossless waits for a free slot and drops nothing; live never waits. auto: live for
-    cameras and addresses, lossless for files. live on a file plays it at its own pace."""
+    cameras and addresses, lossless for files and pipes. live on these plays them at their own
+    pace."""
     loop: bool = False
     """Begin again when a file or folder ends; for ever, or up to `frames`."""
     frames: Annotated[int, Meta(ge=1)] | None = None
     """End the stream after so many pictures."""
     fps: Annotated[float, Meta(gt=0, le=1000)] | None = None
-    """Pictures per second of a folder of images (default 10), or of a file that does not say;
-    asked of a webcam."""
+    """Pictures per second of a folder of images (default 10), or of a file or a pipe that does not
+    say; asked of a webcam; how often an address that answers with one picture is asked for the next
+    (default 5)."""
     sequence: bool = False
     """The images of a folder are the frames of a film: they are tracked. false: each is a picture
     of its own."""
@@ -51,8 +64,8 @@ class CaptureSettings(Settings, frozen=True):
     height: Annotated[int, Meta(ge=1)] | None = None
     """Asked of a webcam, in pixels."""
     backend: Literal["auto", "opencv", "gstreamer"] = "auto"
-    """What reads a camera or an address; files are OpenCV's. auto: OpenCV, which costs least;
-    GStreamer for what OpenCV cannot decode, and where `pipeline` is given."""
+    """What reads a camera or an address; files and pipes are OpenCV's. auto: OpenCV, which costs
+    least; GStreamer for what OpenCV cannot decode, and where `pipeline` is given."""
     pipeline: Annotated[str, Meta(min_length=1)] | None = None
     """A GStreamer pipeline of your own, as for gst-launch-1.0, that ends in an appsink; `source`
     is then only the name that is shown."""
@@ -92,9 +105,10 @@ class Capture(Source):
             raise SourceError(f"{address}: the host is missing, as in rtsp://HOST/PATH")
         if settings.pipeline is not None and settings.backend == "opencv":
             raise SetupError("pipeline: is GStreamer's; remove it, or `backend: opencv`")
-        if settings.backend == "gstreamer" and _is_recorded(settings):
+        if settings.backend == "gstreamer" and _has_path(settings):
             raise SetupError(
-                "backend: files are read by OpenCV; remove it, or write a `pipeline` of your own"
+                "backend: files and pipes are read by OpenCV; remove it, or write a `pipeline` of "
+                "your own"
             )
         if settings.pipeline is not None or settings.backend == "gstreamer":
             from stages.gstreamer import check
@@ -102,7 +116,7 @@ class Capture(Source):
             check(settings)
         may_wait = settings.wait and is_device(settings.source)
         if isinstance(source, Path) and settings.pipeline is None and not may_wait:
-            _check_path(source)
+            _check_path(source, settings)
         return {"live": _is_live(settings)}
 
     @classmethod
@@ -132,7 +146,9 @@ class Capture(Source):
         self._pictures: Pictures | None = None
         # A stream's clock must not start anew when capture does.
         self._last_ns = -1
-        if not _is_recorded(self.settings) and (self.settings.wait or self.facts.get("again")):
+        # A pipe that was being read is not written from its beginning again: it is opened at once.
+        again = self.facts.get("again") and not _is_pipe(self.settings)
+        if not _is_recorded(self.settings) and (self.settings.wait or again):
             return
         try:
             self._pictures = self._connect()
@@ -143,6 +159,12 @@ class Capture(Source):
                 "%s: separate pictures, which are not tracked (id null); if they are the frames "
                 "of a film, set `sequence: true`",
                 self.facts.get("stream", self._name),
+            )
+        if isinstance(self._pictures, PipeVideo) and not self._pictures.timed:
+            logging.warning(
+                "%s: holds no time stamps; frames get the time of their arrival, set `fps` for "
+                "the rate of a recording",
+                self._name,
             )
 
     def close(self) -> None:
@@ -189,7 +211,7 @@ class Capture(Source):
             advance=self._advance,
             clock=None if recorded else SourceClock(self.facts.get("started_ns", 0), self._last_ns),
             newest=self.live,
-            reconnect=self.settings.reconnect,
+            reconnect=self.settings.reconnect and not _has_path(self.settings),
             stall_timeout_s=self.settings.stall_timeout_s,
         )
         self._reader.start()
@@ -270,10 +292,13 @@ class Capture(Source):
             recorded = open_recorded(source, settings.fps)
             recorded.still = recorded.still and not settings.sequence
             return recorded
+        if _is_pipe(settings):
+            assert isinstance(source, Path)
+            return PipeVideo(source, settings)
         if settings.pipeline is not None or settings.backend == "gstreamer":
             return self._behind_what_was_taken(_gstreamer(settings))
         try:
-            return self._behind_what_was_taken(OpenCVVideo(settings))
+            return self._behind_what_was_taken(_opencv(settings))
         except SourceError as error:
             if settings.backend == "opencv" or error.kind != "unsupported":
                 raise
@@ -316,6 +341,14 @@ class Capture(Source):
         return more
 
 
+def _opencv(settings: CaptureSettings) -> Pictures:
+    if scheme_of(settings.source) in ("http", "https"):
+        from stages.http_snapshot import open_http
+
+        return open_http(settings)
+    return OpenCVVideo(settings)
+
+
 def _gstreamer(settings: CaptureSettings) -> Pictures:
     from stages.gstreamer import GStreamerVideo
 
@@ -323,6 +356,8 @@ def _gstreamer(settings: CaptureSettings) -> Pictures:
 
 
 def _name(settings: CaptureSettings) -> str:
+    if settings.source in STANDARD_INPUT:
+        return "standard input"
     source = normal(settings.source)
     return f"camera {source}" if isinstance(source, int) else hide_credentials(str(source))
 
@@ -331,14 +366,25 @@ def _is_recorded(settings: CaptureSettings) -> bool:
     return settings.pipeline is None and is_recorded(settings.source)
 
 
+def _is_pipe(settings: CaptureSettings) -> bool:
+    return settings.pipeline is None and is_pipe(settings.source)
+
+
+def _has_path(settings: CaptureSettings) -> bool:
+    """Whether it is a file, a folder or a pipe: it has an end, and is not opened again."""
+    return _is_recorded(settings) or _is_pipe(settings)
+
+
 def _is_live(settings: CaptureSettings) -> bool:
-    return settings.mode == "live" or (settings.mode == "auto" and not _is_recorded(settings))
+    return settings.mode == "live" or (settings.mode == "auto" and not _has_path(settings))
 
 
-def _check_path(path: Path) -> None:
+def _check_path(path: Path, settings: CaptureSettings) -> None:
     try:
         str(path).encode()
         path.stat()
+        if kind_of(settings.source) == "unusable":
+            raise SourceError(f"{_name(settings)}: {unusable_text(str(settings.source))}")
         if not os.access(path, os.R_OK):
             raise SourceError(f"{path}: no permission to read")
         if path.is_dir() and not images_in(path):

@@ -9,7 +9,6 @@ opened, since a process that has started it must not be forked.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import socket
@@ -34,7 +33,10 @@ from stages.live import FIRST_PICTURE_S
 from stages.reader import Pictures
 from stages.sources import (
     PORTS,
+    TIMED_SCHEMES,
+    WEB_PAGE,
     Trouble,
+    connection_trouble,
     device_path,
     device_trouble,
     host_of,
@@ -42,6 +44,8 @@ from stages.sources import (
     network_trouble,
     normal,
     refusal,
+    scheme_of,
+    without_login,
 )
 
 if TYPE_CHECKING:
@@ -204,6 +208,7 @@ class GStreamerVideo(Pictures):
         self._first_ns: int | None = None
         self._droppable = self._kind == "rtsp" and settings.mode != "lossless"
         self.source_ns = self.ntp_ns = -1
+        self.rate_known = self._kind in ("device", "file") or self._scheme() in TIMED_SCHEMES
         self.decoder = "GStreamer"
         try:
             self._start()
@@ -313,14 +318,16 @@ class GStreamerVideo(Pictures):
         self._sink.set_property("drop", self._droppable)
         self._pipeline.set_state(gst.State.PLAYING)
 
+    def _scheme(self) -> str:
+        return "" if self._kind == "pipeline" else scheme_of(self._source)
+
     def _set_up_source(self, source: Any) -> None:
         settings = self._settings
         address, told = str(self._source), dict[str, Any]()
         if self._kind == "http":
-            address, login = _without_login(address)
-            told |= (
-                login  # of an RTSP address it stays where it is, or is tried eight times in vain
-            )
+            # Of an RTSP address it stays where it is, or is tried eight times in vain.
+            address, user, password = without_login(address)
+            told |= {} if user is None else {"user-id": user, "user-pw": password}
         if self._kind == "rtsp":
             udp = settings.transport == "udp"
             told |= {
@@ -362,6 +369,8 @@ class GStreamerVideo(Pictures):
         latency = self._gst.Query.new_latency()
         asked = self._sink.get_static_pad("sink").peer_query(latency)
         paced = asked and latency.parse_latency()[0]
+        if self._kind == "pipeline":
+            self.rate_known = bool(paced)
         if self._kind == "pipeline" and self._droppable and not paced:
             # Neither live nor with an end, as a test picture: it is played by its timestamps.
             self._sink.set_property("sync", True)
@@ -425,6 +434,9 @@ class GStreamerVideo(Pictures):
             return "", ""
         if self._kind == "pipeline":
             return "closed", "the pipeline has ended"
+        if self._kind == "http" and self._count == 1:
+            text = "answers with one picture; remove `backend: gstreamer` to have it asked again"
+            return "unsupported", text
         return "closed", "the other side has ended the stream"
 
     def _told_apart(self, message: Any) -> tuple[str, str]:
@@ -456,6 +468,8 @@ class GStreamerVideo(Pictures):
         return _unreached(address) or (kind, "cannot be opened: no stream at this address?")
 
     def _unsupported(self, message: Any) -> str:
+        if self._lacking.startswith("text/"):
+            return WEB_PAGE
         if self._lacking:
             return f"GStreamer has no {self._lacking}; `make gstreamer` installs the usual ones"
         if message.src.get_name() == "source" and self._kind == "rtsp":
@@ -571,34 +585,19 @@ def _kind_of(settings: CaptureSettings) -> str:
     return {"rtsps": "rtsp", "rtspt": "rtsp", "rtspu": "rtsp", "https": "http"}.get(scheme, scheme)
 
 
-def _without_login(address: str) -> tuple[str, dict[str, str]]:
-    """An address, and apart from it user and password as properties, which no message shows."""
-    from urllib.parse import unquote
-
-    scheme, _, rest = address.partition("://")
-    host, *path = re.split(r"(?=[/?#])", rest, maxsplit=1)
-    login, at, host = host.rpartition("@")
-    user, _, password = login.partition(":")
-    properties = {"user-id": unquote(user), "user-pw": unquote(password)} if at else {}
-    return f"{scheme}://{host}{''.join(path)}", properties
-
-
 def _unreached(address: str) -> Trouble | None:
     """Why a host cannot be connected to, which GStreamer does not say; None: it can."""
+    import ssl
+
     host, port = host_of(address)
     if address.partition("://")[0].lower() not in PORTS or port is None:
         return None
     try:
-        socket.create_connection((host, port), REACH_TIMEOUT_S).close()
-    except (socket.gaierror, UnicodeError):
-        return network_trouble("unknown_host", address)
-    except ConnectionRefusedError:
-        return network_trouble("refused", address)
-    except TimeoutError:
-        return network_trouble("timeout", address)
-    except OSError as error:
-        if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN):
-            return network_trouble("unreachable", address)
+        with socket.create_connection((host, port), REACH_TIMEOUT_S) as connection:
+            if address.lower().startswith("https:"):
+                ssl.create_default_context().wrap_socket(connection, server_hostname=host).close()
+    except (OSError, UnicodeError) as error:
+        return connection_trouble(error, address)
     return None
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pipeline.errors import SourceError, StuckSource
 from pipeline.frame import Frame, SlotFullError
 from pipeline.monitor import Condition, State
+from stages.clock_rate import RateCheck
 from stages.reader import Pictures
 
 FIRST_DELAY_S = 0.5
@@ -176,6 +177,7 @@ class Live(threading.Thread):
         super().__init__(name="pump", daemon=True)
         self._connect, self._advance, self._notify = connect, advance, notify
         self._missed, self._clock, self._newest = missed, clock, newest
+        self._rate = RateCheck()
         self._reconnect, self._stall_s = reconnect, stall_timeout_s
         self._backoff = backoff or Backoff()
         self._lock = threading.Lock()
@@ -386,7 +388,9 @@ class Live(threading.Thread):
 
     def _frozen(self) -> tuple[str, str]:
         if not self._lived_from_ns:
-            return "frozen", f"opened, but no picture has come within {self._patience_s:g} s"
+            hint = self._pictures.silence_hint if self._pictures is not None else ""
+            text = f"opened, but no picture has come within {self._patience_s:g} s{hint}"
+            return "frozen", text
         return "frozen", f"no new picture has come for {self._stall_s:g} s"
 
     def _read(self) -> tuple[str, str] | None:
@@ -399,6 +403,7 @@ class Live(threading.Thread):
         assert pictures is not None
         if self._clock is not None and not self._lived_from_ns:
             self._clock.connect()
+            self._rate.connect(pictures.rate_known)
         first_s = max(FIRST_PICTURE_S, self._stall_s)
         ahead_ns: int | None = None
         while not self._wanted_elsewhere():
@@ -443,9 +448,7 @@ class Live(threading.Thread):
 
     def _take(self, pictures: Pictures, came_ns: int, wall_ns: int) -> None:
         """Put the picture into the offered frame, if there is one."""
-        source_ns = pictures.source_ns
-        if self._clock is not None:
-            source_ns = self._clock.time_ns(source_ns, came_ns)
+        source_ns = self._time_ns(pictures, came_ns)
         with self._lock:
             frame, self._offered = self._offered, None
         try:
@@ -466,3 +469,12 @@ class Live(threading.Thread):
             self._missed.add(decode=1)
             with self._lock:
                 self._offered = frame
+
+    def _time_ns(self, pictures: Pictures, came_ns: int) -> int:
+        """The time of a picture."""
+        stamp_ns = pictures.source_ns
+        if self._clock is None:
+            return stamp_ns
+        if pictures.finite and stamp_ns >= 0:
+            return stamp_ns  # when its pictures came says only how fast they were wanted
+        return self._clock.time_ns(self._rate.checked_ns(stamp_ns, came_ns), came_ns)

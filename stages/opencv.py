@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import socket
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -21,9 +23,11 @@ from numpy.typing import NDArray
 from pipeline.errors import SourceError
 from pipeline.frame import Frame
 from pipeline.graph import usable_cores
+from stages.clock_rate import ForwardClock
 from stages.live import FIRST_PICTURE_S
 from stages.reader import Pictures, Recorded
 from stages.sources import (
+    TIMED_SCHEMES,
     Trouble,
     device_path,
     device_trouble,
@@ -31,6 +35,7 @@ from stages.sources import (
     network_trouble,
     normal,
     refusal,
+    scheme_of,
 )
 
 if TYPE_CHECKING:
@@ -41,10 +46,17 @@ SEEK_BEFORE_MS = 2000.0
 MOST_LOST = 100
 """Damaged pictures in a row after which a file counts as ended."""
 OPEN_TIMEOUT_S = 4.0
+ANALYZE_US = 2_500_000
+"""For so much of the stream FFmpeg may wait for a whole picture before it counts as open."""
 LEFT_OVER_S = 0.5
 """After so long a silence, a picture that comes with the end was left over in the decoder."""
-HEARD_EVERY = 64
-"""Pictures from one time to the next that what FFmpeg has said is thrown away."""
+OPENING = threading.Lock()
+"""The options of an address stand in the environment while it is opened, and its sockets are those
+that are new after it."""
+MAX_BLOCK = 32
+"""Pixels by which the coded size may exceed that of the pictures."""
+LEVEL_ERROR, LEVEL_VERBOSE = 16, 40
+"""FFmpeg's numbers for how much it says."""
 NEVER_COUNTED = 1e9
 """Frames from which on a count is none: what FFmpeg makes up for a stream without an end."""
 
@@ -284,23 +296,34 @@ def open_recorded(path: Path, fps: float | None) -> Recorded:
 class OpenCVVideo(_Video):
     """A webcam, or an address that FFmpeg reads."""
 
-    _opening = threading.Lock()
-    """The options of an address stand in the environment while it is opened, and its sockets are
-    those that are new after it."""
-
-    def __init__(self, settings: CaptureSettings) -> None:
+    def __init__(
+        self,
+        settings: CaptureSettings,
+        rate_known: bool | None = None,
+        open_timeout_s: float = OPEN_TIMEOUT_S,
+    ) -> None:
         """Open it.
+
+        Args:
+            settings: of the stream.
+            rate_known: see `Pictures`; None: by the scheme of the address.
+            open_timeout_s: longest wait for an address to answer with a part of a video.
 
         Raises:
             SourceError: it cannot be opened, or is a webcam that gives no picture.
         """
-        self._settings = settings
+        self._settings, self._open_timeout_s = settings, open_timeout_s
         self._source = normal(settings.source)
         self._is_device = is_device(settings.source)
+        scheme_known = self._is_device or scheme_of(settings.source) in TIMED_SCHEMES
+        self.rate_known = scheme_known if rate_known is None else rate_known
+        if scheme_of(settings.source).startswith("rtsp") and settings.transport == "udp":
+            self.silence_hint = ": does a firewall let UDP in? Or try `transport: tcp`"
         self.source_ns = -1
+        self._forward = ForwardClock()
         self._index = -1
         self._trouble = ("", "")
-        self._interrupted = False
+        self._interrupted = self._resized = False
         self._sockets: dict[int, int] = {}
         self._primed = False
         self._words = _Words()
@@ -340,18 +363,19 @@ class OpenCVVideo(_Video):
     def _open_address(self, address: str) -> None:
         # One decoder thread: each more holds back one more picture.
         params = [cv2.CAP_PROP_N_THREADS, 1]
-        params += [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(OPEN_TIMEOUT_S * 1000)]
+        params += [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(self._open_timeout_s * 1000)]
         read_s = max(FIRST_PICTURE_S, self._settings.stall_timeout_s)
         params += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(read_s * 1000)]
         started = time.monotonic()
-        with self._opening, _ffmpeg_options(self._settings.transport):
+        with OPENING, ffmpeg_options(f"rtsp_transport;{self._settings.transport}"):
             before = _sockets()
             self._capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, params)
             self._sockets = {n: fd for n, fd in _sockets().items() if n not in before}
         if not self._capture.isOpened():
-            late = time.monotonic() - started > OPEN_TIMEOUT_S * 0.9
+            late = time.monotonic() - started > self._open_timeout_s * 0.9
             kind, text = _told_apart(self._words.take(), address, "timeout" if late else "failed")
             raise SourceError(text, kind)
+        self._words.take()  # of a host's several addresses one may have refused
 
     def grab(self) -> bool:
         """Go to the next picture; False at the end."""
@@ -362,13 +386,27 @@ class OpenCVVideo(_Video):
                 return False
         elif self._interrupted or not self._grab_address():
             return False
+        if not self._is_device and self._has_other_size():
+            return False
         self._index += 1
-        if self._index % HEARD_EVERY == 0:
-            self._words.take()  # or what is said last finds no room
         self.source_ns = self._stamp_ns()
-        if self.source_ns <= 0 and self._index > 0:
+        if self.source_ns <= 0 and self._index > 0 and not self._forward.is_running:
             self.source_ns = -1  # no timestamps
+        elif self.finite:
+            self.source_ns = self._forward.time_ns(self.source_ns)
         return True
+
+    def retrieve(self, frame: Frame) -> bool:
+        """Decode the last picture into the frame; False: it cannot be decoded."""
+        # OpenCV says that it has converted a picture of another size, and gives the last one.
+        return super().retrieve(frame) and not (not self._is_device and self._has_other_size())
+
+    def _has_other_size(self) -> bool:
+        """Whether the pictures have another size than at first, which OpenCV does not follow."""
+        if not self._resized and has_other_size(self._words.take(), self._shape):
+            self._resized = True
+            self._trouble = "closed", "the size of its pictures has changed"
+        return self._resized
 
     def _grab_device(self, patience_s: float) -> bool:
         """Grab from a webcam; if that fails, find out why."""
@@ -442,12 +480,13 @@ class _Words:
             _Words._users += 1
             if _Words._users > 1:
                 return
-            _have_ffmpeg_speak()
             sys.stderr.flush()
             _Words._out, pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             _Words._saved = os.dup(2)
             os.dup2(pipe, 2)
             os.close(pipe)
+            _have_ffmpeg_speak()
+            set_ffmpeg_level(LEVEL_VERBOSE)
 
     def take(self) -> str:
         """What has been said since the last time."""
@@ -465,30 +504,76 @@ class _Words:
             self._used = False
             _Words._users -= 1
             if not _Words._users:
+                set_ffmpeg_level(LEVEL_ERROR)
                 os.dup2(_Words._saved, 2)
                 os.close(_Words._saved)
                 os.close(_Words._out)
 
 
+@cache
 def _have_ffmpeg_speak() -> None:
-    """Set how loud FFmpeg is, and that it speaks on descriptor 2; heeded at its first use only."""
-    loud = "OPENCV_FFMPEG_LOGLEVEL"
+    """Have FFmpeg speak on descriptor 2, and not through OpenCV, which writes to standard output.
+
+    OpenCV decides that when it uses FFmpeg first, by variables of the environment; it may have
+    done so already, for a file.
+    """
+    loud, skip = "OPENCV_FFMPEG_LOGLEVEL", "OPENCV_FFMPEG_SKIP_LOG_CALLBACK"
+    saved = {name: os.environ.get(name) for name in (loud, skip)}
+    os.environ[skip] = "1"  # known from OpenCV 4.13 on; earlier ones do it if no level is set
+    os.environ.pop(loud, None)
     if tuple(int(part) for part in cv2.__version__.split(".")[:2]) >= (4, 13):
-        os.environ["OPENCV_FFMPEG_SKIP_LOG_CALLBACK"] = "1"
         os.environ[loud] = "24"  # warnings: HTTP's errors are some
-    else:
-        # As soon as a level is set, these write to standard output, which may be a sink's.
-        os.environ.pop(loud, None)
+    cv2.VideoCapture(os.devnull, cv2.CAP_FFMPEG).release()
+    for name, value in saved.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    library = _libavutil()
+    if library is not None:
+        library.av_log_set_callback(ctypes.cast(library.av_log_default_callback, ctypes.c_void_p))
+
+
+@cache
+def _libavutil() -> Any:
+    """The library of FFmpeg inside OpenCV that holds its log; None: it is not known where."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            path = line.rpartition(" ")[2]
+            if "/libavutil" in path and "opencv" in path:
+                return ctypes.CDLL(path)
+    return None
+
+
+def set_ffmpeg_level(level: int) -> None:
+    """Set how much FFmpeg says; OpenCV's own setting for it would have it say it elsewhere."""
+    if (library := _libavutil()) is not None:
+        library.av_log_set_level(level)
+
+
+def has_other_size(said: str, shape: tuple[int, int]) -> bool:
+    """Whether FFmpeg has said that pictures now have another size than (height, width).
+
+    A decoder of H.264 says which one, in whole blocks. The others say nothing; then the conversion
+    says that it does not fit, if the pictures have become higher.
+    """
+    if "Slice parameters" in said:
+        return True
+    for width, height in re.findall(r"Reinit context to (\d+)x(\d+)", said):
+        more = int(height) - shape[0], int(width) - shape[1]
+        if not all(0 <= side < MAX_BLOCK for side in more):
+            return True
+    return False
 
 
 @contextlib.contextmanager
-def _ffmpeg_options(transport: str) -> Iterator[None]:
-    """Put FFmpeg's options for an address where OpenCV looks for them while it opens one."""
+def ffmpeg_options(*options: str) -> Iterator[None]:
+    """Put options for FFmpeg, as NAME;VALUE, where OpenCV looks for them when it opens a source."""
     name = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
     own = os.environ.get(name)
-    # Without a guess at the frame rate, which nobody needs, the first picture comes 0.7 s sooner.
-    options = f"rtsp_transport;{transport}|fpsprobesize;0"
-    os.environ[name] = f"{options}|{own}" if own else options
+    # Without a guess at the frame rate, which is of no use, the first picture comes 0.7 s sooner.
+    # Where the next whole picture is far away, FFmpeg stops to look for one before it is too late.
+    line = "|".join((*options, "fpsprobesize;0", f"analyzeduration;{ANALYZE_US}"))
+    os.environ[name] = f"{line}|{own}" if own else line
     try:
         yield
     finally:

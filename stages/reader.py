@@ -11,8 +11,9 @@ class Pictures(Protocol):
     """An open source, one picture after the other. To make the object is to open the source.
 
     A class for live sources is made with one argument, the stream's `CaptureSettings`, and lets
-    making it take 5 s at most. One thread uses the object, but for `interrupt`. An object whose
-    source has gone is closed and never used again: a new one is made.
+    making it take 5 s at most, or 15 s where a host has answered but sends no picture yet. One
+    thread uses the object, but for `interrupt`. An object whose source has gone is closed and never
+    used again: a new one is made.
 
     Raises, when made:
         SourceError: it cannot be opened, or gives no picture; its `kind` says why, and its text
@@ -35,6 +36,11 @@ class Pictures(Protocol):
     """The pictures are unrelated to each other: they are not the frames of a film."""
     lost: int = 0
     """Pictures passed over by the last `grab` because they are damaged."""
+    rate_known: bool = True
+    """Its clock is one that a camera or a container keeps. False: nothing says so, and it may be
+    invented by the library that reads it; it is compared with ours before it is believed."""
+    silence_hint: str = ""
+    """Words behind "no picture has come within ... s" that say what to look for."""
     skipped: int = 0
     """Pictures that had come before the one that the last `grab` took, which is the newest."""
 

@@ -20,6 +20,7 @@ from stages.gstreamer import GStreamerVideo, check, missing_gstreamer
 from stages.rtsp_server import Credentials, RtspServer
 from tests.builders import CLIP, ROOT, header
 from tests.camera import Camera, read_clock
+from tests.http_camera import jpeg, serving
 from tests.reading import DEADLINE_S, Reading, held
 from tests.webcam import Webcam, build, compiler
 
@@ -745,6 +746,34 @@ def test_a_camera_that_sends_jpegs_over_http_is_read_as_they_come(served, video)
         greys.append(round(image(own).mean()))
     assert greys == [0, 40, 80, 120, 160]
     assert own.trouble()[0] == "frozen"
+
+
+@needs_gstreamer
+def test_the_clock_of_jpegs_over_http_is_not_believed(served, video):
+    own = video(f"http://{served}/live", mode="lossless", stall_timeout_s=0.5)
+    assert own.grab()
+    assert own.rate_known is False
+
+
+@needs_gstreamer
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        (jpeg(), "image/jpeg", "answers with one picture; remove `backend: gstreamer`"),
+        (b"<html><body>Login</body></html>", "text/html", "is a web page, not a video"),
+    ],
+    ids=["snapshot", "page"],
+)
+def test_what_is_no_stream_over_http_is_told_apart(body, kind, words, video):
+    with serving(lambda handler: handler.give(body, kind)) as server:
+        try:
+            own = video(server.url())
+            while own.grab():
+                pass
+            text = own.trouble()[1]
+        except SourceError as error:
+            text = str(error)
+    assert words in text
 
 
 @needs_gstreamer

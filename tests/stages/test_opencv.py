@@ -1,12 +1,7 @@
 """What OpenCV reads live: addresses and webcams, and what goes wrong with them, told apart."""
 
-import os
-
-# Heard once in a process, when FFmpeg is used first; see stages/opencv.py.
-os.environ["OPENCV_FFMPEG_SKIP_LOG_CALLBACK"] = "1"
-os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "24"
-
 import http.server
+import os
 import socket
 import socketserver
 import subprocess
@@ -30,6 +25,7 @@ from tests.webcam import Webcam, build, compiler
 pytestmark = pytest.mark.live
 
 OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+ALWAYS = "fpsprobesize;0|analyzeduration;2500000"
 
 
 # --- why an address cannot be opened ---
@@ -231,7 +227,7 @@ def test_each_address_is_opened_with_its_own_options_and_the_users(monkeypatch):
         OpenCVVideo(settings).close()
     assert os.environ[OPTIONS] == "buffer_size;65536"
     for (args, options), transport in zip(seen, ("tcp", "udp"), strict=True):
-        assert options == f"rtsp_transport;{transport}|fpsprobesize;0|buffer_size;65536"
+        assert options == f"rtsp_transport;{transport}|{ALWAYS}|buffer_size;65536"
         source, backend, params = args
         assert (source, backend) == ("rtsp://cam/x", cv2.CAP_FFMPEG)
         asked = dict(zip(params[::2], params[1::2], strict=True))
