@@ -133,6 +133,9 @@ class Video(Stage):
         # A predecessor that was told to end has completed a file after its state was saved.
         while file.was_made_since(self._start_ns, file.part + 1):
             file.part += 1
+        # One that was killed before its first picture has left nothing to keep.
+        while file.part and file.is_empty(file.part):
+            file.part -= 1
 
     def _file(self, stream: str) -> _File:
         if stream not in self._files:
@@ -196,6 +199,13 @@ class _File:
         """Whether the file of a part is not one of an earlier run."""
         try:
             return part_path(self._path, part).stat().st_mtime_ns >= wall_ns
+        except OSError:
+            return False
+
+    def is_empty(self, part: int) -> bool:
+        """Whether the file of a part has no byte in it."""
+        try:
+            return part_path(self._path, part).stat().st_size == 0
         except OSError:
             return False
 

@@ -204,6 +204,83 @@ def test_what_was_completed_after_its_state_was_saved_is_not_written_over(tmp_pa
     assert brightness(read(tmp_path / "out.part2.avi")[0]) == [1]
 
 
+def test_a_part_without_a_picture_is_used_again(tmp_path):
+    (tmp_path / "out.mp4").write_bytes(b"not empty")
+    for part in (2, 3):
+        (tmp_path / f"out.part{part}.mp4").touch()
+    sink = opened(tmp_path / "out.mp4")
+    sink.restore("demo", msgspec.json.encode((2, 10.0)))
+    sink.process(frame(4))
+    sink.close()
+    assert brightness(read(tmp_path / "out.part2.mp4")[0]) == [4]
+    assert (tmp_path / "out.part3.mp4").stat().st_size == 0
+    assert (tmp_path / "out.mp4").read_bytes() == b"not empty"
+
+
+def test_what_is_written_at_once_is_written_again_at_the_rate_of_the_frames(tmp_path):
+    sink = opened(tmp_path / "out.mp4")
+    for seq in range(TRIAL_FRAMES - 1):
+        sink.process(frame(seq))
+    at_once = read(tmp_path / "out.mp4")
+    assert at_once[1] == pytest.approx(25)
+    assert at_once[0], "a crash in the first second would lose all"
+    for seq in range(TRIAL_FRAMES - 1, 15):
+        sink.process(frame(seq))
+    sink.end("demo")
+    pictures, fps = read(tmp_path / "out.mp4")
+    assert (brightness(pictures), fps) == (list(range(15)), pytest.approx(10))
+    assert sink.tally() == {"repeated": 0, "left_out": 0}
+
+
+def test_the_rate_that_the_source_declares_is_taken_if_its_times_confirm_it(tmp_path):
+    sink = opened(tmp_path / "out.mp4")
+    for seq in range(20):
+        one = frame(seq, fps=24000 / 1001)
+        one.header.fps = 23.976
+        sink.process(one)
+    sink.end("demo")
+    pictures, fps = read(tmp_path / "out.mp4")
+    assert brightness(pictures) == list(range(20))
+    assert fps == pytest.approx(24000 / 1001, rel=1e-9)
+
+
+def test_the_frames_that_are_missing_are_repeated_pictures(tmp_path):
+    sink = opened(tmp_path / "out.mp4", fps=10)
+    for seq in (0, 1, 4, 5):
+        sink.process(frame(seq))
+    sink.end("demo")
+    assert brightness(read(tmp_path / "out.mp4")[0]) == [0, 1, 1, 1, 4, 5]
+    assert sink.tally() == {"repeated": 2, "left_out": 0}
+
+
+def test_a_live_stream_does_not_wait_for_the_encoder(tmp_path):
+    facts = {"streams": ("demo",), "live": True}
+    sink = Video(VideoSettings(path=str(tmp_path / "out.mp4"), fps=10), facts)
+    sink.process(frame(0))
+    with sink._files["demo"]._open._room:  # the encoder's thread stops
+        for seq in range(1, 10):
+            sink.process(frame(seq))
+    assert sink.tally()["left_out"] >= 5
+    sink._files["demo"]._open._end_thread()
+    sink._files["demo"]._open._start()
+    sink.process(frame(10))
+    sink.end("demo")
+    shown = brightness(read(tmp_path / "out.mp4")[0])
+    assert len(shown) == 11
+    assert shown[-1] == 10
+
+
+@pytest.mark.parametrize("codec", ["mp4v", "MJPG", "vp09"])
+def test_a_codec_that_browsers_do_not_play_is_logged(tmp_path, caplog, codec):
+    opened(tmp_path / "out.mov", codec=codec).close()
+    said = [record.getMessage() for record in caplog.records]
+    assert said == (
+        []
+        if codec == "vp09"
+        else [f"video: browsers do not play {codec}; choose codec: auto and .mp4 or .webm for them"]
+    )
+
+
 @pytest.mark.parametrize(("ending", "codec"), [(e, c) for e, cs in CODECS.items() for c in cs])
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (4, 4), (17, 33)])
 def test_pictures_of_a_few_pixels_or_odd_sides_are_whole(tmp_path, ending, codec, width, height):
