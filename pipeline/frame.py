@@ -81,6 +81,8 @@ class Header(msgspec.Struct, array_like=True):
     limit: int = 0
     """Bytes of the slot that this branch of the graph may take."""
     spans: list[Span] = []
+    fps: float = 0.0
+    """Pictures per second that the source declares; 0: it does not say."""
 
     def without_arrays(self, status: Status, cause: str) -> None:
         """Make this the header of a frame that will not be worked on any more."""

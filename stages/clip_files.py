@@ -28,7 +28,8 @@ from pipeline.frame import Frame
 from stages.annotate import Annotator
 from stages.events import Object, utc_ms
 from stages.objects import Objects
-from stages.video import VideoFile, fps_of
+from stages.video_file import VideoFile
+from stages.video_rate import fps_of
 
 NAME = re.compile(r"(\d{8}T\d{6}\.\d{3}Z)_[A-Za-z][A-Za-z0-9_-]*\.(mp4|mov|avi|mkv|webm|jpg|json)")
 """Of a file that belongs to a clip. Nothing else in the folder is ever deleted."""
@@ -389,8 +390,8 @@ class _Job:
     """Pictures that the writer had no time for."""
     _waiting: list[Picture] = field(default_factory=list)
     _file: VideoFile | None = None
-    _image: NDArray[np.uint8] | None = None
-    """The last one written."""
+    _shape: tuple[int, int] = (0, 0)
+    """Height and width of the video."""
     _first: Picture | None = None
     _last: Picture | None = None
     _snapshot: tuple[Picture, NDArray[np.uint8]] | None = None
@@ -425,19 +426,17 @@ class _Job:
         image = self._drawn(picture)
         if self._file is None:
             height, width = image.shape[:2]
+            self._shape = height, width
             path = self._unfinished(self.path.name)
             self._file = VideoFile(path, self.codec, self.fps, width, height)
-        elif self._image is not None and image.shape != self._image.shape:
-            tall, wide = self._image.shape[:2]
-            image = cv2.resize(image, (wide, tall)).astype(np.uint8, copy=False)
+        elif image.shape[:2] != self._shape:
+            image = cv2.resize(image, self._shape[::-1]).astype(np.uint8, copy=False)
         due = round((picture.time_s - self._first.time_s) * self.fps)
-        while self._image is not None and self._file.written < due:
-            self._file.write(self._image)
+        image = image.copy()  # the annotator draws the next one in the same place
         if picture is self.clip.best:
-            self._snapshot = picture, image.copy()
+            self._snapshot = picture, image
         if self._file.written <= due:
-            self._file.write(image)
-            self._image = image.copy()
+            self._file.write(image, due - self._file.written)
         self._last = picture
 
     def _drawn(self, picture: Picture) -> NDArray[np.uint8]:
@@ -506,8 +505,9 @@ class _Job:
 
     def give_up(self) -> None:
         """Leave nothing behind."""
-        if self._file is not None:
-            self._file.close()
+        with suppress(RunError):
+            if self._file is not None:
+                self._file.close()
         for ending in (self.ending, ".jpg", ".json"):
             with suppress(OSError):
                 self._unfinished(self.clip.stem + ending).unlink()
@@ -535,7 +535,7 @@ def is_whole(path: Path, pictures: int) -> bool:
 
     OpenCV does not tell when writing fails.
     """
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     try:
         if not capture.isOpened() or capture.get(cv2.CAP_PROP_FRAME_COUNT) < pictures - 1:
             return False

@@ -28,7 +28,7 @@ from stages.clip_files import Clip, ClipObject, ClipWriter, Picture, base_of, ke
 from stages.events import Object, event_of
 from stages.incidents import Appeared, Presence
 from stages.objects import OBJECTS, Objects, check_labels, labels_of
-from stages.video import Codec, codec_for
+from stages.video_file import Codec, codec_for, warn_of_codec
 
 TOLD_LATE_S = 2.0
 """An object may have been seen for so long before it counts as having appeared; what is kept in
@@ -68,9 +68,9 @@ class ClipsSettings(Settings, frozen=True):
     snapshot: bool = True
     """Write the picture that shows an object of interest best as a .jpg beside the video."""
     container: Literal["mp4", "mov", "avi", "mkv", "webm"] = "mp4"
-    """webm is what browsers play; it takes five times as long to write as mp4."""
+    """Browsers play mp4 and webm."""
     codec: Codec = "auto"
-    """auto: the first that fits the container."""
+    """auto: VP9, which browsers play; mp4v in avi."""
     keep_bytes: Annotated[int, Meta(ge=10_000_000)] = 10_000_000_000
     """Of all clips together; the oldest are deleted first."""
     keep_days: Annotated[float, Meta(gt=0, le=36500)] | None = 30.0
@@ -143,6 +143,7 @@ class Clips(Stage):
         Raises:
             SetupError: the folder cannot be had.
         """
+        warn_of_codec("clips", codec_for(f"x.{self.settings.container}", self.settings.codec))
         self._writer.open()
 
     def process(self, frame: Frame) -> None:

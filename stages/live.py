@@ -129,6 +129,7 @@ def fill(frame: Frame, pictures: Pictures, came_ns: int, wall_ns: int, source_ns
     header = frame.header
     header.captured_ns, header.wall_ns, header.source_ns = came_ns, wall_ns, source_ns
     header.ntp_ns = pictures.ntp_ns
+    header.fps = pictures.fps
     header.used = 0
     header.arrays.clear()
     header.still = pictures.still

@@ -138,7 +138,8 @@ class VideoFile(_Video, Recorded):
         if not self._capture.isOpened():
             raise SourceError("cannot be read as a video", "unsupported")
         fps = self._capture.get(cv2.CAP_PROP_FPS)
-        self._fps = fps if 0 < fps < 1000 else self._default_fps
+        self.fps = fps if 0 < fps < 1000 else 0.0
+        self._fps = self.fps or self._default_fps
         self._index = -1
         self._measure()
         # The first picture is the proof that it is one.
@@ -222,7 +223,7 @@ class ImageFolder(Recorded):
         if all(read_image(image) is None for image in self._paths):
             what = "holds no image that can be read" if path.is_dir() else "is no image"
             raise SourceError(what, "unsupported")
-        self._fps = fps
+        self._fps = self.fps = fps
         self._next = 0
         self._count = 0
         self.source_ns = -1

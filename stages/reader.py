@@ -27,6 +27,8 @@ class Pictures(Protocol):
     ntp_ns: int = -1
     """When the camera took the last picture by its wall clock (RTCP sender reports), nanoseconds
     since the Unix epoch; -1: it does not say."""
+    fps: float = 0.0
+    """Pictures per second that the source declares; 0: it does not say."""
     finite: bool = False
     """Has an end of its own, as a file has (also one behind an address): then, played live, it is
     played at its own pace, and it is not opened again when it has ended."""
