@@ -20,6 +20,8 @@ MOVIE_MATRIX_AT, TRACK_MATRIX_AT = (36, 48), (40, 52)
 """Where the matrix is in `mvhd` and `tkhd`, in the versions 0 and 1 of these boxes."""
 _MATRIX = struct.Struct(">9i")
 
+Span = tuple[int, int]
+"""Where the content of a box starts and ends."""
 Orientation = tuple[int, int, int, int]
 """(a, b, c, d): a stored point (x, y) is shown at (a x + c y, b x + d y); each is -1, 0 or 1."""
 
@@ -35,6 +37,8 @@ class Container(NamedTuple):
     """How the pictures are to be turned; None: the headers do not say."""
     joined: bool = False
     """May be several recordings one behind the other, each with a clock of its own."""
+    codec: str = ""
+    """The code of an mp4 file's codec, as "avc1"; "": not known."""
     has_clock: bool = True
     """Pictures have time stamps; a bare stream of pictures (.h264, .mjpeg) has none."""
 
@@ -72,16 +76,23 @@ def _look_at_mp4(file: BinaryIO, size: int) -> Container:
         end = max(end, stop)
         if kind == b"moov":
             movie = start, min(stop, size)
-    orientation = _orientation(file, *movie) if movie else None
-    return Container(_missing(size, end), movie is None, orientation)
+    missing = _missing(size, end)
+    if movie is None:
+        return Container(missing, lacks_index=True)
+    track = next((t for t in _inner(file, movie, b"trak") if _is_video(file, t)), None)
+    if track is None:
+        return Container(missing)
+    return Container(missing, False, _orientation(file, movie, track), codec=_codec(file, track))
 
 
 def _boxes(file: BinaryIO, at: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
     """Kind, start of the content, and end, of the boxes that begin between two places."""
     for _ in range(MAX_BOXES):
+        if at + 8 > stop:
+            return
         file.seek(at)
         head = file.read(16)
-        if at + 8 > stop or len(head) < 8:
+        if len(head) < 8:
             return
         length, kind, start = int.from_bytes(head[:4]), head[4:8], at + 8
         if length == 1:
@@ -91,25 +102,31 @@ def _boxes(file: BinaryIO, at: int, stop: int) -> Iterator[tuple[bytes, int, int
         at = end
 
 
-def _inner(file: BinaryIO, span: tuple[int, int], kind: bytes) -> Iterator[tuple[int, int]]:
+def _inner(file: BinaryIO, span: Span, kind: bytes) -> Iterator[tuple[int, int]]:
     for found, start, stop in _boxes(file, *span):
         if found == kind:
             yield start, min(stop, span[1])
 
 
-def _orientation(file: BinaryIO, start: int, stop: int) -> Orientation | None:
-    """How the first video track is to be shown, by its matrix and that of the whole movie."""
-    movie = start, stop
-    whole = next((_matrix(file, at, MOVIE_MATRIX_AT) for at, _ in _inner(file, movie, b"mvhd")), [])
-    for track in _inner(file, movie, b"trak"):
-        if _is_video(file, track):
-            headers = _inner(file, track, b"tkhd")
-            own = next((_matrix(file, at, TRACK_MATRIX_AT) for at, _ in headers), [])
-            return _combined(own or IDENTITY, whole or IDENTITY)
-    return None
+def _codec(file: BinaryIO, track: Span) -> str:
+    """The code of the first kind of picture in a track."""
+    spans = [track]
+    for kind in (b"mdia", b"minf", b"stbl", b"stsd"):
+        spans = [inner for span in spans for inner in _inner(file, span, kind)]
+    for at, _ in spans:
+        file.seek(at + 12)
+        return "".join(chr(byte) for byte in file.read(4) if 32 < byte < 127)
+    return ""
 
 
-def _is_video(file: BinaryIO, track: tuple[int, int]) -> bool:
+def _orientation(file: BinaryIO, movie: Span, track: Span) -> Orientation:
+    """How a track is to be shown, by its matrix and that of the whole movie."""
+    own = [_matrix(file, at, TRACK_MATRIX_AT) for at, _ in _inner(file, track, b"tkhd")]
+    whole = [_matrix(file, at, MOVIE_MATRIX_AT) for at, _ in _inner(file, movie, b"mvhd")]
+    return _combined(*(found[0] if found and found[0] else IDENTITY for found in (own, whole)))
+
+
+def _is_video(file: BinaryIO, track: Span) -> bool:
     for media in _inner(file, track, b"mdia"):
         for at, _ in _inner(file, media, b"hdlr"):
             file.seek(at + 8)

@@ -27,12 +27,15 @@ from stages.source_clock import FileClock
 
 DEFAULT_FPS = 25.0
 SEEK_BEFORE_MS = 2000.0
-MAX_LOST = 100
-"""Damaged pictures in a row after which a file counts as ended, if it says no more of them."""
+MAX_LOST = 1000
+"""Pictures that fail in a row after which a file counts as ended."""
 AHEAD = 64
 """Coded pictures that are looked at before they are decoded; decoders hold back 16 at most."""
 SLACK = 8
 """How far a count of pictures may be off, where damaged ones are among them."""
+
+DECODED = ("avc1", "avc3", "h264", "hev1", "hvc1", "hevc", "mp4v", "fmp4", "xvid", "mjpg", "vp09")
+"""Codecs that OpenCV decodes for certain: of a file that has one, something else is wrong."""
 
 _TURNS: dict[Orientation, Callable[[Any], Any]] = {
     (-1, 0, 0, 1): lambda picture: cv2.flip(picture, 1),
@@ -91,26 +94,29 @@ class VideoFile(Video, Recorded):
             str(self._path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads]
         )
         if not self._capture.isOpened():
-            raise SourceError(self._why_not(), "unsupported")
-        self._measure()
+            raise self._why_not()
         # The first picture is the proof that it is one.
         if not self._capture.grab():
             codec = self._codec()
             self._capture.release()
-            raise _no_picture(codec)
+            raise _undecoded("opened, but gives no picture", codec)
         self._primed, self._repeated = True, False
         self._index = -1
-        self._set_clock()
         self._set_orientation()
+        self._measure()
+        self._set_clock()
         self._packets = Packets(self._path)
 
-    def _why_not(self) -> str:
+    def _why_not(self) -> SourceError:
+        if self._container.codec and not self._container.missing:
+            return _undecoded("cannot be read as a video", self._container.codec)
         if not self._container.lacks_index:
-            return "cannot be read as a video"
+            return SourceError("cannot be read as a video", "unsupported")
         missing = f" ({self._container.missing})" if self._container.missing else ""
-        return (
+        return SourceError(
             f"the file is incomplete{missing}: its index (moov) is missing; it is still being "
-            "recorded, or its recording was cut off"
+            "recorded, or its recording was cut off",
+            "unsupported",
         )
 
     def _set_clock(self) -> None:
@@ -123,7 +129,6 @@ class VideoFile(Video, Recorded):
 
     def _set_orientation(self) -> None:
         self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # it knows no mirrored pictures
-        self._measure()
         orientation = self._container.orientation
         if orientation is None:
             angle = round(self._capture.get(cv2.CAP_PROP_ORIENTATION_META))
@@ -341,13 +346,13 @@ class VideoFile(Video, Recorded):
         self._packets.close()
 
 
-def _no_picture(codec: str) -> SourceError:
-    if not codec:
-        return SourceError("opened, but gives no picture", "unsupported")
+def _undecoded(how: str, codec: str) -> SourceError:
+    if not codec or codec.lower() in DECODED:
+        return SourceError(how, "unsupported")
     name = {"av01": "AV1 (av01)"}.get(codec.lower(), codec)
     return CodecError(
-        f"opened, but gives no picture: OpenCV does not decode its codec, {name}; convert the file "
-        "to H.264, or install GStreamer (`make gstreamer`)",
+        f"{how}: OpenCV does not decode its codec, {name}; convert the file to H.264, or install "
+        "GStreamer (`make gstreamer`)",
         "unsupported",
     )
 

@@ -13,6 +13,7 @@ import os
 import struct
 import tempfile
 import threading
+from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ HEAD_BYTES = 1 << 14
 """Of a coded picture, in which the headers with its size are looked for."""
 ONE_THREAD = (cv2.CAP_PROP_N_THREADS, 1)
 FORMAT = cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_CODEC_PIXEL_FORMAT
+RECENT = 16
+"""Coded pictures among which a stamp must be there once to tell one of them."""
 MAX_SIZES = 64
 """Headers whose size is remembered."""
 IVF, IVF_BYTES = ("VP80", "VP90"), 12
@@ -37,6 +40,8 @@ UNITS = {
 """Codec -> mask and value of the first byte of the part of a picture that gives its size."""
 UNWATCHED = "?"
 """Of a codec whose pictures all have the size that the file states."""
+MAX_DAMAGED = 2000
+"""Coded pictures that fail in a row after which a file counts as ended."""
 CLOSE_S = 5.0
 """Longest wait for the writing thread, whose pipe is closed."""
 
@@ -47,7 +52,7 @@ class Change(NamedTuple):
     at: int
     """Number of the first coded picture of the other size."""
     stamp_ms: float | None
-    """Its time stamp."""
+    """Its time stamp; None: it has none of its own, or one of those just before has the same."""
 
 
 class Packets:
@@ -62,6 +67,7 @@ class Packets:
         self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, ONE_THREAD)
         self._capture.set(cv2.CAP_PROP_FORMAT, -1)
         self._codec = ""
+        self._ended = False
         self._header, self._example = b"", b""
         """What gives the size of the pictures, and the first coded picture that has it."""
         self._sizes: dict[bytes, tuple[int, ...]] = {}
@@ -69,6 +75,8 @@ class Packets:
         """Coded pictures read."""
         self.stamp_ms: float | None = None
         """Of the last one."""
+        self._recent: deque[float | None] = deque(maxlen=RECENT)
+        """Stamps of the last ones."""
         self.change: Change | None = None
         """The newest change of size, which is that of the last picture read."""
 
@@ -80,13 +88,20 @@ class Packets:
 
     def grab(self) -> bool:
         """Read the next coded picture; False: there is none."""
-        if not self._capture.grab():
+        if self._ended:
             return False
+        damaged = 0  # OpenCV says the same of one and of the end
+        while not self._capture.grab():
+            damaged += 1
+            if damaged == MAX_DAMAGED:
+                self._ended = True
+                return False
         self.change = None
         self.stamp_ms = stamp_of(self._capture)
-        self.count += 1
+        self.count += damaged + 1
         if self._codec != UNWATCHED and self._capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME):
             self._look()
+        self._recent.append(self.stamp_ms)
         return True
 
     def picture(self) -> bytes:
@@ -102,8 +117,11 @@ class Packets:
         """What a stream of such pictures begins with."""
         if self._codec not in IVF:
             return b""
-        code = self._codec.encode()
-        return struct.pack("<4sHH4sHHIIII", b"DKIF", 0, 32, code, 16, 16, 25, 1, 0, 0)
+        width, height = 16, 16
+        if self._codec == "VP80":  # of VP9, OpenCV believes the pictures and not what stands here
+            width, height = (side & 0x3FFF for side in struct.unpack("<HH", self._header))
+        head = b"DKIF", 0, 32, self._codec.encode(), width, height, 25, 1, 0, 0
+        return struct.pack("<4sHH4sHHIIII", *head)
 
     def close(self) -> None:
         """Close the file."""
@@ -119,17 +137,20 @@ class Packets:
         header = size_header(self._codec, coded)
         if not header or header == self._header:
             return
-        if self._header and self._size(self._header, self._example) != self._size(header, picture):
-            self.change = Change(self.count - 1, self.stamp_ms)
+        before = self._size() if self._header else None
         self._header, self._example = header, picture
+        if before is not None and before != self._size():
+            own = self.stamp_ms not in self._recent
+            self.change = Change(self.count - 1, self.stamp_ms if own else None)
 
-    def _size(self, header: bytes, picture: bytes) -> tuple[int, ...]:
-        """Size and kind of pixels of pictures with a header, by having OpenCV open one of them."""
+    def _size(self) -> tuple[int, ...]:
+        """Size and kind of pixels of the pictures of now, by having OpenCV open one of them."""
+        header = self._header
         if header not in self._sizes:
             if len(self._sizes) == MAX_SIZES:
                 self._sizes.clear()
             with tempfile.NamedTemporaryFile(prefix="eyeline-") as file:
-                file.write(self.prefix + picture)
+                file.write(self.prefix + self._example)
                 file.flush()
                 alone = cv2.VideoCapture(file.name, cv2.CAP_FFMPEG, ONE_THREAD)
                 self._sizes[header] = tuple(round(alone.get(what)) for what in FORMAT)

@@ -112,19 +112,23 @@ class FileClock:
         return now_ns
 
     def _follow(self, stamp_ns: int) -> int:
-        usual_ns = self.step_ns
-        if self._newest_ns is None or self._jumps(stamp_ns - self._newest_ns, usual_ns):
-            now_ns = self._last_ns + round(usual_ns)
+        if self._newest_ns is None or self._jumps(stamp_ns - self._newest_ns):
+            now_ns = self._last_ns + round(self.step_ns)
             self._offset_ns, self._newest_ns = now_ns - stamp_ns, stamp_ns
             return now_ns
-        if stamp_ns > self._newest_ns and not self._unstamped:
-            self._steps.append(stamp_ns - self._newest_ns)
-        self._newest_ns = max(stamp_ns, self._newest_ns)
+        if stamp_ns > self._newest_ns:
+            if not self._unstamped:
+                self._steps.append(stamp_ns - self._newest_ns)
+            self._newest_ns = stamp_ns
         now_ns = self._offset_ns + stamp_ns
+        if now_ns > self._last_ns:
+            return now_ns
         # Where a stamp is out of order, time goes on a little until the stamps have caught up.
-        return now_ns if now_ns > self._last_ns else self._last_ns + max(1, round(usual_ns / 8))
+        return self._last_ns + max(1, round(self.step_ns / 8))
 
-    def _jumps(self, step_ns: int, usual_ns: float) -> bool:
+    def _jumps(self, step_ns: int) -> bool:
         if step_ns <= 0:
-            return -step_ns > REORDERED * usual_ns
-        return self._joined and step_ns > max(JUMP_NS, REORDERED * usual_ns)
+            return -step_ns > REORDERED * self.step_ns
+        if step_ns <= JUMP_NS or not self._joined:
+            return False
+        return step_ns > REORDERED * self.step_ns
