@@ -29,6 +29,7 @@ for _name, _value in (
     ("OPENBLAS_NUM_THREADS", "1"),
     ("OPENCV_LOG_LEVEL", "OFF"),
     ("OPENCV_FFMPEG_LOGLEVEL", "-8"),  # capture hears it where it can use it, see stages/opencv.py
+    ("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28)),  # of an image; more are refused unread
     ("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "1"),  # seconds; a silent webcam cannot be interrupted
 ):
     os.environ.setdefault(_name, _value)

@@ -16,10 +16,13 @@ from pipeline.errors import SetupError, SourceError
 from pipeline.frame import Frame
 from pipeline.monitor import Condition
 from pipeline.stage import Array, Settings, Source
-from stages.live import Live, Missed, SourceClock, fill
-from stages.opencv import IMAGES, OpenCVVideo, images_in, open_recorded
+from stages.image_folder import IMAGES, images_in
+from stages.live import Live, Missed, fill
+from stages.opencv import OpenCVVideo
+from stages.opencv_file import CodecError, open_recorded
 from stages.opencv_pipe import PipeVideo
 from stages.reader import Pictures, Recorded
+from stages.source_clock import SourceClock
 from stages.sources import (
     STANDARD_INPUT,
     is_device,
@@ -32,8 +35,8 @@ from stages.sources import (
     unusable_text,
 )
 
-SEEK_FROM = 250
-"""Pictures from which on seeking in a file is quicker than reading past them."""
+SEEK_FROM = 1000
+"""Pictures from which on a file is sought in; up to there it takes no time to read past them."""
 HIGHEST_INDEX = 99
 """Of a webcam; OpenCV reads the hundreds as a choice of backend."""
 
@@ -142,6 +145,8 @@ class Capture(Source):
         self._reader: Live | None = None
         self._offered: Frame | None = None
         self._filled: bool | None = None
+        self._broken = ""
+        """Why a file cannot be begun again."""
         self._paused = False
         self._pictures: Pictures | None = None
         # A stream's clock must not start anew when capture does.
@@ -184,7 +189,7 @@ class Capture(Source):
         file = cast(Recorded, self._pictures)
         # The pictures that a live source's viewer missed lie behind the newest frame.
         may_seek = pictures > SEEK_FROM and not self.settings.loop and not self.live
-        if may_seek and file.seek(source_ns):
+        if may_seek and file.seek(pictures, source_ns):
             return
         passed = 0
         while passed < pictures and file.grab():
@@ -267,7 +272,9 @@ class Capture(Source):
         """Why the source has ended too early, if it has."""
         if self._limit_reached():
             return None
-        if self._reader is not None:
+        if self._broken:
+            text = self._broken
+        elif self._reader is not None:
             text = self._reader.problem
         else:
             text = self._pictures.trouble()[1] if self._pictures is not None else ""
@@ -289,7 +296,7 @@ class Capture(Source):
         source = normal(settings.source)
         if _is_recorded(settings):
             assert isinstance(source, Path)
-            recorded = open_recorded(source, settings.fps)
+            recorded = _open_recorded(source, settings)
             recorded.still = recorded.still and not settings.sequence
             return recorded
         if _is_pipe(settings):
@@ -333,7 +340,11 @@ class Capture(Source):
             return False
         more = pictures.grab()
         if not more and self.settings.loop and self._taken and _is_recorded(self.settings):
-            cast(Recorded, pictures).rewind()
+            try:
+                cast(Recorded, pictures).rewind()
+            except SourceError as error:  # it was replaced or removed while it was played
+                self._broken = str(error)
+                return False
             more = pictures.grab()
         if more:
             self._taken += 1 + pictures.lost + pictures.skipped
@@ -347,6 +358,26 @@ def _opencv(settings: CaptureSettings) -> Pictures:
 
         return open_http(settings)
     return OpenCVVideo(settings)
+
+
+def _open_recorded(path: Path, settings: CaptureSettings) -> Recorded:
+    """Open a file with OpenCV; with GStreamer if it is installed, and OpenCV lacks the codec."""
+    try:
+        return open_recorded(path, settings.fps)
+    except CodecError:
+        if settings.backend == "opencv":
+            raise
+        from stages.gstreamer import missing_gstreamer
+
+        if missing_gstreamer():
+            raise
+        from stages.gstreamer_file import GStreamerFile
+
+        try:
+            return GStreamerFile(settings)
+        except (SetupError, ImportError):
+            pass
+        raise
 
 
 def _gstreamer(settings: CaptureSettings) -> Pictures:

@@ -18,6 +18,7 @@ from pipeline.frame import Frame, SlotFullError
 from pipeline.monitor import Condition, State
 from stages.clock_rate import RateCheck
 from stages.reader import Pictures
+from stages.source_clock import SourceClock
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
@@ -34,9 +35,6 @@ STUCK_OPENING_S = 60.0
 """The same while opening: looking up a name takes half a minute where no name server answers."""
 CLOSE_S = 5.0
 """Longest wait for the reading thread to end; opening cannot be interrupted, but ends by then."""
-
-STEADY_NS = 1_000_000_000
-"""A source's clock may be off by so much before it is set anew."""
 
 
 class Backoff:
@@ -58,49 +56,6 @@ class Backoff:
         ceiling_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** (1 + min(self._failures, 20)))
         self._failures += 1
         return ceiling_s * (1 + self._chance()) / 2
-
-
-class SourceClock:
-    """The time of a live stream, from the start of the run, in nanoseconds.
-
-    Between pictures it is the source's own clock, which does not jitter; each connection, and each
-    jump of that clock, starts from when the picture came. It never goes backwards.
-    """
-
-    def __init__(self, origin_ns: int, last_ns: int = -1) -> None:
-        """Start.
-
-        Args:
-            origin_ns: monotonic time at which the run started.
-            last_ns: newest time that was told before a crash; -1: none was.
-        """
-        self._origin_ns, self._last_ns = origin_ns, last_ns
-        self._anchor_ns: int | None = None
-        self._came_ns = last_ns
-
-    def connect(self) -> None:
-        """The next picture is the first one of a new connection."""
-        self._anchor_ns = None
-
-    def time_ns(self, stamp_ns: int, came_ns: int) -> int:
-        """The time of a picture.
-
-        Args:
-            stamp_ns: by the source's own clock; -1: it tells none.
-            came_ns: monotonic time at which the picture came.
-        """
-        came_ns -= self._origin_ns
-        now_ns = came_ns
-        if stamp_ns >= 0:
-            if self._anchor_ns is None or abs(self._anchor_ns + stamp_ns - came_ns) > STEADY_NS:
-                self._anchor_ns = came_ns - stamp_ns
-            now_ns = self._anchor_ns + stamp_ns
-        if self._last_ns >= 0:
-            # What was told too early is made up for at half the pace: trackers divide by it.
-            passed_ns = max(2, came_ns - self._came_ns)
-            now_ns = max(now_ns, self._last_ns + passed_ns // 2)
-        self._last_ns, self._came_ns = now_ns, came_ns
-        return now_ns
 
 
 class Missed:

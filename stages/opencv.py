@@ -1,4 +1,4 @@
-"""Reading with OpenCV: video files, folders of images, webcams, and addresses through FFmpeg."""
+"""Reading with OpenCV: webcams, and addresses through FFmpeg; `opencv_file.py` reads files."""
 
 from __future__ import annotations
 
@@ -14,18 +14,15 @@ import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.errors import SourceError
 from pipeline.frame import Frame
-from pipeline.graph import usable_cores
 from stages.clock_rate import ForwardClock
 from stages.live import FIRST_PICTURE_S
-from stages.reader import Pictures, Recorded
+from stages.opencv_video import Video
 from stages.sources import (
     TIMED_SCHEMES,
     Trouble,
@@ -41,10 +38,6 @@ from stages.sources import (
 if TYPE_CHECKING:
     from stages.capture import CaptureSettings
 
-IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-SEEK_BEFORE_MS = 2000.0
-MOST_LOST = 100
-"""Damaged pictures in a row after which a file counts as ended."""
 OPEN_TIMEOUT_S = 4.0
 ANALYZE_US = 2_500_000
 """For so much of the stream FFmpeg may wait for a whole picture before it counts as open."""
@@ -61,240 +54,7 @@ NEVER_COUNTED = 1e9
 """Frames from which on a count is none: what FFmpeg makes up for a stream without an end."""
 
 
-class _Video(Pictures):
-    """What files and live sources have in common: a cv2.VideoCapture that is open."""
-
-    _capture: cv2.VideoCapture
-    _shape: tuple[int, int]
-    """Height and width of the last picture, in pixels."""
-
-    def _measure(self) -> None:
-        self._shape = (
-            int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
-            int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
-        )
-        self._start_ms: float | None = None
-        name = {"FFMPEG": "FFmpeg"}.get(self._capture.getBackendName())
-        self.decoder = f"OpenCV {name or self._capture.getBackendName()} {self._codec()}".strip()
-
-    def _codec(self) -> str:
-        code = int(self._capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
-        return "".join(chr(c) for c in code if 32 < c < 127)
-
-    def _stamp_ns(self) -> int:
-        """Time of the last picture from the first one; 0 where there are no timestamps."""
-        at_ms = self._capture.get(cv2.CAP_PROP_POS_MSEC)
-        if self._start_ms is None:
-            self._start_ms = at_ms
-        return round((at_ms - self._start_ms) * 1e6)
-
-    def retrieve(self, frame: Frame) -> bool:
-        """Decode the last picture into the frame; False: it cannot be decoded."""
-        target = frame.empty("image", (*self._shape, 3), np.uint8)
-        done, picture = self._capture.retrieve(target)
-        if not done or picture is None:
-            return False
-        if picture.ctypes.data != target.ctypes.data:
-            # Other size or type than before: OpenCV has made an array of its own.
-            picture = _as_bgr(picture)
-            self._shape = (picture.shape[0], picture.shape[1])
-            frame.header.used = 0
-            frame.put("image", picture)
-        return True
-
-    def interrupt(self) -> None:
-        """A file does not wait."""
-
-    def close(self) -> None:
-        """Let go of it."""
-        self._capture.release()
-
-
-class VideoFile(_Video, Recorded):
-    """A video file."""
-
-    finite = True
-
-    def __init__(self, path: Path, fps: float) -> None:
-        """Open it.
-
-        Args:
-            path: of the file.
-            fps: pictures per second, if the file does not say.
-        """
-        self._path, self._default_fps = path, fps
-        self.source_ns = -1
-        self._offset_ns = 0
-        self._broken_at = _truncated(path)
-        self._open()
-
-    def _open(self) -> None:
-        threads = 1 if usable_cores() <= 4 else 0
-        self._capture = cv2.VideoCapture(
-            str(self._path.absolute()),  # or FFmpeg takes 12:30.avi for a protocol
-            cv2.CAP_FFMPEG,
-            [cv2.CAP_PROP_N_THREADS, threads],
-        )
-        if not self._capture.isOpened():
-            raise SourceError("cannot be read as a video", "unsupported")
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = fps if 0 < fps < 1000 else 0.0
-        self._fps = self.fps or self._default_fps
-        self._index = -1
-        self._measure()
-        # The first picture is the proof that it is one.
-        self._primed = bool(self._capture.grab())
-        if not self._primed:
-            self._capture.release()
-            raise SourceError("opened, but gives no picture", "unsupported")
-
-    def grab(self) -> bool:
-        """Go to the next picture; False at the end."""
-        self.lost = 0
-        if self._primed:
-            self._primed = False
-        else:
-            # OpenCV says the same of a damaged picture and of the end: only the end lasts.
-            while not self._capture.grab():
-                if self.lost == MOST_LOST:
-                    self.lost = 0
-                    return False
-                self.lost += 1
-        self._index += 1 + self.lost
-        in_file_ns = self._stamp_ns()
-        if in_file_ns <= 0 and self._index > 0:  # no timestamps: evenly spaced
-            in_file_ns = round(self._index / self._fps * 1e9)
-        self.source_ns = self._offset_ns + in_file_ns
-        return True
-
-    def rewind(self, rounds: int = 1) -> None:
-        """Begin again, as if it had been played so many times in all since the last time."""
-        round_ns = self.source_ns - self._offset_ns + round(1e9 / self._fps)
-        self._offset_ns += rounds * round_ns
-        self._capture.release()
-        self._open()
-
-    def again(self) -> None:
-        """Give the last picture once more."""
-        self._primed, self._index = True, self._index - 1
-
-    def seek(self, source_ns: int) -> bool:
-        """Go to the picture of exactly this time, if its key frame can be sought."""
-        self.grab()
-        assert self._start_ms is not None
-        # Containers seek to a key frame, by rules of their own: aim before the picture, then go
-        # on to it by its timestamp. Any doubt, and the file is read from its beginning instead.
-        self._capture.set(
-            cv2.CAP_PROP_POS_MSEC, max(0.0, self._start_ms + source_ns / 1e6 - SEEK_BEFORE_MS)
-        )
-        while self._capture.grab():
-            self._index += 1
-            self.source_ns = self._stamp_ns()
-            if self.source_ns >= source_ns:
-                break
-        if self.source_ns == source_ns > 0:
-            return True
-        self._capture.release()
-        self._open()
-        return False
-
-    def trouble(self) -> tuple[str, str]:
-        """Kind and words of what ended it too early."""
-        if self._broken_at is not None:
-            return "closed", f"the file is truncated ({self._broken_at}); read to its end"
-        return "", ""
-
-
-class ImageFolder(Recorded):
-    """A folder of images in the order of their names, or one image."""
-
-    decoder = "OpenCV imread"
-    finite = True
-    still = True
-
-    def __init__(self, path: Path, fps: float) -> None:
-        """See that it holds an image that can be read.
-
-        Args:
-            path: of the folder, or of the image.
-            fps: pictures per second.
-        """
-        self._paths = images_in(path) if path.is_dir() else [path]
-        if all(read_image(image) is None for image in self._paths):
-            what = "holds no image that can be read" if path.is_dir() else "is no image"
-            raise SourceError(what, "unsupported")
-        self._fps = self.fps = fps
-        self._next = 0
-        self._count = 0
-        self.source_ns = -1
-
-    def grab(self) -> bool:
-        """Go to the next picture; False at the end."""
-        if self._next == len(self._paths):
-            return False
-        self._next += 1
-        self.file = self._paths[self._next - 1].name
-        self.source_ns = round(self._count / self._fps * 1e9)
-        self._count += 1
-        return True
-
-    def retrieve(self, frame: Frame) -> bool:
-        """Decode the last picture into the frame; False: it cannot be decoded."""
-        picture = read_image(self._paths[self._next - 1])
-        if picture is None:
-            return False
-        frame.put("image", picture)
-        return True
-
-    def rewind(self, rounds: int = 1) -> None:
-        """Begin again, as if it had been played so many times in all since the last time."""
-        self._next = 0
-        self._count += (rounds - 1) * len(self._paths)
-
-    def again(self) -> None:
-        """Give the last picture once more."""
-        self._next -= 1
-        self._count -= 1
-
-    def seek(self, source_ns: int) -> bool:
-        """Images are found as quickly by counting."""
-        return False
-
-    def trouble(self) -> tuple[str, str]:
-        """Kind and words of what ended it too early."""
-        return "", ""
-
-    def interrupt(self) -> None:
-        """A file does not wait."""
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-def read_image(path: Path) -> NDArray[np.uint8] | None:
-    """A picture, (H, W, 3) uint8 BGR; None: it cannot be decoded."""
-    try:
-        return cast("NDArray[np.uint8] | None", cv2.imread(str(path), cv2.IMREAD_COLOR))
-    except cv2.error:
-        return None  # it says that it is larger than any OpenCV takes
-
-
-def open_recorded(path: Path, fps: float | None) -> Recorded:
-    """Open a video file, an image, or a folder of images.
-
-    Args:
-        path: where it is.
-        fps: pictures per second of images, or of a file that does not say; None: 10, and 25.
-
-    Raises:
-        SourceError: it cannot be read.
-    """
-    if path.is_dir() or path.suffix.lower() in IMAGES:
-        return ImageFolder(path, fps or 10.0)
-    return VideoFile(path, fps or 25.0)
-
-
-class OpenCVVideo(_Video):
+class OpenCVVideo(Video):
     """A webcam, or an address that FFmpeg reads."""
 
     def __init__(
@@ -640,54 +400,3 @@ def _told_apart(said: str, address: str, otherwise: str) -> Trouble:
         "failed": "cannot be opened: nothing that OpenCV reads, or no stream at this address",
     }
     return kind, texts.get(kind, "")
-
-
-def images_in(folder: Path) -> list[Path]:
-    """Its images, in the order a person expects: 2.png before 10.png."""
-
-    def key(path: Path) -> list[tuple[int, str]]:
-        return [
-            (int(part or 0) if part.isdecimal() else -1, part)
-            for part in re.split(r"(\d+)", path.name.lower())
-        ]
-
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGES), key=key)
-
-
-def _as_bgr(picture: Any) -> Any:
-    """A picture of one, three or four channels as (height, width, 3) uint8 BGR."""
-    if picture.dtype != np.uint8:
-        picture = (picture >> 8 if picture.dtype == np.uint16 else picture.clip(0, 255)).astype(
-            np.uint8
-        )
-    if picture.ndim == 2 or picture.shape[2] == 1:
-        return cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
-    if picture.shape[2] == 4:
-        return cv2.cvtColor(picture, cv2.COLOR_BGRA2BGR)
-    return picture
-
-
-def _truncated(path: Path) -> str | None:
-    """How much of an mp4 or avi file is missing, by what its own headers say; None: nothing.
-
-    Players read such files without a word and stop where the bytes do.
-    """
-    size = path.stat().st_size if path.is_file() else 0
-    with path.open("rb") if size >= 16 else open(os.devnull, "rb") as file:
-        head = file.read(16)
-        if head[:4] == b"RIFF":
-            want = 8 + int.from_bytes(head[4:8], "little")
-            return f"{size} of {want} bytes" if want > size else None
-        at = 0
-        while head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid", b"moof"):
-            box = int.from_bytes(head[:4], "big")
-            if box == 1:
-                box = int.from_bytes(head[8:16], "big")
-            if box == 0:
-                return None  # up to the end of the file
-            at += max(box, 8)
-            if at > size:
-                return f"{size} of {at} bytes"
-            file.seek(at)
-            head = file.read(16)
-    return None

@@ -26,8 +26,8 @@ from pipeline.frame import Frame
 from pipeline.graph import usable_cores
 from stages.clock_rate import ForwardClock
 from stages.live import FIRST_PICTURE_S
-from stages.opencv import OPENING, _Video, _Words, ffmpeg_options, has_other_size
-from stages.reader import Pictures
+from stages.opencv import OPENING, _Words, ffmpeg_options, has_other_size
+from stages.opencv_video import Video
 from stages.sources import Trouble
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ _CONTAINERS = (
 after JPEG) say nothing, and FFmpeg would assume 25 pictures per second."""
 
 
-class PipeVideo(_Video, Pictures):
+class PipeVideo(Video):
     """A pipe that FFmpeg reads."""
 
     finite = True

@@ -77,5 +77,13 @@ class Recorded(Pictures, Protocol):
     def again(self) -> None:
         """Give the last picture once more."""
 
-    def seek(self, source_ns: int) -> bool:
-        """Go to the picture of exactly this time, if it can be found without reading them all."""
+    def seek(self, count: int, source_ns: int) -> bool:
+        """Go on behind the first so many pictures, if that can be proven without reading them all.
+
+        Args:
+            count: how many.
+            source_ns: time of the last one of them that became a frame.
+
+        Returns:
+            False: it cannot, and the source is at its beginning.
+        """

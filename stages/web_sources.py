@@ -21,7 +21,7 @@ SCHEMES = (*PORTS, "rtmp", "rtmps", "rtp", "srt", "tcp", "udp")
 
 KEYS = (
     *("source", "mode", "loop", "frames", "fps", "width", "height", "backend", "transport"),
-    *("stall_timeout_s", "wait", "reconnect", "slots", "max_age_ms"),
+    *("stall_timeout_s", "wait", "reconnect", "slots", "max_age_ms", "sequence"),
 )
 """Settings of a stream that a request may give. None of them names a file, host or program but
 `source`; a new one is not for requests until it stands here."""

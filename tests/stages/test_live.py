@@ -19,8 +19,9 @@ from pipeline.errors import SourceError, StuckSource
 from pipeline.frame import Frame
 from pipeline.monitor import Condition
 from stages import live
-from stages.live import Backoff, Live, Missed, SourceClock
+from stages.live import Backoff, Live, Missed
 from stages.reader import Pictures
+from stages.source_clock import SourceClock
 from tests.builders import CLIP, header, pixels
 from tests.camera import Camera, read_clock
 from tests.reading import DEADLINE_S, Reading, held
