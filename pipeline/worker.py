@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 import msgspec
+import numpy as np
 import setproctitle
 
 from pipeline.arena import MAX_HOLDS, Arena, Board
@@ -531,7 +532,7 @@ class Worker:
             return
         frame = self._frame(header)
         for name, (dtype, shape, data) in answer.arrays.items():
-            frame.empty(name, shape, dtype).data.cast("B")[:] = data
+            frame.put(name, np.ndarray(shape, dtype, data))
 
     def _work(self, node: Node, headers: list[Header]) -> None:
         stage = self._stages[node]
