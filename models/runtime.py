@@ -11,7 +11,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from models.contract import Contract
-from models.errors import ContractError, DeviceError
+from models.errors import ContractError, DeviceError, ModelError
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
 Profile = Literal["throughput", "latency"]
@@ -251,12 +251,26 @@ def engine_cache(contract: Contract, version: str) -> Path:
     return cache_folder() / "tensorrt" / re.sub(r"[^\w.-]+", "_", "-".join(parts))
 
 
+class NoCacheError(ModelError):
+    """There is no place for files that are kept from run to run."""
+
+
 def cache_folder() -> Path:
-    """Where weights and engines are kept: EYELINE_CACHE, or the user's cache folder."""
+    """Where weights and engines are kept: EYELINE_CACHE, or the user's cache folder.
+
+    Raises:
+        NoCacheError: the user has no home directory.
+    """
     own = os.environ.get("EYELINE_CACHE")
     if own:
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eyeline"
+    caches = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(caches or Path.home() / ".cache") / "eyeline"
+    except RuntimeError:
+        raise NoCacheError(
+            f"user {os.getuid()} has no home directory for a cache; set HOME or EYELINE_CACHE"
+        ) from None
 
 
 def usable_cores() -> int:

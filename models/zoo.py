@@ -10,7 +10,7 @@ from typing import NamedTuple
 from models.card import CARDS, Card, load
 from models.contract import Contract, inspect, sha256_of
 from models.errors import CardError, NothingToCompare
-from models.runtime import cache_folder
+from models.runtime import NoCacheError, cache_folder
 
 CHUNK = 1 << 20
 
@@ -35,7 +35,7 @@ def resolve(model: str) -> Contract:
         CardError: no such card, it is wrong, or its weights are missing or not the right ones.
         ContractError: the model file cannot be used.
     """
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if path.suffix == ".onnx":
         return inspect(path, _card_of(path))
     card, path = _card_at(model)
@@ -57,7 +57,7 @@ def files_of(model: str) -> list[Path]:
     Raises:
         CardError: no such card, or it is wrong.
     """
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if path.suffix == ".onnx":
         return [path]
     card, path = _card_at(model)
@@ -78,7 +78,10 @@ def find_weights(card: Card, path: Path) -> Path | None:
         beside = path.parent / card.weights.file
         if beside.exists():
             return beside
-    fetched = _fetched(card)
+    try:
+        fetched = _fetched(card)
+    except NoCacheError:
+        return None  # then nothing can have been fetched
     return fetched if fetched is not None and fetched.exists() else None
 
 
@@ -163,7 +166,7 @@ def _download(url: str, target: Path, progress: Callable[[int, int | None], None
 
 def _card_at(model: str) -> tuple[Card, Path]:
     """The card of this path, or else of this name; and where it is."""
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     return (load(path), path) if path.suffix in (".yaml", ".yml") else _named(model)
 
 

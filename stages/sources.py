@@ -22,7 +22,7 @@ def normal(source: str | int) -> int | str | Path:
     """What a source is: index of a webcam, address, or path."""
     if isinstance(source, int) or source.isdecimal():
         return int(source)
-    return source if "://" in source else Path(source).expanduser()
+    return source if "://" in source else Path(os.path.expanduser(source))
 
 
 def is_device(source: str | int) -> bool:
