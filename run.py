@@ -13,10 +13,31 @@ for _fd in range(3):
         os.fstat(_fd)
     except OSError:
         os.open(os.devnull, os.O_RDWR)
+sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
 sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
 sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
+
+def _cannot_start(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    """Print in one line why the imports below fail, and exit with status 2."""
+    root = os.path.dirname(os.path.abspath(__file__))
+    version = sys.version.partition(" ")[0]
+    python = os.path.join(root, ".venv", "bin", "python")
+    words = " ".join(str(error).split())[:120]
+    if sys.version_info < (3, 11):  # noqa: UP036 - here, and only here, an older one may come by
+        text = f"Eyeline needs Python 3.11 or newer (found {version}); install one"
+    elif not isinstance(error, ImportError) or "Too many" in words or "memory" in words:
+        text = f"cannot start ({kind.__name__}: {words}); check the limits of this shell, ulimit -a"
+    elif os.path.realpath(sys.prefix) == os.path.realpath(os.path.join(root, ".venv")):
+        text = f"a package is damaged or missing ({words}); remove .venv, then run `make install`"
+    else:
+        text = f"{words} in {sys.executable}; run `make install`, then {python} run.py"
+    print(f"run.py: {text}", file=sys.stderr, flush=True)
+    os._exit(2)
+
+
 if __name__ == "__main__":
+    sys.excepthook = _cannot_start  # until main() has its own guard
     # Until the supervisor heeds signals: nothing has been started yet that would need an end.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -40,6 +61,7 @@ import json
 import logging
 import math
 import re
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -79,6 +101,8 @@ MEDIA = (
 """Endings of what is a source rather than a settings file."""
 MOST_FILES = 6
 """Of one sink that are named one by one at the end."""
+MAX_MESSAGE = 290
+"""Characters of a message, without the name of the program."""
 COMMANDS = ("run", "check", "bench", "models", "reload", "schema", "service")
 
 
@@ -95,16 +119,41 @@ def main(argv: list[str] | None = None) -> int:
         status = int(args.command(args))
         sys.stdout.flush()
         return status
+    except RunError as error:
+        _complain(error)
+        return EXIT_FAILED
     except EyelineError as error:
         _complain(error)
         return EXIT_SETUP
     except BrokenPipeError:
         return EXIT_FAILED
     except OSError as error:  # no memory, no descriptors, a full disk behind standard output
-        _complain(f"{error.filename or 'the system'}: {error.strerror or error}")
+        _show_traceback(args)
+        _complain(f"{error.filename or _place(error)}: {error.strerror or error}")
         os._exit(EXIT_FAILED)  # what is left in a buffer would be tried again, and complained of
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except Exception as error:  # a mistake of ours; run() has stopped and reaped its processes
+        _show_traceback(args)
+        _complain(f"{_place(error)}: {type(error).__name__}: {error}")
+        return EXIT_FAILED
+
+
+def _place(error: BaseException) -> str:
+    """File and line of this program at which an error arose."""
+    steps = traceback.extract_tb(error.__traceback__)
+    own = [step for step in steps if Path(step.filename).resolve().is_relative_to(ROOT)]
+    own = [step for step in own if ".venv" not in step.filename] or steps
+    if not own:
+        return "run.py"
+    file = Path(own[-1].filename).resolve()
+    return f"{file.relative_to(ROOT) if file.is_relative_to(ROOT) else file}:{own[-1].lineno}"
+
+
+def _show_traceback(args: argparse.Namespace) -> None:
+    """Print how an error came about, where `--verbose` asks for it."""
+    if getattr(args, "verbose", False):
+        traceback.print_exc()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -413,7 +462,15 @@ def run_command(args: argparse.Namespace) -> int:
 def _complain(error: object) -> None:
     """Say on one line of stderr what is wrong, whatever characters a path or a file brings in."""
     text = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
-    print(f"run.py: {text}", file=sys.stderr)
+    print(f"run.py: {_shortened(text)}", file=sys.stderr)
+
+
+def _shortened(text: str) -> str:
+    """At most so many characters; of a longer text the beginning and the end."""
+    if len(text) <= MAX_MESSAGE:
+        return text
+    half = (MAX_MESSAGE - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
 
 
 def _results(graph: graph_of.Graph, streams: Iterable[str]) -> list[str]:
@@ -617,5 +674,6 @@ def service_command(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    sys.excepthook = sys.__excepthook__
     sys.stderr = lasting(2, sys.stderr.encoding)
     sys.exit(main())

@@ -522,7 +522,7 @@ class Arena:
 # Words of the board's head and of a worker's row.
 _EPOCH, _STOP, _ROWS = range(3)
 _BOARD_HEAD = 8
-_INCARNATION, _READY, _BEAT, _WAITS, _RETIRED = range(5)
+_INCARNATION, _READY, _BEAT, _WAITS, _RETIRED, _IN_FLIGHT = range(6)
 _ROW_HEAD = 8
 FRESH_NS = 500_000_000
 """A worker that is well gives a sign of life more often than this, see `worker.BEAT_MS`."""
@@ -602,6 +602,7 @@ class Board:
     def retire(self, worker: int) -> None:
         """The worker has ended and none follows it; its row is there to be enlisted again."""
         self.bury(worker)
+        self._words[self._at(worker) + _IN_FLIGHT] = 0
         self._words[self._at(worker) + _RETIRED] = 1
 
     def enlist(self) -> int:
@@ -655,7 +656,23 @@ class Board:
         """Count one frame of a sender that the worker is through with."""
         self._words[self._at(worker) + _ROW_HEAD + MAX_HOLDS + sender] += 1
 
+    def set_in_flight(self, worker: int, frames: int) -> None:
+        """Publish how many frames of a live stream its capture worker has lent."""
+        self._words[self._at(worker) + _IN_FLIGHT] = frames
+
     # --- read by anyone ---
+
+    @property
+    def live_in_flight(self) -> int:
+        """Frames in flight of all live streams."""
+        return sum(self._words[self._at(worker) + _IN_FLIGHT] for worker in range(self.workers))
+
+    def is_opening(self) -> bool:
+        """Whether a worker opens its stages, for the first time or after its death."""
+        return not all(
+            self.is_ready(worker) or self._words[self._at(worker) + _RETIRED]
+            for worker in range(self.workers)
+        )
 
     def incarnation(self, worker: int) -> int:
         """How many predecessors the worker has had."""

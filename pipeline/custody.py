@@ -157,7 +157,7 @@ class Custody:
         """Notice deaths and lost messages; void what is in flight. Call it all the time.
 
         Returns:
-            "death" or "astray" if frames are about to be sent again, else None.
+            "death" or "unreturned" if frames are about to be sent again, else None.
         """
         if self._board.epoch != self._epoch:
             self._epoch = self._board.epoch
@@ -170,6 +170,8 @@ class Custody:
             return None
         if not self._board.is_idle(now_ns):
             self._idle_since_ns = now_ns
+        if self._board.is_opening():
+            self._moved_ns = now_ns  # frames wait for a worker that opens, however long that takes
         idle = now_ns - self._idle_since_ns > IDLE_NS and now_ns - self._moved_ns > IDLE_NS
         stuck = now_ns - self._moved_ns > self._patience_ns
         if stuck and any(self._board.is_held(self._stream, slot) for slot in self._lent):
@@ -179,7 +181,7 @@ class Custody:
             self._patience_ns *= 2
             self._moved_ns = self._idle_since_ns = now_ns
             self._void_all(now_ns)
-            return "astray"
+            return "unreturned"
         return None
 
     def due(self, now_ns: int, *, in_order: bool = False) -> list[Header]:

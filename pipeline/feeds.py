@@ -25,6 +25,13 @@ SPARE_WORKERS = 1024
 """Streams that may be added while it runs, at the same time."""
 
 
+_REASONS = {
+    "decode": "the pictures of the source cannot be decoded",
+    "poison": "processes died with these frames in hand",
+}
+"""Cause of failed frames -> why, where no stage reports it."""
+
+
 class Child:
     """One worker's process, and those it had before."""
 
@@ -108,6 +115,21 @@ class Feed:
             "away_s": round(self.arena.away_ns / 1e9, 3),
             "reconnects": self.arena.reconnects,
         }
+
+    def without_results(self, reasons: Mapping[str, str]) -> str:
+        """Why no frame was delivered although some were captured; "" if one was.
+
+        Args:
+            reasons: cause in the ledger -> why frames failed, in words.
+        """
+        ledger = self.arena.ledger()
+        if ledger.delivered or not ledger.failed:
+            return ""
+        lost = {**ledger.failed, **ledger.dropped}
+        counts = ", ".join(f"{n} {cause}" for cause, n in lost.items())
+        most = max(ledger.failed, key=ledger.failed.__getitem__)
+        why = ({**_REASONS, **reasons}).get(most, "see the log")
+        return f"{self.name}: no frame was delivered (found {counts} of {ledger.captured}): {why}"
 
     def note(self, condition: Condition) -> None:
         """Keep how a source is doing, and say it in one line, unless it is the same again."""
@@ -231,8 +253,20 @@ class Feeds:
         name = "+".join(node.name for node in nodes)
         child = Child(Worker(row, f"{name}.{stream.name}", nodes, index))
         self._telemetry.stream(index).clear()
-        self.begin(replace(stream, index=index, added=True), child)
+        try:
+            self.begin(replace(stream, index=index, added=True), child)
+        except OSError as error:
+            self._abandon(index, row)
+            return f"there is no room for its memory or its files ({error.strerror})"
         return child
+
+    def _abandon(self, index: int, row: int) -> None:
+        """Undo half a `begin`."""
+        arena = self.arenas.pop(index, None)
+        self._now.pop(index, None)
+        if arena is not None:
+            arena.discard()
+        self._board.retire(row)
 
     def _free_index(self) -> int | None:
         for _ in range(MOST_STREAMS):
@@ -242,12 +276,19 @@ class Feeds:
         return None
 
     def retire(self) -> list[Child]:
-        """Forget streams that were removed and are over, but for what they came to.
+        """Forget streams that are over, but for what they came to.
+
+        These are the streams that were removed, and those that were added on request and have
+        ended. The ones of the settings file stay to be seen until the run ends.
 
         Returns:
             Their capture workers, which have ended.
         """
-        over = [feed for feed in self if feed.child.done and feed.arena.removed]
+        over = [
+            feed
+            for feed in self
+            if feed.child.done and (feed.arena.removed or feed.stream.requested)
+        ]
         for feed in over:
             index = feed.stream.index
             self._gone[self._unique(feed.name)] = feed.summary(self._graph.nodes)
@@ -259,8 +300,9 @@ class Feeds:
             del self._now[index], self.arenas[index]
             self.trace_fds.pop(index, None)
             self._board.retire(feed.child.spec.index)
+            removed = feed.arena.removed
             feed.arena.discard()
-            logging.info("%s: removed", feed.name)
+            logging.info("%s: %s", feed.name, "removed" if removed else "ended")
         return [feed.child for feed in over]
 
     def _unique(self, name: str) -> str:

@@ -222,13 +222,14 @@ class Frame:
         for side in shape:
             size *= side
         header = self.header
-        start = -(-header.used // ALIGN) * ALIGN
+        # An array with a zero side takes no room, so it fits in a slot that is full.
+        start = -(-header.used // ALIGN) * ALIGN if size else 0
         if start + size > header.limit:
             raise SlotFullError(
                 f"array {name!r} {tuple(shape)} {kind} needs {size} bytes; "
                 f"the frame's slot has {max(0, header.limit - start)} left"
             )
-        header.used = start + size
+        header.used = max(header.used, start + size)
         header.arrays[name] = (start, kind.str, tuple(shape))
         return self._view(name)
 

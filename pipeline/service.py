@@ -165,7 +165,7 @@ class Service:
             )
         self.name, self.of_user = name, of_user
         if of_user:
-            home = Path.home()
+            home = _home()
             folder = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
             self.unit_path = folder / "systemd" / "user" / f"{name}.service"
             self.secrets = folder / "eyeline" / f"{name}.env"
@@ -459,10 +459,10 @@ def account_for(paths: Sequence[Path]) -> Account:
         return Account("", home)
     owner = (ROOT / "run.py").stat().st_uid
     if owner:
-        user = pwd.getpwuid(owner)
-        groups = frozenset(os.getgrouplist(user.pw_name, user.pw_gid))
-        barred = _barred(paths, owner, groups)
-        if barred is None:
+        user = _user_of(owner)
+        groups = frozenset(os.getgrouplist(user.pw_name, user.pw_gid)) if user else frozenset()
+        barred = _barred(paths, owner, groups) if user else barred
+        if user is not None and barred is None:
             return Account(user.pw_name, home)
     reader = "a service" if not owner else f"neither a user of its own nor {_user_name(owner)}"
     raise SetupError(
@@ -504,10 +504,28 @@ def _is_group(name: str) -> bool:
 
 
 def _user_name(uid: int) -> str:
+    user = _user_of(uid)
+    return str(uid) if user is None else user.pw_name
+
+
+def _user_of(uid: int) -> pwd.struct_passwd | None:
+    """The account of a user id, if it has one."""
     try:
-        return pwd.getpwuid(uid).pw_name
+        return pwd.getpwuid(uid)
     except KeyError:
-        return str(uid)
+        return None
+
+
+def _home() -> Path:
+    """The home directory of the user who asks.
+
+    Raises:
+        SetupError: there is none.
+    """
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise SetupError(f"user {os.getuid()} has no home directory; set HOME") from None
 
 
 def files_in(settings: Mapping[str, Any]) -> list[Path]:

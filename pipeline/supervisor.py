@@ -38,7 +38,7 @@ from pipeline.bulletin import (
     View,
 )
 from pipeline.config import NAME
-from pipeline.errors import EyelineError
+from pipeline.errors import EyelineError, SetupError
 from pipeline.feeds import SPARE_WORKERS, Child, Feed, Feeds
 from pipeline.graph import Graph, Node, Stream
 from pipeline.reload import changed_stages, changed_streams, facts_of_settings, needs_new_run
@@ -59,7 +59,9 @@ OPEN_S = 300.0
 CLOSE_S = 5.0
 """How long stages may take to close their files before they are killed."""
 
-MOST_DESCRIPTORS = 65536
+MAX_DESCRIPTORS = 65536
+OWN_DESCRIPTORS = 48
+"""Of the supervisor and of one worker, beside those that grow with streams and workers."""
 NOTICE_S = 0.5
 """How often the bulletin is renewed when nothing happens."""
 
@@ -98,7 +100,7 @@ class Supervisor:
             rebuild: reads the settings anew, for SIGHUP; None: SIGHUP ends the run.
             config: name of the settings file, to be shown.
         """
-        _allow_descriptors()
+        _allow_descriptors(graph)
         self.graph = graph
         self.config = config
         self.successor: Graph | None = None
@@ -117,6 +119,8 @@ class Supervisor:
         self._rebuild = rebuild
         self._reloads, self._reload_error = 0, ""
         self._replies: dict[str, str] = {}
+        self._failures: dict[str, str] = {}
+        """Cause of failed frames -> why the first one failed."""
         self._notice_due = 0.0
         self._ready = False
         self._watchdog_s = notify.watchdog_s()
@@ -171,11 +175,13 @@ class Supervisor:
         gc.freeze()
         try:
             for child in self.children.values():
-                self._start(child)
+                if self.phase < Phase.CLOSING:
+                    self._start(child)
             while self.phase < Phase.CLOSING or any(c.alive for c in self.children.values()):
                 self._step(wake_in)
                 if on_tick is not None:
                     on_tick(self)
+            self._fail_without_results()
         finally:
             if self.successor is None:
                 notify.stopping()
@@ -188,6 +194,18 @@ class Supervisor:
             gc.unfreeze()
             self._write_trace()
         return self.exit
+
+    def _fail_without_results(self) -> None:
+        """Have a run fail of whose streams one had frames, and every one of them failed."""
+        if self.exit != EXIT_OK or self.successor is not None:
+            return
+        for feed in self.feeds:
+            problem = feed.without_results(self._failures)
+            if problem and feed.stream.added:
+                logging.error("%s", problem)
+            elif problem:
+                self.error, self.exit = problem, EXIT_FAILED
+                return
 
     def stop(self) -> None:
         """End the sources, let the frames in flight drain, then close."""
@@ -231,10 +249,11 @@ class Supervisor:
             for child in self.children.values():
                 if not child.alive and not child.done and now >= child.due:
                     self._start(child)
+            ended = self._all_ended() and any(not feed.arena.removed for feed in self.feeds)
             for child in self.feeds.retire():
                 del self.children[child.spec.index]
             self._add_those_to_come()
-            if self._all_ended():
+            if ended or self._all_ended():
                 self._close()
         self._tell_outside(now)
         if self.phase > Phase.RUNNING and time.monotonic() > self._deadline:
@@ -279,16 +298,46 @@ class Supervisor:
                 os.kill(child.pid, signal.SIGHUP)
 
     def _start(self, child: Child) -> None:
+        """Start a worker; later, or not at all, where the system has no room for a process."""
+        try:
+            self._fork(child)
+            return
+        except OSError as error:
+            text = (
+                f"{child.spec.name}: its process cannot be started ({error.strerror}); "
+                "allow more processes, memory and open files (ulimit -u, -v, -n)"
+            )
+        now = time.monotonic()
+        child.deaths.append(now)
+        is_first = self.board.incarnation(child.spec.index) == 0
+        if not is_first and len(child.deaths) <= self.graph.config.supervisor.restarts:
+            child.due = now + LONGEST_DELAY_S
+            logging.warning("%s; retrying in %g s", text, LONGEST_DELAY_S)
+        elif child.feed is not None and child.feed.stream.added:
+            logging.error("%s", text)
+            child.feed.arena.remove()
+            child.done = True
+        else:
+            self._fail(text, EXIT_FAILED)
+
+    def _fork(self, child: Child) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         blocked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
         signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
-        pid = os.fork()
-        if pid == 0:
-            self._be_worker(child, blocked)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._be_worker(child, blocked)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
+        try:
+            child.pidfd = os.pidfd_open(pid)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
         child.pid = pid
-        child.pidfd = os.pidfd_open(pid)
         child.started_ns = time.monotonic_ns()
         self._poll.register(child.pidfd, select.POLLIN)
 
@@ -435,6 +484,9 @@ class Supervisor:
             self._reply(report.request, self._answer(report.text))
         elif report.kind == "failure":
             child.failure = report.text
+        elif report.kind == "frame_failed":
+            stage, _, why = report.text.partition(": ")
+            self._failures.setdefault(f"failed:{stage}", why)
         elif report.kind == "renew":
             logging.warning("%s: %s: started again", child.spec.name, report.text)
         elif child.feed is not None and child.feed.stream.added and report.kind in _OF_ONE_STREAM:
@@ -791,12 +843,24 @@ def find_runs() -> dict[int, str]:
     return found
 
 
-def _allow_descriptors() -> None:
-    """Raise our own limit: a stream takes some, and the usual limit is for a few hundred."""
+def _allow_descriptors(graph: Graph) -> None:
+    """Raise our own limit: a stream takes some, and the usual limit is for a few hundred.
+
+    Raises:
+        SetupError: it stays below what the run needs; frames would get lost between workers.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    most = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    open_now = len(os.listdir("/proc/self/fd"))
+    # Each memory has two; a worker may have a connection to and from every other one.
+    need = open_now + OWN_DESCRIPTORS + 2 * len(graph.streams) + 3 * len(graph.workers)
+    if max(soft, most) < need:
+        raise SetupError(
+            f"the limit of open files is too low (found {max(soft, most)}, this run needs {need}); "
+            f"raise it with ulimit -n {need}, or LimitNOFILE= of a service"
+        )
 
 
 def _signal_name(number: int) -> str:

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 import msgspec
+import numpy as np
 import setproctitle
 
 from pipeline.arena import MAX_HOLDS, Arena, Board
@@ -88,6 +89,7 @@ class Report(msgspec.Struct, omit_defaults=True):
     RunError), "setup" (a SetupError), "broken" (a source that ended too early: the run drains and
     fails), "end" (a person's wish), "condition" (of a source), "renew" (a process that cannot go
     on, through no fault of its own), "failure" (why it is about to end as after a crash),
+    "frame_failed" (why a stage failed on a frame, the first time that it did for this reason),
     "request"."""
     text: str = ""
     level: int = logging.INFO
@@ -553,7 +555,7 @@ class Worker:
             return
         frame = self._frame(header)
         for name, (dtype, shape, data) in answer.arrays.items():
-            frame.empty(name, shape, dtype).data.cast("B")[:] = data
+            frame.put(name, np.ndarray(shape, dtype, data))
 
     def _work(self, node: Node, headers: list[Header]) -> None:
         stage = self._stages[node]
@@ -598,6 +600,8 @@ class Worker:
         """Log each kind of failure at its 1st, 10th, 100th ... time."""
         kind = f"{node.name}: {_one_line(error)}"
         times = self._failures[kind] = self._failures.get(kind, 0) + 1
+        if times == 1:
+            self.tell("frame_failed", kind)
         if str(times).rstrip("0") == "1":
             logging.warning("%s (frame %d of %s; x%d)", kind, frame.seq, frame.stream, times)
             logging.debug("%s", traceback.format_exc())
@@ -690,6 +694,8 @@ class CaptureWorker(Worker):
             too_old_ns if self._stream.live else None,
             time.monotonic_ns(),
         )
+        self._shares = self._stream.live and self._stream.settings.slots == "auto"
+        self._note_in_flight()
         self._offered: Header | None = None
         self._offer_ns = 0.0
         """When the next picture is due."""
@@ -779,9 +785,9 @@ class CaptureWorker(Worker):
         if what is not None:
             for edge in self._all_edges:
                 edge.forget()
-        if what == "astray":
+        if what == "unreturned":
             logging.warning(
-                "%s: %d frames went astray and are sent again",
+                "%s: %d frames not returned; resending",
                 self._stream.name,
                 self._custody.in_flight,
             )
@@ -799,7 +805,7 @@ class CaptureWorker(Worker):
             return False
         if self._any_ordered and self._custody.waits_for_holders:
             return False  # stages here that want frames in order get the older ones first
-        if self._offered is None and not (self._custody.has_free_slot and self._is_due()):
+        if self._offered is None and not (self._may_lend() and self._is_due()):
             self._count_missed()
             return False
         try:
@@ -824,6 +830,22 @@ class CaptureWorker(Worker):
         header, self._offered = self._offered, None
         self._lend(header)
         return True
+
+    def _may_lend(self) -> bool:
+        """Whether one more frame may be in flight.
+
+        What live streams have in flight beyond one each they share: more than keeps the stages
+        busy would only wait before them, and each frame for all the others.
+        """
+        if not self._custody.has_free_slot:
+            return False
+        if not (self._shares and self._custody.in_flight):
+            return True
+        return self._board.live_in_flight < self._stream.slots
+
+    def _note_in_flight(self) -> None:
+        if self._stream.live:
+            self._board.set_in_flight(self._index, self._custody.in_flight)
 
     def _is_due(self) -> bool:
         """Whether it is time for the next picture."""
@@ -860,6 +882,7 @@ class CaptureWorker(Worker):
             alone = not self._custody.in_flight
             self._pacer.lent(header.seq, header.captured_ns, self._missed, alone)
         self._custody.lend(header)
+        self._note_in_flight()
         self._missed = 0
         self._launch(header)
 
@@ -899,6 +922,7 @@ class CaptureWorker(Worker):
         taken = self._custody.take_back(done, time.monotonic_ns())
         if taken is None or done.slot == self._arena.end_slot:
             return
+        self._note_in_flight()
         outcome, spans = taken
         if not outcome:
             self._row.count(captured_ns, done.returned_ns, spans)

@@ -56,7 +56,7 @@ def normal(source: str | int) -> int | str | Path:
         from urllib.parse import unquote
 
         return Path(unquote(source[len("file://") :]))
-    return source if "://" in source else Path(source).expanduser()
+    return source if "://" in source else Path(os.path.expanduser(source))
 
 
 @cache
@@ -99,7 +99,7 @@ def unusable_text(source: str) -> str:
     """Say why a device is no source of pictures."""
     if source in STANDARD_INPUT:
         return "is no file and no pipe; redirect one into it, as in `... < clip.mp4`"
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     status = path.stat()  # it is not opened: that alone may block, or start a watchdog
     if stat.S_ISBLK(status.st_mode):
         return "is a disk, not a source of pictures; give a file on it, or /dev/videoN"

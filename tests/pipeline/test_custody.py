@@ -357,7 +357,7 @@ def test_a_half_written_loan_is_no_frame():
     assert world.lend().seq == 0
 
 
-# --- messages that go astray ---
+# --- messages that get lost ---
 
 
 def well(world):
@@ -382,7 +382,7 @@ def test_a_frame_that_nobody_has_and_nobody_returns_is_sent_again():
     well(world)
     lost = world.lend()
     assert pass_time(world, IDLE_NS / 1e9 * 0.9) is None
-    assert pass_time(world, 0.5) == "astray"
+    assert pass_time(world, 0.5) == "unreturned"
     [again] = world.settled()
     assert (again.seq, again.attempt) == (lost.seq, 1)
     assert world.give_back(again) == ("", [])
@@ -393,7 +393,7 @@ def test_while_somebody_works_on_a_frame_of_the_stream_nothing_is_taken_for_lost
     world.board.hold(2, 0, world.lend())
     assert pass_time(world, 3 * STUCK_NS / 1e9, 0.5) is None
     world.board.let_go(2, 0)
-    assert pass_time(world, 2 * IDLE_NS / 1e9) == "astray"
+    assert pass_time(world, 2 * IDLE_NS / 1e9) == "unreturned"
     assert len(world.settled()) == 1
 
 
@@ -402,7 +402,7 @@ def test_while_others_are_busy_a_lost_frame_is_missed_late():
     world.lend()
     world.board.hold(2, 0, header(stream=1))
     assert pass_time(world, STUCK_NS / 1e9 - 1, 0.5) is None
-    assert pass_time(world, 2, 0.5) == "astray"
+    assert pass_time(world, 2, 0.5) == "unreturned"
     assert len(world.settled()) == 1
 
 
@@ -410,15 +410,15 @@ def test_patience_doubles_while_nothing_returns_and_is_short_again_after():
     world = World()
     lent = world.lend()
     world.board.hold(2, 0, header(slot=world.arena.slots - 1))
-    assert pass_time(world, STUCK_NS / 1e9 + 1, 0.5) == "astray"
+    assert pass_time(world, STUCK_NS / 1e9 + 1, 0.5) == "unreturned"
     [again] = world.settled()
     assert pass_time(world, 2 * STUCK_NS / 1e9 - 1, 0.5) is None
-    assert pass_time(world, 2, 0.5) == "astray"
+    assert pass_time(world, 2, 0.5) == "unreturned"
     assert again.seq == lent.seq
     [again] = world.settled()
     assert world.give_back(again) is not None
     world.lend()
-    assert pass_time(world, STUCK_NS / 1e9 + 1, 0.5) == "astray"
+    assert pass_time(world, STUCK_NS / 1e9 + 1, 0.5) == "unreturned"
 
 
 def test_returns_that_keep_coming_show_that_all_is_well():
@@ -520,7 +520,7 @@ class Storm(RuleBasedStateMachine):
         self.launch(self.world.custody.due(self.world.now_ns))
         self.messages.clear()
         if self.world.custody.in_flight:
-            assert pass_time(self.world, 2) == "astray"
+            assert pass_time(self.world, 2) == "unreturned"
 
     @rule(later_ns=st.sampled_from([0, SETTLE_NS // 2, SETTLE_NS, LATER_NS]))
     def time_passes(self, later_ns):

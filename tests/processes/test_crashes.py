@@ -54,7 +54,7 @@ def test_frozen_it_is_found_and_the_events_are_the_same(stage, undisturbed, tmp_
     assert run.lines == undisturbed
     assert run.ledger == WHOLE
     assert "no sign of life" in run.stderr
-    assert "astray" not in run.stderr
+    assert "not returned" not in run.stderr
 
 
 def test_frozen_before_the_first_sign_of_life_it_is_found(undisturbed, tmp_path):
