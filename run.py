@@ -42,6 +42,12 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
+    # Names of files, arguments and texts are UTF-8 whatever the locale says, as OpenCV takes them;
+    # Python decides this before its first line, and so must be started again.
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
 # Before numpy and OpenCV are imported: stages are the unit of parallelism, so libraries start no
 # threads of their own (the supervisor could not fork safely if they did), and what FFmpeg and
 # OpenCV have to say on stderr is said in our own words.
@@ -76,6 +82,7 @@ from pipeline import bench
 from pipeline import config as config_file
 from pipeline import graph as graph_of
 from pipeline.errors import ConfigError, EyelineError, RunError, SetupError
+from pipeline.messages import display_value, name_of, one_line, printable
 from pipeline.service import Service, files_in
 from pipeline.supervisor import (
     EXIT_FAILED,
@@ -87,6 +94,7 @@ from pipeline.supervisor import (
     find_runs,
 )
 from pipeline.terminal import LiveTable, closing_lines, lasting, set_up_logging
+from pipeline.urls import HIDDEN, display_url
 from stages import FILE_PER_STREAM, SINKS, STAGES
 from stages.lines import stream_path
 
@@ -101,14 +109,16 @@ MEDIA = (
 """Endings of what is a source rather than a settings file."""
 MOST_FILES = 6
 """Of one sink that are named one by one at the end."""
-MAX_MESSAGE = 290
-"""Characters of a message, without the name of the program."""
 COMMANDS = ("run", "check", "bench", "models", "reload", "schema", "service")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Do what the arguments say; the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    for word in argv:
+        if any("\ud800" <= c <= "\udfff" for c in word):
+            _complain("an argument is not text in UTF-8; rename the file, or write it in UTF-8")
+            return EXIT_SETUP
     # `run` may be left out: "run.py --source 0" and "run.py my.yaml" are runs.
     if not argv or argv[0] not in (*COMMANDS, "-h", "--help"):
         argv.insert(0, "run")
@@ -160,7 +170,21 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_SETUP, f"run.py: {message}; see run.py --help\n")
+        # Of what was written in the wrong place, nothing is repeated that may be a secret.
+        message = re.sub(
+            r"invalid choice: '(.*)' \(",
+            lambda m: f"invalid choice: {display_value(m[1])} (",
+            message,
+        )
+        what, colon, words = message.partition("unrecognized arguments: ")
+        if colon:
+            shown = (name_of(word.partition("=")[0]) for word in words.split())
+            message = f"{what}{colon}{' '.join(shown)}"
+        message = re.sub(
+            r"(ambiguous option: [^= ]*)\S*|(ignored explicit argument).*", r"\1\2", message
+        )
+        _complain(f"{message}; see run.py --help")
+        self.exit(EXIT_SETUP)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -256,7 +280,7 @@ def _add_settings(command: argparse.ArgumentParser, default: Path = DEFAULT_CONF
         action="append",
         default=[],
         metavar="STAGE.KEY=VALUE",
-        help="replace one setting; may be repeated",
+        help="replace one setting by a value in YAML; may be repeated",
     )
     command.add_argument(
         "--frames", type=_count, metavar="N", help="end each stream after N pictures"
@@ -269,7 +293,7 @@ def _add_settings(command: argparse.ArgumentParser, default: Path = DEFAULT_CONF
 def _count(text: str) -> int:
     value = int(text) if text.isdecimal() else 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 1, found {text}")
+        raise argparse.ArgumentTypeError(f"expected a number from 1, found {name_of(text)}")
     return value
 
 
@@ -293,13 +317,14 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     where = str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
     for table in ("streams", "stages"):
         if not isinstance(raw.get(table), dict):
-            raise ConfigError(f"{where}: {table}: expected a table, found {raw.get(table)!r}")
+            wrong = display_value(raw.get(table), "source")
+            raise ConfigError(f"{where}: {table}: expected a table, found {wrong}")
     if args.source:
         raw["streams"] = _streams(args.source)
     if args.sink:
         _replace_sinks(raw, args.sink)
     for table in raw["stages"].values():
-        if isinstance(table, dict) and table.get("use") == "detector":
+        if _use_of(table) == "detector":
             if args.model is not None:
                 table["model"] = args.model
             if args.device:
@@ -322,20 +347,22 @@ def _not_settings(word: str) -> str | None:
     source = re.sub(r"^(\w+):/(?=[^/]|$)", r"\1://", word)  # as it was before it was a path
     path = Path(word)
     if source.isdecimal() or "://" in source or path.is_dir() or path.suffix.lower() in MEDIA:
-        source = config_file.hide_credentials(source)
+        source = display_url(source)
         return f"{source}: not a settings file; to read pictures from it: --source {source}"
-    close = difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word[:100], COMMANDS, n=1, cutoff=0.6)
     if close and not path.exists():
-        return f"{word}: no such command, and no such file; did you mean {close[0]!r}?"
+        return f"{display_url(word)}: no such command, and no such file; did you mean {close[0]!r}?"
     return None
 
 
 def _streams(sources: list[str]) -> dict[str, Any]:
     streams: dict[str, Any] = {}
     for source in sources:
+        if not source:
+            raise ConfigError("--source: expected a camera index, file, folder or address")
         if source.isdecimal():
-            name = f"camera{source}"
-        elif "://" in source:
+            name = f"camera{source[:9]}"
+        elif "://" in source or display_url(source) == HIDDEN:
             name = f"stream{len(streams) + 1}"
         else:
             name = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(source).stem)
@@ -350,7 +377,7 @@ def _streams(sources: list[str]) -> dict[str, Any]:
 
 def _replace_sinks(raw: dict[str, Any], sinks: list[str]) -> None:
     stages = raw["stages"]
-    for name in [n for n, table in stages.items() if (table or {}).get("use") in SINKS]:
+    for name in [n for n, table in stages.items() if _use_of(table) in SINKS]:
         del stages[name]
     if not stages:
         raise ConfigError("--sink: no stage is left to put it behind")
@@ -359,7 +386,8 @@ def _replace_sinks(raw: dict[str, Any], sinks: list[str]) -> None:
         kind, equals, target = sink.partition("=")
         if kind not in SINKS:
             raise ConfigError(
-                f"--sink {sink}: no sink is called {kind!r}{config_file.hint(kind, list(SINKS))}"
+                f"--sink: no sink is called {display_value(kind)}"
+                f"{config_file.hint(kind, list(SINKS))}"
             )
         setting = SINKS[kind]
         name, n = kind, 2
@@ -367,13 +395,19 @@ def _replace_sinks(raw: dict[str, Any], sinks: list[str]) -> None:
             name, n = f"{kind}{n}", n + 1
         stages[name] = {"use": kind, "after": last}
         if setting == "port" and target and not target.isdecimal():
-            raise ConfigError(f"--sink {sink}: expected a port number, {kind}=PORT")
+            raise ConfigError(f"--sink {kind}: expected a port number, {kind}=PORT")
         if equals and setting is None:
-            raise ConfigError(f"--sink {sink}: {kind} takes no target")
+            raise ConfigError(f"--sink {kind}: takes no target")
         if target and setting is not None:
             stages[name][setting] = target
         elif setting is not None and (equals or _is_required(kind, setting)):
-            raise ConfigError(f"--sink {sink}: expected {kind}={setting.upper()}")
+            raise ConfigError(f"--sink {kind}: expected {kind}={setting.upper()}")
+
+
+def _use_of(table: Any) -> str:
+    """Which stage a table is of; "" if it does not say, which is refused later."""
+    use = table.get("use") if isinstance(table, dict) else None
+    return use if isinstance(use, str) else ""
 
 
 def _is_required(kind: str, setting: str) -> bool:
@@ -383,9 +417,7 @@ def _is_required(kind: str, setting: str) -> bool:
 
 def _leave_out_windows(raw: dict[str, Any]) -> None:
     """Without a display, do without the window; other sinks go on."""
-    windows = [
-        n for n, t in raw["stages"].items() if isinstance(t, dict) and t.get("use") == "window"
-    ]
+    windows = [n for n, t in raw["stages"].items() if _use_of(t) == "window"]
     if not windows:
         return
     from stages.window import display_problem
@@ -461,16 +493,7 @@ def run_command(args: argparse.Namespace) -> int:
 
 def _complain(error: object) -> None:
     """Say on one line of stderr what is wrong, whatever characters a path or a file brings in."""
-    text = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
-    print(f"run.py: {_shortened(text)}", file=sys.stderr)
-
-
-def _shortened(text: str) -> str:
-    """At most so many characters; of a longer text the beginning and the end."""
-    if len(text) <= MAX_MESSAGE:
-        return text
-    half = (MAX_MESSAGE - 5) // 2
-    return f"{text[:half]} ... {text[-half:]}"
+    print(one_line(f"run.py: {error}"), file=sys.stderr)
 
 
 def _results(graph: graph_of.Graph, streams: Iterable[str]) -> list[str]:
@@ -523,7 +546,7 @@ def _check_writable(path: Path) -> None:
 
 def _write_json(path: Path, value: Any) -> bool:
     try:
-        path.write_text(json.dumps(value, indent=2) + "\n")
+        path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
     except OSError as error:
         _complain(f"{path}: cannot be written: {error.strerror}")
         return False
@@ -609,7 +632,10 @@ def reload_command(args: argparse.Namespace) -> int:
             os.kill(pid, signal.SIGHUP)
         except PermissionError:
             raise ConfigError(f"reload: process {pid} belongs to another user: try sudo") from None
-        print(f"{config}: asked process {pid} to read it anew; its log says what came of it")
+        print(
+            f"{printable(config)}: asked process {pid} to read it anew; its log says what came "
+            "of it"
+        )
     return 0
 
 

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
-import yaml
 from msgspec import Meta
 
+from pipeline import yaml_reader
 from pipeline.errors import ConfigError
+from pipeline.messages import display_value, name_of
 from pipeline.stage import Settings
-
-Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from pipeline.text_files import read_text
+from pipeline.urls import display_url
 
 NAME = r"^[A-Za-z][A-Za-z0-9_-]*$"
 
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
 ROOT = Path(__file__).resolve().parents[1]
-MOST_VALUES = 10_000
-"""In one settings file; aliases within aliases could make a small file huge."""
 
 T = TypeVar("T")
 
@@ -75,29 +75,27 @@ class Config(Settings, frozen=True):
 def load(path: Path) -> dict[str, Any]:
     """Read a settings file, with `${NAME}` replaced from the environment; not yet checked.
 
-    `${EYELINE}` is the folder of run.py, so that what ships with it is found from anywhere.
+    `${EYELINE}` is the folder of run.py, so that what ships with it is found from anywhere; a plain
+    `${` is written `$${`.
 
     Raises:
         ConfigError: unreadable, not YAML, a key twice, an unknown environment variable.
     """
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise ConfigError(f"{path}: cannot be read: {reason}") from None
+        text = read_text(path)
+    except ConfigError as error:
+        # What is not there may be an address in the place of a file.
+        shown = path if path.exists() else display_url(path)
+        raise ConfigError(f"{shown}: cannot be read: {error}") from None
     try:
-        raw = yaml.load(text, Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
-        reason = _one_line(error)
-        if "${" in text and "{ " not in reason and "flow" in str(error):
-            reason += " (${NAME} inside { } needs quotes: '${NAME}')"
-        raise ConfigError(f"{path}: {reason}") from None
+        raw = yaml_reader.parse(text)
+    except yaml_reader.YamlError as error:
+        advice = ""
+        if re.search(r"[{\[,][^}'\"\n]*\$\{", text) and "expected ','" in str(error):
+            advice = " (${NAME} inside { } needs quotes: '${NAME}')"
+        raise ConfigError(f"{path}: {error}{advice}") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected `streams:` and `stages:`, found {_kind(raw)}")
-    if sum(1 for _ in itertools.islice(_values(raw), MOST_VALUES)) == MOST_VALUES:
-        raise ConfigError(
-            f"{path}: holds more than {MOST_VALUES} values, or itself, by its aliases"
-        )
+        raise ConfigError(f"{path}: expected `streams:` and `stages:`, found {display_value(raw)}")
     expanded = _expand(raw, str(path), "")
     assert isinstance(expanded, dict)
     return expanded
@@ -118,11 +116,13 @@ def check(raw: Mapping[str, Any], where: str) -> Config:
         for name, value in entries.items() if isinstance(entries, dict) else ():
             if not isinstance(name, str) or not re.fullmatch(NAME.strip("^$"), name):
                 raise ConfigError(
-                    f"{where}: {table}: {name!r} is no name: expected letters, digits, - and _, "
-                    "beginning with a letter"
+                    f"{where}: {table}: {display_value(name)} is no name: expected letters, "
+                    "digits, - and _, beginning with a letter"
                 )
             if not isinstance(value, dict):
-                raise ConfigError(f"{where}: {table}.{name}: expected settings, found {value!r}")
+                key = f"{table}.{name}"
+                shown = display_value(value, "source" if table == "streams" else "")
+                raise ConfigError(f"{where}: {key}: expected settings, found {shown}")
     config = convert(raw, Config, where)
     if not config.streams:
         raise ConfigError(f"{where}: streams: expected at least one, found none")
@@ -139,19 +139,20 @@ def override(raw: dict[str, Any], assignment: str) -> None:
     Raises:
         ConfigError: not of that form, or no such stage.
     """
-    option = f"--set {assignment}"
     path, equals, text = assignment.partition("=")
     parts = path.split(".")
-    if not equals or not all(parts):
-        raise ConfigError(f"{option}: expected stage.key=value")
+    if not equals or not all(map(_KEY.fullmatch, parts)):
+        # Not repeated: without its key, it may be a secret alone.
+        raise ConfigError("--set: expected STAGE.KEY=VALUE, as in --set nms.min_score=0.4")
+    option = f"--set {path}"
     try:
-        value = yaml.load(text, Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{option}: {_one_line(error)}") from None
-    except UnicodeError:
-        raise ConfigError(f"{option}: not text") from None
+        value = yaml_reader.parse(text)
+    except yaml_reader.YamlError as error:
+        raise ConfigError(f"{option}: {error}") from None
     if len(parts) == 1:
-        raw[parts[0]] = value
+        if path in ("streams", "stages"):
+            raise ConfigError(f"{option}: expected {path}.NAME.KEY=VALUE, one setting at a time")
+        raw[path] = value
         return
     if parts[0] in ("supervisor", "streams", "stages"):
         tables = parts[:-1]
@@ -198,65 +199,22 @@ def refuse_unknown(
     """
     for key in raw:
         if key not in known:
-            raise ConfigError(f"{where}: {key}: unknown key{hint(key, [*known, *also])}")
+            raise ConfigError(
+                f"{where}: {name_of(key)}: unknown key{hint(str(key), [*known, *also])}"
+            )
 
 
 def hint(word: str, known: list[str] | tuple[str, ...]) -> str:
     """The end of a complaint about an unknown word: the close ones, or all there are."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word[:100], known, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(sorted(known))}" if known else ""
 
 
-def hide_credentials(text: str) -> str:
-    """A text with user and password in URLs replaced: for logs, messages and files.
-
-    Many cameras take them behind a question mark: /stream?user=admin&password=secret.
-    """
-    text = re.sub(r"(\w+://)\S*@", r"\1***@", text)
-    return re.sub(_SECRET_PARAMETER, r"\1***", text, flags=re.IGNORECASE)
-
-
-_SECRET_PARAMETER = (
-    r"([?&;](?:user(?:name)?|usr|login|pass(?:word|wd|code)?|pwd|pw|token|auth|secret|\w*key)=)"
-    r"[^&;\s#'\"]*"
-)
-
-
-class _UniqueKeys(Loader):  # type: ignore[misc]
-    """Refuses a key given twice, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue  # << may be there, and what it brings in may be given again
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (list, dict)):
-                continue
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise yaml.YAMLError(f"line {line}: {key!r} is given twice; names must differ")
-            seen.add(key)
-        return dict(super().construct_mapping(node, deep=deep))
-
-
-def _values(value: Any) -> Iterator[Any]:
-    """Everything in a tree, aliases as often as they are used; endless if it holds itself."""
-    waiting = [value]
-    while waiting:
-        value = waiting.pop()
-        yield value
-        if isinstance(value, dict):
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
-
-
 def _expand(value: Any, where: str, key: str) -> Any:
     if isinstance(value, dict):
-        return {k: _expand(v, where, f"{key}.{k}".lstrip(".")) for k, v in value.items()}
+        return {k: _expand(v, where, f"{key}.{name_of(k)}".lstrip(".")) for k, v in value.items()}
     if isinstance(value, list):
         return [_expand(v, where, f"{key}[{i}]") for i, v in enumerate(value)]
     if not isinstance(value, str):
@@ -264,13 +222,15 @@ def _expand(value: Any, where: str, key: str) -> Any:
 
     def replace(match: re.Match[str]) -> str:
         name = match[1]
+        if name is None:
+            return "${"
         if name == "EYELINE" and name not in os.environ:
             return str(ROOT)
         if name not in os.environ:
             raise ConfigError(f"{where}: {key}: environment variable {name} is not set")
         return os.environ[name]
 
-    return re.sub(r"\$\{(\w+)\}", replace, value)
+    return re.sub(r"\$\$\{|\$\{(\w+)\}", replace, value)
 
 
 def _explain(message: str, raw: Any, kind: type[Any], also: tuple[str, ...]) -> str:
@@ -280,7 +240,7 @@ def _explain(message: str, raw: Any, kind: type[Any], also: tuple[str, ...]) -> 
     unknown = re.search(r"unknown field `([^`]*)`", text)
     if unknown:
         known = known_keys(kind, key)
-        key = f"{key}.{unknown[1]}".lstrip(".")
+        key = f"{key}.{name_of(unknown[1])}".lstrip(".")
         return f"{key}: unknown key{hint(unknown[1], [*known, *also])}"
     missing = re.search(r"missing required field `([^`]*)`", text)
     if missing:
@@ -290,9 +250,11 @@ def _explain(message: str, raw: Any, kind: type[Any], also: tuple[str, ...]) -> 
     if text.startswith("invalid enum value"):
         choices = ", ".join(str(choice) for choice in _choices(_type_at(kind, key)))
         text = f"expected one of {choices}"
-    found = _at(raw, key)
-    if found is not None and "got" not in text:
-        text += f", found {found!r}"
+    value = _at(raw, key)
+    if value is not None and ", got " not in text:
+        text += f", found {display_value(value, key)}"
+    if "`bool`" in text and str(value).lower() in ("yes", "no", "on", "off", "y", "n"):
+        text += "; write true or false"
     return f"{key}: {text}" if key else text
 
 
@@ -328,15 +290,3 @@ def _at(raw: Any, key: str) -> Any:
             return None
         raw = raw[part]
     return raw
-
-
-def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
-
-
-def _one_line(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    if mark is None:
-        return " ".join(str(error).split())
-    problem = getattr(error, "problem", None) or "not YAML"
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"

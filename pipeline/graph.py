@@ -11,6 +11,7 @@ import importlib
 import inspect
 import itertools
 import os
+import re
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,13 +26,14 @@ from pipeline.config import (
     Config,
     StreamSettings,
     convert,
-    hide_credentials,
     hint,
     known_keys,
     refuse_unknown,
 )
 from pipeline.errors import ConfigError, GraphError, SetupError
+from pipeline.messages import display_value
 from pipeline.stage import Array, Settings, Source, Stage
+from pipeline.urls import display_url
 
 T = TypeVar("T")
 
@@ -112,7 +114,7 @@ class Stream:
     @property
     def source(self) -> str:
         """What it reads, fit to be shown."""
-        return hide_credentials(str(getattr(self.capture, "source", "")))
+        return display_url(getattr(self.capture, "source", ""))
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,8 +288,10 @@ def load_class(use: str, registry: Registry, where: str) -> type[Stage]:
     Raises:
         ConfigError: no such name, module or class, or not a stage.
     """
-    if use not in registry and ":" not in use:
-        raise ConfigError(f"{where}: use: no stage is called {use!r}{hint(use, list(registry))}")
+    if use not in registry and not re.fullmatch(r"[\w.]+:\w+", use):
+        raise ConfigError(
+            f"{where}: use: no stage is called {display_value(use)}{hint(use, list(registry))}"
+        )
     module_name, _, class_name = registry.get(use, use).partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -389,11 +393,13 @@ def _nodes(config: Config, registry: Registry, where: str) -> list[Node]:
         at = f"{where}: stages.{name}"
         if not isinstance(table.get("use"), str):
             raise ConfigError(
-                f"{at}: use: expected the name of a stage, found {table.get('use')!r}"
+                f"{at}: use: expected the name of a stage, found {display_value(table.get('use'))}"
             )
         for key in LINKS[1:]:
             if not isinstance(table.get(key), str | None):
-                raise ConfigError(f"{at}: {key}: expected a name, found {table[key]!r}")
+                raise ConfigError(
+                    f"{at}: {key}: expected a name, found {display_value(table[key])}"
+                )
         kind = load_class(table["use"], registry, at)
         own = {key: value for key, value in table.items() if key not in LINKS}
         # The source's settings are complete only with a stream's own, see `_resolve`.
@@ -419,7 +425,7 @@ def _join(nodes: list[Node], config: Config, where: str) -> None:
         after = config.stages[node.name].get("after")
         if after is not None and after not in names:
             raise GraphError(
-                f"{where}: stages.{node.name}: after: no stage is named {after!r}"
+                f"{where}: stages.{node.name}: after: no stage is named {display_value(after)}"
                 f"{hint(after, [name for name in names if name != node.name])}"
             )
         if issubclass(node.kind, Source):
@@ -684,7 +690,7 @@ def _check_group(group: list[Node], source: Node, config: Config, where: str) ->
     names = ", ".join(node.name for node in group)
     replicas = max(node.replicas for node in group)
     ordered = [node.name for node in group if node.kind.ordered]
-    at = f"{where}: process {group[0].process!r} ({names})"
+    at = f"{where}: process {display_value(group[0].process)} ({names})"
     if ordered and replicas > 1:
         raise GraphError(
             f"{at}: {ordered[0]} must see frames in order and cannot be replicated: give it "

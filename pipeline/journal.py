@@ -18,7 +18,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config import hide_credentials
+from pipeline.messages import bounded, one_line
+from pipeline.urls import redact
 
 LONGEST_VALUE = 4000
 """Characters; the journal would cut a line of more than 48 KiB in two."""
@@ -44,7 +45,7 @@ class Formatter(logging.Formatter):
         priority = next((p for level, p in PRIORITIES if record.levelno >= level), DEBUG)
         fact = getattr(record, "fact", None)
         pairs = dict(fact) if isinstance(fact, Mapping) else {}
-        pairs.setdefault("msg", record.getMessage())
+        pairs.setdefault("msg", one_line(record.getMessage()))
         if record.exc_info:
             pairs["trace"] = self.formatException(record.exc_info)
         return f"<{priority}>{logfmt(pairs)}"
@@ -65,10 +66,7 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     text = str(value)
-    if len(text) > LONGEST_VALUE:
-        # Not in the middle of an address, of which only the password might be left.
-        text = re.sub(r"\S*$", "...", text[:LONGEST_VALUE])
-    text = hide_credentials(text)
+    text = redact(bounded(text, LONGEST_VALUE))
     if text and text.isprintable() and not re.search(r'[\s"=\\]', text):
         return text
     quoted = json.dumps(text, ensure_ascii=False)

@@ -11,10 +11,7 @@ import os
 import socket
 import time
 
-from pipeline.config import hide_credentials
-
-LONGEST_STATUS = 1000
-"""Characters; systemd cuts no datagram, but `systemctl status` shows one line."""
+from pipeline.messages import one_line
 
 
 def ready(status: str = "") -> bool:
@@ -52,8 +49,8 @@ def watchdog_s() -> float | None:
 
 
 def _status(text: str) -> tuple[str, ...]:
-    line = hide_credentials(" ".join(text.split()))
-    return (f"STATUS={line[:LONGEST_STATUS]}",) if line else ()
+    line = one_line(text)
+    return (f"STATUS={line}",) if line else ()
 
 
 def _send(*lines: str) -> bool:

@@ -24,8 +24,10 @@ from typing import Any
 import msgspec
 
 from pipeline.config import NAME, ROOT
-from pipeline.errors import RunError, SetupError
+from pipeline.errors import ConfigError, RunError, SetupError
+from pipeline.messages import name_of
 from pipeline.supervisor import CLOSE_S, EXIT_SETUP, OPEN_S
+from pipeline.text_files import read_text
 
 WATCHDOG_S = 15
 """The supervisor's loop turns ten times a second; silent for so long, it hangs."""
@@ -283,7 +285,7 @@ class Service:
             SetupError: a unit of this name is there, but is not ours.
         """
         try:
-            text = self.unit_path.read_text(errors="replace")
+            text = self.unit_path.read_text("utf-8", errors="replace")
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -413,7 +415,7 @@ class Service:
         aside = self.unit_path.with_suffix(".new")
         try:
             self.unit_path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_text(unit)
+            aside.write_text(unit, "utf-8")
             aside.chmod(0o644)
             os.replace(aside, self.unit_path)
         except OSError as error:
@@ -423,7 +425,9 @@ class Service:
         return ["systemctl", "--no-pager", *(["--user"] if self.of_user else [])]
 
     def _systemctl(self, *words: str) -> str:
-        found = subprocess.run([*self._command(), *words], capture_output=True, text=True)
+        found = subprocess.run(
+            [*self._command(), *words], capture_output=True, encoding="utf-8", errors="replace"
+        )
         if found.returncode:
             said = " ".join((found.stderr or found.stdout).split())
             raise RunError(f"systemctl {' '.join(words)}: {said or found.returncode}")
@@ -438,7 +442,7 @@ class Service:
         """What the program said last, without what systemd said about it."""
         command = ["journalctl", *(["--user"] if self.of_user else []), "--no-pager", "-q"]
         command += ["-o", "cat", "-n", "1", f"SYSLOG_IDENTIFIER={self.name}"]
-        found = subprocess.run(command, capture_output=True, text=True)
+        found = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
         return " ".join(found.stdout.split()) or "it said nothing"
 
 
@@ -543,12 +547,14 @@ def read_variables(path: Path) -> dict[str, str]:
         SetupError: it cannot be read.
     """
     try:
-        text = path.read_text()
+        path.stat()
+        text = read_text(path)
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise SetupError(f"{path}: cannot be read: {reason}") from None
+    except OSError as error:
+        raise SetupError(f"{path}: cannot be read: {error.strerror}") from None
+    except ConfigError as error:
+        raise SetupError(f"{path}: cannot be read: {error}") from None
     found = {}
     for line in text.splitlines():
         key, equals, value = line.strip().partition("=")
@@ -559,7 +565,7 @@ def read_variables(path: Path) -> dict[str, str]:
             try:
                 value = "".join(shlex.split(value))
             except ValueError:
-                raise SetupError(f"{path}: {key}: the quote is not closed") from None
+                raise SetupError(f"{path}: {name_of(key)}: the quote is not closed") from None
         found[key.strip()] = value
     return found
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import journal
-from pipeline.config import hide_credentials
+from pipeline.messages import MAX_MESSAGE, lines, one_line
 from pipeline.supervisor import Phase, Supervisor
 from pipeline.telemetry import percentiles
 
@@ -151,10 +151,11 @@ def lasting(descriptor: int, encoding: str = "utf-8") -> TextIO:
 
 
 class _Plain(logging.Formatter):
-    """A record in words. Hides credentials in URLs, whoever wrote the message."""
+    """A record on one line without secrets, whatever wrote it; for debugging, all its lines."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return hide_credentials(super().format(record))
+        text = super().format(record)
+        return lines(text) if record.levelno <= logging.DEBUG else one_line(text, MAX_MESSAGE)
 
 
 def set_up_logging(level: int, console: Console | None) -> None:

@@ -49,6 +49,7 @@ from pipeline.errors import (
 from pipeline.frame import Frame, Header, SlotFullError, Span, Status
 from pipeline.graph import Graph, Node, Stream
 from pipeline.graph import Worker as Spec
+from pipeline.messages import lines
 from pipeline.monitor import Condition
 from pipeline.pacing import Pacer
 from pipeline.roster import Roster, Streams
@@ -192,8 +193,12 @@ class _PipeLog(logging.Handler):
 
 def send_report(fd: int, report: Report) -> None:
     """Write a line to the supervisor's pipe; shortened, since only short writes are atomic."""
-    if len(report.text.encode()) > 1500:
-        report.text = report.text.encode()[:1500].decode(errors="ignore") + " ..."
+    if report.kind != "request":
+        report.text = lines(report.text)  # also as control characters grow when they are encoded
+    text = report.text.encode(errors="replace")
+    report.text = (
+        text.decode() if len(text) <= 1500 else text[:1500].decode(errors="ignore") + " ..."
+    )
     try:
         os.write(fd, msgspec.json.encode(report) + b"\n")
     except (BlockingIOError, BrokenPipeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from pipeline.errors import SetupError
+from pipeline.urls import display_url
 
 
 def is_loopback(host: str) -> bool:
@@ -29,6 +30,6 @@ def check_own(address: str, others: str) -> None:
         ipaddress.ip_address(address)
     except ValueError:
         raise SetupError(
-            f"address: expected an IP address of this machine, found {address!r}; 127.0.0.1 is for "
-            f"this machine alone, 0.0.0.0 for all who have {others}"
+            f"address: expected an IP address of this machine, found {display_url(address)}; "
+            f"127.0.0.1 is for this machine alone, 0.0.0.0 for all who have {others}"
         ) from None

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal, cast
 
 from msgspec import Meta
 
-from pipeline.config import hide_credentials
 from pipeline.errors import SetupError, SourceError
 from pipeline.frame import Frame
 from pipeline.monitor import Condition
 from pipeline.stage import Array, Settings, Source
+from pipeline.urls import display_url, is_broken, login_advice
 from stages.image_folder import IMAGES, images_in
 from stages.live import Live, Missed, fill
 from stages.opencv import OpenCVVideo
@@ -103,8 +103,10 @@ class Capture(Source):
         source = normal(settings.source)
         if isinstance(source, int) and source > HIGHEST_INDEX:
             raise SourceError(f"camera {source}: no camera has so high an index")
+        address = display_url(settings.source)
+        if settings.pipeline is None and is_broken(str(settings.source)):
+            raise SourceError(f"{address}: {login_advice(str(settings.source))}")
         if settings.pipeline is None and lacks_host(settings.source):
-            address = hide_credentials(str(settings.source))
             raise SourceError(f"{address}: the host is missing, as in rtsp://HOST/PATH")
         if settings.pipeline is not None and settings.backend == "opencv":
             raise SetupError("pipeline: is GStreamer's; remove it, or `backend: opencv`")
@@ -390,7 +392,7 @@ def _name(settings: CaptureSettings) -> str:
     if settings.source in STANDARD_INPUT:
         return "standard input"
     source = normal(settings.source)
-    return f"camera {source}" if isinstance(source, int) else hide_credentials(str(source))
+    return f"camera {source}" if isinstance(source, int) else display_url(source)
 
 
 def _is_recorded(settings: CaptureSettings) -> bool:
@@ -421,7 +423,7 @@ def _check_path(path: Path, settings: CaptureSettings) -> None:
         if path.is_dir() and not images_in(path):
             raise SourceError(f"{path}: the folder holds no image ({', '.join(IMAGES)})")
     except FileNotFoundError:
-        raise SourceError(f"{path}: no such file, folder or device") from None
+        raise SourceError(f"{display_url(path)}: no such file, folder or device") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SourceError(f"{path}: cannot be read: {reason}") from None
+        reason = getattr(error, "strerror", None) or "no path can hold such characters"
+        raise SourceError(f"{display_url(path)}: cannot be read: {reason}") from None

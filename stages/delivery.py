@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from pipeline.errors import SetupError
+from pipeline.errors import ConfigError, SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Settings, Stage
+from pipeline.text_files import read_text
 from stages.events import Object, event_of, utc_ms
 from stages.incidents import Appeared, Incident, Presence
 from stages.live import Backoff
@@ -446,6 +447,9 @@ def tls_context(
             return "not in PEM format, or with a passphrase"
         return error.strerror or str(error)
 
+    for name, file in (("ca", ca), ("certificate", certificate), ("key", key)):
+        if file is not None:
+            _check_readable(name, file)
     try:
         context = ssl.create_default_context(cafile=ca)
     except OSError as error:
@@ -457,6 +461,20 @@ def tls_context(
         except OSError as error:
             raise SetupError(f"certificate, key: {certificate!r}: {reason(error)}") from None
     return context
+
+
+def _check_readable(name: str, file: str) -> None:
+    """Refuse what is no small regular file: OpenSSL would wait for a pipe, or read a device.
+
+    Raises:
+        SetupError: it cannot be read.
+    """
+    try:
+        read_text(file)
+    except ConfigError as error:
+        # What is no file may be the key itself.
+        shown = repr(file) if name != "key" or os.path.exists(file) else "the file"
+        raise SetupError(f"{name}: {shown}: {error}") from None
 
 
 def why_not(error: Exception, timeout_s: float) -> str:

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -26,9 +26,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import hide_credentials
 from pipeline.errors import SetupError, SourceError
 from pipeline.frame import Frame
+from pipeline.urls import display_pipeline, redact
 from stages.live import FIRST_PICTURE_S
 from stages.reader import Pictures
 from stages.sources import (
@@ -112,7 +112,7 @@ def check(settings: CaptureSettings) -> None:
             [sys.executable, "-P", "-m", "stages.gstreamer", "-"],
             input=settings.pipeline,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=CHECK_TIMEOUT_S,
             env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
         )
@@ -121,8 +121,8 @@ def check(settings: CaptureSettings) -> None:
             f"pipeline: cannot be made within {CHECK_TIMEOUT_S:.0f} s; try it with gst-launch-1.0"
         ) from None
     if looked.returncode:
-        last = looked.stderr.strip().rpartition("\n")[2]
-        raise SetupError(looked.stdout.strip() or f"pipeline: {hide_credentials(last)}")
+        crashed = "pipeline: GStreamer ended while making it; try it with gst-launch-1.0"
+        raise SetupError(looked.stdout.strip() or crashed)
 
 
 def missing_gstreamer() -> str:
@@ -451,7 +451,7 @@ class GStreamerVideo(Pictures):
         if self._kind == "pipeline":
             why = debug.strip().rpartition("\n")[2]
             text = f"{message.src.get_name()}: {error.message} ({why})"
-            return kind, hide_credentials(text)
+            return kind, _without_values(text)
         if self._kind == "device":
             return device_trouble(device_path(self._source))
         if kind == "unsupported":
@@ -552,7 +552,8 @@ def _parse(line: str, own: bool) -> tuple[Any, Any]:
     try:
         pipeline = bindings.gst.parse_launch(f"{head} ! {TO_APPSINK} ! {sink}")
     except bindings.glib.Error as error:
-        text = hide_credentials(error.message)
+        properties = re.findall(r"\s([a-z][a-z0-9-]*)=", line)
+        text = _without_values(error.message, [*display_pipeline(line).split(" ! "), *properties])
         if not own:
             raise SetupError(f"GStreamer is not complete ({text}); try `make gstreamer`") from None
         advice = "expected a line as for gst-launch-1.0, with `! appsink` at its end"
@@ -599,6 +600,11 @@ def _unreached(address: str) -> Trouble | None:
     except (OSError, UnicodeError) as error:
         return connection_trouble(error, address)
     return None
+
+
+def _without_values(text: str, names: Sequence[str] = ()) -> str:
+    """A text of GStreamer's without what it quotes, unless that is one of these names."""
+    return redact(re.sub(r'"(.*?)"', lambda m: m[0] if m[1] in names else '"..."', text))
 
 
 def _status(message: Any) -> int:

@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import SourceError
-from stages.sources import connection_trouble, host_of, refusal, scheme_of, without_login
+from stages.sources import connection_trouble, refusal, scheme_of, shown_host, without_login
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection, HTTPResponse
@@ -180,8 +180,7 @@ class HttpClient:
         trouble = connection_trouble(error, self._address)
         if trouble is not None:
             return SourceError(trouble[1], trouble[0])
-        host, port = host_of(self._address)
-        at = f"{host}:{port}" if port else host
+        _, at = shown_host(self._address)
         if isinstance(error, ConnectionError):
             return SourceError("the other side has closed the connection", "closed")
         if isinstance(error, HTTPException):

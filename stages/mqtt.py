@@ -38,6 +38,7 @@ from msgspec import Meta
 from pipeline.bulletin import VERSION
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
+from pipeline.messages import display_value
 from stages.addresses import is_loopback
 from stages.delivery import Away, Delivery, DeliverySettings, tls_context, why_not
 
@@ -548,7 +549,7 @@ class Mqtt(Delivery):
     def _own_client_id(self) -> str:
         """The same each time, so that the broker puts this connection in the place of the last."""
         try:
-            machine = Path("/etc/machine-id").read_text().strip()
+            machine = Path("/etc/machine-id").read_text("utf-8").strip()
         except OSError:
             machine = ""
         facts = (machine, socket.gethostname(), self.settings.prefix, str(self._spool_path()))
@@ -589,7 +590,7 @@ def address_of(settings: MqttSettings) -> Address:
     else:
         raise SetupError(
             f"broker: expected HOST, HOST:PORT, mqtt://HOST or mqtts://HOST, "
-            f"found {settings.broker!r}"
+            f"found {display_value(settings.broker, 'broker')}"
         )
     tls = settings.tls or scheme == "mqtts" or bool(settings.ca or settings.certificate)
     if scheme == "mqtt" and tls:
@@ -618,7 +619,8 @@ def _check_topic(key: str, topic: str) -> None:
     is_wrong = re.search(r"[+#\0\s]|^[/$]|/$|//", topic)
     if is_wrong or len(topic.encode(errors="replace")) > 200 or not topic.isprintable():
         raise SetupError(
-            f"{key}: expected a topic such as home/eyeline, without + # and spaces, found {topic!r}"
+            f"{key}: expected a topic such as home/eyeline, without + # and spaces, found "
+            f"{display_value(topic)}"
         )
 
 

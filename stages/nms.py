@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.config import hint
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
+from pipeline.messages import display_value
 from pipeline.stage import Array, Settings, Stage
 from stages.objects import WEAK, labels_of, put_detections
 from stages.thresholds import Confidence, candidate_score, hand_on_score, max_iou
@@ -201,10 +202,13 @@ def class_numbers(names: Sequence[str], labels: Sequence[str]) -> NDArray[np.int
         if not labels:
             if not name.isdecimal():
                 raise SetupError(
-                    f"classes: expected numbers, as the model tells no labels; found {name!r}"
+                    "classes: expected numbers, as the model tells no labels; found "
+                    f"{display_value(name)}"
                 )
             found = [int(name)]
         elif not found:
-            raise SetupError(f"classes: the model has no label {name!r}{hint(name, tuple(labels))}")
+            raise SetupError(
+                f"classes: the model has no label {display_value(name)}{hint(name, tuple(labels))}"
+            )
         numbers += found
     return np.array(numbers, np.int32)

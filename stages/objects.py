@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.config import hint
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
+from pipeline.messages import display_value
 from pipeline.stage import Array
 
 NO_ID = -1
@@ -93,10 +94,13 @@ def check_labels(wanted: Sequence[str], labels: Sequence[str]) -> None:
     """
     for name in wanted:
         if labels and name not in labels:
-            raise SetupError(f"labels: the model finds no {name!r}{hint(name, tuple(labels))}")
+            raise SetupError(
+                f"labels: the model finds no {display_value(name)}{hint(name, tuple(labels))}"
+            )
         if not labels and not name.isdecimal():
             raise SetupError(
-                f"labels: expected numbers, as the model tells no labels; found {name!r}"
+                "labels: expected numbers, as the model tells no labels; found "
+                f"{display_value(name)}"
             )
 
 

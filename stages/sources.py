@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pipeline.config import hide_credentials
+from pipeline.urls import display_url, login_advice
 
 Trouble = tuple[str, str]
 """Kind (see `Condition`), and words that do not name the source."""
@@ -135,11 +135,11 @@ def device_path(source: str | int | Path) -> Path:
 
 
 def host_of(address: str) -> tuple[str, int | None]:
-    """Host and port of an address; ("?", None): it has none."""
+    """Host and port of an address, as libraries read it; ("?", None): it has none."""
     from urllib.parse import urlsplit
 
     try:
-        parts = urlsplit(hide_credentials(address))  # a password may look like a port and a path
+        parts = urlsplit(address)
         return parts.hostname or "?", parts.port or PORTS.get(parts.scheme)
     except ValueError:
         return "?", None
@@ -153,7 +153,7 @@ def lacks_host(source: str | int) -> bool:
     if not mark or scheme.lower() not in PORTS:
         return False
     try:
-        return not urlsplit(hide_credentials(str(source))).hostname
+        return not urlsplit(str(source)).hostname
     except ValueError:
         return False  # something else is the matter with it
 
@@ -188,12 +188,12 @@ def connection_trouble(error: Exception, address: str) -> Trouble | None:
     """Why a connection has failed, by the error of the socket; None: it is another reason."""
     import ssl
 
-    host, port = host_of(address)
+    host, at = shown_host(address)
     if isinstance(error, ssl.SSLCertVerificationError):
         text = f"the certificate of {host} is not trusted ({error.verify_message})"
         return "failed", f"{text}; `backend: opencv` does not check it"
     if isinstance(error, ssl.SSLError):
-        return "failed", f"{host}:{port} does not speak TLS as expected: try http://"
+        return "failed", f"{at} does not speak TLS as expected: try http://"
     if isinstance(error, socket.gaierror | UnicodeError):
         return network_trouble("unknown_host", address)
     if isinstance(error, ConnectionRefusedError):
@@ -211,26 +211,33 @@ def connection_trouble(error: Exception, address: str) -> Trouble | None:
 
 def network_trouble(kind: str, address: str) -> Trouble:
     """That the host of an address is not reached, or is lost."""
-    host, port = host_of(address)
-    at = f"{host}:{port}" if port else host
+    host, at = shown_host(address)
     texts = {
         "unknown_host": f"there is no host {host}, or no name server answers",
         "refused": f"nothing listens at {at}: is the camera up, and the port right?",
         "unreachable": f"there is no way to {host}: is the network up?",
         "timeout": f"{at} does not answer",
     }
-    return kind, texts[kind]
+    text = texts[kind] if host != "..." else "it is not clear where the host begins"
+    advice = login_advice(address)
+    return kind, f"{text}; {advice}" if advice else text
+
+
+def shown_host(address: str) -> tuple[str, str]:
+    """Host, and host with port, as they may be shown: of a wrong address they may be secret."""
+    host, port = host_of(display_url(address))
+    return host, f"{host}:{port}" if port and host != "..." else host
 
 
 def refusal(status: int, address: str) -> Trouble:
     """That a server has answered with an error; RTSP and HTTP share their numbers."""
-    host, port = host_of(address)
-    at = f"{host}:{port}" if port else host
+    _, at = shown_host(address)
     if status == 401 and "@" not in address:
         text = "it wants a user and a password: put USER:PASSWORD@ before the host's name"
         return "unauthorized", text
     if status == 401:
-        return "unauthorized", "wrong user or password"
+        advice = login_advice(address)
+        return "unauthorized", "wrong user or password" + (f"; {advice}" if advice else "")
     if status == 403:
         return "unauthorized", "the user has no right to this stream"
     if status in (404, 410):

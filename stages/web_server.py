@@ -25,7 +25,8 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 import msgspec
 from aiohttp import WSMsgType, hdrs, web
 
-from pipeline.config import NAME, hide_credentials
+from pipeline.config import NAME
+from pipeline.messages import one_line
 from pipeline.monitor import Run, RunStatus
 from stages.addresses import is_loopback
 from stages.events import utc_ms
@@ -543,7 +544,7 @@ class WebServer:
         loop = asyncio.get_running_loop()
         told = await loop.run_in_executor(self._asker, lambda: self._run.ask(request, **arguments))
         if told:
-            raise Refusal(504 if told.startswith("no answer") else refused, hide_credentials(told))
+            raise Refusal(504 if told.startswith("no answer") else refused, one_line(told))
         return _json(b'{"done":true}')
 
     async def _refuse_unknown(self, name: str) -> None:

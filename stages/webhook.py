@@ -18,6 +18,8 @@ from msgspec import Meta
 
 from pipeline.bulletin import VERSION
 from pipeline.errors import SetupError
+from pipeline.messages import name_of
+from pipeline.urls import login_advice
 from stages.addresses import is_loopback
 from stages.delivery import Away, Delivery, DeliverySettings, tls_context, why_not
 
@@ -320,7 +322,11 @@ def url_of(text: str) -> Url:
         re.IGNORECASE,
     )
     if found is None or not text.isascii():
-        raise SetupError("url: expected https://HOST/PATH or http://HOST/PATH, in ASCII")
+        advice = login_advice(text)
+        raise SetupError(
+            "url: expected https://HOST/PATH or http://HOST/PATH, in ASCII"
+            + (f"; {advice}" if advice else "")
+        )
     scheme, userinfo, ipv6, name, port, target = found.groups()
     is_secure = scheme.lower() == "https"
     number = int(port) if port else 443 if is_secure else 80
@@ -362,7 +368,7 @@ def _redirected(url: Url, location: str, said: str) -> Url:
 def _check_headers(headers: Mapping[str, str]) -> None:
     for name, value in headers.items():
         if not TOKEN.fullmatch(name):
-            raise SetupError(f"headers: {name!r} is no name of a header")
+            raise SetupError(f"headers: {name_of(name)} is no name of a header")
         if name.lower() in OWN_HEADERS:
             raise SetupError(f"headers: {name} is set by the sink itself; leave it out")
         if not (value.isascii() and value.isprintable()):

@@ -26,9 +26,12 @@ import zmq
 import zmq.utils.monitor
 from msgspec import Meta
 
-from pipeline.errors import SetupError
+from pipeline.errors import ConfigError, SetupError
 from pipeline.frame import Frame
+from pipeline.messages import display_value
 from pipeline.stage import Settings, Stage
+from pipeline.text_files import read_text
+from pipeline.urls import display_url
 from stages.events import event_of, utc_ms
 from stages.objects import OBJECTS, labels_of
 
@@ -139,8 +142,8 @@ class Zmq(Stage):
         for key in settings.clients if settings.clients != "any" else ():
             if not is_key(key):
                 raise SetupError(
-                    f"clients: expected public keys of 40 characters, found {key!r}; {MAKE_KEYS} "
-                    "prints a public and a secret key"
+                    "clients: expected public keys of 40 characters, found "
+                    f"{display_value(key, 'key')}; {MAKE_KEYS} prints a public and a secret key"
                 )
         return {}
 
@@ -339,15 +342,15 @@ def is_local(address: str) -> bool:
         if not path or path.endswith("/") or len(os.fsencode(path)) > IPC_PATH_BYTES:
             raise SetupError(
                 f"address: expected ipc:// and the path of a file, of at most {IPC_PATH_BYTES} "
-                f"bytes, found {address!r}"
+                f"bytes, found {display_url(address)}"
             )
         return True
     match = re.fullmatch(r"tcp://(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:/]+)):([0-9]{1,5})", address)
     host = (match[1] or match[2]) if match else ""
     if not match or int(match[3]) > 65535:
         raise SetupError(
-            f"address: expected tcp://ADDRESS:PORT or ipc://PATH, found {address!r}; for this "
-            "machine alone: tcp://127.0.0.1:5556"
+            f"address: expected tcp://ADDRESS:PORT or ipc://PATH, found {display_url(address)}; "
+            "for this machine alone: tcp://127.0.0.1:5556"
         )
     if host in ("*", "localhost"):
         return host == "localhost"
@@ -355,7 +358,8 @@ def is_local(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         raise SetupError(
-            f"address: expected an IP address of this machine, or * for all, found {host!r}"
+            "address: expected an IP address of this machine, or * for all, found "
+            f"{display_url(host)}"
         ) from None
 
 
@@ -371,10 +375,11 @@ def secret_of(settings: ZmqSettings) -> str | None:
     if file is not None:
         name = "secret_key_file"
         try:
-            secret = Path(file).read_text().strip()
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a text file"
-            raise SetupError(f"{name}: {file!r} cannot be read ({reason})") from None
+            secret = read_text(file).strip()
+        except ConfigError as error:
+            # What is no file may be the key itself.
+            shown = repr(file) if os.path.exists(file) else "the file"
+            raise SetupError(f"{name}: {shown} cannot be read ({error})") from None
     if secret is not None and not is_key(secret):
         raise SetupError(
             f"{name}: expected a key of 40 characters; {MAKE_KEYS} prints a public and a secret key"

@@ -224,12 +224,15 @@ def test_without_the_word_run_it_is_a_run(capsys):
     ("text", "words"),
     [
         ("", "my.yaml: expected `streams:` and `stages:`, found nothing"),
-        ("streams: [a]\nstages: {}", "my.yaml: streams: expected a table, found ['a']"),
-        ("streams: {}\nstages:", "my.yaml: stages: expected a table, found None"),
+        ("streams: [a]\nstages: {}", "my.yaml: streams: expected a table, found a list"),
+        ("streams: {}\nstages:", "my.yaml: stages: expected a table, found nothing"),
         ("streams: {a: {source: x}}\nstages: {c: {use: captur}}", "did you mean 'capture'?"),
         ("streams: {a: {source: x}}\nstages: {c: {use: capture}}", "x: no such file, folder"),
-        ("streams: {a: 3}\nstages: {c: {use: capture}}", "streams.a: expected settings, found 3"),
-        ("streams: {a: {}}\nstages: {c: [1]}", "stages.c: expected settings, found [1]"),
+        (
+            "streams: {a: 3}\nstages: {c: {use: capture}}",
+            "streams.a: expected settings, found a number",
+        ),
+        ("streams: {a: {}}\nstages: {c: [1]}", "stages.c: expected settings, found a list"),
         ("streams: {a: {}}\nstages: {c: {use: capture}}", "streams.a: source: missing"),
     ],
 )
@@ -243,14 +246,14 @@ def test_a_wrong_file_is_refused_in_one_line(text, words, capsys, config):
     ("options", "words"),
     [
         (["--source", "no.mp4"], "streams.no: no.mp4: no such file, folder or device"),
-        (["--source", ""], "source: expected `str` of length >= 1"),
+        (["--source", ""], "--source: expected a camera index, file, folder or address"),
         (["--sink", "windoww"], "no sink is called 'windoww'; did you mean 'window'?"),
-        (["--sink", "web=x"], "--sink web=x: expected a port number, web=PORT"),
-        (["--sink", "rtsp=:8554"], "--sink rtsp=:8554: expected a port number, rtsp=PORT"),
-        (["--sink", "null=x"], "--sink null=x: null takes no target"),
+        (["--sink", "web=x"], "--sink web: expected a port number, web=PORT"),
+        (["--sink", "rtsp=:8554"], "--sink rtsp: expected a port number, rtsp=PORT"),
+        (["--sink", "null=x"], "--sink null: takes no target"),
         (["--sink", "events"], "--sink events: expected events=PATH"),
-        (["--sink", "events="], "--sink events=: expected events=PATH"),
-        (["--set", "slow.delay_ms"], "--set slow.delay_ms: expected stage.key=value"),
+        (["--sink", "events="], "--sink events: expected events=PATH"),
+        (["--set", "slow.delay_ms"], "--set: expected STAGE.KEY=VALUE"),
         (["--set", "slow.delay_ms=x"], "slow: delay_ms: expected `float`, got `str`"),
         (["--set", "slow.delay=1"], "slow: delay: unknown key; did you mean 'delay_ms'?"),
         (["--set", "slwo.delay_ms=1"], "no stage is named 'slwo'; did you mean 'slow'?"),
@@ -474,7 +477,7 @@ def test_a_source_where_a_settings_file_belongs_is_told_how_to_be_given(word, ca
 
 
 def test_a_password_in_an_address_that_is_misplaced_is_not_shown(capsys):
-    assert "--source rtsp://***@cam/x" in refusal(capsys, "rtsp://me:secret@cam/x")
+    assert "--source rtsp://cam/x" in refusal(capsys, "rtsp://me:secret@cam/x")
 
 
 def test_a_command_that_is_spelt_wrong_gets_a_hint(capsys, tmp_path):

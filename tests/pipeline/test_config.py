@@ -1,10 +1,8 @@
 """Settings: what is accepted, and in what words the rest is refused."""
 
-import re
-
 import pytest
 
-from pipeline.config import SupervisorSettings, check, hide_credentials, hint, load, override
+from pipeline.config import SupervisorSettings, check, hint, load, override
 from pipeline.errors import ConfigError
 from tests.builders import ROOT
 
@@ -114,7 +112,7 @@ def test_a_wrong_top_level_key_or_value_is_refused(more, words, tmp_path):
         ("streams: {a: {source: b}}", "my.yaml: stages: missing"),
         ("streams: {}\nstages: {a: {use: b}}", "streams: expected at least one, found none"),
         ("streams: {a: {source: b}}\nstages: {}", "stages: expected at least one, found none"),
-        ("streams: {a: }\nstages: {}", "my.yaml: streams.a: expected settings, found None"),
+        ("streams: {a: }\nstages: {}", "my.yaml: streams.a: expected settings, found nothing"),
         (
             "streams: {a: {}}\nstages: {n: nms}",
             "my.yaml: stages.n: expected settings, found 'nms'",
@@ -125,8 +123,8 @@ def test_a_wrong_top_level_key_or_value_is_refused(more, words, tmp_path):
         ),
         ("streams: {a b: {}}\nstages: {}", "my.yaml: streams: 'a b' is no name"),
         ("streams: {1: {}}\nstages: {}", "my.yaml: streams: 1 is no name"),
-        ("streams: {}\nstages: {null: {}}", "my.yaml: stages: None is no name"),
-        ("streams: {on: {}}\nstages: {}", "my.yaml: streams: True is no name"),
+        ("streams: {}\nstages: {null: {}}", "my.yaml: stages: nothing is no name"),
+        ("streams: {true: {}}\nstages: {}", "my.yaml: streams: True is no name"),
     ],
 )
 def test_a_file_without_what_it_needs_is_refused(text, words, tmp_path):
@@ -145,22 +143,22 @@ def test_a_name_with_a_line_break_is_refused(table, tmp_path):
     [
         (
             "streams: {a: {}}\nstreams: {b: {}}",
-            "my.yaml: line 2: 'streams' is given twice; names must differ",
+            "my.yaml: line 2, column 1: streams is given twice; names must differ",
         ),
         (
             "stages:\n  nms: {use: nms}\n  nms: {use: nms}",
-            "my.yaml: line 3: 'nms' is given twice; names must differ",
+            "my.yaml: line 3, column 3: nms is given twice; names must differ",
         ),
         (
             "stages:\n  nms: {use: nms, min_score: 1, min_score: 2}",
-            "my.yaml: line 2: 'min_score' is given twice; names must differ",
+            "my.yaml: line 2, column 33: min_score is given twice; names must differ",
         ),
         ("streams: {a: [}", "my.yaml: line 1, column 15: "),
         ("streams:\n\t- a", "my.yaml: line 2, column 1: "),
         ("a: b: c", "my.yaml: line 1, column 5: mapping values are not allowed"),
-        ("x: !!python/object:os.system {}", "my.yaml: line 1, column 4: could not determine"),
+        ("x: !!python/object:os.system {}", "my.yaml: line 1, column 4: a tag (!) cannot be used"),
         ("", "my.yaml: expected `streams:` and `stages:`, found nothing"),
-        ("just words", "my.yaml: expected `streams:` and `stages:`, found a str"),
+        ("just words", "my.yaml: expected `streams:` and `stages:`, found 'just words'"),
         ("- a\n- b", "my.yaml: expected `streams:` and `stages:`, found a list"),
     ],
 )
@@ -174,8 +172,9 @@ def test_a_merged_key_may_be_given_again(tmp_path):
 
 
 def test_a_file_that_holds_itself_or_grows_by_its_aliases_is_refused(tmp_path):
-    words = "holds more than 10000 values, or itself, by its aliases"
-    assert words in refusal(loaded, tmp_path, "a: &a {b: *a}")
+    assert "an alias (*) within what it names" in refusal(loaded, tmp_path, "a: &a {b: *a}")
+    assert "an alias (*) within what it names" in refusal(loaded, tmp_path, "a: &a {<<: *a}")
+    words = "more than 10000 values, with those of its aliases"
     rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     for i in range(12):
         rows.append(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]")
@@ -191,9 +190,9 @@ def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path):
     assert refusal(load, tmp_path / "no.yaml").endswith(
         "no.yaml: cannot be read: No such file or directory"
     )
-    assert refusal(load, tmp_path).endswith("cannot be read: Is a directory")
+    assert refusal(load, tmp_path).endswith("cannot be read: is a directory")
     (tmp_path / "clip.mp4").write_bytes(b"\xff\xfe\x00\x81")
-    assert refusal(load, tmp_path / "clip.mp4").endswith("cannot be read: not a text file")
+    assert refusal(load, tmp_path / "clip.mp4").endswith("cannot be read: not a text file in UTF-8")
 
 
 # --- ${VAR} ---
@@ -219,6 +218,12 @@ def test_a_variable_that_is_not_set_is_refused_with_its_key(text, key, tmp_path,
     monkeypatch.delenv("NOT_SET_X", raising=False)
     words = f"my.yaml: {key}: environment variable NOT_SET_X is not set"
     assert refusal(loaded, tmp_path, text).endswith(words)
+
+
+def test_two_dollars_give_a_brace_that_is_no_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("X", "x")
+    raw = loaded(tmp_path, "a: ['pa$${ss', '$${X}', '$$${X}', '$$$${X}', $X, $$, '${X}$']\n")
+    assert raw["a"] == ["pa${ss", "${X}", "$${X}", "$$${X}", "$X", "$$", "x$"]
 
 
 # --- --set ---
@@ -259,14 +264,24 @@ def test_a_setting_can_be_replaced_from_the_command_line(assignment, where, valu
 @pytest.mark.parametrize(
     ("assignment", "words"),
     [
-        ("nms", "--set nms: expected stage.key=value"),
-        ("=1", "--set =1: expected stage.key=value"),
-        ("nms.=1", "--set nms.=1: expected stage.key=value"),
-        (".min_score=1", "--set .min_score=1: expected stage.key=value"),
+        ("nms", "--set: expected STAGE.KEY=VALUE, as in"),
+        ("", "--set: expected STAGE.KEY=VALUE"),
+        ("=", "--set: expected STAGE.KEY=VALUE"),
+        ("=1", "--set: expected STAGE.KEY=VALUE"),
+        ("nms.=1", "--set: expected STAGE.KEY=VALUE"),
+        (".min_score=1", "--set: expected STAGE.KEY=VALUE"),
+        ("nms..a=1", "--set: expected STAGE.KEY=VALUE"),
+        ("a b.c=1", "--set: expected STAGE.KEY=VALUE"),
+        ("rtsp://admin:pw@cam/x?a=1", "--set: expected STAGE.KEY=VALUE"),
+        ("stages=1", "--set stages: expected stages.NAME.KEY=VALUE, one setting at a time"),
+        ("streams={a: 1}", "--set streams: expected streams.NAME.KEY=VALUE"),
+        ("nms.min_score=!!int x", "--set nms.min_score: line 1, column 1: expected an integer"),
+        ("nms.min_score=!tag x", "--set nms.min_score: line 1, column 1: a tag (!) cannot be"),
+        ("nms.min_score=*x", "--set nms.min_score: line 1, column 1: found undefined alias"),
         ("nmss.min_score=1", "no stage is named 'nmss'; did you mean 'nms'?"),
-        ("foo.bar=1", "--set foo.bar=1: no stage is named 'foo'; known: capture, nms"),
-        ("nms.min_score=[1", "--set nms.min_score=[1: line 2, column 1: did not find"),
-        ("nms.min_score.deep=1", "--set nms.min_score.deep=1: 'min_score' holds no settings"),
+        ("foo.bar=1", "--set foo.bar: no stage is named 'foo'; known: capture, nms"),
+        ("nms.min_score=[1", "--set nms.min_score: line 2, column 1: did not find"),
+        ("nms.min_score.deep=1", "--set nms.min_score.deep: 'min_score' holds no settings"),
     ],
 )
 def test_what_cannot_be_set_is_refused(assignment, words):
@@ -286,37 +301,3 @@ def test_a_close_word_is_offered_else_all_there_are():
     assert hint("detecter", ["nms", "detector"]) == "; did you mean 'detector'?"
     assert hint("foo", ["nms", "detector"]) == "; known: detector, nms"
     assert hint("foo", []) == ""
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "rtsp://user:secret@cam.local:554/stream1?x=1",
-        "rtsp://secret@cam.local/",
-        "http://user:sec@ret@cam.local/a",
-        "rtsp://user:sec/ret@cam.local/",
-        "rtsp://user:secret@[fe80::1]/",
-        "opened rtsp://user:secret@cam.local/ and http://u:secret@cam.local/",
-        "http://cam.local/video.cgi?user=me_user&pwd=secret&fps=5",
-        "rtsp://cam.local/h264?Username=user&Password=sec%40ret#x",
-        "http://cam.local/?api_key=secret",
-    ],
-)
-def test_user_and_password_are_hidden(url):
-    shown = hide_credentials(url)
-    assert not re.search("sec|ret|user(?!(name)?=)", shown, re.IGNORECASE)
-    assert "cam.local" in shown or "fe80" in shown
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "clip.mp4",
-        "rtsp://cam.local/stream?channel=1&subtype=0",
-        "0",
-        "a@b.mp4",
-        "folder/with@sign.mp4",
-    ],
-)
-def test_what_has_no_password_is_shown_as_it_is(text):
-    assert hide_credentials(text) == text

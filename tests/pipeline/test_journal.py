@@ -63,7 +63,7 @@ def test_credentials_are_hidden_in_facts_and_in_words():
     found = line("cannot open rtsp://admin:s3cret@cam.local/1", fact=fact)
     assert "s3cret" not in found
     assert "admin" not in found
-    assert found.count("***@cam.local/1") == 2
+    assert found.count("rtsp://cam.local/1") == 2
 
 
 def test_an_exception_stays_on_the_line():
@@ -131,7 +131,7 @@ def logged(stream_of):
 
 def test_where_stderr_is_the_journal_facts_are_written():
     assert logged(lambda held: f"{held.st_dev}:{held.st_ino}") == (
-        '<4>event=stream msg="opened rtsp://***@cam/1"\n'
+        '<4>event=stream msg="opened rtsp://cam/1"\n'
     )
 
 
@@ -139,7 +139,7 @@ def test_where_stderr_is_the_journal_facts_are_written():
 def test_elsewhere_lines_stay_plain(value):
     """Also in a process started from a service, whose stderr goes somewhere else."""
     text = logged(lambda held: value)
-    assert re.fullmatch(r"[-\d]+ [\d:,]+ WARNING opened rtsp://\*\*\*@cam/1\n", text)
+    assert re.fullmatch(r"[-\d]+ [\d:,]+ WARNING opened rtsp://cam/1\n", text)
 
 
 def test_a_closed_stderr_is_no_journal(monkeypatch):

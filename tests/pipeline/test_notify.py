@@ -82,12 +82,12 @@ def test_the_sender_is_the_process_that_speaks(systemd):
 def test_a_status_is_one_line_without_credentials(systemd):
     notify.status("yard: rtsp://admin:s3cret@cam.local/1\nWATCHDOG=trigger\r\n waits \udcff")
     (line,) = systemd.lines()
-    assert line == "STATUS=yard: rtsp://***@cam.local/1 WATCHDOG=trigger waits ?"
+    assert line == "STATUS=yard: rtsp://cam.local/1 WATCHDOG=trigger waits ?"
 
 
 def test_a_long_status_is_cut(systemd):
     notify.ready("x" * 5000)
-    assert systemd.lines() == ["READY=1", "STATUS=" + "x" * notify.LONGEST_STATUS]
+    assert systemd.lines() == ["READY=1", "STATUS=" + "x" * 177 + " ... " + "x" * 118]
 
 
 @pytest.mark.parametrize("address", ["", "relative", "vsock:2:9000"])

@@ -220,7 +220,7 @@ def test_a_test_picture_is_played_at_its_own_pace(video):
 @pytest.mark.parametrize(
     ("line", "kind", "text"),
     [
-        ("filesrc location=/no/such ! decodebin", "not_found", 'No such file "/no/such"'),
+        ("filesrc location=/no/such ! decodebin", "not_found", 'No such file "..."'),
         (f"filesrc location={ROOT}/README.md ! decodebin", "unsupported", "text file"),
         ("rtspsrc location=rtsp://a:secret@127.0.0.1:1/ ! decodebin", "failed", "rtspsrc"),
         ("videotestsrc num-buffers=0", "closed", "the pipeline has ended"),

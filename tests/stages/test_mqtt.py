@@ -787,7 +787,7 @@ def test_the_address_of_the_broker(given, address):
         ({"prefix": "$SYS"}, "prefix: expected a topic"),
         ({"discovery": "home assistant"}, "discovery: expected a topic"),
         ({"ca": "/nowhere.pem"}, "ca: '/nowhere.pem': No such file"),
-        ({"certificate": "/nowhere.pem"}, "certificate, key: .*No such file"),
+        ({"certificate": "/nowhere.pem"}, "certificate: .*No such file"),
         ({"certificate": str(ROOT / "run.py")}, "certificate, key: .*not in PEM format"),
         ({"key": "/nowhere.key"}, "needs `certificate`"),
         ({"spool": "/tmp"}, "spool: '/tmp' is a directory"),

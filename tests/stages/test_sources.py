@@ -38,7 +38,7 @@ def test_a_source_is_a_file_a_webcam_or_an_address(source, recorded, device):
         ("rtsps://cam/x", "cam", 322),
         ("http://cam:8000/x", "cam", 8000),
         ("rtsp://[fe80::1]:9/x", "fe80::1", 9),
-        ("rtsp://u:12/se@cret@cam:554/x", "cam", 554),
+        ("rtsp://u:12/se@cret@cam:554/x", "u", 12),
         ("udp://cam", "cam", None),
         ("rtsp://[bad/x", "?", None),
         ("rtsp://cam:99999/x", "?", None),

@@ -462,7 +462,7 @@ def test_a_refusal_says_why_and_hides_credentials(page):
     body = json.dumps({"name": "gate", "source": SECRET}).encode()
     status, _, told = page.ask("POST", "/api/streams", body, TOKEN)
     assert status == 400
-    assert json.loads(told) == {"error": "streams.gate: cannot open rtsp://***@cam/1"}
+    assert json.loads(told) == {"error": "streams.gate: cannot open rtsp://cam/1"}
     page.run.answer = "no answer within 5 s"
     assert page.ask("POST", "/api/reload", None, TOKEN)[0] == 504
     page.run.answer = "it is paused already"
