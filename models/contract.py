@@ -82,6 +82,8 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     family: str
     path: str
     """Of the model file, absolute."""
+    size_bytes: int
+    """Of that file, and of those beside it that hold its weights."""
     sha256: str
     input: Input
     batch: int | None
@@ -229,6 +231,7 @@ def inspect(
         task=card.task if card else "detect",
         family=family,
         path=os.path.abspath(path),  # not resolved: a link's weights are beside the link
+        size_bytes=file.size_bytes,
         sha256=sha256_of(path),
         input=_input(path, file, image, family, reading, card),
         batch=image.batch,

@@ -75,6 +75,8 @@ class OnnxFile(msgspec.Struct, frozen=True):
     """Kinds of the nodes of the graph."""
     first_ops: frozenset[str]
     """Kinds of the nodes that read the first input."""
+    size_bytes: int = 0
+    """Of the file, and of those beside it that hold its weights."""
 
     def __str__(self) -> str:
         inputs, outputs = (_some(map(str, side), ", ") for side in (self.inputs, self.outputs))
@@ -107,9 +109,13 @@ def read(path: Path) -> OnnxFile:
             ) from None
         except OSError as error:
             raise ContractError(f"{path}: the model cannot be read: {error.strerror}") from None
-    for part in set(external):
-        _check_external(path, part)
-    return found
+        size = os.fstat(file.fileno()).st_size
+    ends: dict[str, int] = {}
+    for part in external:
+        end = part.offset + (part.length or 0)
+        ends[part.location] = max(end, ends.get(part.location, 0))
+    size += sum(_check_external(path, location, end) for location, end in ends.items())
+    return msgspec.structs.replace(found, size_bytes=size)
 
 
 def _model(path: Path, data: memoryview) -> tuple[OnnxFile, list[External]]:
@@ -202,29 +208,35 @@ def _length(value: int | None) -> int | None:
     return value if value is not None and value > 0 else None
 
 
-def _check_external(path: Path, part: External) -> None:
-    """See that a file of weights is beside the model, or below, and holds what is asked of it."""
-    location = shown(part.location, 100)
+def _check_external(path: Path, location: str, end: int) -> int:
+    """Check that a file of weights is beside the model, or below, and long enough; its size.
+
+    Args:
+        path: of the model.
+        location: of the weights, as the model says it.
+        end: bytes that the model reads of it.
+    """
     try:
-        target = path.parent / part.location
-        leaves = os.path.isabs(part.location) or ".." in Path(part.location).parts
+        target = path.parent / location
+        leaves = os.path.isabs(location) or ".." in Path(location).parts
         real = target.resolve()
         # The model may itself be a link into a store, where its weights are links as well.
         homes = (path.parent.resolve(), path.resolve().parent)
         outside = leaves or not any(real.is_relative_to(home) for home in homes)
     except (OSError, ValueError, RuntimeError):  # RuntimeError: links in a circle
         outside = True
-    if outside or not part.location:
+    if outside or not location:
         raise ContractError(
-            f"{path}: expected weights in a file beside the model, found {location!r}, which is "
-            "outside its folder"
+            f"{path}: expected weights in a file beside the model, found {shown(location, 100)!r}, "
+            "which is outside its folder"
         )
     with open_file(
         target, f"file of weights of {path.name}", MAX_EXTERNAL_BYTES, ContractError
     ) as file:
         size = os.fstat(file.fileno()).st_size
-    if part.offset + (part.length or 0) > size:
+    if end > size:
         raise ContractError(
-            f"{path}: its file of weights {location} is cut short (found {size:,} bytes, expected "
-            f"{part.offset + (part.length or 0):,}); copy it again"
+            f"{path}: its file of weights {shown(location, 100)} is cut short (found {size:,} "
+            f"bytes, expected {end:,}); copy it again"
         )
+    return size

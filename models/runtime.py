@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from models import load_limit
 from models.contract import Contract
 from models.errors import CacheError, ContractError, DeviceError, ProviderError
 from models.provider_failure import is_provider_failure
@@ -58,6 +59,8 @@ class Runtime:
         before: provider on which it ran before a crash, for `auto` to choose again: a GPU that has
             failed must not become the CPU.
         spin: whether threads that wait for work spin, which takes a core from whatever else runs.
+        abandon: called from another thread, with the reason, where onnxruntime does not come back
+            from loading the model: only the end of the process helps. Without it, this waits.
 
     Raises:
         DeviceError: the device asked for does not load, or onnxruntime is installed twice.
@@ -72,13 +75,14 @@ class Runtime:
         threads: int | None = None,
         before: str | None = None,
         spin: bool = False,
+        abandon: Callable[[str], object] = lambda reason: None,
     ) -> None:
         self.contract = contract
         self._outputs = [output.name for output in contract.outputs]
         _check_distributions()
         ort = _import()
         self._session, self.provider, self.passed_over = _open(
-            ort, contract, device, _options(ort, profile, threads, spin), before
+            ort, contract, device, _options(ort, profile, threads, spin), before, abandon
         )
         self._check()
 
@@ -193,7 +197,12 @@ def _import() -> Any:
 
 
 def _open(
-    ort: Any, contract: Contract, device: Device, options: Any, before: str | None
+    ort: Any,
+    contract: Contract,
+    device: Device,
+    options: Any,
+    before: str | None,
+    abandon: Callable[[str], object],
 ) -> tuple[Any, str, tuple[str, ...]]:
     """A session, the provider it truly runs on, and why better ones were passed over."""
     available = ort.get_available_providers()
@@ -212,8 +221,10 @@ def _open(
         if name in ("cuda", "tensorrt") and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # finds the CUDA libraries that pip has installed
         try:
-            session = _session(ort, contract, _providers(ort, name, contract), options)
+            session = _session(ort, contract, _providers(ort, name, contract), options, abandon)
             provider = str(session.get_providers()[0])
+        except ContractError:
+            raise
         except Exception as error:  # onnxruntime's exceptions have no common base
             if name == "cpu" or type(error).__name__ in _OF_THE_FILE:
                 raise ContractError(
@@ -242,7 +253,32 @@ def _options(ort: Any, profile: Profile, threads: int | None, spin: bool) -> Any
     return options
 
 
-def _session(ort: Any, contract: Contract, providers: list[Any], options: Any) -> Any:
+def _session(
+    ort: Any,
+    contract: Contract,
+    providers: list[Any],
+    options: Any,
+    abandon: Callable[[str], object],
+) -> Any:
+    if providers[0][0] == PROVIDERS["tensorrt"]:  # to build its engine may take minutes
+        return _load(ort, contract, providers, options)
+    limit_s = load_limit.limit_s(contract.size_bytes)
+    late = (
+        f"{contract.path}: the model does not load within {limit_s:.0f} s; simplify it, or export "
+        "it again"
+    )
+    # Not every onnxruntime can be asked to stop.
+    cancel = getattr(options, "set_load_cancellation_flag", lambda wish: None)
+    try:
+        with load_limit.limited(limit_s, lambda: cancel(True), lambda: abandon(shown(late))):
+            return _load(ort, contract, providers, options)
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        if type(error).__name__ != "ModelLoadCanceled":
+            raise
+        raise ContractError(late) from None
+
+
+def _load(ort: Any, contract: Contract, providers: list[Any], options: Any) -> Any:
     # With its fallback, onnxruntime would make the session again on the CPU where a provider fails,
     # at its creation and in the middle of a run, and go on as if nothing had happened.
     session = ort.InferenceSession(

@@ -45,7 +45,7 @@ PLAIN = (
     {"profile": "throughput"},
 )
 """Settings of the stage that runs the model, in a plain loop; the fastest counts."""
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
 
 
 def bench(build: Callable[[], Graph], rounds: int, start_command: Sequence[str]) -> dict[str, Any]:
