@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from models import load_limit
 from models.contract import Contract
 from models.errors import CacheError, ContractError, DeviceError, ProviderError
 from models.provider_failure import is_provider_failure
@@ -44,12 +44,6 @@ _INSTALL = "pip install onnxruntime, or onnxruntime-gpu[cuda,cudnn] for an NVIDI
 _SILENT = 4
 """onnxruntime's severity "fatal": what it has to say comes to us as exceptions."""
 
-MIN_LOAD_S = 30.0
-"""How long a model may take to load, and longer by its size. onnxruntime computes what is constant
-in a graph as it loads it, and a small file can hold hours of that."""
-LOAD_BYTES_PER_S = 10e6
-"""A slow card reads so fast."""
-
 _OF_THE_FILE = frozenset({"InvalidProtobuf", "InvalidGraph", "NoSuchFile", "NoModel"})
 """Exceptions of onnxruntime that it raises for a model file, whichever provider is to run it."""
 
@@ -65,6 +59,8 @@ class Runtime:
         before: provider on which it ran before a crash, for `auto` to choose again: a GPU that has
             failed must not become the CPU.
         spin: whether threads that wait for work spin, which takes a core from whatever else runs.
+        abandon: called from another thread, with the reason, where onnxruntime does not come back
+            from loading the model: only the end of the process helps. Without it, this waits.
 
     Raises:
         DeviceError: the device asked for does not load, or onnxruntime is installed twice.
@@ -79,13 +75,14 @@ class Runtime:
         threads: int | None = None,
         before: str | None = None,
         spin: bool = False,
+        abandon: Callable[[str], object] = lambda reason: None,
     ) -> None:
         self.contract = contract
         self._outputs = [output.name for output in contract.outputs]
         _check_distributions()
         ort = _import()
         self._session, self.provider, self.passed_over = _open(
-            ort, contract, device, _options(ort, profile, threads, spin), before
+            ort, contract, device, _options(ort, profile, threads, spin), before, abandon
         )
         self._check()
 
@@ -200,7 +197,12 @@ def _import() -> Any:
 
 
 def _open(
-    ort: Any, contract: Contract, device: Device, options: Any, before: str | None
+    ort: Any,
+    contract: Contract,
+    device: Device,
+    options: Any,
+    before: str | None,
+    abandon: Callable[[str], object],
 ) -> tuple[Any, str, tuple[str, ...]]:
     """A session, the provider it truly runs on, and why better ones were passed over."""
     available = ort.get_available_providers()
@@ -219,7 +221,7 @@ def _open(
         if name in ("cuda", "tensorrt") and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # finds the CUDA libraries that pip has installed
         try:
-            session = _session(ort, contract, _providers(ort, name, contract), options)
+            session = _session(ort, contract, _providers(ort, name, contract), options, abandon)
             provider = str(session.get_providers()[0])
         except ContractError:
             raise
@@ -251,27 +253,29 @@ def _options(ort: Any, profile: Profile, threads: int | None, spin: bool) -> Any
     return options
 
 
-def _session(ort: Any, contract: Contract, providers: list[Any], options: Any) -> Any:
-    limit_s = MIN_LOAD_S + contract.size_bytes / LOAD_BYTES_PER_S
-    # Not every onnxruntime can be stopped. To build an engine for TensorRT may take minutes.
-    stop = getattr(options, "set_load_cancellation_flag", None)
-    if stop is None or providers[0][0] == PROVIDERS["tensorrt"]:
+def _session(
+    ort: Any,
+    contract: Contract,
+    providers: list[Any],
+    options: Any,
+    abandon: Callable[[str], object],
+) -> Any:
+    if providers[0][0] == PROVIDERS["tensorrt"]:  # to build its engine may take minutes
         return _load(ort, contract, providers, options)
-    timer = threading.Timer(limit_s, stop, [True])
-    timer.daemon = True
-    timer.start()
+    limit_s = load_limit.limit_s(contract.size_bytes)
+    late = (
+        f"{contract.path}: the model does not load within {limit_s:.0f} s; simplify it, or export "
+        "it again"
+    )
+    # Not every onnxruntime can be asked to stop.
+    cancel = getattr(options, "set_load_cancellation_flag", lambda wish: None)
     try:
-        return _load(ort, contract, providers, options)
+        with load_limit.limited(limit_s, lambda: cancel(True), lambda: abandon(shown(late))):
+            return _load(ort, contract, providers, options)
     except Exception as error:  # onnxruntime's exceptions have no common base
         if type(error).__name__ != "ModelLoadCanceled":
             raise
-        raise ContractError(
-            f"{contract.path}: the model does not load within {limit_s:.0f} s; simplify it, or "
-            "export it again"
-        ) from None
-    finally:
-        timer.cancel()
-        timer.join()
+        raise ContractError(late) from None
 
 
 def _load(ort: Any, contract: Contract, providers: list[Any], options: Any) -> Any:

@@ -134,6 +134,15 @@ class Stage:
             EndRun: the run is being stopped; let it pass.
         """
 
+    def abandon(self, reason: str) -> None:
+        """End the process in which this stage opens, and the run: a library does not come back.
+
+        For another thread than the one that is stuck. The worker puts its own in place of this one.
+
+        Args:
+            reason: the message that the run ends with.
+        """
+
     def idle(self) -> None:
         """Called between frames, at least ten times a second: to serve a window, say."""
 

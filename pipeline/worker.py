@@ -295,6 +295,7 @@ class Worker:
         for node in self._spec.nodes:
             stage = self._stages[node] = self._make(node)
             stage.beat = self._beat_for_stage  # type: ignore[method-assign]
+            stage.abandon = self._abandon  # type: ignore[method-assign]
             stage.run = self._view()
             self._open_stage(node)
         self._idle = [s for s in self._stages.values() if type(s).idle is not Stage.idle]
@@ -391,6 +392,10 @@ class Worker:
 
     def _beat(self) -> None:
         self._board.beat(self._index, time.monotonic_ns())
+
+    def _abandon(self, reason: str) -> None:
+        self.tell("setup", reason)
+        os._exit(EXIT_FATAL)
 
     def _beat_for_stage(self) -> None:
         self._beat()

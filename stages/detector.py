@@ -139,7 +139,13 @@ class Detector(Stage):
         before = self.facts.get("predecessor", {}).get("provider")
         try:
             self._runtime = Runtime(
-                self._contract, own.device, own.profile, own.threads, before, own.spin
+                self._contract,
+                own.device,
+                own.profile,
+                own.threads,
+                before,
+                own.spin,
+                self.abandon,
             )
         except DeviceError as error:
             # A GPU that a driver resets comes back; the restart budget bounds how long to wait.

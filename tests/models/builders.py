@@ -72,3 +72,22 @@ def save(
     helper.set_model_props(model, dict(metadata or {}))
     onnx.save(model, path)
     return path
+
+
+def save_endless(path: Path, products: int = 20_000) -> Path:
+    """Write a detector whose constants take onnxruntime minutes to compute while it loads."""
+    side = numpy_helper.from_array(np.array([512, 512], np.int64), "side")
+    last = f"c{products}"
+    nodes = [helper.make_node("ConstantOfShape", ["side"], ["c0"])]
+    nodes += [helper.make_node("MatMul", [f"c{i}", "c0"], [f"c{i + 1}"]) for i in range(products)]
+    nodes.append(helper.make_node("ReduceSum", [last], ["sum"], keepdims=0))
+    model = onnx.load(save(path, [1, 3, 64, 64], {"output0": (1, 6, 84)}))
+    (answer,) = model.graph.node
+    answer.op_type = "Add"
+    answer.input.append("sum")
+    model.graph.initializer.append(side)
+    nodes.append(helper.make_node("Add", answer.input, answer.output))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
+    return path
