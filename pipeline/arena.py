@@ -334,6 +334,10 @@ class Arena:
         start = self._first_slot + slot * self._slot_bytes
         self._memory.give_back(start + keep_bytes, self._slot_bytes - keep_bytes)
 
+    def release_slots(self) -> None:
+        """Give back the pages of all slots, once no frame is in flight any more."""
+        self._memory.give_back(self._first_slot, self.slots * self._slot_bytes)
+
     def resident_bytes(self) -> int:
         """Bytes of the arena that are in memory."""
         return self._memory.resident_bytes()

@@ -46,7 +46,7 @@ class StreamSettings(Settings, frozen=True):
 
     slots: Literal["auto"] | Annotated[int, Meta(ge=1, le=256)] = "auto"
     """How many frames may be in flight: sets latency, not throughput. auto: just enough to keep
-    the detector busy."""
+    the detector busy; live streams share what is more than one each."""
     max_age_ms: Annotated[float, Meta(gt=0)] | None = None
     """A live frame older than this is dropped (`stale`) where a stage is about to spend work on
     it; null: never."""

@@ -82,6 +82,8 @@ class Feed:
     def __init__(self, stream: Stream, arena: Arena, row: StreamRow, child: Child) -> None:
         self.stream, self.arena, self.row, self.child = stream, arena, row, child
         self.condition = Condition()
+        self.released = False
+        """Whether it has ended and its pictures were given back."""
         self.since_ns = time.monotonic_ns()
         """Monotonic time of the last change of the condition."""
 
@@ -275,20 +277,20 @@ class Feeds:
                 return index
         return None
 
-    def retire(self) -> list[Child]:
-        """Forget streams that are over, but for what they came to.
+    def release_memory(self) -> None:
+        """Give back the pictures of streams that have ended; their figures stay to be seen."""
+        for feed in self:
+            if feed.child.done and not feed.released and feed.arena.finished:
+                feed.arena.release_slots()
+                feed.released = True
 
-        These are the streams that were removed, and those that were added on request and have
-        ended. The ones of the settings file stay to be seen until the run ends.
+    def retire(self) -> list[Child]:
+        """Forget streams that were removed and are over, but for what they came to.
 
         Returns:
             Their capture workers, which have ended.
         """
-        over = [
-            feed
-            for feed in self
-            if feed.child.done and (feed.arena.removed or feed.stream.requested)
-        ]
+        over = [feed for feed in self if feed.child.done and feed.arena.removed]
         for feed in over:
             index = feed.stream.index
             self._gone[self._unique(feed.name)] = feed.summary(self._graph.nodes)
@@ -300,9 +302,8 @@ class Feeds:
             del self._now[index], self.arenas[index]
             self.trace_fds.pop(index, None)
             self._board.retire(feed.child.spec.index)
-            removed = feed.arena.removed
             feed.arena.discard()
-            logging.info("%s: %s", feed.name, "removed" if removed else "ended")
+            logging.info("%s: removed", feed.name)
         return [feed.child for feed in over]
 
     def _unique(self, name: str) -> str:

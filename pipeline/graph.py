@@ -10,6 +10,7 @@ import ast
 import importlib
 import inspect
 import itertools
+import math
 import os
 import re
 import textwrap
@@ -20,8 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+import numpy as np
 
-from pipeline.arena import MAX_HOLDS
+from pipeline.arena import ANSWER_BYTES, MAX_HOLDS
 from pipeline.config import (
     Config,
     StreamSettings,
@@ -247,6 +249,8 @@ def build(
     for node in nodes:
         _check_arrays(node, where)
     streams = _resolve(nodes, config, where)
+    for node in nodes:
+        _check_answer(node, where)
     _check_paths(nodes, streams, list(config.streams), others, where)
     groups = _place(nodes, config, cores, where)
     workers = _workers(groups, streams)
@@ -479,6 +483,29 @@ def _check_arrays(node: Node, where: str) -> None:
                 f"{where}: stages.{node.name}: takes {_describe(want)}, {giver} gives "
                 f"{_describe(have)}"
             )
+
+
+def _check_answer(node: Node, where: str) -> None:
+    """Refuse more boxes than an ordered stage's answer to a frame can be saved with."""
+    boxes = node.facts.get("max_boxes")
+    if boxes is None or not node.kind.ordered:
+        return
+    per_box = sum(
+        np.dtype(array.dtype).itemsize * math.prod(side or 1 for side in array.shape[1:])
+        for array in node.kind.gives
+        if array.shape and array.shape[0] is None and array.dtype
+    )
+    room = ANSWER_BYTES - _ROOM_FOR_NAMES
+    if boxes * per_box > room:
+        raise GraphError(
+            f"{where}: stages.{node.name}: its answer to a frame of {boxes} boxes cannot be saved "
+            f"(found {boxes * per_box} bytes, room for {room}); set max_boxes of the stage that "
+            f"suppresses boxes to at most {room // per_box}"
+        )
+
+
+_ROOM_FOR_NAMES = 1024
+"""Of a saved answer, beside the values of its arrays."""
 
 
 def _check_paths(

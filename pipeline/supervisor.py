@@ -249,11 +249,11 @@ class Supervisor:
             for child in self.children.values():
                 if not child.alive and not child.done and now >= child.due:
                     self._start(child)
-            ended = self._all_ended() and any(not feed.arena.removed for feed in self.feeds)
+            self.feeds.release_memory()
             for child in self.feeds.retire():
                 del self.children[child.spec.index]
             self._add_those_to_come()
-            if ended or self._all_ended():
+            if self._all_ended():
                 self._close()
         self._tell_outside(now)
         if self.phase > Phase.RUNNING and time.monotonic() > self._deadline:

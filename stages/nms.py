@@ -120,8 +120,9 @@ class NonMaxSuppression(Stage):
 
     @classmethod
     def resolve(cls, settings: NonMaxSuppressionSettings) -> Mapping[str, Any]:
-        """Give `min_score` to the stages around: which boxes need not be given at all."""
-        return {"min_score": settings.min_score}
+        """Report which boxes need not be given at all, and how many are handed on at most."""
+        most = min(settings.max_boxes, settings.max_candidates)
+        return {"min_score": settings.min_score, "max_boxes": most}
 
     def process(self, frame: Frame) -> None:
         """Replace the candidates of a frame by those that are kept."""

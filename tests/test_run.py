@@ -275,6 +275,17 @@ def test_a_wrong_option_is_refused_in_one_line(command, options, words, capsys, 
     assert words in refusal(capsys, command, config, *options)
 
 
+@pytest.mark.parametrize(("boxes", "accepted"), [(2000, True), (2100, False), (10**9, False)])
+def test_more_boxes_than_can_be_saved_are_refused_before_the_start(capsys, boxes, accepted):
+    options = ["--set", f"nms.max_boxes={boxes}", "--set", f"nms.max_candidates={boxes}"]
+    if accepted:
+        assert main(capsys, "check", DEMO, *options)[0] == 0
+        return
+    words = refusal(capsys, "check", DEMO, *options)
+    assert f"its answer to a frame of {boxes} boxes cannot be saved" in words
+    assert words.endswith("to at most 2016")
+
+
 def test_the_only_stage_of_a_file_cannot_be_replaced_by_a_sink(capsys, config):
     config.write_text("streams: {a: {source: x}}\nstages: {end: {use: 'null'}}")
     assert "no stage is left to put it behind" in refusal(capsys, "check", config, "--sink", "null")

@@ -1,15 +1,11 @@
 """The model runs where it was asked to run, or the run does not start."""
 
 import importlib.metadata
-import os
 import sys
-import threading
 from types import SimpleNamespace
 
 import numpy as np
-import onnx
 import pytest
-from onnx import helper, numpy_helper
 
 from models import runtime, zoo
 from models.contract import inspect
@@ -99,44 +95,6 @@ def test_a_damaged_file_is_one_line(tmp_path):
     with pytest.raises(ContractError, match=r"m\.onnx: onnxruntime cannot load it") as caught:
         Runtime(inspect(tmp_path / "m.onnx"), "cpu")
     assert "\n" not in str(caught.value)
-
-
-def endless(path):
-    """A model of few bytes whose constants take onnxruntime minutes to compute as it loads."""
-    side = numpy_helper.from_array(np.array([512, 512], np.int64), "side")
-    nodes = [helper.make_node("ConstantOfShape", ["side"], ["c0"])]
-    nodes += [helper.make_node("MatMul", [f"c{i}", "c0"], [f"c{i + 1}"]) for i in range(20_000)]
-    nodes.append(helper.make_node("ReduceSum", ["c20000"], ["sum"], keepdims=0))
-    save(path, [1, 3, 64, 64], {"output0": (1, 6, 84)})
-    model = onnx.load(path)
-    (answer,) = model.graph.node
-    answer.op_type = "Add"
-    answer.input.append("sum")
-    model.graph.initializer.append(side)
-    del model.graph.node[:]
-    model.graph.node.extend([*nodes, answer])
-    onnx.save(model, path)
-    return path
-
-
-def test_a_model_that_does_not_load_in_time_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(runtime, "MIN_LOAD_S", 0.05)
-    monkeypatch.setattr(runtime, "LOAD_BYTES_PER_S", 1e9)
-    with pytest.raises(ContractError, match=r"m\.onnx: the model does not load within 0 s"):
-        Runtime(inspect(endless(tmp_path / "m.onnx")), "cpu")
-
-
-def test_the_time_to_load_grows_with_the_size_of_the_file(contract, ort, monkeypatch):
-    asked = []
-    real = threading.Timer
-    monkeypatch.setattr(
-        runtime.threading, "Timer", lambda s, *rest: asked.append(s) or real(s, *rest)
-    )
-    Runtime(contract, "cpu")
-    size = os.path.getsize(contract.path)
-    assert contract.size_bytes == size
-    assert asked == [runtime.MIN_LOAD_S + size / runtime.LOAD_BYTES_PER_S]
-    assert not any(isinstance(thread, real) for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt", "openvino"])

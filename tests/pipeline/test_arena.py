@@ -555,3 +555,17 @@ def test_rows_of_many_workers_do_not_overlap():
         assert made.bury(worker) == [Hold(worker, slot, 1) for slot in range(MAX_HOLDS)]
     assert not made.stopping
     assert made.epoch == 0
+
+
+def test_slots_given_back_free_their_memory_and_leave_ledger_and_states():
+    of = arena(slots=3, slot_bytes=1 << 20)
+    of.save("ids", b"state")
+    for slot in range(3):
+        lend(of, slot)
+        of.memory(slot)[:] = bytes([1]) * (1 << 20)
+        of.end_loan(slot, "")
+    before = of.resident_bytes()
+    of.release_slots()
+    assert before - of.resident_bytes() == 3 << 20
+    assert of.ledger().delivered == 3
+    assert of.saved("ids") == b"state"

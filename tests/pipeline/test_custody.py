@@ -406,6 +406,18 @@ def test_while_others_are_busy_a_lost_frame_is_missed_late():
     assert len(world.settled()) == 1
 
 
+def test_frames_that_wait_for_a_stage_that_opens_are_not_missed_however_long():
+    world = World()
+    well(world)
+    world.lend()
+    world.board.bury(2)  # its successor opens for longer than any patience
+    for _ in range(10):
+        world.now_ns += STUCK_NS // 3
+        assert world.custody.watch(world.now_ns) is None
+    assert pass_time(world, IDLE_NS / 1e9 * 0.9) is None
+    assert pass_time(world, 0.5) == "unreturned"
+
+
 def test_patience_doubles_while_nothing_returns_and_is_short_again_after():
     world = World()
     lent = world.lend()

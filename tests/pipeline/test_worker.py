@@ -1160,6 +1160,26 @@ def test_stages_in_captures_own_process_work_and_give_back_without_a_message():
     assert stand.sockets.frames == []
 
 
+@pytest.mark.parametrize(
+    ("slots", "others", "most"), [("auto", 0, 3), ("auto", 1, 2), ("auto", 7, 1), (3, 7, 3)]
+)
+def test_live_streams_share_what_is_in_flight_beyond_one_frame_each(slots, others, most):
+    SCRIPT[:] = [(4, 6)] * 9
+    demo = {"live": True, "slots": slots}
+    stand = Stand({"a": {"use": "note"}, "b": {"use": "note"}}, streams={"demo": demo, "other": {}})
+    stand.open("capture")
+    assert stand.arena.slots == 3
+    stand.board.set_in_flight(1, others)  # those of another stream's capture worker
+    while stand.worker._read():
+        pass
+    assert len(stand.sent) == most
+    assert stand.board.live_in_flight == others + most
+    stand.board.set_in_flight(1, 0)
+    while stand.worker._read():
+        pass
+    assert len(stand.sent) == 3
+
+
 def test_every_frame_is_in_the_trace(tmp_path):
     SCRIPT[:] = [(4, 6)] * 4
     with (tmp_path / "part").open("w+b") as file:

@@ -128,6 +128,16 @@ def test_a_frame_that_a_stage_fails_on_is_counted_and_the_stage_goes_on(undistur
     assert run.stderr.count("told to fail at frame") == 3
 
 
+def test_a_run_in_which_every_frame_failed_fails_and_says_why(tmp_path):
+    args = ("--frames", "3", "--set", "post.raise_at=[0, 1, 2]")
+    with Run(tmp_path, *args) as run:
+        assert run.wait() == 1
+    assert run.ledger == WHOLE | {"captured": 3, "delivered": 0, "failed": {"failed:post": 3}}
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith("run.py: demo: no frame was delivered (found 3 failed:post of 3): ")
+    assert "told to fail at frame" in last
+
+
 def test_a_stage_that_keeps_dying_ends_the_run(tmp_path):
     args = ("--set", "post.exit_at=[5]", "--set", "supervisor.restarts=1")
     with Run(tmp_path, *args) as run:

@@ -155,9 +155,8 @@ def test_boxes_of_a_model_with_suppression_of_its_own_are_not_suppressed():
 
 
 def test_tells_which_scores_need_not_be_given():
-    assert NonMaxSuppression.resolve(NonMaxSuppressionSettings(min_score=0.25)) == {
-        "min_score": 0.25
-    }
+    settings = NonMaxSuppressionSettings(min_score=0.25, max_boxes=40)
+    assert NonMaxSuppression.resolve(settings) == {"min_score": 0.25, "max_boxes": 40}
 
 
 def test_gives_arrays_of_the_types_it_says():
