@@ -112,7 +112,11 @@ def test_a_reader_never_sees_half_a_notice():
     sys.setswitchinterval(1e-6)  # so that the two meet in the middle of everything
     writer.start()
     try:
-        seen = {bulletin.read().config for _ in range(2000)}
+        seen: set[str] = set()
+        for reads in range(200_000):  # until the writer has had its turns too
+            seen.add(bulletin.read().config)
+            if reads >= 2000 and len(seen) > 1:
+                break
     finally:
         stop.set()
         writer.join()
