@@ -154,9 +154,10 @@ def test_boxes_of_a_model_with_suppression_of_its_own_are_not_suppressed():
     assert scores_left(boxes, scores, classes, facts=facts, classes=["a"]) == [0.9, 0.6]
 
 
-def test_tells_which_scores_need_not_be_given():
+def test_what_it_reports_is_the_least_score_and_the_most_boxes():
     assert NonMaxSuppression.resolve(NonMaxSuppressionSettings(min_score=0.25)) == {
-        "min_score": 0.25
+        "min_score": 0.25,
+        "max_boxes": 300,
     }
 
 
