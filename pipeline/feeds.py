@@ -21,6 +21,8 @@ from pipeline.roster import MOST_STREAMS, Entry, Roster
 from pipeline.telemetry import StreamRow, Telemetry, read_trace, write_chrome_trace
 from pipeline.worker import state_of
 
+ENDED_SHOWN_S = 60.0
+"""For so long a stream that was added on request, and has ended, is still to be seen."""
 SPARE_WORKERS = 1024
 """Streams that may be added while it runs, at the same time."""
 
@@ -82,8 +84,8 @@ class Feed:
     def __init__(self, stream: Stream, arena: Arena, row: StreamRow, child: Child) -> None:
         self.stream, self.arena, self.row, self.child = stream, arena, row, child
         self.condition = Condition()
-        self.released = False
-        """Whether it has ended and its pictures were given back."""
+        self.ended_s: float | None = None
+        """Monotonic time at which it had ended, and its pictures were given back."""
         self.since_ns = time.monotonic_ns()
         """Monotonic time of the last change of the condition."""
 
@@ -91,6 +93,13 @@ class Feed:
     def name(self) -> str:
         """Name of the stream."""
         return self.stream.name
+
+    def is_over(self, now_s: float) -> bool:
+        """Whether it is to be forgotten once its capture worker has ended."""
+        if self.arena.removed:
+            return True
+        ended_s = self.ended_s
+        return self.stream.requested and ended_s is not None and now_s - ended_s > ENDED_SHOWN_S
 
     def notice(self) -> StreamNotice:
         """What only the supervisor knows of it."""
@@ -277,20 +286,24 @@ class Feeds:
                 return index
         return None
 
-    def release_memory(self) -> None:
+    def release_memory(self, now_s: float) -> None:
         """Give back the pictures of streams that have ended; their figures stay to be seen."""
         for feed in self:
-            if feed.child.done and not feed.released and feed.arena.finished:
-                feed.arena.release_slots()
-                feed.released = True
+            if feed.child.done and feed.ended_s is None:
+                feed.ended_s = now_s
+                if feed.arena.finished:
+                    feed.arena.release_slots()
 
-    def retire(self) -> list[Child]:
-        """Forget streams that were removed and are over, but for what they came to.
+    def retire(self, now_s: float) -> list[Child]:
+        """Forget streams that are over, but for what they came to.
+
+        These are the streams that were removed, and those added on request that ended a while
+        ago: a program that adds one file after the other may never remove one.
 
         Returns:
             Their capture workers, which have ended.
         """
-        over = [feed for feed in self if feed.child.done and feed.arena.removed]
+        over = [feed for feed in self if feed.child.done and feed.is_over(now_s)]
         for feed in over:
             index = feed.stream.index
             self._gone[self._unique(feed.name)] = feed.summary(self._graph.nodes)

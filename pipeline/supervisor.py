@@ -249,8 +249,8 @@ class Supervisor:
             for child in self.children.values():
                 if not child.alive and not child.done and now >= child.due:
                     self._start(child)
-            self.feeds.release_memory()
-            for child in self.feeds.retire():
+            self.feeds.release_memory(now)
+            for child in self.feeds.retire(now):
                 del self.children[child.spec.index]
             self._add_those_to_come()
             if self._all_ended():

@@ -351,6 +351,39 @@ def test_streams_that_come_and_go_leave_nothing_behind(tmp_path):
     assert all(abs(late[name][0] - fds) <= 4 for name, (fds, _) in early.items()), counts
 
 
+@pytest.mark.soak
+def test_added_streams_that_ended_are_forgotten_after_a_minute_with_all_they_held(tmp_path):
+    def held(run: Attended) -> dict[str, tuple[int, int]]:
+        """Open descriptors and mapped arenas of each worker."""
+        found = {}
+        for name, pid in run.workers().items():
+            maps = Path(f"/proc/{pid}/maps").read_text().count("eyeline:")
+            found[name] = (len(os.listdir(f"/proc/{pid}/fd")), maps)
+        return found
+
+    with Attended(tmp_path, graph=LIVE) as run:
+        run.wait_for("demo", 5)
+        counts = []
+        for turn in range(2):  # the first ones make what is made once
+            for number in range(10):
+                name = f"late{turn}_{number}"
+                assert run.do("add", name, source=str(CLIP), frames=5) == ""
+                run.wait_for(name, 5)
+            assert run.stream(f"late{turn}_9") != {}
+            ended = time.monotonic()
+            while run.stream(f"late{turn}_9") != {}:
+                assert time.monotonic() - ended < 120, "it is not forgotten"
+                time.sleep(1)
+            run.wait_for("demo", len(run.events_of("demo")) + 10)
+            counts.append(held(run))
+        run.end()
+    early, late = counts
+    assert {name: maps for name, (_, maps) in late.items()} == {
+        name: maps for name, (_, maps) in early.items()
+    }
+    assert all(abs(late[name][0] - fds) <= 4 for name, (fds, _) in early.items()), counts
+
+
 def test_a_fast_stream_does_not_starve_a_slow_one(tmp_path):
     for name in ("fast", "other", "slow"):
         (tmp_path / name).mkdir()
