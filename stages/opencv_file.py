@@ -191,7 +191,10 @@ class VideoFile(Video, Recorded):
         """Decode the last picture into the frame; False: it cannot be decoded."""
         if self._turn is None:
             return super().retrieve(frame)
-        done, picture = self._capture.retrieve()
+        try:
+            done, picture = self._capture.retrieve()
+        except cv2.error:
+            return False
         if not done or picture is None:
             return False
         self._put(frame, self._turn(as_bgr(picture)))
