@@ -88,7 +88,7 @@ gstreamer: $(VENV)/.installed-run
 	    [ -L "$$site/gi" ] && rm "$$site/gi"; \
 	    $(PYTHON) -m pip --python $(BIN)/python install --disable-pip-version-check -q "$$gi"; \
 	fi; \
-	$(BIN)/python -m stages.gstreamer
+	$(BIN)/python -m stages.capture.gstreamer
 
 clean:
 	rm -rf $(VENV) runs *.egg-info

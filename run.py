@@ -55,7 +55,10 @@ for _name, _value in (
     ("OMP_NUM_THREADS", "1"),
     ("OPENBLAS_NUM_THREADS", "1"),
     ("OPENCV_LOG_LEVEL", "OFF"),
-    ("OPENCV_FFMPEG_LOGLEVEL", "-8"),  # capture hears it where it can use it, see stages/opencv.py
+    (
+        "OPENCV_FFMPEG_LOGLEVEL",
+        "-8",
+    ),  # capture hears it where it can use it, see stages/capture/opencv_live.py
     ("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28)),  # of an image; more are refused unread
     ("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "1"),  # seconds; a silent webcam cannot be interrupted
 ):
@@ -80,11 +83,12 @@ from models import zoo
 from models.errors import ModelError, NothingToCompare
 from pipeline import bench
 from pipeline import config as config_file
-from pipeline import graph as graph_of
+from pipeline.commands.terminal import LiveTable, closing_lines, lasting, set_up_logging
 from pipeline.errors import ConfigError, EyelineError, RunError, SetupError
+from pipeline.graph import graph as graph_of
 from pipeline.messages import display_value, name_of, one_line, printable
-from pipeline.service import Service, files_in
-from pipeline.supervisor import (
+from pipeline.service.service import Service, files_in
+from pipeline.supervisor.supervisor import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_OK,
@@ -93,10 +97,9 @@ from pipeline.supervisor import (
     Supervisor,
     find_runs,
 )
-from pipeline.terminal import LiveTable, closing_lines, lasting, set_up_logging
 from pipeline.urls import HIDDEN, display_url
 from stages import FILE_PER_STREAM, SINKS, STAGES
-from stages.lines import stream_path
+from stages.sinks.files.output_path import stream_path
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_CONFIG = ROOT / "configs" / "demo.yaml"
@@ -420,7 +423,7 @@ def _leave_out_windows(raw: dict[str, Any]) -> None:
     windows = [n for n, t in raw["stages"].items() if _use_of(t) == "window"]
     if not windows:
         return
-    from stages.window import display_problem
+    from stages.sinks.window import display_problem
 
     problem = display_problem()
     if problem is None:
@@ -526,7 +529,7 @@ def _files_of(node: graph_of.Node, streams: Iterable[str]) -> list[str]:
 
 def _parts_of(path: Path) -> Iterator[Path]:
     """A video, and the parts in which it went on."""
-    from stages.video import part_path
+    from stages.sinks.video.video import part_path
 
     number, when = 1, 0
     # A part that is older than the one before it is of an earlier run.

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from models import families, onnx_file
+from models import families
+from models import onnx_header as onnx_file
 from models.card import (
     MAX_SIDE,
     Anchor,
@@ -25,7 +26,7 @@ from models.card import (
 from models.errors import CardError, ContractError
 from models.files import open_file
 from models.metadata import input_size_in, names_in
-from models.onnx_file import MAX_BYTES, OnnxFile, Tensor
+from models.onnx_header import MAX_BYTES, OnnxFile, Tensor
 from models.text import shown
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from models import onnx_file
+from models import onnx_header as onnx_file
 from models.card import CARDS, Card, load
 from models.contract import Contract, inspect, sha256_of
 from models.errors import CacheError, CardError, NothingToCompare

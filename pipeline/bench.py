@@ -27,11 +27,11 @@ from pipeline.bench_figures import as_text as as_text
 from pipeline.bench_figures import check_plausible, cpu_model
 from pipeline.bench_process import Forked
 from pipeline.errors import RunError, SetupError
-from pipeline.feeds import Child
 from pipeline.frame import Frame, Header
-from pipeline.graph import Graph, Node, usable_cores
+from pipeline.graph.graph import Graph, Node, usable_cores
 from pipeline.stage import Source, Stage
-from pipeline.supervisor import EXIT_SETUP, Phase, Supervisor
+from pipeline.supervisor.streams import Child
+from pipeline.supervisor.supervisor import EXIT_SETUP, Phase, Supervisor
 
 BARE_S = 3.0
 ALONE_FRAMES = 150

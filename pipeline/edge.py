@@ -12,7 +12,7 @@ receiver sends a wake-up only to a sender that says it waits.
 An inbox's address carries the worker's incarnation, so what was sent to a dead worker never
 reaches its successor unasked; the supervisor announces the successor at the moment of death, and
 what is sent from then on waits in the sender's socket. Messages may be lost with a worker: custody
-(`pipeline/custody.py`) sends again what does not come back.
+(`pipeline/worker/in_flight.py`) sends again what does not come back.
 
 Addresses are abstract Unix sockets: they have no file, so none is left behind, and peers of other
 users are refused (IPC_FILTER_UID).
@@ -29,8 +29,8 @@ from enum import IntEnum
 import msgspec
 import zmq
 
-from pipeline.arena import Board
 from pipeline.frame import Header, Span
+from pipeline.memory.arena import Board
 
 RECONNECT_MS = 10
 

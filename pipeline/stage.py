@@ -1,9 +1,9 @@
 """What a stage is. Read this file first: everything in `stages/` has this shape.
 
 A stage is one step of the graph. It owns no socket, no process and no clock: given the same
-frames it gives the same answers, so a test calls `process` directly. The worker
-(`pipeline/worker.py`) does the rest: it takes frames off the edge, calls the stage, hands on,
-counts, and starts it again after a crash.
+frames it gives the same answers, so a test calls `process` directly. The worker process
+(`pipeline/worker/`) does the rest: it takes frames off the edge, calls the stage, hands them on and
+counts; the supervisor restarts it after a crash.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from pipeline.frame import Frame
-from pipeline.monitor import Condition, Run
+from pipeline.status import Condition, Run
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,11 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.arena import Arena, Board
 from pipeline.config import check
 from pipeline.edge import Return
 from pipeline.frame import Frame, Header, Status
-from pipeline.graph import Graph, build
+from pipeline.graph.graph import Graph, build
+from pipeline.memory.arena import Arena, Board
 from pipeline.stage import Array, Settings, Source, Stage
 
 ROOT = Path(__file__).parents[1]

@@ -36,8 +36,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.rtp import H264, Jpeg
-from stages.rtsp_server import Credentials, Mount, RtspServer
+from stages.sinks.rtsp.rtp_jpeg import H264, Jpeg
+from stages.sinks.rtsp.server import Credentials, Mount, RtspServer
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "tests" / "clips" / "demo.mp4"

@@ -39,7 +39,7 @@ class Reading:
     """Offers a frame, collects it, and looks at the condition, again and again."""
 
     def __init__(self, source: Any, facts: Mapping[str, Any] | None = None, **settings: Any):
-        from stages.capture import Capture, CaptureSettings
+        from stages.capture.capture import Capture, CaptureSettings
 
         self.started_ns = time.monotonic_ns()
         self.pictures: list[Picture] = []
@@ -156,7 +156,7 @@ def main(settings: str, delays: str) -> None:
     """Read until standard input ends; say everything."""
     import run  # noqa: F401 - sets the environment that OpenCV reads when it is imported
     from pipeline.errors import EyelineError
-    from stages import live
+    from stages.capture import live_reader as live
     from tests.webcam import number_of
 
     for name, value in json.loads(delays).items():

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from tests.camera import CLIP, PORTS, ROOT, Camera, age_ms, draw_clock, read_clip, read_clock
-from tests.stages.test_rtsp_server import Reader
+from tests.stages.sinks.rtsp.test_server import Reader
 
 pytestmark = pytest.mark.live
 

@@ -23,15 +23,18 @@ LAYERS = {
 }
 OWN = {"pipeline", "models", "stages", "run", "tests"}
 ALONE = {
-    "mmap": ["pipeline/arena.py", "models/onnx_file.py"],  # the latter maps a file to read it
+    "mmap": [
+        "pipeline/memory/arena.py",
+        "models/onnx_header.py",
+    ],  # the latter maps a file to read it
     # The former for frames under way; the latter, a sink, for events.
-    "zmq": ["pipeline/edge.py", "stages/zeromq.py"],
+    "zmq": ["pipeline/edge.py", "stages/sinks/publish/zeromq.py"],
     "onnxruntime": ["models/runtime.py"],
 }
 FORBIDDEN = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "multiprocessing"}
 LATE = {"onnxruntime", "scipy", "onnx", "urllib", "http", "ssl", "requests"}
 """Slow or only sometimes needed: a worker is a fork and imports nothing that it does not use."""
-SCRIPTS = {"models/convert_ssdlite.py"}
+SCRIPTS = {"models/tools/convert_ssdlite.py"}
 """Run by hand, imported by nobody."""
 
 
@@ -83,7 +86,12 @@ def calls(tree):
 
 def test_all_parts_are_looked_at():
     names = {name_of(path) for path in FILES}
-    assert {"run.py", "pipeline/arena.py", "stages/capture.py", "models/runtime.py"} <= names
+    assert {
+        "run.py",
+        "pipeline/memory/arena.py",
+        "stages/capture/capture.py",
+        "models/runtime.py",
+    } <= names
     assert any(name.startswith("models/families/") for name in names)
 
 
@@ -111,7 +119,7 @@ def test_tests_import_onnxruntime_only_through_models():
 
 def test_shared_memory_is_made_in_one_file():
     makers = [name_of(path) for path in FILES if "os.memfd_create" in calls(tree_of(path))]
-    assert makers == ["pipeline/arena.py"]
+    assert makers == ["pipeline/memory/arena.py"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from models.contract import Contract, Reading
-    from models.onnx_file import OnnxFile
+    from models.onnx_header import OnnxFile
     from models.transform import Transform
 
 

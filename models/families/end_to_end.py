@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from models.contract import Contract, Pixels, Reading, image_input
 from models.families import Candidates
 from models.metadata import names_in
-from models.onnx_file import OnnxFile
+from models.onnx_header import OnnxFile
 from models.transform import Transform
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.contract import Contract, Pixels, Reading, image_input
 from models.families import Candidates
-from models.onnx_file import OnnxFile, Tensor
+from models.onnx_header import OnnxFile, Tensor
 from models.transform import Transform
 
 ARITHMETIC = frozenset({"Mul", "Sub", "Div", "Add"})

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from models.contract import Contract, Pixels, Reading, image_input
 from models.families import Candidates
-from models.onnx_file import OnnxFile
+from models.onnx_header import OnnxFile
 from models.transform import Transform
 
 

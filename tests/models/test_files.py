@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from models import card, contract, onnx_file, zoo
+from models import card, contract, zoo
+from models import onnx_header as onnx_file
 from models.errors import CardError, ContractError, ModelError
 from models.files import open_file, user_path
 

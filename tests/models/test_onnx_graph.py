@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from models import onnx_file
+from models import onnx_header as onnx_file
 from models.contract import inspect
 from models.errors import ContractError
 from models.onnx_graph import MAX_CALL_DEPTH, MAX_GRAPH_DEPTH

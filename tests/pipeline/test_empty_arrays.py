@@ -9,8 +9,8 @@ from hypothesis.extra import numpy as arrays_of
 from pipeline.frame import ALIGN, Frame, Status
 from pipeline.stage import Array, Settings, Stage
 from tests.builders import header
-from tests.pipeline import test_worker
-from tests.pipeline.test_worker import SCRIPT, Stand, run, stand
+from tests.pipeline.worker import test_worker
+from tests.pipeline.worker.test_worker import SCRIPT, Stand, run, stand
 
 __all__ = ["stand"]  # the fixture that gives every worker here sockets that only note
 
@@ -66,8 +66,8 @@ def stages(monkeypatch):
     registry = test_worker.REGISTRY | {
         "put": "tests.pipeline.test_empty_arrays:Put",
         "keep": "tests.pipeline.test_empty_arrays:Keep",
-        "tracker": "stages.tracker:Tracker",
-        "nms": "stages.nms:NonMaxSuppression",
+        "tracker": "stages.tracking.tracker:Tracker",
+        "nms": "stages.inference.nms:NonMaxSuppression",
     }
     monkeypatch.setattr(test_worker, "REGISTRY", registry)
     yield

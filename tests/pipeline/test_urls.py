@@ -56,7 +56,10 @@ def test_no_part_of_an_address_that_may_be_a_secret_is_shown(address):
     assert redact(shown) == shown
 
 
-@given(addresses(), st.sampled_from(["source", "streams.yard.url", "token", "stages.mqtt.broker"]))
+@given(
+    addresses(),
+    st.sampled_from(["source", "streams.yard.url", "token", "stages.sinks.publish.mqtt.broker"]),
+)
 def test_a_value_where_an_address_is_expected_is_never_shown(address, key):
     for value in (address, [address], {"a": address}, {address: 1}):
         assert SECRET not in display_value(value, key)

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from pipeline.stage import Array, Settings, Stage
-from stages.detector import Detector, DetectorSettings
+from stages.inference.detector import Detector, DetectorSettings
 from tests.camera import read_clock
 
 DETECTIONS = (

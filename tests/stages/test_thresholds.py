@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
-from stages.nms import NonMaxSuppression, NonMaxSuppressionSettings
+from stages.inference.nms import NonMaxSuppression, NonMaxSuppressionSettings
 from stages.thresholds import (
     Confidence,
     candidate_score,
@@ -17,7 +17,7 @@ from stages.thresholds import (
     max_iou,
     track_scores,
 )
-from stages.tracker import Tracker, TrackerSettings
+from stages.tracking.tracker import Tracker, TrackerSettings
 
 SCORES = st.integers(0, 20).map(lambda twentieths: twentieths / 20)
 MAYBE = st.none() | SCORES

@@ -7,7 +7,7 @@ from functools import partial
 import cv2
 import pytest
 
-from stages.video_file import CODECS, VideoFile
+from stages.sinks.video.video_file import CODECS, VideoFile
 from tests.browser import CHROMIUM, Browser
 from tests.processes.runs import CLIP
 

@@ -1,0 +1,1 @@
+"""The command line: a part of run.py, which alone imports it."""

@@ -1,0 +1,191 @@
+"""What a person sees in the terminal: one live table while it runs, log lines elsewhere."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.logging import RichHandler
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.messages import MAX_MESSAGE, lines, one_line
+from pipeline.supervisor.supervisor import Phase, Supervisor
+from pipeline.telemetry import logs as journal
+from pipeline.telemetry.counters import percentiles
+
+REFRESH_S = 0.5
+MOST_ROWS = 20
+"""Streams that fit on a screen."""
+
+
+class LiveTable:
+    """One table per run, drawn anew in place; rates and latencies are of the last seconds."""
+
+    def __init__(self, console: Console) -> None:
+        # auto_refresh would be a thread, and the supervisor forks.
+        self._live = Live(
+            console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+        )
+        self._next = 0.0
+        self._history: list[tuple[float, _Sample]] = []
+
+    def __enter__(self) -> LiveTable:
+        self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._live.stop()
+
+    def tick(self, supervisor: Supervisor) -> None:
+        """Draw, when it is time."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + REFRESH_S
+        self.draw(supervisor)
+
+    def draw(self, supervisor: Supervisor) -> None:
+        """Draw now."""
+        now = time.monotonic()
+        sample = _Sample(supervisor)
+        self._history = [(t, s) for t, s in self._history if t > now - 5.0]
+        before = self._history[0] if self._history else (now - 1.0, None)
+        self._history.append((now, sample))
+        parts: list[Table | Text] = [
+            _streams(supervisor, sample, before[1], now - before[0]),
+            _stages(supervisor, sample, before[1], now - before[0]),
+        ]
+        if supervisor.phase == Phase.DRAINING:
+            parts.append(Text("stopping: frames in flight drain; Ctrl-C again stops at once"))
+        self._live.update(Group(*parts), refresh=True)
+
+
+class _Sample:
+    """The counters at one moment."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.latency = {feed.stream.index: feed.row.latency.buckets() for feed in supervisor.feeds}
+        rows = [supervisor.rows_of(node) for node in supervisor.graph.nodes]
+        self.processed = [sum(row.processed for row in of) for of in rows]
+        self.busy_ns = [sum(row.busy.sum_ns for row in of) for of in rows]
+
+
+def _streams(supervisor: Supervisor, now: _Sample, before: _Sample | None, past_s: float) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("stream")
+    for name in ("fps", "p50 ms", "p95 ms", "captured", "delivered", "in flight"):
+        table.add_column(name, justify="right")
+    table.add_column("dropped, failed")
+    for feed in list(supervisor.feeds)[:MOST_ROWS]:
+        index = feed.stream.index
+        ledger, buckets = feed.arena.ledger(), now.latency.get(index)
+        if buckets is None:
+            continue
+        if before is not None and index in before.latency:
+            buckets = [a - b for a, b in zip(buckets, before.latency[index], strict=True)]
+        latency = percentiles(buckets, feed.row.latency.max_ms())
+        lost = {**ledger.dropped, **ledger.failed}
+        away = feed.condition.state in ("waiting", "paused")
+        table.add_row(
+            feed.name,
+            feed.condition.state if away else f"{sum(buckets) / past_s:.1f}",
+            f"{latency.p50:.0f}",
+            f"{latency.p95:.0f}",
+            str(ledger.captured),
+            str(ledger.delivered),
+            str(ledger.in_flight),
+            ", ".join(f"{cause} {n}" for cause, n in lost.items()) or "-",
+        )
+    more = len(supervisor.feeds) - MOST_ROWS
+    if more > 0:
+        table.add_row(f"and {more} more")
+    return table
+
+
+def _stages(supervisor: Supervisor, now: _Sample, before: _Sample | None, past_s: float) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("stage")
+    for name in ("frames/s", "ms/frame", "busy", "restarts"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for node in supervisor.graph.nodes:
+        i = node.index
+        processed = now.processed[i] - (before.processed[i] if before else 0)
+        busy_ns = now.busy_ns[i] - (before.busy_ns[i] if before else 0)
+        workers = len(supervisor.graph.workers_of(node))
+        busy = busy_ns / 1e9 / past_s / workers
+        facts = supervisor.facts_of(node.name)
+        table.add_row(
+            node.name + (f" x{workers}" if workers > 1 else ""),
+            f"{processed / past_s:.1f}",
+            f"{busy_ns / processed / 1e6:.1f}" if processed else "-",
+            f"{min(busy, 1.0):.0%}",
+            str(supervisor.restarts_of(node.name) or "-"),
+            Text(", ".join(facts.values()), style="dim"),
+        )
+    return table
+
+
+class _Lasting(io.FileIO):
+    """Takes what is written also when nobody is there to see it any more."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            written = super().write(data)
+        except OSError:  # the terminal was closed
+            written = None
+        return len(data) if written is None else written
+
+
+def lasting(descriptor: int, encoding: str = "utf-8") -> TextIO:
+    """Text to a terminal that may be closed while the run goes on, or ends in order."""
+    buffer = io.BufferedWriter(_Lasting(descriptor, "w", closefd=False))
+    return io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=True)
+
+
+class _Plain(logging.Formatter):
+    """A record on one line without secrets, whatever wrote it; for debugging, all its lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return lines(text) if record.levelno <= logging.DEBUG else one_line(text, MAX_MESSAGE)
+
+
+def set_up_logging(level: int, console: Console | None) -> None:
+    """Log to stderr: through the live table's console if there is one, in facts to systemd's
+    journal if that listens there, else in plain lines."""
+    formatter: logging.Formatter = _Plain("%(asctime)s %(levelname)s %(message)s")
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if console is not None:
+        handler = RichHandler(
+            console=console, show_path=False, omit_repeated_times=False, markup=False
+        )
+        formatter = _Plain("%(message)s")
+    elif journal.is_connected():
+        formatter = journal.Formatter()
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def closing_lines(supervisor: Supervisor) -> Sequence[str]:
+    """One line per stream: how its frames ended."""
+    lines = []
+    for feed in supervisor.feeds:
+        ledger, row = feed.arena.ledger(), feed.row
+        latency = row.latency.percentiles()
+        lost = {**ledger.dropped, **ledger.failed}
+        lines.append(
+            f"{feed.name}: {ledger.captured} captured = {ledger.delivered} delivered"
+            + "".join(f" + {n} {cause}" for cause, n in lost.items())
+            + (f" + {ledger.in_flight} in flight" if ledger.in_flight else "")
+            + f"; {row.fps:.1f} fps, latency {latency.p50:.0f} ms (p95 {latency.p95:.0f})"
+            + (f"; away {feed.arena.away_ns / 1e9:.1f} s" if feed.arena.away_ns else "")
+        )
+    return lines

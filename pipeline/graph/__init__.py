@@ -1,0 +1,1 @@
+"""From settings to a plan of stages, streams and processes; nothing is started here."""

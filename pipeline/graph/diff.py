@@ -1,0 +1,114 @@
+"""What is different in new settings, and so has to be started anew; pure comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from pipeline.graph.graph import Graph, Node, Stream
+from pipeline.stage import Source
+
+_OF_THE_RUN = ("streams", "started_ns", "live", "name")
+"""Facts that are other in every run, or when streams come and go; no reason to start anew."""
+
+
+@dataclass(frozen=True)
+class StreamChanges:
+    """What becomes of the streams."""
+
+    removed: list[str] = field(default_factory=list)
+    added: list[Stream] = field(default_factory=list)
+    changed: list[Stream] = field(default_factory=list)
+    """With the place and the slots that the stream has already."""
+    replaced: list[Stream] = field(default_factory=list)
+    """That are to read something else: another stream under the same name."""
+    other_slots: list[str] = field(default_factory=list)
+    """Whose new number of slots has to wait for the next run."""
+
+
+def needs_new_run(old: Graph, new: Graph) -> bool:
+    """Whether stages were added, removed, put elsewhere, or take other places in memory."""
+    return _shape(old) != _shape(new)
+
+
+def changed_stages(old: Graph, new: Graph) -> Iterator[tuple[Node, Node]]:
+    """The stages (but the source) whose settings, or what others tell them, are not the same.
+
+    Args:
+        old: what runs.
+        new: of the same shape.
+    """
+    for node, fresh in zip(old.nodes, new.nodes, strict=True):
+        if issubclass(node.kind, Source):
+            continue
+        told = facts_of_settings(fresh)
+        had = {key: node.facts.get(key) for key in told}
+        if not (_same(node.settings, fresh.settings) and _same(had, told)):
+            yield node, fresh
+
+
+def facts_of_settings(node: Node) -> dict[str, object]:
+    """What the stages around it tell a stage, but for what is of one run alone."""
+    return {key: value for key, value in node.facts.items() if key not in _OF_THE_RUN}
+
+
+def changed_streams(have: Mapping[str, Stream], wanted: Iterable[Stream]) -> StreamChanges:
+    """Compare the streams.
+
+    Args:
+        have: those that run, by name; those that a person added by hand are let be.
+        wanted: those of the new settings.
+    """
+    changes = StreamChanges()
+    by_name = {stream.name: stream for stream in wanted}
+    for name, stream in have.items():
+        if name not in by_name and not stream.requested:
+            changes.removed.append(name)
+    for name, stream in by_name.items():
+        old = have.get(name)
+        if old is None:
+            changes.added.append(stream)
+            continue
+        if _what_is_read(stream) != _what_is_read(old):
+            changes.replaced.append(stream)
+            continue
+        if stream.slots != old.slots:
+            changes.other_slots.append(name)
+        new = replace(
+            stream, index=old.index, slots=old.slots, added=old.added, requested=old.requested
+        )
+        if not (
+            new.settings.max_age_ms == old.settings.max_age_ms
+            and _same(new.capture, old.capture)
+            and new.live == old.live
+        ):
+            changes.changed.append(new)
+    return changes
+
+
+def _what_is_read(stream: Stream) -> object:
+    return [getattr(stream.capture, name, None) for name in ("source", "pipeline")]
+
+
+def _shape(graph: Graph) -> object:
+    return (
+        [
+            (
+                node.name,
+                node.kind,
+                node.after.name if node.after else None,
+                node.process,
+                node.replicas,
+            )
+            for node in graph.nodes
+        ],
+        graph.config.placement,
+        graph.slot_bytes,
+    )
+
+
+def _same(one: object, other: object) -> bool:
+    try:
+        return bool(one == other)
+    except ValueError:  # arrays say so of each element
+        return False

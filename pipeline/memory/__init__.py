@@ -1,0 +1,1 @@
+"""Shared memory: slots, the tables of workers and streams, and the figures that all read."""

@@ -1,0 +1,1 @@
+"""The process that starts the workers, restarts them and ends them."""

@@ -1,0 +1,1 @@
+"""Counters, traces and logs of a run."""

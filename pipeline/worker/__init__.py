@@ -1,0 +1,1 @@
+"""The process of a stage: its loop, the frames in flight, and their pace."""

@@ -1,0 +1,1 @@
+"""From tracked objects to events: which objects appeared and which left."""

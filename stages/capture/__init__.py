@@ -1,0 +1,1 @@
+"""Sources: cameras, addresses, pipes, video files and pictures."""

@@ -1,0 +1,1 @@
+"""Boxes, tags and trails drawn into pictures."""

@@ -1,0 +1,218 @@
+"""Finds objects: runs the model, and turns its outputs into candidate boxes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from models import families, zoo
+from models.contract import Contract
+from models.errors import DeviceError, ModelError, ProviderError
+from models.runtime import (
+    Device,
+    Profile,
+    Runtime,
+    check_device,
+    expected_device,
+    gpu_present,
+    usable_cores,
+)
+from models.transform import Transform
+from pipeline.errors import DeviceFailed, SetupError
+from pipeline.frame import Frame
+from pipeline.stage import Array, Settings, Stage
+from stages.detections import WEAK, put_detections
+from stages.thresholds import Confidence, candidate_score, hand_on_score
+
+MIN_SCORE = 0.05
+"""Candidates below it are left out where no non-maximum suppression follows."""
+
+
+class DetectorSettings(Settings, frozen=True):
+    """What to look for objects with, and where."""
+
+    model: str = "ssdlite_mobilenet_v2"
+    """Name of a card, path of a card (.yaml), or of a model (.onnx)."""
+    device: Device = "auto"
+    """auto: the best that loads; any other: that one, or the run does not start."""
+    replicas: Literal["auto"] | Annotated[int, Meta(ge=1, le=64)] = "auto"
+    """Processes that run the model; auto: one per usable core, or one for a GPU or for latency."""
+    profile: Profile = "throughput"
+    """throughput: one thread per replica; latency: one replica with all cores."""
+    threads: Annotated[int, Meta(ge=1)] | None = None
+    """CPU threads per replica; null: by the profile."""
+    spin: bool = False
+    """Whether threads that wait for work spin: faster where nothing else runs, and a core is lost
+    where something does."""
+    batch: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Frames to run at once at most; of use on a GPU, with a model whose batch is open."""
+    batch_wait_ms: Annotated[float, Meta(ge=0)] = 0
+    """How long to wait for a batch to fill."""
+
+
+class Detector(Stage):
+    """Runs the model and gives candidate boxes, which NMS then thins out.
+
+    `boxes` (N, 4) float32 xyxy in pixels of the captured frame, `scores` (N,) float32 from 0 to
+    1, `classes` (N,) int32 indices into the model's labels. Where no stage behind says by
+    `min_score` that it thins them out, those that do not reach the confidence are left out, or,
+    of a model that suppresses overlaps itself, given apart as `weak_boxes` and so on.
+    """
+
+    Settings = DetectorSettings
+    takes = (Array("input"), Array("transform", "float64", (4,)))
+    gives = (
+        Array("boxes", "float32", (None, 4)),
+        Array("scores", "float32", (None,)),
+        Array("classes", "int32", (None,)),
+        *WEAK,
+    )
+
+    def __init__(self, settings: DetectorSettings, facts: Mapping[str, Any]) -> None:
+        super().__init__(settings, facts)
+        self._contract: Contract = facts["contract"]
+        behind = facts.get("behind", facts)
+        self._is_thinned_out = "min_score" in behind
+        self._hand_on = hand_on_score(None, Confidence.of(facts))
+        self._min_score = self._least_score(behind.get("min_score"))
+        self._runtime: Runtime | None = None
+
+    def _least_score(self, asked: float | None) -> float:
+        """Candidates below it are left out.
+
+        Args:
+            asked: by the non-maximum suppression behind; None: it leaves that open.
+        """
+        if self._is_thinned_out:
+            confidence = Confidence.of(self.facts)
+            return candidate_score(None, confidence) if asked is None else asked
+        if self._hand_on is None:
+            return MIN_SCORE
+        # Weak candidates that overlap each other are of no use to a tracker.
+        return min(MIN_SCORE, self._hand_on) if self._contract.end_to_end else self._hand_on
+
+    @classmethod
+    def resolve(cls, settings: DetectorSettings) -> Mapping[str, Any]:
+        """Tell `contract`, `labels`, and how many `replicas`.
+
+        Raises:
+            SetupError: the model cannot be used, or the device is not to be had.
+        """
+        try:
+            contract = zoo.resolve(settings.model)
+            check_device(settings.device)
+        except ModelError as error:
+            raise SetupError(str(error)) from None
+        except OSError as error:
+            raise SetupError(f"model {settings.model}: cannot be read: {error.strerror}") from None
+        if contract.task != "detect":
+            raise SetupError(
+                f"model {contract.name}: expected a model that detects, found one that would "
+                f"{contract.task}"
+            )
+        replicas = settings.replicas
+        if replicas == "auto":
+            on_cpu = expected_device(settings.device) in ("cpu", "openvino")
+            many = on_cpu and settings.profile == "throughput"
+            replicas = max(1, usable_cores() // (settings.threads or 1)) if many else 1
+        return {"contract": contract, "labels": contract.labels, "replicas": replicas}
+
+    @classmethod
+    def reads(cls, settings: DetectorSettings) -> Collection[Path]:
+        """The model file, and its card."""
+        return zoo.files_of(settings.model)
+
+    def open(self) -> None:
+        """Load the model.
+
+        Raises:
+            SetupError: the device asked for does not load, or the model does not.
+            DeviceFailed: the device on which it ran before a crash does not load.
+        """
+        own = self.settings
+        before = self.facts.get("predecessor", {}).get("provider")
+        try:
+            self._runtime = Runtime(
+                self._contract,
+                own.device,
+                own.profile,
+                own.threads,
+                before,
+                own.spin,
+                self.abandon,
+            )
+        except DeviceError as error:
+            # A GPU that a driver resets comes back; the restart budget bounds how long to wait.
+            raise (SetupError if before is None else DeviceFailed)(str(error)) from None
+        except ModelError as error:
+            raise SetupError(str(error)) from None
+        self._family = families.load(self._contract.family)
+        if own.device == "auto" and gpu_present() and not self._runtime.on_gpu:
+            logging.warning(
+                "detector: this machine has a GPU, but runs the model with %s%s: install "
+                "onnxruntime-gpu[cuda,cudnn] in place of onnxruntime, or say device: cpu",
+                self._runtime.provider,
+                "".join(f"; {why}" for why in self._runtime.passed_over),
+            )
+        if self._runtime.on_gpu:
+            # The first run on a GPU takes seconds, which no frame should have to wait for.
+            see = self._contract.input
+            self._run(np.zeros(see.shape, see.dtype))
+
+    def process(self, frame: Frame) -> None:
+        """Add `boxes`, `scores` and `classes`."""
+        self._add(frame, [output[0] for output in self.infer(frame)])
+
+    def infer(self, frame: Frame) -> Sequence[NDArray[Any]]:
+        """The model's raw outputs for a frame: what the bench measures as bare inference.
+
+        Raises:
+            DeviceFailed: the provider failed, whatever the frame.
+        """
+        return self._run(frame["input"])
+
+    def process_batch(self, frames: Sequence[Frame]) -> None:
+        """The same for several frames, in one run if the model takes several."""
+        if self._contract.batch is not None:
+            super().process_batch(frames)
+            return
+        outputs = self._run(np.concatenate([frame["input"] for frame in frames]))
+        for i, frame in enumerate(frames):
+            self._add(frame, [output[i] for output in outputs])
+
+    def close(self) -> None:
+        """Let the model go."""
+        self._runtime = None
+
+    def report(self) -> Mapping[str, str]:
+        """The provider that the model truly runs on."""
+        return {"provider": self._runtime.provider} if self._runtime else {}
+
+    def _run(self, pictures: NDArray[Any]) -> Sequence[NDArray[Any]]:
+        assert self._runtime is not None
+        contract = self._contract
+        inputs = {contract.input.name: pictures}
+        if contract.sizes_input is not None:
+            inputs[contract.sizes_input] = np.tile(
+                np.array(contract.input.size), (len(pictures), 1)
+            )
+        try:
+            return self._runtime.run(inputs)
+        except ProviderError as error:
+            raise DeviceFailed(str(error)) from None
+
+    def _add(self, frame: Frame, outputs: Sequence[NDArray[Any]]) -> None:
+        transform = Transform.of(frame["transform"], frame.width, frame.height)
+        found = self._family.decode(outputs, self._contract, transform, self._min_score)
+        if not self._is_thinned_out:
+            put_detections(frame, found.boxes, found.scores, found.classes, self._hand_on)
+            return
+        frame.put("boxes", found.boxes)
+        frame.put("scores", found.scores)
+        frame.put("classes", found.classes)

@@ -1,0 +1,1 @@
+"""Stages that hand results on: files, windows, servers and brokers."""

@@ -1,0 +1,1 @@
+"""Sinks that write text files and pictures."""

@@ -1,0 +1,181 @@
+"""Events: one line of JSON per frame, all streams in one file.
+
+{"stream": "demo", "frame": 17, "time_s": 1.7, "captured_at": "2026-11-21T08:00:00.123Z",
+ "objects": [{"id": 3, "label": "person", "class": 0, "score": 0.91, "box": [x1, y1, x2, y2]}]}
+
+Where the source is a picture or a folder of pictures, "file" follows "frame".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+
+from pipeline.frame import Frame
+from pipeline.stage import Settings, Stage
+from stages.detections import NO_ID, OBJECTS, Objects, label, labels_of
+from stages.sinks.files.output_path import check_writable, expand_home, is_standard_output
+from stages.sinks.files.text_file import Mark, ResumableTextFile
+
+
+class Object(msgspec.Struct, rename={"number": "class"}):
+    """One object of an event."""
+
+    id: int | None
+    """Track id within the stream; null where there is none."""
+    label: str
+    number: int
+    score: float
+    box: tuple[float, ...]
+    """x1, y1, x2, y2 in pixels of the captured frame."""
+
+
+class Event(msgspec.Struct, kw_only=True):
+    """One line of the file."""
+
+    stream: str
+    frame: int
+    """Number of the frame in its stream, from 0."""
+    file: str | msgspec.UnsetType = msgspec.UNSET
+    """Name of the picture in its folder; left out where the source is no picture."""
+    time_s: float
+    """Seconds into the stream."""
+    captured_at: str
+    """Wall-clock time of capture, ISO 8601, UTC, milliseconds."""
+    objects: list[Object]
+
+
+class EventsSettings(Settings, frozen=True):
+    """Settings of the events sink."""
+
+    path: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1,
+            description="File to write; '-' is standard output. Starts empty, may be rotated, and "
+            "is locked: two runs cannot write one file.",
+        ),
+    ]
+
+    def __post_init__(self) -> None:
+        expand_home(self, "path")
+
+
+class Events(Stage):
+    """Writes one line per frame, in order per stream.
+
+    Lines are written at once, so a reader can follow the file. After a crash the file goes on as
+    if nothing had happened; on standard output a line may then come twice.
+    """
+
+    Settings = EventsSettings
+    takes = OBJECTS
+    ordered = True
+
+    settings: EventsSettings
+
+    def __init__(self, settings: EventsSettings, facts: Mapping[str, Any]) -> None:
+        super().__init__(settings, facts)
+        self._labels = labels_of(facts)
+        self._file = ResumableTextFile(settings.path, lambda: self.beat())
+        self._encoder = msgspec.json.Encoder()
+        self._marks: dict[str, Mark] = {}
+
+    @classmethod
+    def resolve(cls, settings: EventsSettings) -> Mapping[str, Any]:
+        """See that the file can be written.
+
+        Raises:
+            SetupError: it cannot.
+        """
+        if not is_standard_output(settings.path):
+            check_writable(settings.path)
+        return {}
+
+    def open(self) -> None:
+        """Open and lock the file; what it holds stays until the first frame.
+
+        Raises:
+            SetupError: another run writes it, or it is a named pipe without a reader.
+        """
+        self._file.open()
+
+    def process(self, frame: Frame) -> None:
+        """Write the line of a frame.
+
+        Raises:
+            RunError: the disk is full or gone.
+            EndRun: nobody reads standard output any more.
+        """
+        self._file.write(self._encoder.encode(event_of(frame, self._labels)) + b"\n")
+        self._marks[frame.stream] = self._file.mark
+
+    def reopen(self) -> None:
+        """Go on in the file that has the name now."""
+        self._file.follow()
+
+    def end(self, stream: str) -> None:
+        """A stream without a frame leaves an empty file, not that of an earlier run."""
+        self._file.start()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def state(self, stream: str) -> bytes:
+        """The place in the file after the stream's last line."""
+        return msgspec.msgpack.encode(self._marks[stream]) if stream in self._marks else b""
+
+    def restore(self, stream: str, state: bytes) -> None:
+        """Keep what had been written up to that place."""
+        if state:
+            self._marks[stream] = msgspec.msgpack.decode(state, type=Mark)
+            self._file.resume(self._marks[stream])
+
+
+def event_of(frame: Frame, labels: Sequence[str]) -> Event:
+    """What is told of a frame.
+
+    Args:
+        frame: with the arrays of `OBJECTS`.
+        labels: the model's, by class.
+    """
+    objects = Objects.of(frame)
+    return Event(
+        stream=frame.stream,
+        frame=frame.seq,
+        file=printable(frame.file) if frame.file else msgspec.UNSET,
+        time_s=round(frame.time_s, 6),
+        captured_at=utc_ms(frame.wall_ns),
+        objects=[
+            Object(
+                None if id == NO_ID else id,
+                label(labels, number),
+                number,
+                round(score, 4),
+                tuple([round(side, 2) for side in box]),
+            )
+            for id, number, score, box in zip(
+                objects.ids.tolist(),
+                objects.classes.tolist(),
+                objects.scores.tolist(),
+                objects.boxes.tolist(),
+                strict=True,
+            )
+        ],
+    )
+
+
+def printable(name: str) -> str:
+    """A file's name as text that can be encoded, whatever bytes it has."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def utc_ms(unix_ns: int) -> str:
+    """A time as ISO 8601 in UTC with milliseconds, cut and not rounded."""
+    seconds, rest_ns = divmod(unix_ns, 1_000_000_000)
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest_ns // 1_000_000:03d}Z"

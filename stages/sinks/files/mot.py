@@ -1,0 +1,144 @@
+"""MOTChallenge text, one file per stream: what the tools that score trackers read.
+
+Each line is `frame,id,x,y,w,h,score,class,-1,-1`: frames count from 1, x and y are the top left
+corner and w and h the size in pixels, and the last two stand for a position in the world, which
+is not known. Format: Dendorfer et al., "MOT20: A benchmark for multi object tracking in crowded
+scenes", arXiv:2003.09003, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from pipeline.errors import SetupError
+from pipeline.frame import Frame
+from pipeline.stage import Settings, Stage
+from stages.detections import OBJECTS, Objects
+from stages.sinks.files.output_path import (
+    check_writable,
+    expand_home,
+    is_standard_output,
+    stream_path,
+)
+from stages.sinks.files.text_file import Mark, ResumableTextFile
+
+
+class MotSettings(Settings, frozen=True):
+    """Settings of the MOTChallenge sink."""
+
+    path: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1,
+            description="File to write; {stream} stands for the stream's name, which is added "
+            "where there are several streams. It may be rotated, and is locked: two runs cannot "
+            "write one file.",
+        ),
+    ]
+
+    def __post_init__(self) -> None:
+        expand_home(self, "path")
+
+
+class Mot(Stage):
+    """Writes one line per object; an object without a track has the id -1.
+
+    After a crash each file goes on as if nothing had happened.
+    """
+
+    Settings = MotSettings
+    takes = OBJECTS
+    ordered = True
+
+    settings: MotSettings
+
+    def __init__(self, settings: MotSettings, facts: Mapping[str, Any]) -> None:
+        super().__init__(settings, facts)
+        self._streams: Collection[str] = facts.get("streams", ())
+        self._files: dict[str, ResumableTextFile] = {}
+        self._ended: set[str] = set()
+
+    @classmethod
+    def resolve(cls, settings: MotSettings) -> Mapping[str, Any]:
+        """See that the files can be written.
+
+        Raises:
+            SetupError: they cannot.
+        """
+        if is_standard_output(settings.path):
+            raise SetupError(
+                f"path: MOTChallenge text needs a file per stream, {settings.path!r} is none"
+            )
+        check_writable(settings.path)
+        return {}
+
+    def open(self) -> None:
+        """Open and lock the files of the streams that are known; what they hold stays for now.
+
+        Raises:
+            SetupError: another run writes one, or one is a named pipe without a reader.
+        """
+        for stream in self._streams:
+            self._file(stream)
+
+    def process(self, frame: Frame) -> None:
+        """Write the lines of a frame.
+
+        Raises:
+            RunError: the disk is full or gone.
+        """
+        self._file(frame.stream).write(mot_lines(frame))
+
+    def reopen(self) -> None:
+        """Go on in the files that have the names now."""
+        for file in self._files.values():
+            file.follow()
+
+    def end(self, stream: str) -> None:
+        """Close the stream's file; one without a frame is left empty."""
+        file = self._file(stream)
+        file.start()
+        file.close()
+        self._ended.add(stream)
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._files.values():
+            file.close()
+
+    def state(self, stream: str) -> bytes:
+        """The place in the stream's file."""
+        return msgspec.msgpack.encode(self._files[stream].mark) if stream in self._files else b""
+
+    def restore(self, stream: str, state: bytes) -> None:
+        """Keep what had been written up to that place."""
+        if state:
+            self._file(stream).resume(msgspec.msgpack.decode(state, type=Mark))
+
+    def _file(self, stream: str) -> ResumableTextFile:
+        if stream not in self._files or stream in self._ended:
+            self._ended.discard(stream)  # one of the same name was removed and added again
+            path = stream_path(self.settings.path, stream, self._streams)
+            file = ResumableTextFile(path, lambda: self.beat())
+            file.open()
+            self._files[stream] = file
+        return self._files[stream]
+
+
+def mot_lines(frame: Frame) -> bytes:
+    """The objects of a frame as MOTChallenge text; empty where there is none."""
+    objects = Objects.of(frame)
+    return "".join(
+        f"{frame.seq + 1},{id},{x1:.2f},{y1:.2f},{x2 - x1:.2f},{y2 - y1:.2f},"
+        f"{score:.4f},{number},-1,-1\n"
+        for id, (x1, y1, x2, y2), score, number in zip(
+            objects.ids.tolist(),
+            objects.boxes.tolist(),
+            objects.scores.tolist(),
+            objects.classes.tolist(),
+            strict=True,
+        )
+    ).encode()

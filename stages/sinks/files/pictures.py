@@ -1,0 +1,264 @@
+"""Annotated pictures: one file per frame, under the name of the picture that was read.
+
+Each file is written under another name and renamed when it is whole, so that a crash leaves no
+part of a picture. The frame that was in hand is written again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import RunError, SetupError
+from pipeline.frame import Frame
+from pipeline.stage import Array, Settings, Stage
+from stages.detections import OBJECTS, labels_of
+from stages.drawing.annotator import Annotator
+from stages.sinks.files.file_lock import lock_file
+from stages.sinks.files.output_path import check_home, expand_home
+
+UNFINISHED = ".eyeline.part"
+"""Name of the file that is being written."""
+MAX_NAME_BYTES = 255
+LOCK_PATIENCE_S = 0.5
+WRITTEN = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Formats that are kept; pictures of others become .png."""
+QUALITY = {
+    ".jpeg": cv2.IMWRITE_JPEG_QUALITY,
+    ".jpg": cv2.IMWRITE_JPEG_QUALITY,
+    ".webp": cv2.IMWRITE_WEBP_QUALITY,
+}
+"""Format -> OpenCV's parameter; the WebP encoder reads only the first one it is given."""
+
+
+class PicturesSettings(Settings, frozen=True):
+    """Settings of the sink for pictures."""
+
+    folder: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1,
+            description="Folder to write into; {stream} stands for the stream's name, which is "
+            "added as a folder where there are several streams. Not that of the source.",
+        ),
+    ]
+    quality: Annotated[int, msgspec.Meta(ge=1, le=100)] = 90
+    """Of JPEG and WebP files."""
+    annotate: bool = True
+    """Draw boxes, tags and trails."""
+
+    def __post_init__(self) -> None:
+        expand_home(self, "folder")
+
+
+class Pictures(Stage):
+    """Writes each frame as a picture.
+
+    A picture keeps its name and format. Of a file with several pictures the second one is
+    NAME.page2.tif. Frames of other sources are called by their number.
+    """
+
+    Settings = PicturesSettings
+    takes = (Array("image", "uint8", (None, None, 3)), *OBJECTS)
+    ordered = True
+
+    settings: PicturesSettings
+
+    def __init__(self, settings: PicturesSettings, facts: Mapping[str, Any]) -> None:
+        super().__init__(settings, facts)
+        self._streams: Collection[str] = facts.get("streams", ())
+        self._annotator = Annotator(labels_of(facts))
+        self._folders: dict[str, _Folder] = {}
+        self._pages: dict[str, tuple[str, int]] = {}
+        """Stream -> name of its newest file, and how many pictures of it there were in a row."""
+
+    @classmethod
+    def resolve(cls, settings: PicturesSettings) -> Mapping[str, Any]:
+        """See that files can be made in the folder.
+
+        Raises:
+            SetupError: they cannot.
+        """
+        check_folder(settings.folder)
+        return {}
+
+    @classmethod
+    def folders(cls, settings: PicturesSettings, streams: Collection[str]) -> Collection[Path]:
+        """The folder of each stream."""
+        return [stream_folder(settings.folder, stream, streams) for stream in streams]
+
+    def open(self) -> None:
+        """Make and lock the folders of the streams that are known.
+
+        Raises:
+            SetupError: another run writes into one.
+        """
+        for stream in self._streams:
+            self._folder(stream)
+
+    def process(self, frame: Frame) -> None:
+        """Write the picture of a frame.
+
+        Raises:
+            RunError: the disk is full, or the folder cannot be written.
+        """
+        image = self._annotator.draw(frame) if self.settings.annotate else frame["image"]
+        name = frame.file or f"{frame.seq:06}.jpg"
+        before, page = self._pages.get(frame.stream, ("", 0))
+        page = page + 1 if name == before else 1
+        name, data = encode(image, name, page, self.settings.quality)
+        self._folder(frame.stream).write(name, data)
+        if frame.file:
+            self._pages[frame.stream] = frame.file, page
+
+    def end(self, stream: str) -> None:
+        """Release the stream's folder."""
+        self._annotator.forget(stream)
+        self._pages.pop(stream, None)
+        if stream in self._folders:
+            self._folders.pop(stream).close()
+
+    def close(self) -> None:
+        """Release all folders."""
+        for folder in self._folders.values():
+            folder.close()
+        self._folders.clear()
+
+    def state(self, stream: str) -> bytes:
+        """The name of the stream's newest file, and how many pictures of it there were."""
+        return msgspec.msgpack.encode(self._pages[stream]) if stream in self._pages else b""
+
+    def restore(self, stream: str, state: bytes) -> None:
+        """Go on with the numbers of pictures of one file."""
+        if state:
+            self._pages[stream] = msgspec.msgpack.decode(state, type=tuple[str, int])
+
+    def _folder(self, stream: str) -> _Folder:
+        if stream not in self._folders:
+            path = stream_folder(self.settings.folder, stream, self._streams)
+            self._folders[stream] = _Folder(path)
+        return self._folders[stream]
+
+
+class _Folder:
+    """The folder that the pictures of one stream go into, locked for as long as it is open."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _failure(path, error) from None
+        try:
+            lock_file(self._descriptor, str(path), LOCK_PATIENCE_S)
+            (path / UNFINISHED).unlink(missing_ok=True)
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all; one of the same name is replaced."""
+        part = self._path / UNFINISHED
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(data)
+            part.replace(self._path / name)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink()
+            raise _failure(self._path / name, error) from None
+
+    def close(self) -> None:
+        """Release the folder. May be called twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+
+def stream_folder(folder: str, stream: str, streams: Collection[str]) -> Path:
+    """The folder of one stream.
+
+    `{stream}` stands for the stream's name. Where it is missing, the name is added as a folder,
+    unless the stream is the only one.
+
+    Args:
+        folder: as in the settings.
+        stream: name of the stream.
+        streams: names of those that there were at the start.
+    """
+    if "{stream}" in folder:
+        return Path(folder.replace("{stream}", stream))
+    return Path(folder) if set(streams) == {stream} else Path(folder) / stream
+
+
+def check_folder(folder: str) -> None:
+    """Make the folder, or the part of its path before `{stream}`, and see that it can be written.
+
+    Raises:
+        SetupError: it is a file, or may not be written.
+    """
+    check_home("folder", folder)
+    path = Path(folder)
+    while "{stream}" in str(path):
+        path = path.parent
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        # Asking is not enough: a read-only or full disk shows only when a file is made.
+        tempfile.TemporaryFile(dir=path).close()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a path"
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            reason = "a file is in the way"
+        raise SetupError(
+            f"folder: cannot write in {folder!r} ({reason}); choose a place where you may write"
+        ) from None
+
+
+def encode(image: NDArray[np.uint8], name: str, page: int, quality: int) -> tuple[str, bytes]:
+    """A picture as a file.
+
+    Args:
+        image: (H, W, 3) uint8 BGR.
+        name: of the file; its ending chooses the format, .png where that cannot be written.
+        page: number of the picture in the file that it comes from, from 1.
+        quality: of JPEG and WebP, from 1 to 100.
+
+    Returns:
+        The name of the file, and its content.
+    """
+    stem, ending = os.path.splitext(name)
+    if page > 1:
+        stem = f"{stem}.page{page}"
+    kind = QUALITY.get(ending.lower())
+    parameters = [] if kind is None else [kind, quality]
+    if ending.lower() in WRITTEN:
+        with suppress(cv2.error):  # larger than the format takes
+            done, data = cv2.imencode(ending.lower(), image, parameters)
+            if done:
+                return _fitting(stem, ending), data.tobytes()
+    _, data = cv2.imencode(".png", image)
+    return _fitting(f"{stem}{ending}", ".png"), data.tobytes()
+
+
+def _fitting(stem: str, ending: str) -> str:
+    """A name, cut where no file can have so long a one."""
+    while stem and len(os.fsencode(stem + ending)) > MAX_NAME_BYTES:
+        stem = stem[:-1]
+    return stem + ending
+
+
+def _failure(path: Path, error: OSError) -> RunError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "free some space or choose another folder" if full else "choose another folder"
+    return RunError(f"cannot write {str(path)!r} ({error.strerror}); {advice}")

@@ -1,0 +1,36 @@
+"""Sinks that leave nothing: to end a graph, and to measure it without the cost of an output."""
+
+from __future__ import annotations
+
+from pipeline.frame import Frame
+from pipeline.stage import Array, Stage
+from stages.detections import OBJECTS, labels_of
+from stages.drawing.annotator import Annotator
+
+
+class Null(Stage):
+    """Lets every frame end here."""
+
+    ordered = True
+
+    def process(self, frame: Frame) -> None:
+        """Do nothing."""
+
+
+class Draw(Stage):
+    """Draws each frame as the window and the video do, and throws the picture away."""
+
+    takes = (Array("image", "uint8", (None, None, 3)), *OBJECTS)
+    ordered = True
+
+    def open(self) -> None:
+        """Make the picture to draw on."""
+        self._annotator = Annotator(labels_of(self.facts))
+
+    def process(self, frame: Frame) -> None:
+        """Draw."""
+        self._annotator.draw(frame)
+
+    def end(self, stream: str) -> None:
+        """Forget the trails."""
+        self._annotator.forget(stream)

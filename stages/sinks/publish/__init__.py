@@ -1,0 +1,1 @@
+"""Sinks that publish events to brokers and other programs."""

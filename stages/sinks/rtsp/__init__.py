@@ -1,0 +1,1 @@
+"""The annotated streams, served again over RTSP."""

@@ -1,0 +1,1 @@
+"""The annotated video: the stage, encoders and containers."""

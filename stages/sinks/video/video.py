@@ -1,0 +1,267 @@
+"""The annotated video, one file per stream, at the speed of its source.
+
+A video has a steady rate: where frames are missing, the picture before is shown once more, and
+where they come faster than the rate, some are left out. A file can be played at any moment, also
+when its writer was killed: then the video goes on in a new part (out.part2.mp4), and so it does
+when the picture changes its size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import RunError
+from pipeline.frame import Frame
+from pipeline.stage import Array, Settings, Stage
+from stages.detections import OBJECTS, labels_of
+from stages.drawing.annotator import Annotator
+from stages.sinks.files.output_path import check_writable, stream_path
+from stages.sinks.video.rate import FPS_UNKNOWN, Pace, declared_rate, rate_of
+from stages.sinks.video.video_file import Codec, VideoFile, codec_for, warn_of_codec
+
+TRIAL_S = 1.0
+TRIAL_FRAMES = 12
+"""`fps: auto` works the rate out from so much of the source's time, and so many frames. They are
+written at once, at the rate that the source declares, and again where another one fits."""
+MAX_TRIAL_BYTES = 64 << 20
+"""As many bytes of pictures are kept for that at most."""
+
+
+class VideoSettings(Settings, frozen=True):
+    """Settings of the video sink."""
+
+    path: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1,
+            description="File to write; {stream} stands for the stream's name, which is added "
+            "where there are several streams. Its ending chooses the container.",
+        ),
+    ]
+    codec: Codec = "auto"
+    """auto: VP9 in .mp4, .mov, .mkv and .webm, which browsers play; mp4v in .avi."""
+    fps: Annotated[float, msgspec.Meta(ge=1, le=240)] | Literal["auto"] = "auto"
+    """auto: the rate that the source declares, where the times of its first second confirm it, or
+    else the rate of these frames. The video always plays at the speed of its source."""
+    annotate: bool = True
+    """Draw boxes, tags and trails."""
+
+
+class Video(Stage):
+    """Writes the frames of each stream into a video."""
+
+    Settings = VideoSettings
+    takes = (Array("image", "uint8", (None, None, 3)), *OBJECTS)
+    ordered = True
+
+    settings: VideoSettings
+
+    def __init__(self, settings: VideoSettings, facts: Mapping[str, Any]) -> None:
+        super().__init__(settings, facts)
+        self._streams: Collection[str] = facts.get("streams", ())
+        self._annotator = Annotator(labels_of(facts))
+        self._live = bool(facts.get("live", False))
+        self._start_ns = time.time_ns() - time.monotonic_ns() + facts.get("started_ns", 0)
+        """Of the run, by the wall clock."""
+        self._files: dict[str, _File] = {}
+
+    @classmethod
+    def resolve(cls, settings: VideoSettings) -> Mapping[str, Any]:
+        """See that the ending, the codec and the place fit.
+
+        Raises:
+            SetupError: they do not.
+        """
+        codec_for(settings.path, settings.codec)
+        check_writable(settings.path)
+        return {}
+
+    def open(self) -> None:
+        """Warn of a codec that browsers do not play."""
+        warn_of_codec("video", codec_for(self.settings.path, self.settings.codec))
+
+    def process(self, frame: Frame) -> None:
+        """Write the picture of a frame.
+
+        Raises:
+            RunError: the disk is full, or the file cannot be made.
+        """
+        image = self._annotator.draw(frame) if self.settings.annotate else frame["image"]
+        # The picture is the annotator's, or the slot's: the encoder's thread needs its own.
+        self._file(frame.stream).write(image.copy(), frame.time_s, frame.header.fps)
+
+    def end(self, stream: str) -> None:
+        """Complete the stream's file."""
+        self._file(stream).end()
+        self._annotator.forget(stream)
+
+    def close(self) -> None:
+        """Complete all files."""
+        failures = []
+        for file in self._files.values():
+            try:
+                file.end()
+            except RunError as failure:
+                failures.append(failure)
+        if failures:
+            raise failures[0]
+
+    def tally(self) -> Mapping[str, int]:
+        """Pictures that were repeated, and frames that were left out, to keep the speed."""
+        files = self._files.values()
+        return {
+            "repeated": sum(file.repeated for file in files),
+            "left_out": sum(file.left_out for file in files),
+        }
+
+    def state(self, stream: str) -> bytes:
+        """The number of the part that is being written, and the frame rate once known."""
+        file = self._file(stream)
+        return msgspec.json.encode((file.part, file.fps))
+
+    def restore(self, stream: str, state: bytes) -> None:
+        """Go on in the next part, as nothing can be added to a file that was cut off."""
+        file = self._file(stream)
+        file.part, file.fps = msgspec.json.decode(state, type=tuple[int, float | None])
+        # A predecessor that was told to end has completed a file after its state was saved.
+        while file.was_made_since(self._start_ns, file.part + 1):
+            file.part += 1
+        # One that was killed before its first picture has left nothing to keep.
+        while file.part and file.is_empty(file.part):
+            file.part -= 1
+
+    def _file(self, stream: str) -> _File:
+        if stream not in self._files:
+            path = stream_path(self.settings.path, stream, self._streams)
+            fps = None if self.settings.fps == "auto" else self.settings.fps
+            codec = codec_for(self.settings.path, self.settings.codec)
+            self._files[stream] = _File(path, codec, fps, not self._live, lambda: self.beat())
+        return self._files[stream]
+
+
+class _File:
+    """The video of one stream, in one part or more.
+
+    Args:
+        path: of the first part.
+        codec: of all parts.
+        fps: pictures per second; None: to be found out.
+        waits: for the encoder; or else frames are left out while it is busy.
+        beat: called while the encoder is waited for.
+    """
+
+    def __init__(
+        self, path: str, codec: str, fps: float | None, waits: bool, beat: Callable[[], None]
+    ) -> None:
+        self.part = 0
+        """Of the file that is open, or was open last; from 1."""
+        self.fps = fps
+        """None: not known yet."""
+        self.repeated = 0
+        self.left_out = 0
+        self._path, self._codec, self._waits, self._beat = Path(path), codec, waits, beat
+        self._open: VideoFile | None = None
+        self._shape: tuple[int, ...] = ()
+        self._pace = Pace(FPS_UNKNOWN)
+        self._trial: list[tuple[NDArray[np.uint8], float]] = []
+        """Picture and time of the frames from which the rate is found out."""
+        self._declared_fps = 0.0
+        self._trial_fps = FPS_UNKNOWN
+        """The rate at which they are written meanwhile."""
+
+    def write(self, image: NDArray[np.uint8], time_s: float, declared_fps: float) -> None:
+        """Add the picture of a frame.
+
+        Args:
+            image: (H, W, 3) uint8 BGR, which must not be changed afterwards.
+            time_s: of the frame, seconds into its stream.
+            declared_fps: rate that its source declares; 0: none.
+        """
+        if self.fps is None and image.shape != self._shape and self._trial:
+            self._settle()
+        if self.fps is None:
+            if not self._trial:
+                self._declared_fps = declared_fps
+                self._trial_fps = declared_rate(declared_fps) or FPS_UNKNOWN
+            self._trial.append((image, time_s))
+        self._write(image, time_s, self._waits)
+        if self._trial and self._is_enough():
+            self._settle()
+
+    def was_made_since(self, wall_ns: int, part: int) -> bool:
+        """Whether the file of a part is not one of an earlier run."""
+        try:
+            return part_path(self._path, part).stat().st_mtime_ns >= wall_ns
+        except OSError:
+            return False
+
+    def is_empty(self, part: int) -> bool:
+        """Whether the file of a part has no byte in it."""
+        try:
+            return part_path(self._path, part).stat().st_size == 0
+        except OSError:
+            return False
+
+    def end(self) -> None:
+        """Complete the file. May be called again."""
+        try:
+            if self._trial:
+                self._settle()
+        finally:
+            opened, self._open = self._open, None
+            if opened is not None:
+                opened.close()
+
+    def _is_enough(self) -> bool:
+        kept_bytes = sum(image.nbytes for image, _ in self._trial)
+        spanned_s = self._trial[-1][1] - self._trial[0][1]
+        many = len(self._trial) >= TRIAL_FRAMES and not 0 <= spanned_s < TRIAL_S
+        return many or kept_bytes > MAX_TRIAL_BYTES
+
+    def _settle(self) -> None:
+        """Decide on the rate; where it is not the one that was tried, write the pictures again."""
+        trial, self._trial = self._trial, []
+        self.fps = rate_of([time_s for _, time_s in trial], self._declared_fps)
+        if self._open is None or self.fps == self._trial_fps:
+            return
+        self._open.restart(self.fps)
+        self._pace = Pace(self.fps)
+        self.repeated = self.left_out = 0
+        for image, time_s in trial:
+            self._write(image, time_s, True)
+
+    def _write(self, image: NDArray[np.uint8], time_s: float, waits: bool) -> None:
+        if self._open is None or image.shape != self._shape or self._open.is_full:
+            self._open_next(image)
+        assert self._open is not None
+        repeats = self._pace.repeats(time_s)
+        if repeats is None or (self._open.is_busy and not waits):
+            self.left_out += 1
+            return
+        self._open.write(image, repeats, self._beat)
+        self._pace.take(time_s, repeats)
+        self.repeated += repeats
+
+    def _open_next(self, image: NDArray[np.uint8]) -> None:
+        opened, self._open = self._open, None
+        if opened is not None:
+            opened.close()
+        self.part += 1
+        self._shape = image.shape
+        height, width = image.shape[:2]
+        fps = self.fps if self.fps is not None else self._trial_fps
+        self._pace = Pace(fps)
+        path = part_path(self._path, self.part)
+        self._open = VideoFile(path, self._codec, fps, width, height)
+
+
+def part_path(path: Path, part: int) -> Path:
+    """The file of a part: out.mp4, then out.part2.mp4, out.part3.mp4 ..."""
+    return path if part == 1 else path.with_name(f"{path.stem}.part{part}{path.suffix}")

@@ -1,0 +1,1 @@
+"""The tracker stage and its algorithms."""

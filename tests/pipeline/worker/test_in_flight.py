@@ -1,0 +1,574 @@
+"""Custody: no frame is lost, none counts twice, whatever dies and whatever is lost on the way."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from pipeline.frame import Span, Status
+from pipeline.memory.arena import POISON_BLAMES
+from pipeline.worker.in_flight import IDLE_NS, SETTLE_NS, STUCK_NS, Custody
+from tests.builders import arena, board, header, returned, total
+
+LATER_NS = 10 * SETTLE_NS
+WORKER = 1
+
+
+class World:
+    """A stream in custody, and the workers that its frames go to."""
+
+    def __init__(self, slots=3, leaves=1, too_old_ns=None):
+        self.arena, self.board = arena(slots=slots), board(3)
+        self.leaves, self.too_old_ns, self.now_ns = leaves, too_old_ns, 10**9
+        self.start()
+
+    def start(self):
+        """Capture's process begins, also after it was killed: only the arena is left."""
+        self.custody = Custody(self.arena, self.board, 0, self.leaves, self.too_old_ns, self.now_ns)
+
+    def lend(self):
+        blank = self.custody.blank()
+        blank.captured_ns = self.now_ns
+        blank.width, blank.height, blank.used = 6, 4, 72
+        blank.arrays["image"] = (0, "|u1", (4, 6, 3))
+        self.custody.lend(blank)
+        return blank
+
+    def give_back(self, of, leaves=None, **fields):
+        done = returned(of, self.leaves if leaves is None else leaves, **fields)
+        return self.custody.take_back(done, self.now_ns)
+
+    def die(self, worker=WORKER):
+        """What the supervisor does when a worker died."""
+        for hold in self.board.bury(worker):
+            self.arena.blame(hold.slot, hold.generation)
+        self.board.raise_epoch()
+
+    def sent_again(self):
+        """What is sent again after a death, once the copies under way are settled."""
+        assert self.custody.watch(self.now_ns) == "death"
+        return self.settled()
+
+    def settled(self):
+        self.now_ns += LATER_NS
+        return self.custody.due(self.now_ns)
+
+    @property
+    def ledger(self):
+        found = self.arena.ledger()
+        assert found.captured == total(found)
+        return found
+
+
+def test_frames_are_numbered_without_gaps_and_slots_are_used_again():
+    world = World(slots=2)
+    first, second = world.lend(), world.lend()
+    assert not world.custody.has_free_slot
+    world.give_back(first)
+    third = world.lend()
+    assert [h.seq for h in (first, second, third)] == [0, 1, 2]
+    assert third.slot == first.slot
+    assert third.generation == first.generation + 1
+    assert world.custody.in_flight == 2
+
+
+def test_a_slot_that_is_reserved_but_not_lent_does_not_count():
+    world = World()
+    assert world.custody.blank() == world.custody.blank()
+    assert world.ledger.captured == world.custody.in_flight == 0
+
+
+def test_a_return_ends_the_loan_and_tells_who_worked_on_it():
+    world = World()
+    span = Span(1, 2, 3, 4, 5)
+    assert world.give_back(world.lend(), spans=[span]) == ("", [span])
+    assert (world.ledger.delivered, world.ledger.in_flight) == (1, 0)
+
+
+def test_a_frame_is_out_until_all_last_stages_have_returned_it():
+    world = World(leaves=0b1010)
+    lent = world.lend()
+    assert world.give_back(lent, 0b0010) is None
+    assert world.give_back(lent, 0b0010) is None
+    assert world.ledger.in_flight == 1
+    assert world.give_back(lent, 0b1000) == ("", [])
+    assert world.ledger.delivered == 1
+
+
+def test_spans_of_several_branches_are_joined_without_doubles():
+    world = World(leaves=0b11)
+    lent = world.lend()
+    shared, one, other = Span(0, 0, 1, 1, 2), Span(1, 1, 3, 3, 4), Span(2, 2, 3, 3, 5)
+    world.give_back(lent, 0b01, spans=[shared, one])
+    assert world.give_back(lent, 0b10, spans=[shared, other]) == ("", [shared, one, other])
+
+
+@pytest.mark.parametrize("first", [0b01, 0b10])
+def test_a_frame_that_failed_on_one_branch_has_failed(first):
+    world = World(leaves=0b11)
+    lent = world.lend()
+    world.give_back(lent, first, cause="failed:ids" if first == 0b01 else "")
+    world.give_back(lent, 0b11 ^ first, cause="failed:ids" if first == 0b10 else "")
+    assert world.ledger.failed == {"failed:ids": 1}
+    assert world.ledger.delivered == 0
+
+
+@pytest.mark.parametrize("wrong", [{"generation": 2}, {"attempt": 1}, {"slot": 1}])
+def test_a_return_of_another_slot_loan_or_attempt_counts_for_nothing(wrong):
+    world = World()
+    lent = world.lend()
+    assert world.give_back(lent, **wrong) is None
+    assert world.ledger.in_flight == 1
+
+
+def test_a_return_counts_once():
+    world = World()
+    lent = world.lend()
+    assert world.give_back(lent) is not None
+    assert world.give_back(lent) is None
+    again = world.lend()
+    assert again.slot != lent.slot
+    assert (world.ledger.delivered, world.ledger.in_flight) == (1, 1)
+
+
+# --- deaths ---
+
+
+def test_after_a_death_every_frame_in_flight_is_sent_again_in_order():
+    world = World()
+    lent = [world.lend() for _ in range(3)]
+    world.die()
+    again = world.sent_again()
+    assert [h.seq for h in again] == [0, 1, 2]
+    assert [h.attempt for h in again] == [1, 1, 1]
+    for before, after in zip(lent, again, strict=True):
+        assert (after.slot, after.generation) == (before.slot, before.generation)
+        assert after.arrays == before.arrays
+        assert after.status == Status.LIVE
+    assert world.custody.watch(world.now_ns) is None
+    assert world.settled() == []
+
+
+def test_without_frames_in_flight_a_death_sends_nothing():
+    world = World()
+    world.give_back(world.lend())
+    world.die()
+    assert world.sent_again() == []
+    assert not world.custody.waits_for_holders
+
+
+def test_a_death_makes_every_copy_under_way_void():
+    world = World()
+    lent = world.lend()
+    world.die()
+    again = world.sent_again()
+    assert not world.arena.is_current(lent)
+    assert world.give_back(lent) is None
+    assert world.ledger.in_flight == 1
+    assert world.give_back(again[0]) == ("", [])
+
+
+def test_what_one_branch_returned_before_a_death_is_returned_again():
+    world = World(leaves=0b11)
+    lent = world.lend()
+    world.give_back(lent, 0b01, cause="stale", spans=[Span(0, 0, 1, 1, 2)])
+    world.die()
+    [again] = world.sent_again()
+    assert world.give_back(again, 0b10) is None
+    assert world.give_back(again, 0b01) == ("", [])
+
+
+def test_a_frame_that_somebody_has_in_hand_is_not_sent_again_until_let_go():
+    world = World()
+    held, other = world.lend(), world.lend()
+    world.board.hold(2, 0, held)
+    world.die()
+    assert [h.seq for h in world.sent_again()] == [other.seq]
+    assert world.custody.waits_for_holders
+    assert world.settled() == []
+    world.board.let_go(2, 0)
+    assert [h.seq for h in world.settled()] == [held.seq]
+    assert not world.custody.waits_for_holders
+
+
+def test_in_order_none_is_sent_again_before_an_older_one_that_somebody_has_in_hand():
+    world = World()
+    first, held, last = world.lend(), world.lend(), world.lend()
+    world.board.hold(2, 0, held)
+    world.die()
+    world.custody.watch(world.now_ns)
+    world.now_ns += SETTLE_NS
+    assert [h.seq for h in world.custody.due(world.now_ns, in_order=True)] == [first.seq]
+    assert world.custody.due(world.now_ns, in_order=True) == []
+    world.board.let_go(2, 0)
+    both = [h.seq for h in world.custody.due(world.now_ns, in_order=True)]
+    assert both == [held.seq, last.seq]
+
+
+def test_what_the_dead_had_in_hand_is_sent_again():
+    world = World()
+    world.board.hold(WORKER, 0, world.lend())
+    world.die()
+    assert [h.seq for h in world.sent_again()] == [0]
+
+
+def test_nothing_is_sent_again_before_holds_and_attempts_have_settled():
+    world = World()
+    world.lend()
+    world.die()
+    world.custody.watch(world.now_ns)
+    assert world.custody.due(world.now_ns + SETTLE_NS - 1) == []
+    assert len(world.custody.due(world.now_ns + SETTLE_NS)) == 1
+
+
+def test_a_second_death_meanwhile_voids_once_more():
+    world = World()
+    lent = world.lend()
+    world.board.hold(2, 0, lent)
+    world.die()
+    assert world.sent_again() == []
+    world.die(2)
+    [again] = world.sent_again()
+    assert again.attempt == 2
+
+
+def test_a_frame_lent_after_the_death_is_not_void():
+    world = World()
+    world.die()
+    world.sent_again()
+    lent = world.lend()
+    assert world.give_back(lent) == ("", [])
+
+
+def test_in_hand_at_more_than_three_deaths_a_frame_is_poison():
+    world = World()
+    [copy] = [world.lend()]
+    for death in range(1, POISON_BLAMES + 2):
+        world.board.hold(WORKER, 0, copy)
+        world.die()
+        [copy] = world.sent_again()
+        if death <= 3:
+            assert copy.status == Status.LIVE
+            assert "image" in copy.arrays
+    assert (copy.status, copy.cause, copy.arrays) == (Status.FAILED, "poison", {})
+    assert world.give_back(copy) == ("poison", [])
+    assert world.ledger.failed == {"poison": 1}
+
+
+def test_innocent_frames_are_not_poison_however_many_die():
+    world = World()
+    world.lend()
+    for _ in range(10):
+        world.die()
+        [again] = world.sent_again()
+    assert again.status == Status.LIVE
+
+
+def test_a_live_frame_that_is_too_old_by_then_is_given_up():
+    world = World(too_old_ns=10**9)
+    old = world.lend()
+    world.now_ns += 10**9
+    young = world.lend()
+    world.die()
+    world.custody.watch(world.now_ns)
+    given_up, again = world.settled()
+    assert (given_up.seq, given_up.status, given_up.cause) == (old.seq, Status.DROPPED, "restart")
+    assert given_up.arrays == {}
+    assert (again.seq, again.status) == (young.seq, Status.LIVE)
+    world.give_back(given_up)
+    assert world.ledger.dropped == {"restart": 1}
+
+
+def test_a_frame_of_a_file_is_never_too_old():
+    world = World(too_old_ns=None)
+    world.lend()
+    world.now_ns += 3600 * 10**9
+    world.die()
+    assert world.sent_again()[0].status == Status.LIVE
+
+
+# --- the end ---
+
+
+def test_the_end_is_kept_in_custody_like_a_frame():
+    world = World(leaves=0b11, too_old_ns=1)
+    world.give_back(world.lend())
+    end = world.custody.lend_end(world.now_ns, 0)
+    assert (end.status, end.seq) == (Status.END, 1)
+    assert world.custody.in_flight == 1
+    world.board.hold(WORKER, 0, end)
+    for _ in range(POISON_BLAMES + 2):  # neither poison nor too old: it must arrive
+        world.now_ns += 10**9
+        world.die()
+        [end] = world.sent_again()
+        assert end.status == Status.END
+        world.board.hold(WORKER, 0, end)
+    assert world.give_back(end, 0b01) is None
+    assert not world.arena.finished
+    assert world.give_back(end, 0b10) == ("", [])
+    assert world.arena.finished
+    assert world.ledger.captured == world.ledger.delivered == 1
+
+
+# --- capture's own death ---
+
+
+def test_after_captures_own_death_the_arena_alone_tells_what_is_in_flight():
+    world = World(slots=3)
+    first, second = world.lend(), world.lend()
+    world.give_back(first)
+    world.die(0)
+    world.start()
+    assert world.custody.in_flight == 1
+    assert world.give_back(second) is None  # sent by its predecessor: void
+    [again] = world.settled()
+    assert (again.seq, again.attempt, again.arrays) == (1, 1, second.arrays)
+    assert world.lend().seq == 2
+    assert world.give_back(again) == ("", [])
+    assert world.ledger.captured == 3
+
+
+def test_captures_successor_does_not_take_its_own_birth_for_a_death():
+    world = World()
+    world.lend()
+    world.die(0)
+    world.start()
+    assert world.custody.watch(world.now_ns) is None
+    assert world.settled()[0].attempt == 1
+
+
+def test_capture_dies_with_the_end_on_its_way():
+    world = World()
+    world.custody.lend_end(world.now_ns, 0)
+    world.start()
+    assert world.custody.in_flight == 1
+    [end] = world.settled()
+    assert (end.status, end.attempt) == (Status.END, 1)
+    world.give_back(end)
+    assert world.arena.finished
+
+
+def test_a_half_written_loan_is_no_frame():
+    world = World()
+    blank = world.custody.blank()
+    world.arena._words[world.arena._at(blank.slot) + 1] = 99  # `seq` was stored, `loans` was not
+    world.start()
+    assert world.custody.in_flight == 0
+    assert world.lend().seq == 0
+
+
+# --- messages that get lost ---
+
+
+def well(world):
+    for worker in range(3):
+        world.board.ready(worker)
+        world.board.beat(worker, world.now_ns)
+
+
+def pass_time(world, seconds, step_s=0.05):
+    """Ask again and again whether something is wrong; the first answer."""
+    for _ in range(round(seconds / step_s)):
+        world.now_ns += round(step_s * 1e9)
+        well(world)
+        found = world.custody.watch(world.now_ns)
+        if found:
+            return found
+    return None
+
+
+def test_a_frame_that_nobody_has_and_nobody_returns_is_sent_again():
+    world = World()
+    well(world)
+    lost = world.lend()
+    assert pass_time(world, IDLE_NS / 1e9 * 0.9) is None
+    assert pass_time(world, 0.5) == "unreturned"
+    [again] = world.settled()
+    assert (again.seq, again.attempt) == (lost.seq, 1)
+    assert world.give_back(again) == ("", [])
+
+
+def test_while_somebody_works_on_a_frame_of_the_stream_nothing_is_taken_for_lost():
+    world = World()
+    world.board.hold(2, 0, world.lend())
+    assert pass_time(world, 3 * STUCK_NS / 1e9, 0.5) is None
+    world.board.let_go(2, 0)
+    assert pass_time(world, 2 * IDLE_NS / 1e9) == "unreturned"
+    assert len(world.settled()) == 1
+
+
+def test_while_others_are_busy_a_lost_frame_is_missed_late():
+    world = World()
+    world.lend()
+    world.board.hold(2, 0, header(stream=1))
+    assert pass_time(world, STUCK_NS / 1e9 - 1, 0.5) is None
+    assert pass_time(world, 2, 0.5) == "unreturned"
+    assert len(world.settled()) == 1
+
+
+def test_frames_that_wait_for_a_stage_that_opens_are_not_missed_however_long():
+    world = World()
+    well(world)
+    world.lend()
+    world.board.bury(2)  # its successor opens for longer than any patience
+    for _ in range(10):
+        world.now_ns += STUCK_NS // 3
+        assert world.custody.watch(world.now_ns) is None
+    assert pass_time(world, IDLE_NS / 1e9 * 0.9) is None
+    assert pass_time(world, 0.5) == "unreturned"
+
+
+def test_patience_doubles_while_nothing_returns_and_is_short_again_after():
+    world = World()
+    lent = world.lend()
+    world.board.hold(2, 0, header(slot=world.arena.slots - 1))
+    assert pass_time(world, STUCK_NS / 1e9 + 1, 0.5) == "unreturned"
+    [again] = world.settled()
+    assert pass_time(world, 2 * STUCK_NS / 1e9 - 1, 0.5) is None
+    assert pass_time(world, 2, 0.5) == "unreturned"
+    assert again.seq == lent.seq
+    [again] = world.settled()
+    assert world.give_back(again) is not None
+    world.lend()
+    assert pass_time(world, STUCK_NS / 1e9 + 1, 0.5) == "unreturned"
+
+
+def test_returns_that_keep_coming_show_that_all_is_well():
+    world = World(slots=2)
+    well(world)
+    world.lend()
+    for _ in range(30):
+        other = world.lend()
+        assert pass_time(world, 0.5) is None
+        world.give_back(other)
+
+
+def test_with_nothing_in_flight_nothing_is_missed():
+    assert pass_time(World(), 100, 1) is None
+
+
+class Storm(RuleBasedStateMachine):
+    """Any interleaving of frames, returns, doubled and lost messages, and deaths of anybody."""
+
+    def __init__(self):
+        super().__init__()
+        self.world = World(slots=3, leaves=0b11)
+        self.messages = []  # (header, leaf), each taken at most once
+        self.returns = []  # each may arrive any number of times
+        self.hands = {}  # worker -> (header, leaf)
+        self.seq_of = {}  # (slot, generation) -> seq
+        self.ended = {}
+        self.lent = 0
+
+    def launch(self, headers):
+        for sent in headers:
+            assert not self.world.board.is_held(0, sent.slot)
+            assert self.world.arena.is_current(sent)
+            self.messages += [(sent, 0b01), (sent, 0b10)]
+
+    @precondition(lambda self: self.world.custody.has_free_slot)
+    @rule()
+    def lend(self):
+        blank = self.world.custody.blank()
+        # Whoever still has the slot in hand would see it change.
+        assert not self.world.board.is_held(0, blank.slot)
+        sent = self.world.lend()
+        assert sent.seq == self.lent
+        self.lent += 1
+        self.seq_of[sent.slot, sent.generation] = sent.seq
+        self.launch([sent])
+
+    @precondition(lambda self: self.messages)
+    @rule(data=st.data(), worker=st.sampled_from([1, 2]))
+    def take(self, data, worker):
+        if worker in self.hands:
+            return
+        message = self.messages.pop(data.draw(st.integers(0, len(self.messages) - 1)))
+        self.world.board.hold(worker, 0, message[0])
+        if self.world.arena.is_current(message[0]):
+            self.hands[worker] = message
+        else:
+            self.world.board.let_go(worker, 0)
+
+    @precondition(lambda self: self.hands)
+    @rule(data=st.data(), cause=st.sampled_from(["", "", "failed:ids", "stale"]))
+    def hand_back(self, data, cause):
+        worker = data.draw(st.sampled_from(sorted(self.hands)))
+        sent, leaf = self.hands.pop(worker)
+        self.returns.append(returned(sent, leaf, sent.cause or cause))
+        self.world.board.let_go(worker, 0)
+
+    @precondition(lambda self: self.returns)
+    @rule(data=st.data())
+    def a_return_arrives(self, data):
+        self.receive(data.draw(st.sampled_from(self.returns)))
+
+    def receive(self, done):
+        taken = self.world.custody.take_back(done, self.world.now_ns)
+        if taken is not None:
+            seq = self.seq_of[done.slot, done.generation]
+            assert seq not in self.ended
+            self.ended[seq] = taken[0]
+
+    @rule(worker=st.sampled_from([1, 2]))
+    def a_worker_dies(self, worker):
+        self.hands.pop(worker, None)
+        self.world.die(worker)
+
+    @rule()
+    def capture_dies(self):
+        self.world.die(0)
+        self.world.start()
+
+    @precondition(lambda self: self.messages)
+    @rule()
+    def all_messages_are_lost_and_missed(self):
+        self.messages.clear()
+        self.world.custody.watch(self.world.now_ns)  # a death before comes first
+        for worker in list(self.hands):
+            self.hands.pop(worker)
+            self.world.board.let_go(worker, 0)
+        self.world.now_ns += LATER_NS
+        self.launch(self.world.custody.due(self.world.now_ns))
+        self.messages.clear()
+        if self.world.custody.in_flight:
+            assert pass_time(self.world, 2) == "unreturned"
+
+    @rule(later_ns=st.sampled_from([0, SETTLE_NS // 2, SETTLE_NS, LATER_NS]))
+    def time_passes(self, later_ns):
+        self.world.now_ns += later_ns
+        self.world.custody.watch(self.world.now_ns)
+        self.launch(self.world.custody.due(self.world.now_ns))
+
+    @invariant()
+    def the_ledger_holds(self):
+        ledger = self.world.ledger
+        assert ledger.captured == self.lent
+        assert ledger.in_flight == self.world.custody.in_flight == self.lent - len(self.ended)
+        outcomes = list(self.ended.values())
+        assert ledger.delivered == outcomes.count("")
+        assert ledger.dropped.get("stale", 0) == outcomes.count("stale")
+        assert ledger.failed.get("poison", 0) == outcomes.count("poison")
+
+    def teardown(self):
+        """Let all that lives finish: every frame has ended, once."""
+        for worker in list(self.hands):
+            sent, leaf = self.hands.pop(worker)
+            self.returns.append(returned(sent, leaf))
+            self.world.board.let_go(worker, 0)
+        for _ in range(2):
+            self.world.custody.watch(self.world.now_ns)
+            self.world.now_ns += LATER_NS
+            self.launch(self.world.custody.due(self.world.now_ns))
+            self.returns += [
+                returned(sent, leaf)
+                for sent, leaf in self.messages
+                if self.world.arena.is_current(sent)
+            ]
+            for done in self.returns:
+                self.receive(done)
+        assert sorted(self.ended) == list(range(self.lent))
+
+
+Storm.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestStorm = Storm.TestCase

@@ -1,0 +1,121 @@
+"""What FFmpeg says while OpenCV reads an address: heard in any order, and sizes that change."""
+
+import os
+import subprocess
+import sys
+from itertools import chain, repeat
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.errors import SourceError
+from stages.capture.capture import CaptureSettings
+from stages.capture.http_snapshot import open_http
+from stages.capture.live_reader import Live, Missed
+from stages.capture.opencv_live import OpenCVVideo, _Words, has_other_size
+from tests.builders import CLIP, ROOT
+from tests.http_camera import jpeg, serving
+from tests.reading import DEADLINE_S
+
+VARIABLES = ("OPENCV_FFMPEG_LOGLEVEL", "OPENCV_FFMPEG_SKIP_LOG_CALLBACK")
+
+
+def test_the_environment_is_as_it_was_once_ffmpeg_is_heard():
+    before = {name: os.environ.get(name) for name in VARIABLES}
+    _Words().close()
+    assert {name: os.environ.get(name) for name in VARIABLES} == before
+
+
+@pytest.mark.parametrize("first", [CLIP, None], ids=["after a file", "at first"])
+@pytest.mark.parametrize("level", ["-8", "48", None])
+def test_why_an_address_is_refused_is_known_whatever_was_read_before(first, level):
+    code = (
+        "import cv2\n"
+        f"cv2.VideoCapture({str(first)!r}, cv2.CAP_FFMPEG).grab()\n"
+        "from stages.capture.capture import CaptureSettings\n"
+        "from stages.capture.opencv_live import OpenCVVideo\n"
+        "try: OpenCVVideo(CaptureSettings(source='rtsp://u:secret@127.0.0.1:9/x'))\n"
+        "except Exception as error: print(error.kind)\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in VARIABLES}
+    if level is not None:
+        environment[VARIABLES[0]] = level
+    done = subprocess.run(
+        [sys.executable, "-c", code if first else code.replace(code.splitlines()[1], "")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert done.stdout.splitlines()[-1] == "refused"
+    assert "secret" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "changed"),
+    [
+        ("", False),
+        ("[h264 @ 0x1] Reinit context to 1920x1088, pix_fmt: yuv420p", False),
+        ("[h264 @ 0x1] Reinit context to 1920x1080, pix_fmt: yuv420p", False),
+        ("[h264 @ 0x1] Reinit context to 1280x720, pix_fmt: yuv420p", True),
+        ("[h264 @ 0x1] Reinit context to 1920x1200, pix_fmt: yuv420p", True),
+        ("[swscaler @ 0x1] Slice parameters 0, 1440 are invalid", True),
+    ],
+)
+def test_another_size_is_known_by_what_ffmpeg_says(said, changed):
+    assert has_other_size(said, (1080, 1920)) is changed
+
+
+def motion_jpeg(*bodies):
+    """An answer of JPEG after JPEG, without a container; the last one over and over."""
+
+    def answer(handler):
+        handler.give(kind="video/x-motion-jpeg", Content_Length="")
+        try:
+            for body in chain(bodies, repeat(bodies[-1], 10_000)):
+                handler.wfile.write(body)
+        except OSError:
+            pass  # the reader has had enough
+        handler.close_connection = True
+
+    return answer
+
+
+def test_an_address_whose_pictures_become_larger_is_left_to_be_opened_again():
+    small, large = jpeg(50, 64, 48), jpeg(50, 128, 96)
+    with serving(motion_jpeg(*[small] * 30, large)) as server:
+        video = open_http(CaptureSettings(source=server.url()))
+        assert isinstance(video, OpenCVVideo)
+        assert video.rate_known is False
+        frame = SimpleNamespace(empty=lambda name, shape, kind: np.empty(shape, kind))
+        kept = 0
+        while video.grab():
+            kept += video.retrieve(frame)
+        assert kept == 30
+        assert video.trouble() == ("closed", "the size of its pictures has changed")
+        video.close()
+
+
+def test_a_host_that_has_answered_is_given_longer_to_send_its_first_picture(monkeypatch):
+    asked = []
+
+    def refuse(address, backend, params):
+        asked.append(dict(zip(params[::2], params[1::2], strict=True)))
+        return SimpleNamespace(isOpened=lambda: False, release=lambda: None)
+
+    with serving(motion_jpeg(jpeg())) as server:
+        _Words().close()  # or it would be opened below for the first time
+        monkeypatch.setattr("stages.capture.opencv_live.cv2.VideoCapture", refuse)
+        for reader in (open_http, OpenCVVideo):
+            with pytest.raises(SourceError):
+                reader(CaptureSettings(source=server.url()))
+    assert [one[cv2.CAP_PROP_OPEN_TIMEOUT_MSEC] for one in asked] == [15_000, 4_000]
+
+
+def test_silence_says_what_else_may_be_the_cause():
+    silent = SimpleNamespace(silence_hint=": is the lens cap on?", finite=False)
+    live = Live(lambda: silent, Missed(), lambda: None, first=silent, stall_timeout_s=1)
+    assert live._frozen()[1].endswith("s: is the lens cap on?")
