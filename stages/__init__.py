@@ -1,4 +1,4 @@
-"""Every stage a settings file may name. A new stage is one file in a folder here and one line in this table."""
+"""Every stage a settings file may name. A new stage is one file, in a folder here, and one line."""
 
 STAGES = {
     "capture": "stages.capture.capture:Capture",
