@@ -79,6 +79,15 @@ def browser():
         yield browser
 
 
+def long_clip(path: Path) -> str:
+    """A file that is not over before the browser has asked for its pictures."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (320, 240))
+    for shade in range(6000):
+        writer.write(np.full((240, 320, 3), shade % 256, np.uint8))
+    writer.release()
+    return str(path)
+
+
 def state_of(stream: str) -> str:
     return f"document.querySelector('article[data-stream={stream}] .state')?.classList[1]"
 
@@ -229,8 +238,9 @@ CONTRAST = """
 
 
 def test_a_stream_is_added_paused_resumed_and_removed_after_the_token_was_asked_for_once(
-    own_run, browser
+    own_run, browser, tmp_path
 ):
+    clip = long_clip(tmp_path / "long.avi")
     browser.open(own_run.url)
     browser.wait_for(f"{FRAME.format('demo')} >= 0")
     browser.click(button("Pause demo"))
@@ -255,7 +265,7 @@ def test_a_stream_is_added_paused_resumed_and_removed_after_the_token_was_asked_
         "document.querySelector('#add-dialog .error').textContent.includes('no such file')"
     )
     assert browser.evaluate("document.querySelector('#add-name').value") == "late"
-    browser.evaluate(f"document.querySelector('#add-source').value = {str(CLIP)!r}")
+    browser.evaluate(f"document.querySelector('#add-source').value = {clip!r}")
     browser.click("#add-dialog button[type=submit]")
     browser.wait_for("document.querySelectorAll('#streams article').length == 2")
     browser.evaluate("document.querySelector('[data-stream=late]').scrollIntoView()")
