@@ -100,8 +100,8 @@ def test_the_stream_is_shown_live_and_its_ledger_adds_up(run, browser):
     browser.open(run.url)
     first = browser.wait_for(f"{FRAME.format('demo')} >= 0 && {FRAME.format('demo')}")
     browser.wait_for(f"{FRAME.format('demo')} > {first} + 3")
-    # What is on the screen is the picture of the clip, and not only an empty frame. No pedestrian walks
-    # before these windows.
+    # What is on the screen is the picture of the clip, and not only an empty frame: windows, in
+    # front of which no pedestrian walks.
     found = browser.evaluate(
         f"[...{CANVAS.format('demo')}.getContext('2d').getImageData(340, 40, 64, 64).data]"
     )
