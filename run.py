@@ -26,8 +26,10 @@ def _cannot_start(kind: type[BaseException], error: BaseException, trace: object
     words = " ".join(str(error).split())[:120]
     if sys.version_info < (3, 11):  # noqa: UP036 - here, and only here, an older one may come by
         text = f"Eyeline needs Python 3.11 or newer (found {version}); install one"
-    elif not isinstance(error, ImportError) or "Too many" in words or "memory" in words:
+    elif "Too many" in words or "memory" in words or issubclass(kind, MemoryError | RuntimeError):
         text = f"cannot start ({kind.__name__}: {words}); check the limits of this shell, ulimit -a"
+    elif not isinstance(error, ImportError | OSError):
+        text = f"cannot start ({kind.__name__}: {words}); a file is damaged, check it out again"
     elif os.path.realpath(sys.prefix) == os.path.realpath(os.path.join(root, ".venv")):
         text = f"a package is damaged or missing ({words}); remove .venv, then run `make install`"
     else:
