@@ -39,7 +39,7 @@ class SourceError(SetupError):
 
         Args:
             text: in words, without credentials.
-            kind: for programs, one of those of `pipeline.monitor.Condition`.
+            kind: for programs, one of those of `pipeline.status.Condition`.
         """
         super().__init__(text)
         self.kind = kind

@@ -40,4 +40,4 @@ SINKS: dict[str, str | None] = {
 """Stages that `--sink KIND[=TARGET]` may name -> the setting that the target goes to."""
 
 FILE_PER_STREAM = ("video", "mot")
-"""Sinks whose `path` stands for a file of each stream, see `stages.lines.stream_path`."""
+"""Sinks whose `path` stands for a file of each stream, see `output_path.stream_path`."""

@@ -109,7 +109,7 @@ class Bulletin:
 
 
 class View:
-    """The run as `pipeline.monitor.Run` promises it."""
+    """The run as `pipeline.status.Run` promises it."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class View:
         )
 
     def latency(self, stream: str, bounds_s: Sequence[float]) -> tuple[list[int], float]:
-        """Latency for a histogram, see `pipeline.monitor.Run`."""
+        """Latency for a histogram, see `pipeline.status.Run`."""
         for of in self._bulletin.read().streams:
             if of.name == stream:
                 row = self._telemetry.stream(of.index)
@@ -162,7 +162,7 @@ class View:
         raise KeyError(stream)
 
     def ask(self, request: str, timeout_s: float = 5.0, **arguments: Any) -> str:
-        """Have the supervisor do something, see `pipeline.monitor.Run`."""
+        """Have the supervisor do something, see `pipeline.status.Run`."""
         name = uuid.uuid4().hex
         body = msgspec.json.encode({"do": request, **arguments}).decode()
         if len(body.encode()) > 1500:

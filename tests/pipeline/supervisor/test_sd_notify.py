@@ -73,7 +73,7 @@ def test_the_life_of_a_service_is_told_in_order(systemd):
 
 
 def test_the_sender_is_the_process_that_speaks(systemd):
-    code = "from pipeline import notify; assert notify.ready()"
+    code = "from pipeline.supervisor import sd_notify; assert sd_notify.ready()"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     assert systemd.hear() == (["READY=1"], process.pid)
     assert process.wait() == 0

@@ -96,7 +96,7 @@ def test_what_is_missing_is_said_before_the_run_with_the_way_to_install_it(monke
 
 def test_to_import_and_to_ask_loads_nothing():
     code = (
-        "import sys; from stages import capture, gstreamer; gstreamer.missing_gstreamer(); "
+        "import sys; from stages.capture import capture, gstreamer; gstreamer.missing_gstreamer(); "
         "sys.exit(any(name.partition('.')[0] == 'gi' for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
