@@ -101,7 +101,7 @@ from pipeline.supervisor.supervisor import (
 )
 from pipeline.urls import HIDDEN, display_url
 from stages import FILE_PER_STREAM, SINKS, STAGES
-from stages.sinks.files.output_path import stream_path
+from stages.sinks.files.output_path import check_local, stream_path
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_CONFIG = ROOT / "configs" / "demo.yaml"
@@ -296,9 +296,11 @@ def _add_settings(command: argparse.ArgumentParser, default: Path = DEFAULT_CONF
 
 
 def _count(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
+    value = int(text) if text.isdecimal() and len(text) < 10 else 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 1, found {name_of(text)}")
+        raise argparse.ArgumentTypeError(
+            f"expected a number from 1 to 999999999, found {name_of(text)}"
+        )
     return value
 
 
@@ -541,6 +543,7 @@ def _parts_of(path: Path) -> Iterator[Path]:
 
 
 def _check_writable(path: Path) -> None:
+    check_local("output", str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a"):

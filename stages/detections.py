@@ -97,7 +97,7 @@ def check_labels(wanted: Sequence[str], labels: Sequence[str]) -> None:
             raise SetupError(
                 f"labels: the model finds no {display_value(name)}{hint(name, tuple(labels))}"
             )
-        if not labels and not name.isdecimal():
+        if not labels and not (name.isdecimal() and len(name) < 10):
             raise SetupError(
                 "labels: expected numbers, as the model tells no labels; found "
                 f"{display_value(name)}"

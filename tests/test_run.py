@@ -264,8 +264,10 @@ def test_a_wrong_file_is_refused_in_one_line(text, words, capsys, config):
         (["--set", "streams.yard.loop=true"], "streams.yard: source: missing"),
         (["--set", "streams=3"], "streams"),
         (["--set", "zzz=1"], "zzz: unknown key"),
-        (["--frames", "0"], "argument --frames: expected a number from 1, found 0"),
-        (["--frames", "many"], "argument --frames: expected a number from 1, found many"),
+        (["--frames", "0"], "argument --frames: expected a number from 1 to 999999999, found 0"),
+        (["--frames", "many"], "expected a number from 1 to 999999999, found many"),
+        (["--frames", "9" * 5000], "expected a number from 1 to 999999999, found a text of 5000"),
+        (["--source", "9" * 5000], "cannot be read: File name too long"),
         (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
         (["--no-such"], "unrecognized arguments: --no-such"),
         (["one", "more"], "unrecognized arguments: one more"),
@@ -273,6 +275,24 @@ def test_a_wrong_file_is_refused_in_one_line(text, words, capsys, config):
 )
 def test_a_wrong_option_is_refused_in_one_line(command, options, words, capsys, config):
     assert words in refusal(capsys, command, config, *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--summary", "rtsp://u:secret@h/x"], "output: expected a path of this machine"),
+        (["--trace", "~no_such_user_here/x"], "no home folder is known for"),
+        (["--sink", "events=rtsp://u:secret@h/x"], "path: expected a path of this machine"),
+        (["--sink", "pictures=rtsp://u:secret@h/x"], "folder: expected a path of this machine"),
+        (["--sink", "clips=rtsp://u:secret@h/x"], "folder: expected a path of this machine"),
+    ],
+)
+def test_an_address_as_an_output_makes_no_folder_of_its_name(
+    options, words, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert words in refusal(capsys, "run", DEMO, "--sink", "null", *options)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("boxes", "accepted"), [(2000, True), (2100, False), (10**9, False)])

@@ -48,7 +48,8 @@ _TERMINALS = (4, 5, *range(136, 144))
 
 def normal(source: str | int) -> int | str | Path:
     """What a source is: index of a webcam, address, or path."""
-    if isinstance(source, int) or source.isdecimal():
+    # Python refuses to convert thousands of digits; that many are at most the name of a file.
+    if isinstance(source, int) or (source.isdecimal() and len(source) < 10):
         return int(source)
     if source in STANDARD_INPUT:
         return Path(f"/dev/fd/{_standard_input()}")

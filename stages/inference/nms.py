@@ -201,7 +201,7 @@ def class_numbers(names: Sequence[str], labels: Sequence[str]) -> NDArray[np.int
     for name in names:
         found = [number for number, label in enumerate(labels) if label == name]
         if not labels:
-            if not name.isdecimal():
+            if not (name.isdecimal() and len(name) < 10):
                 raise SetupError(
                     "classes: expected numbers, as the model tells no labels; found "
                     f"{display_value(name)}"

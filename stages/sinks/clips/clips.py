@@ -28,6 +28,7 @@ from stages.analytics.object_events import Appeared, Presence
 from stages.detections import OBJECTS, Objects, check_labels, labels_of
 from stages.sinks.clips.recorder import Clip, ClipObject, ClipWriter, Picture, base_of, key_of
 from stages.sinks.files.events import Object, event_of
+from stages.sinks.files.output_path import check_local
 from stages.sinks.video.video_file import Codec, codec_for, warn_of_codec
 
 TOLD_LATE_S = 2.0
@@ -125,6 +126,7 @@ class Clips(Stage):
             SetupError: it does not, or cannot.
         """
         codec_for(f"x.{settings.container}", settings.codec)
+        check_local("folder", settings.folder)
         base = base_of(settings.folder)
         try:
             base.mkdir(parents=True, exist_ok=True)

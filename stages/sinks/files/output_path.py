@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
@@ -32,12 +33,17 @@ def expand_home(settings: msgspec.Struct, setting: str) -> None:
         msgspec.structs.force_setattr(settings, setting, _expanded(path))
 
 
-def check_home(setting: str, path: str) -> None:
-    """Refuse a path below the home folder of a user that does not exist.
+def check_local(setting: str, path: str) -> None:
+    """Refuse an address, and a path below the home folder of a user that does not exist.
 
     Raises:
-        SetupError: there is no such user, or it has no home folder.
+        SetupError: it is an address, or there is no such user, or it has no home folder.
     """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
+        raise SetupError(
+            f"{setting}: expected a path of this machine, found an address; write the name of a "
+            "file or folder"
+        )
     user, slash, _ = path.partition("/")
     if user.startswith("~") and slash and _expanded(user) == user:
         raise SetupError(
@@ -80,7 +86,7 @@ def check_writable(path: str) -> None:
     Raises:
         SetupError: the path is a directory, or may not be written.
     """
-    check_home("path", path)
+    check_local("path", path)
     try:
         path.encode()
     except UnicodeEncodeError:

@@ -25,7 +25,7 @@ from pipeline.stage import Array, Settings, Stage
 from stages.detections import OBJECTS, labels_of
 from stages.drawing.annotator import Annotator
 from stages.sinks.files.file_lock import lock_file
-from stages.sinks.files.output_path import check_home, expand_home
+from stages.sinks.files.output_path import check_local, expand_home
 
 UNFINISHED = ".eyeline.part"
 """Name of the file that is being written."""
@@ -208,7 +208,7 @@ def check_folder(folder: str) -> None:
     Raises:
         SetupError: it is a file, or may not be written.
     """
-    check_home("folder", folder)
+    check_local("folder", folder)
     path = Path(folder)
     while "{stream}" in str(path):
         path = path.parent

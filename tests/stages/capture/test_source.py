@@ -25,6 +25,7 @@ from stages.capture.source import (
         ("http://cam/x.mp4", False, False),
         ("clip.mp4", True, False),
         ("12:30.avi", True, False),
+        ("9" * 5000, True, False),
     ],
 )
 def test_a_source_is_a_file_a_webcam_or_an_address(source, recorded, device):

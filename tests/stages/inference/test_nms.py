@@ -138,6 +138,7 @@ def test_a_model_without_labels_has_its_classes_by_number():
     [
         (("person", "car"), "persn", "no label 'persn'; did you mean 'person'"),
         (("person", "car"), "zebra", "no label 'zebra'; known: car, person"),
+        ((), "9" * 5000, "expected numbers, as the model tells no labels; found a text of 5000"),
         ((), "person", "expected numbers, as the model tells no labels; found 'person'"),
     ],
 )

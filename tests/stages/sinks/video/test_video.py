@@ -337,6 +337,7 @@ def test_a_file_that_cannot_be_made_ends_the_run_in_words(tmp_path):
     ("settings", "said"),
     [
         ({"path": "out.mp4", "codec": "XVID"}, r"codec: \.mp4 takes vp09 or mp4v, not XVID"),
+        ({"path": "rtsp://u:secret@h/x.mp4"}, "path: expected a path of this machine, found an a"),
         ({"path": "out"}, r"path: 'out' must end in one of \.mp4, \.mov, \.avi, \.mkv, \.webm"),
         ({"path": "out.jsonl"}, "must end in one of"),
         ({"path": "/proc/out.mp4"}, "cannot write"),
