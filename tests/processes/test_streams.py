@@ -321,16 +321,17 @@ def test_another_graph_is_a_new_run_in_the_same_process(tmp_path):
     assert summary["demo"]["captured"] == total(summary["demo"])
 
 
+def held(run: Attended) -> dict[str, tuple[int, int]]:
+    """Open descriptors and mapped arenas of each process."""
+    found = {}
+    for name, pid in {**run.workers(), "supervisor": run.process.pid}.items():
+        maps = Path(f"/proc/{pid}/maps").read_text().count("eyeline:")
+        found[name] = (len(os.listdir(f"/proc/{pid}/fd")), maps)
+    return found
+
+
 @pytest.mark.soak
 def test_streams_that_come_and_go_leave_nothing_behind(tmp_path):
-    def held(run: Attended) -> dict[str, tuple[int, int]]:
-        """Open descriptors and mappings of each worker."""
-        found = {}
-        for name, pid in {**run.workers(), "supervisor": run.process.pid}.items():
-            maps = Path(f"/proc/{pid}/maps").read_text().count("eyeline:")
-            found[name] = (len(os.listdir(f"/proc/{pid}/fd")), maps)
-        return found
-
     with Attended(tmp_path, graph=LIVE) as run:
         run.wait_for("demo", 5)
         counts = []
@@ -353,14 +354,6 @@ def test_streams_that_come_and_go_leave_nothing_behind(tmp_path):
 
 @pytest.mark.soak
 def test_added_streams_that_ended_are_forgotten_after_a_minute_with_all_they_held(tmp_path):
-    def held(run: Attended) -> dict[str, tuple[int, int]]:
-        """Open descriptors and mapped arenas of each worker."""
-        found = {}
-        for name, pid in run.workers().items():
-            maps = Path(f"/proc/{pid}/maps").read_text().count("eyeline:")
-            found[name] = (len(os.listdir(f"/proc/{pid}/fd")), maps)
-        return found
-
     with Attended(tmp_path, graph=LIVE) as run:
         run.wait_for("demo", 5)
         counts = []
