@@ -57,10 +57,7 @@ for _name, _value in (
     ("OMP_NUM_THREADS", "1"),
     ("OPENBLAS_NUM_THREADS", "1"),
     ("OPENCV_LOG_LEVEL", "OFF"),
-    (
-        "OPENCV_FFMPEG_LOGLEVEL",
-        "-8",
-    ),  # capture hears it where it can use it, see stages/capture/opencv_live.py
+    ("OPENCV_FFMPEG_LOGLEVEL", "-8"),  # see stages/capture/opencv_live.py, which hears it
     ("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28)),  # of an image; more are refused unread
     ("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "1"),  # seconds; a silent webcam cannot be interrupted
 ):
@@ -296,7 +293,7 @@ def _add_settings(command: argparse.ArgumentParser, default: Path = DEFAULT_CONF
 
 
 def _count(text: str) -> int:
-    value = int(text) if text.isdecimal() and len(text) < 10 else 0
+    value = int(text) if config_file.is_number(text) else 0
     if value < 1:
         raise argparse.ArgumentTypeError(
             f"expected a number from 1 to 999999999, found {name_of(text)}"

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from models import families
-from models import onnx_header as onnx_file
+from models import families, onnx_header
 from models.card import (
     MAX_SIDE,
     Anchor,
@@ -200,7 +199,7 @@ def inspect(
     """
     path = Path(path)
     if file is None:
-        file = onnx_file.read(path)
+        file = onnx_header.read(path)
     image = image_input(file)
     if image is None:
         raise ContractError(

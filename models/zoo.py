@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from models import onnx_header as onnx_file
+from models import onnx_header
 from models.card import CARDS, Card, load
 from models.contract import Contract, inspect, sha256_of
 from models.errors import CacheError, CardError, NothingToCompare
@@ -41,7 +41,7 @@ def resolve(model: str) -> Contract:
     """
     path = user_path(model)
     if path.suffix == ".onnx":
-        file = onnx_file.read(path)  # first, as it bounds what is hashed
+        file = onnx_header.read(path)  # first, as it bounds what is hashed
         return inspect(path, _card_with(sha256_of(path)), file)
     card, path = _card_at(model)
     weights = find_weights(card, path)
@@ -162,8 +162,8 @@ def _download(url: str, target: Path, progress: Callable[[int, int | None], None
             while chunk := answer.read(CHUNK):
                 file.write(chunk)
                 done += len(chunk)
-                if done > onnx_file.MAX_BYTES:
-                    raise ValueError(f"more than {onnx_file.MAX_BYTES:,} bytes")
+                if done > onnx_header.MAX_BYTES:
+                    raise ValueError(f"more than {onnx_header.MAX_BYTES:,} bytes")
                 if progress is not None:
                     progress(done, total)
     except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors

@@ -204,6 +204,14 @@ def refuse_unknown(
             )
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is an index, a class or a count: up to nine digits.
+
+    Python refuses to convert thousands of digits, and nothing here has so large a number.
+    """
+    return text.isdecimal() and len(text) < 10
+
+
 def hint(word: str, known: list[str] | tuple[str, ...]) -> str:
     """The end of a complaint about an unknown word: the close ones, or all there are."""
     close = difflib.get_close_matches(word[:100], known, n=1, cutoff=0.6)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import hint
+from pipeline.config import hint, is_number
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.messages import display_value
@@ -97,7 +97,7 @@ def check_labels(wanted: Sequence[str], labels: Sequence[str]) -> None:
             raise SetupError(
                 f"labels: the model finds no {display_value(name)}{hint(name, tuple(labels))}"
             )
-        if not labels and not (name.isdecimal() and len(name) < 10):
+        if not labels and not is_number(name):
             raise SetupError(
                 "labels: expected numbers, as the model tells no labels; found "
                 f"{display_value(name)}"

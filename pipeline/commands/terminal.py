@@ -15,9 +15,9 @@ from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.messages import MAX_MESSAGE, lines, one_line
+from pipeline.messages import lines, one_line
 from pipeline.supervisor.supervisor import Phase, Supervisor
-from pipeline.telemetry import logs as journal
+from pipeline.telemetry import logs
 from pipeline.telemetry.counters import percentiles
 
 REFRESH_S = 0.5
@@ -155,7 +155,7 @@ class _Plain(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        return lines(text) if record.levelno <= logging.DEBUG else one_line(text, MAX_MESSAGE)
+        return lines(text) if record.levelno <= logging.DEBUG else one_line(text)
 
 
 def set_up_logging(level: int, console: Console | None) -> None:
@@ -168,8 +168,8 @@ def set_up_logging(level: int, console: Console | None) -> None:
             console=console, show_path=False, omit_repeated_times=False, markup=False
         )
         formatter = _Plain("%(message)s")
-    elif journal.is_connected():
-        formatter = journal.Formatter()
+    elif logs.is_connected():
+        formatter = logs.Formatter()
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
 

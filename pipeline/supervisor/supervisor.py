@@ -41,7 +41,7 @@ from pipeline.memory.run_info import (
     View,
 )
 from pipeline.memory.stream_table import MOST_STREAMS, Streams
-from pipeline.supervisor import sd_notify as notify
+from pipeline.supervisor import sd_notify
 from pipeline.supervisor.streams import SPARE_WORKERS, Child, Feed, Feeds
 from pipeline.telemetry.counters import StageRow, Telemetry, busy
 from pipeline.worker.worker import EXIT_FATAL, EXIT_RENEW, Report, Shared, send_report, work
@@ -123,7 +123,7 @@ class Supervisor:
         """Cause of failed frames -> why the first one failed."""
         self._notice_due = 0.0
         self._ready = False
-        self._watchdog_s = notify.watchdog_s()
+        self._watchdog_s = sd_notify.watchdog_s()
         self._watchdog_due = 0.0
         self._deadline = 0.0
         self._interrupts = 0
@@ -184,7 +184,7 @@ class Supervisor:
             self._fail_without_results()
         finally:
             if self.successor is None:
-                notify.stopping()
+                sd_notify.stopping()
             self._kill_all()
             for number, handler in old.items():
                 signal.signal(number, handler)
@@ -214,7 +214,7 @@ class Supervisor:
             self.board.stop()
             self._deadline = time.monotonic() + self.graph.config.supervisor.stop_timeout_s
             if self.successor is None:
-                notify.stopping()
+                sd_notify.stopping()
             for feed in self.feeds:
                 self._dismiss_if_opening(feed)
 
@@ -545,13 +545,13 @@ class Supervisor:
             return "this run was not started from a settings file that can be read again"
         if self.phase > Phase.RUNNING:
             return "the run is ending"
-        notify.reloading()
+        sd_notify.reloading()
         try:
             fresh = self._rebuild()
         except EyelineError as error:
             self._reload_error = str(error)
             logging.error("the new settings are refused, the old ones stay: %s", error)
-            notify.ready()
+            sd_notify.ready()
             return self._reload_error
         self._reload_error = ""
         self._reloads += 1
@@ -565,7 +565,7 @@ class Supervisor:
         changed = [*self._change_stages(fresh), *self._change_streams(fresh)]
         self.graph = replace(self.graph, config=fresh.config)
         logging.info("settings read: %s", ", ".join(changed) or "nothing has changed")
-        notify.ready()
+        sd_notify.ready()
         return ""
 
     def _change_stages(self, fresh: Graph) -> Iterator[str]:
@@ -715,7 +715,7 @@ class Supervisor:
 
     def _tell_outside(self, now: float) -> None:
         """Renew the bulletin, and tell the service manager that we are well."""
-        if self._watchdog_s is not None and now >= self._watchdog_due and notify.watchdog():
+        if self._watchdog_s is not None and now >= self._watchdog_due and sd_notify.watchdog():
             self._watchdog_due = now + self._watchdog_s / 3
         if now < self._notice_due:
             return
@@ -723,8 +723,8 @@ class Supervisor:
         ready = self.ready
         if self.phase == Phase.RUNNING:
             if ready and not self._ready:
-                self._ready = notify.ready()
-            notify.status(self.feeds.states())
+                self._ready = sd_notify.ready()
+            sd_notify.status(self.feeds.states())
         self.bulletin.post(self._notice(ready))
 
     def _notice(self, ready: bool) -> Notice:

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -375,10 +376,8 @@ def _open_recorded(path: Path, settings: CaptureSettings) -> Recorded:
             raise
         from stages.capture.gstreamer_file import GStreamerFile
 
-        try:
+        with suppress(SetupError, ImportError):
             return GStreamerFile(settings)
-        except (SetupError, ImportError):
-            pass
         raise
 
 

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from pipeline.config import is_number
 from pipeline.urls import display_url, login_advice
 
 Trouble = tuple[str, str]
@@ -48,8 +49,7 @@ _TERMINALS = (4, 5, *range(136, 144))
 
 def normal(source: str | int) -> int | str | Path:
     """What a source is: index of a webcam, address, or path."""
-    # Python refuses to convert thousands of digits; that many are at most the name of a file.
-    if isinstance(source, int) or (source.isdecimal() and len(source) < 10):
+    if isinstance(source, int) or is_number(source):
         return int(source)
     if source in STANDARD_INPUT:
         return Path(f"/dev/fd/{_standard_input()}")

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import hint
+from pipeline.config import hint, is_number
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.messages import display_value
@@ -201,7 +201,7 @@ def class_numbers(names: Sequence[str], labels: Sequence[str]) -> NDArray[np.int
     for name in names:
         found = [number for number, label in enumerate(labels) if label == name]
         if not labels:
-            if not (name.isdecimal() and len(name) < 10):
+            if not is_number(name):
                 raise SetupError(
                     "classes: expected numbers, as the model tells no labels; found "
                     f"{display_value(name)}"
