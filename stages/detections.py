@@ -1,10 +1,11 @@
-"""The objects of a frame, as every sink reads them."""
+"""The detections of a frame: the arrays, as stages exchange them and as sinks read them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,28 +15,31 @@ from pipeline.frame import Frame
 from pipeline.messages import display_value
 from pipeline.stage import Array
 
-NO_ID = -1
-"""In `ids`: this object belongs to no track (yet)."""
+NO_TRACK_ID = -1
+"""Value in `ids` of a detection that belongs to no track."""
 
-OBJECTS = (
+CANDIDATES = (
     Array("boxes", "float32", (None, 4)),
     Array("scores", "float32", (None,)),
     Array("classes", "int32", (None,)),
-    Array("ids", "int64", (None,), optional=True),
 )
-"""What a sink takes."""
+"""Boxes xyxy in pixels of the captured frame, scores from 0 to 1, indices into the model's labels;
+one row per box."""
 
-WEAK = (
+DETECTIONS = (*CANDIDATES, Array("ids", "int64", (None,), optional=True))
+"""The arrays that a sink takes: those of `CANDIDATES`, and track ids where a tracker ran."""
+
+WEAK_DETECTIONS = (
     Array("weak_boxes", "float32", (None, 4), optional=True),
     Array("weak_scores", "float32", (None,), optional=True),
     Array("weak_classes", "int32", (None,), optional=True),
 )
-"""The boxes that do not reach the confidence: a tracker may continue a track with them, and no
-other stage takes them for objects."""
+"""Boxes below the confidence, separate from the others because only a tracker uses them: to
+continue tracks."""
 
 
-class Objects(NamedTuple):
-    """Parallel arrays, one row per object."""
+class Detections(NamedTuple):
+    """Parallel arrays, one row per detection."""
 
     boxes: NDArray[np.float32]
     """(N, 4) xyxy in pixels of the captured frame."""
@@ -44,14 +48,26 @@ class Objects(NamedTuple):
     classes: NDArray[np.int32]
     """(N,) indices into the model's labels."""
     ids: NDArray[np.int64]
-    """(N,) track ids, unique within a stream; `NO_ID` for none."""
+    """(N,) track ids, unique within a stream; `NO_TRACK_ID` for a detection without a track."""
 
     @classmethod
-    def of(cls, frame: Frame) -> Objects:
-        """The objects of a frame: views, valid as long as the frame is."""
+    def of(cls, frame: Frame) -> Detections:
+        """Read the detections of a frame; the arrays are views, valid as long as the frame is."""
         boxes = frame["boxes"]
-        ids = frame["ids"] if "ids" in frame else np.full(len(boxes), NO_ID, np.int64)
+        ids = frame["ids"] if "ids" in frame else np.full(len(boxes), NO_TRACK_ID, np.int64)
         return cls(boxes, frame["scores"], frame["classes"], ids)
+
+
+class Object(msgspec.Struct, rename={"number": "class"}):
+    """One detection, as JSON."""
+
+    id: int | None
+    """Track id within the stream; null without a track."""
+    label: str
+    number: int
+    score: float
+    box: tuple[float, ...]
+    """x1, y1, x2, y2 in pixels of the captured frame."""
 
 
 def put_detections(
@@ -59,18 +75,18 @@ def put_detections(
     boxes: NDArray[np.float32],
     scores: NDArray[np.float32],
     classes: NDArray[np.int32],
-    least: float | None,
+    min_score: float | None,
 ) -> None:
-    """Add detections to a frame, the weak ones apart, so that no sink shows them.
+    """Add detections to a frame, those below the confidence as `WEAK_DETECTIONS`.
 
     Args:
-        frame: to add to.
-        boxes: (N, 4) xyxy in px.
+        frame: gets the arrays.
+        boxes: (N, 4) xyxy in pixels of the captured frame.
         scores: (N,) from 0 to 1.
         classes: (N,) indices into the model's labels.
-        least: score from which on a box counts as an object; None: every box does.
+        min_score: lowest score of an object, the confidence; None: no detection is weak.
     """
-    good = np.full(len(scores), True) if least is None else scores >= np.float32(least)
+    good = np.full(len(scores), True) if min_score is None else scores >= np.float32(min_score)
     for prefix, rows in (("", good), ("weak_", ~good)):
         frame.put(f"{prefix}boxes", boxes[rows])
         frame.put(f"{prefix}scores", scores[rows])
@@ -78,32 +94,50 @@ def put_detections(
 
 
 def labels_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
-    """The label names that the detector told; empty where it told none."""
+    """Return the labels of the nearest detector; empty where its model has none."""
     return tuple(facts.get("labels") or ())
 
 
-def check_labels(wanted: Sequence[str], labels: Sequence[str]) -> None:
-    """See that the model can find what is wanted.
+def class_numbers(names: Sequence[str], labels: Sequence[str], key: str) -> NDArray[np.int32]:
+    """Return the classes that have one of the names; several may share a label.
 
     Args:
-        wanted: labels; numbers as text where the model has no labels.
-        labels: of the model; empty where it has none.
+        names: labels; class numbers as text where the model has no labels.
+        labels: of the model, by class; empty where it has none.
+        key: setting that holds the names, for messages.
 
     Raises:
-        SetupError: it cannot.
+        SetupError: the model has no such label; the message names a similar one.
     """
-    for name in wanted:
-        if labels and name not in labels:
+    numbers: list[int] = []
+    for name in names:
+        if labels:
+            found = [number for number, label in enumerate(labels) if label == name]
+            if not found:
+                raise SetupError(
+                    f"{key}: the model has no label {display_value(name)}"
+                    f"{hint(name, tuple(labels))}"
+                )
+            numbers += found
+        elif is_number(name):
+            numbers.append(int(name))
+        else:
             raise SetupError(
-                f"labels: the model finds no {display_value(name)}{hint(name, tuple(labels))}"
+                f"{key}: the model has no labels (found {display_value(name)}); "
+                "use class numbers instead"
             )
-        if not labels and not is_number(name):
-            raise SetupError(
-                "labels: expected numbers, as the model tells no labels; found "
-                f"{display_value(name)}"
-            )
+    return np.array(numbers, np.int32)
+
+
+def check_labels(wanted: Sequence[str], labels: Sequence[str]) -> None:
+    """Check that the model has the labels of the setting `labels`; see `class_numbers`.
+
+    Raises:
+        SetupError: it has not.
+    """
+    class_numbers(wanted, labels, "labels")
 
 
 def label(labels: Sequence[str], number: int) -> str:
-    """The name of a class; its number as text where it has no name."""
+    """Return the name of a class; its number as text where it has no name."""
     return labels[number] if 0 <= number < len(labels) else str(number)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from stages.sinks.files.events import Object
+from stages.detections import Object
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.frame import Frame
-from stages.detections import NO_ID, Objects, label
+from stages.detections import NO_TRACK_ID, Detections, label
 
 # Sixteen hues of one lightness (OKLCH, L = 0.72), BGR, each far from the one before it: 2.3 to
 # 2.8 times the luminance contrast against white, 7.5 to 9.2 against black, so they show on both,
@@ -64,7 +64,7 @@ class Annotator:
         """The picture of a frame with its objects drawn on it.
 
         Args:
-            frame: with `image` (H, W, 3) uint8 BGR and the arrays of `OBJECTS`.
+            frame: with `image` (H, W, 3) uint8 BGR and the arrays of `DETECTIONS`.
             status: a line of text for the top left corner.
 
         Returns:
@@ -74,7 +74,7 @@ class Annotator:
         height, width = picture.shape[:2]
         line_px = max(1, round(min(height, width) / 360))
         scale = max(0.35, min(height, width) / 1150)
-        drawn = self._visible(Objects.of(frame), width, height, line_px)
+        drawn = self._visible(Detections.of(frame), width, height, line_px)
         if self._trail_frames:
             self._draw_trails(picture, frame, drawn, line_px)
         for box in drawn:
@@ -106,7 +106,7 @@ class Annotator:
         np.copyto(picture, image)
         return picture
 
-    def _visible(self, objects: Objects, width: int, height: int, margin_px: int) -> list[_Box]:
+    def _visible(self, objects: Detections, width: int, height: int, margin_px: int) -> list[_Box]:
         """The objects to draw, their corners brought so near to the picture that lines outside
         stay outside and no number is too large to draw with."""
         drawn = []
@@ -127,7 +127,7 @@ class Annotator:
                     round(min(y2, bottom)),
                 )
                 name = label(self._labels, number)[:TAG_CHARACTERS]
-                if id == NO_ID:
+                if id == NO_TRACK_ID:
                     drawn.append(_Box(corners, COLOURS[number % len(COLOURS)], id, name, score))
                 else:
                     colour = COLOURS[id % len(COLOURS)]
@@ -139,7 +139,7 @@ class Annotator:
     ) -> None:
         trails, oldest_seq = self._trails[frame.stream], frame.seq - self._trail_frames
         for (x1, _, x2, y2), colour, id, _, _ in drawn:
-            if id == NO_ID:
+            if id == NO_TRACK_ID:
                 continue
             trail = trails.get(id)
             if trail is None:

@@ -27,7 +27,7 @@ from models.transform import Transform
 from pipeline.errors import DeviceFailed, SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Settings, Stage
-from stages.detections import WEAK, put_detections
+from stages.detections import CANDIDATES, WEAK_DETECTIONS, put_detections
 from stages.thresholds import Confidence, candidate_score, hand_on_score
 
 MIN_SCORE = 0.05
@@ -67,12 +67,7 @@ class Detector(Stage):
 
     Settings = DetectorSettings
     takes = (Array("input"), Array("transform", "float64", (4,)))
-    gives = (
-        Array("boxes", "float32", (None, 4)),
-        Array("scores", "float32", (None,)),
-        Array("classes", "int32", (None,)),
-        *WEAK,
-    )
+    gives = (*CANDIDATES, *WEAK_DETECTIONS)
 
     def __init__(self, settings: DetectorSettings, facts: Mapping[str, Any]) -> None:
         super().__init__(settings, facts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import cv2
@@ -10,12 +10,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import hint, is_number
-from pipeline.errors import SetupError
 from pipeline.frame import Frame
-from pipeline.messages import display_value
-from pipeline.stage import Array, Settings, Stage
-from stages.detections import WEAK, labels_of, put_detections
+from pipeline.stage import Settings, Stage
+from stages.detections import CANDIDATES, WEAK_DETECTIONS, class_numbers, labels_of, put_detections
 from stages.thresholds import Confidence, candidate_score, hand_on_score, max_iou
 
 LARGEST_PX = 2.0**15
@@ -24,13 +21,6 @@ LEAST_AREA_PX2 = 1e-9
 """A box with less area overlaps nothing."""
 
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
-
-CANDIDATES = (
-    Array("boxes", "float32", (None, 4)),
-    Array("scores", "float32", (None,)),
-    Array("classes", "int32", (None,)),
-)
-"""xyxy in px of the captured frame, 0 to 1, indices into the model's labels; one row per box."""
 
 
 class NonMaxSuppressionSettings(Settings, frozen=True):
@@ -97,7 +87,7 @@ class NonMaxSuppression(Stage):
 
     Settings = NonMaxSuppressionSettings
     takes = CANDIDATES
-    gives = (*CANDIDATES, *WEAK)
+    gives = (*CANDIDATES, *WEAK_DETECTIONS)
 
     settings: NonMaxSuppressionSettings
 
@@ -116,7 +106,7 @@ class NonMaxSuppression(Stage):
         self._end_to_end = bool(getattr(facts.get("contract"), "end_to_end", False))
         self._wanted: NDArray[np.int32] | None = None
         if settings.classes is not None:
-            self._wanted = class_numbers(settings.classes, labels_of(facts))
+            self._wanted = class_numbers(settings.classes, labels_of(facts), "classes")
 
     @classmethod
     def resolve(cls, settings: NonMaxSuppressionSettings) -> Mapping[str, Any]:
@@ -185,31 +175,3 @@ def suppress(
     ranks = range(len(boxes), 0, -1)  # in place of scores, which OpenCV wants above 0
     xywh = np.concatenate([corners[:, :2], size], axis=1).tolist()
     return np.asarray(cv2.dnn.NMSBoxes(xywh, ranks, 0.0, max_iou), np.intp).reshape(-1)
-
-
-def class_numbers(names: Sequence[str], labels: Sequence[str]) -> NDArray[np.int32]:
-    """The classes that have one of the names.
-
-    Args:
-        names: labels; numbers as text where the model has no labels.
-        labels: of the model; empty where it has none.
-
-    Raises:
-        SetupError: there is no such label; names one that is close.
-    """
-    numbers: list[int] = []
-    for name in names:
-        found = [number for number, label in enumerate(labels) if label == name]
-        if not labels:
-            if not is_number(name):
-                raise SetupError(
-                    "classes: expected numbers, as the model tells no labels; found "
-                    f"{display_value(name)}"
-                )
-            found = [int(name)]
-        elif not found:
-            raise SetupError(
-                f"classes: the model has no label {display_value(name)}{hint(name, tuple(labels))}"
-            )
-        numbers += found
-    return np.array(numbers, np.int32)

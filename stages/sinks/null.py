@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.frame import Frame
 from pipeline.stage import Array, Stage
-from stages.detections import OBJECTS, labels_of
+from stages.detections import DETECTIONS, labels_of
 from stages.drawing.annotator import Annotator
 
 
@@ -20,7 +20,7 @@ class Null(Stage):
 class Draw(Stage):
     """Draws each frame as the window and the video do, and throws the picture away."""
 
-    takes = (Array("image", "uint8", (None, None, 3)), *OBJECTS)
+    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
     ordered = True
 
     def open(self) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pipeline.errors import EndRun
 from pipeline.frame import Frame
 from pipeline.stage import Array, Settings, Stage
-from stages.detections import OBJECTS, labels_of
+from stages.detections import DETECTIONS, labels_of
 from stages.drawing.annotator import Annotator
 
 TITLE = "Eyeline"
@@ -50,7 +50,7 @@ class Window(Stage):
     """Shows each frame, unless more come than a screen can show."""
 
     Settings = WindowSettings
-    takes = (Array("image", "uint8", (None, None, 3)), *OBJECTS)
+    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
     ordered = True
 
     settings: WindowSettings

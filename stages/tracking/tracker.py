@@ -15,16 +15,9 @@ from numpy.typing import NDArray
 
 from pipeline.frame import Frame
 from pipeline.stage import Array, Stage
-from stages.detections import NO_ID, WEAK
+from stages.detections import CANDIDATES, NO_TRACK_ID, WEAK_DETECTIONS
 from stages.thresholds import Confidence, hand_on_score
 from stages.tracking.bytetrack import ByteTrack, ByteTrackSettings, Rows
-
-DETECTIONS = (
-    Array("boxes", "float32", (None, 4)),
-    Array("scores", "float32", (None,)),
-    Array("classes", "int32", (None,)),
-)
-"""xyxy in px of the captured frame, 0 to 1, indices into the model's labels; one row per box."""
 
 
 class TrackerSettings(ByteTrackSettings, frozen=True):
@@ -49,8 +42,8 @@ class Tracker(Stage):
     """
 
     Settings = TrackerSettings
-    takes = (*DETECTIONS, *WEAK)
-    gives = (*DETECTIONS, Array("ids", "int64", (None,)))
+    takes = (*CANDIDATES, *WEAK_DETECTIONS)
+    gives = (*CANDIDATES, Array("ids", "int64", (None,)))
     ordered = True
 
     settings: TrackerSettings
@@ -97,7 +90,7 @@ class Tracker(Stage):
         """Hand on the detections with at least a score, without ids."""
         boxes, scores, classes = frame["boxes"], frame["scores"], frame["classes"]
         rows = _good_enough(boxes, scores, min_score)
-        ids = np.full(len(rows), NO_ID, np.int64)
+        ids = np.full(len(rows), NO_TRACK_ID, np.int64)
         _put(frame, boxes[rows], scores[rows], classes[rows], ids)
 
     def end(self, stream: str) -> None:

@@ -25,9 +25,9 @@ from pipeline.errors import EndRun, SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Settings, Stage
 from stages.analytics.object_events import Appeared, Presence
-from stages.detections import OBJECTS, Objects, check_labels, labels_of
+from stages.detections import DETECTIONS, Detections, Object, check_labels, labels_of
 from stages.sinks.clips.recorder import Clip, ClipObject, ClipWriter, Picture, base_of, key_of
-from stages.sinks.files.events import Object, event_of
+from stages.sinks.files.events import event_of
 from stages.sinks.files.output_path import check_local
 from stages.sinks.video.video_file import Codec, codec_for, warn_of_codec
 
@@ -91,7 +91,7 @@ class Clips(Stage):
     """
 
     Settings = ClipsSettings
-    takes = (Array("image", "uint8", (None, None, 3)), *OBJECTS)
+    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
     ordered = True
     apart = True
 
@@ -243,14 +243,14 @@ class Clips(Stage):
             if tall:
                 whole = image[: tall * part, : wide * part]
                 image = cv2.resize(whole, (wide, tall), interpolation=cv2.INTER_AREA)
-        found = Objects.of(frame)
+        found = Detections.of(frame)
         jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self.settings.quality])[1]
         return Picture(
             jpeg.tobytes(),
             frame.seq,
             frame.time_s,
             frame.wall_ns,
-            Objects(
+            Detections(
                 (found.boxes / part).astype(np.float32),
                 found.scores.copy(),
                 found.classes.copy(),

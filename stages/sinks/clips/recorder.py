@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RunError, SetupError
 from pipeline.frame import Frame
-from stages.detections import Objects
+from stages.detections import Detections, Object
 from stages.drawing.annotator import Annotator
-from stages.sinks.files.events import Object, utc_ms
+from stages.sinks.files.events import utc_ms
 from stages.sinks.video.rate import fps_of
 from stages.sinks.video.video_file import VideoFile
 
@@ -55,7 +55,7 @@ class Picture(NamedTuple):
     time_s: float
     """Seconds into the stream."""
     wall_ns: int
-    objects: Objects
+    objects: Detections
     """Boxes in pixels of this picture."""
     scores: Mapping[Key, float]
     """Of the objects of interest in it."""

@@ -16,21 +16,9 @@ import msgspec
 
 from pipeline.frame import Frame
 from pipeline.stage import Settings, Stage
-from stages.detections import NO_ID, OBJECTS, Objects, label, labels_of
+from stages.detections import DETECTIONS, NO_TRACK_ID, Detections, Object, label, labels_of
 from stages.sinks.files.output_path import check_writable, expand_home, is_standard_output
 from stages.sinks.files.text_file import Mark, ResumableTextFile
-
-
-class Object(msgspec.Struct, rename={"number": "class"}):
-    """One object of an event."""
-
-    id: int | None
-    """Track id within the stream; null where there is none."""
-    label: str
-    number: int
-    score: float
-    box: tuple[float, ...]
-    """x1, y1, x2, y2 in pixels of the captured frame."""
 
 
 class Event(msgspec.Struct, kw_only=True):
@@ -72,7 +60,7 @@ class Events(Stage):
     """
 
     Settings = EventsSettings
-    takes = OBJECTS
+    takes = DETECTIONS
     ordered = True
 
     settings: EventsSettings
@@ -140,10 +128,10 @@ def event_of(frame: Frame, labels: Sequence[str]) -> Event:
     """What is told of a frame.
 
     Args:
-        frame: with the arrays of `OBJECTS`.
+        frame: with the arrays of `DETECTIONS`.
         labels: the model's, by class.
     """
-    objects = Objects.of(frame)
+    objects = Detections.of(frame)
     return Event(
         stream=frame.stream,
         frame=frame.seq,
@@ -152,7 +140,7 @@ def event_of(frame: Frame, labels: Sequence[str]) -> Event:
         captured_at=utc_ms(frame.wall_ns),
         objects=[
             Object(
-                None if id == NO_ID else id,
+                None if id == NO_TRACK_ID else id,
                 label(labels, number),
                 number,
                 round(score, 4),

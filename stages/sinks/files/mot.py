@@ -16,7 +16,7 @@ import msgspec
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Settings, Stage
-from stages.detections import OBJECTS, Objects
+from stages.detections import DETECTIONS, Detections
 from stages.sinks.files.output_path import (
     check_writable,
     expand_home,
@@ -50,7 +50,7 @@ class Mot(Stage):
     """
 
     Settings = MotSettings
-    takes = OBJECTS
+    takes = DETECTIONS
     ordered = True
 
     settings: MotSettings
@@ -130,7 +130,7 @@ class Mot(Stage):
 
 def mot_lines(frame: Frame) -> bytes:
     """The objects of a frame as MOTChallenge text; empty where there is none."""
-    objects = Objects.of(frame)
+    objects = Detections.of(frame)
     return "".join(
         f"{frame.seq + 1},{id},{x1:.2f},{y1:.2f},{x2 - x1:.2f},{y2 - y1:.2f},"
         f"{score:.4f},{number},-1,-1\n"

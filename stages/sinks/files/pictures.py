@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pipeline.errors import RunError, SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Settings, Stage
-from stages.detections import OBJECTS, labels_of
+from stages.detections import DETECTIONS, labels_of
 from stages.drawing.annotator import Annotator
 from stages.sinks.files.file_lock import lock_file
 from stages.sinks.files.output_path import check_local, expand_home
@@ -69,7 +69,7 @@ class Pictures(Stage):
     """
 
     Settings = PicturesSettings
-    takes = (Array("image", "uint8", (None, None, 3)), *OBJECTS)
+    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
     ordered = True
 
     settings: PicturesSettings

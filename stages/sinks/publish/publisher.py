@@ -25,8 +25,8 @@ from pipeline.stage import Settings, Stage
 from pipeline.text_files import read_text
 from stages.analytics.object_events import Appeared, Incident, Presence
 from stages.capture.live_reader import Backoff
-from stages.detections import OBJECTS, check_labels, labels_of
-from stages.sinks.files.events import Object, event_of, utc_ms
+from stages.detections import DETECTIONS, Object, check_labels, labels_of
+from stages.sinks.files.events import event_of, utc_ms
 from stages.sinks.publish.spool import MESSAGE_BYTES, Message, Outbox, Spool, default_path
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Delivery(Stage):
     when its messages are taken, and raises `Away` when they are not.
     """
 
-    takes = OBJECTS
+    takes = DETECTIONS
     ordered = True
     apart = True
     name: ClassVar[str]

@@ -32,7 +32,7 @@ from pipeline.messages import display_value
 from pipeline.stage import Settings, Stage
 from pipeline.text_files import read_text
 from pipeline.urls import display_url
-from stages.detections import OBJECTS, labels_of
+from stages.detections import DETECTIONS, labels_of
 from stages.sinks.files.events import event_of, utc_ms
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Zmq(Stage):
     """
 
     Settings = ZmqSettings
-    takes = OBJECTS
+    takes = DETECTIONS
     ordered = True
     apart = True
 

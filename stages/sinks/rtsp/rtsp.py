@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Settings, Stage
-from stages.detections import OBJECTS, labels_of
+from stages.detections import DETECTIONS, labels_of
 from stages.drawing.annotator import Annotator
 from stages.sinks.listen import check_own, is_loopback
 from stages.sinks.rtsp.rtp_jpeg import Jpeg
@@ -73,7 +73,7 @@ class Rtsp(Stage):
     """
 
     Settings = RtspSettings
-    takes = (Array("image", "uint8", (None, None, 3)), *OBJECTS)
+    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
     apart = True
 
     settings: RtspSettings

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.errors import RunError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Settings, Stage
-from stages.detections import OBJECTS, labels_of
+from stages.detections import DETECTIONS, labels_of
 from stages.drawing.annotator import Annotator
 from stages.sinks.files.output_path import check_writable, stream_path
 from stages.sinks.video.rate import FPS_UNKNOWN, Pace, declared_rate, rate_of
@@ -58,7 +58,7 @@ class Video(Stage):
     """Writes the frames of each stream into a video."""
 
     Settings = VideoSettings
-    takes = (Array("image", "uint8", (None, None, 3)), *OBJECTS)
+    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
     ordered = True
 
     settings: VideoSettings

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import msgspec
 
 from stages.analytics.object_events import Appeared, Incident
-from stages.detections import NO_ID, Objects, label
-from stages.sinks.files.events import Object, utc_ms
+from stages.detections import NO_TRACK_ID, Detections, Object, label
+from stages.sinks.files.events import utc_ms
 
 
 class Happening(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -84,10 +84,12 @@ class Feed:
         return sorted(found, key=lambda happening: happening.number)
 
 
-def as_listed(objects: Objects, labels: Sequence[str]) -> list[Object]:
+def as_listed(objects: Detections, labels: Sequence[str]) -> list[Object]:
     """The objects of a frame one by one, without their boxes."""
     return [
-        Object(None if id == NO_ID else id, label(labels, number), number, round(score, 2), ())
+        Object(
+            None if id == NO_TRACK_ID else id, label(labels, number), number, round(score, 2), ()
+        )
         for id, number, score in zip(
             objects.ids.tolist(), objects.classes.tolist(), objects.scores.tolist(), strict=True
         )

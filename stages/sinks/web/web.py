@@ -25,7 +25,7 @@ from pipeline.errors import SetupError
 from pipeline.frame import ALIGN, Frame, Header
 from pipeline.stage import Array, Settings, Stage
 from stages.analytics.object_events import Presence
-from stages.detections import OBJECTS, Objects, labels_of
+from stages.detections import DETECTIONS, Detections, labels_of
 from stages.drawing.annotator import Annotator
 from stages.sinks.listen import check_own, is_loopback
 from stages.sinks.web.activity import Feed, as_listed
@@ -87,7 +87,7 @@ class Web(Stage):
     """
 
     Settings = WebSettings
-    takes = (Array("image", "uint8", (None, None, 3)), *OBJECTS)
+    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
     apart = True
 
     settings: WebSettings
@@ -167,7 +167,7 @@ class Web(Stage):
         if frame.captured_ns <= stream.captured_ns:
             return
         stream.captured_ns = frame.captured_ns
-        objects = Objects.of(frame)
+        objects = Detections.of(frame)
         self._note(frame, objects)
         if stream.busy or self._server is None or not self._server.wants(frame.stream):
             return
@@ -198,7 +198,7 @@ class Web(Stage):
         """Where the page is."""
         return {"address": self._server.url if self._server is not None else ""}
 
-    def _note(self, frame: Frame, objects: Objects) -> None:
+    def _note(self, frame: Frame, objects: Detections) -> None:
         # By the clock of capture: that of a file that is played in a loop jumps back.
         at_s, listed = frame.captured_ns / 1e9, as_listed(objects, self._labels)
         for incident in self._presence.update(frame.stream, at_s, frame.wall_ns, listed):
@@ -254,7 +254,7 @@ class Scratch:
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
 
-    def copy(self, frame: Frame, objects: Objects, width: int) -> Frame:
+    def copy(self, frame: Frame, objects: Detections, width: int) -> Frame:
         """A copy of a frame, no wider than `width`, with its objects where they are in the picture.
 
         Args:

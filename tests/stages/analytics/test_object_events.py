@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.analytics.object_events import Appeared, Left, Presence
-from stages.sinks.files.events import Object
+from stages.detections import Object
 
 
 def seen(label="person", id=1, score=0.9, x=0.0):

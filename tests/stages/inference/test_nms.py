@@ -138,8 +138,8 @@ def test_a_model_without_labels_has_its_classes_by_number():
     [
         (("person", "car"), "persn", "no label 'persn'; did you mean 'person'"),
         (("person", "car"), "zebra", "no label 'zebra'; known: car, person"),
-        ((), "9" * 5000, "expected numbers, as the model tells no labels; found a text of 5000"),
-        ((), "person", "expected numbers, as the model tells no labels; found 'person'"),
+        ((), "9" * 5000, r"the model has no labels \(found a text of 5000"),
+        ((), "person", r"no labels \(found 'person'\); use class numbers instead"),
     ],
 )
 def test_an_unknown_label_is_refused(labels, name, complaint):

@@ -788,9 +788,9 @@ def test_what_cannot_work_is_refused_before_the_run(settings, said):
 
 
 def test_a_label_that_the_model_does_not_know_is_refused():
-    with pytest.raises(SetupError, match="finds no 'persn'; did you mean 'person'"):
+    with pytest.raises(SetupError, match="has no label 'persn'; did you mean 'person'"):
         Clips(ClipsSettings(labels=("persn",)), {"labels": ("person", "car")})
-    with pytest.raises(SetupError, match="expected numbers, as the model tells no labels"):
+    with pytest.raises(SetupError, match=r"the model has no labels \(found 'person'\)"):
         Clips(ClipsSettings(labels=("person",)), {})
     Clips(ClipsSettings(labels=("3",)), {})
 

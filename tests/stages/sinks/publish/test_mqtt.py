@@ -802,7 +802,7 @@ def test_wrong_settings_are_refused_in_one_line_without_credentials(given, words
 
 
 def test_a_label_that_the_model_does_not_know_is_refused(broker, sink):
-    with pytest.raises(SetupError, match="no 'persn'; did you mean 'person'"):
+    with pytest.raises(SetupError, match="no label 'persn'; did you mean 'person'"):
         sink(labels=["persn"])
 
 

@@ -24,7 +24,7 @@ from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.status import Condition, RunStatus, StageStatus, StreamStatus, WorkerStatus
 from pipeline.telemetry.counters import Percentiles
-from stages.detections import Objects
+from stages.detections import Detections
 from stages.sinks.web import door as web_door
 from stages.sinks.web import server as web_server
 from stages.sinks.web.activity import Feed
@@ -667,19 +667,19 @@ def test_a_snapshot_is_the_picture_with_its_boxes(page):
 def test_a_large_picture_is_made_smaller_before_it_is_drawn_on():
     scratch = Scratch()
     given = frame(size=(1080, 1920), boxes=[(192, 108, 960, 540)], ids=[1])
-    small = scratch.copy(given, Objects.of(given), 640)
+    small = scratch.copy(given, Detections.of(given), 640)
     assert small["image"].shape == (360, 640, 3)
     assert small["boxes"].tolist() == [[64, 36, 320, 180]]
     assert small["ids"].tolist() == [1]
     tall = frame(size=(4000, 10))
-    assert scratch.copy(tall, Objects.of(tall), 64)["image"].shape == (128, 1, 3)
+    assert scratch.copy(tall, Detections.of(tall), 64)["image"].shape == (128, 1, 3)
 
 
 def test_a_small_picture_is_copied_as_it_is(rng):
     image = rng.integers(0, 256, (20, 30, 3), np.uint8)
     given = frame(size=(20, 30), boxes=[(1, 2, 3, 4)])
     given.put("image", image)
-    copy = Scratch().copy(given, Objects.of(given), 640)
+    copy = Scratch().copy(given, Detections.of(given), 640)
     assert np.array_equal(copy["image"], image)
     assert copy["boxes"].tolist() == [[1, 2, 3, 4]]
     assert not np.shares_memory(copy["image"], given["image"])
@@ -689,7 +689,7 @@ def test_the_memory_of_a_copy_is_used_again_and_grows_with_what_comes():
     scratch, before = Scratch(), 0
     for count in (0, 3, 2000, 5):
         given = frame(size=(40 + count % 7, 60), boxes=[(1, 2, 3, 4)] * count)
-        copy = scratch.copy(given, Objects.of(given), 640)
+        copy = scratch.copy(given, Detections.of(given), 640)
         assert len(copy["boxes"]) == len(copy["ids"]) == count
         assert len(scratch._memory) >= before
         before = len(scratch._memory)
