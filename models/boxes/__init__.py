@@ -1,1 +1,1 @@
-"""Arithmetic on boxes; numpy only."""
+"""Arithmetic on boxes; numpy and OpenCV only."""

@@ -1,24 +1,25 @@
-"""Non-maximum suppression: of boxes that lie on the same object, only the best is kept."""
+"""Non-maximum suppression: of the boxes on one object, only the best is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import cv2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.boxes.suppress import suppress
 from pipeline.frame import Frame
 from pipeline.stage import Settings, Stage
-from stages.detections import CANDIDATES, WEAK_DETECTIONS, class_numbers, labels_of, put_detections
+from stages.detections import (
+    CANDIDATES,
+    WEAK_DETECTIONS,
+    class_numbers,
+    labels_of,
+    put_detections,
+)
 from stages.thresholds import Confidence, candidate_score, hand_on_score, max_iou
-
-LARGEST_PX = 2.0**15
-"""Where overlaps are measured, coordinates beyond this count as being there."""
-LEAST_AREA_PX2 = 1e-9
-"""A box with less area overlaps nothing."""
 
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
@@ -30,8 +31,8 @@ class NonMaxSuppressionSettings(Settings, frozen=True):
         Fraction | None,
         msgspec.Meta(
             description="Boxes with a lower score are dropped. Low by default, because the "
-            "tracker continues tracks of objects that are half hidden with weak boxes; how sure "
-            "an object must be is `confidence`. null: 0.1, or the confidence where that is less. "
+            "tracker continues tracks of half hidden objects with weak boxes; the score of an "
+            "object is `confidence`. null: 0.1, or the confidence where that is less. "
             "Given without `confidence`, it also takes the place of the card's score where no "
             "tracker follows."
         ),
@@ -48,7 +49,7 @@ class NonMaxSuppressionSettings(Settings, frozen=True):
         bool,
         msgspec.Meta(
             description="Whether boxes of different classes suppress each other too: for models "
-            "that call one object a car and a truck.",
+            "that find both a car and a truck in one object.",
         ),
     ] = False
     classes: Annotated[
@@ -62,27 +63,27 @@ class NonMaxSuppressionSettings(Settings, frozen=True):
         int,
         msgspec.Meta(
             ge=1,
-            description="Only so many boxes, the best, are compared with each other; bounds the "
-            "time of a frame.",
+            description="Number of boxes, best first, that are compared with each other; bounds "
+            "the time per frame.",
         ),
     ] = 1000
     max_boxes: Annotated[
-        int, msgspec.Meta(ge=1, description="Only so many boxes, the best, are handed on.")
+        int, msgspec.Meta(ge=1, description="Number of boxes, best first, that are handed on.")
     ] = 300
 
 
 class NonMaxSuppression(Stage):
-    """Keeps the best box of each object; the best score comes first, equal ones keep their order.
+    """Keeps the best box of each object; best score first, equal scores in their given order.
 
-    Greedy suppression, class by class: a box is dropped if it overlaps one that is kept and has a
-    better score by more than `max_iou`. Boxes without area overlap nothing. Rows with a score or
-    coordinate that is not a finite number are dropped.
+    Suppression is greedy and per class: a box is dropped if its IoU with a better box that is kept
+    is above `max_iou`. Boxes without area overlap no other box. Rows with a score or coordinate
+    that is not a finite number are dropped.
 
-    The boxes of a model with suppression of its own (`end_to_end` in its contract) are only
+    The boxes of a model that suppresses overlaps itself (`end_to_end` in its contract) are only
     filtered by score and class, and sorted.
 
-    Boxes that reach the confidence are handed on as `boxes`, weaker ones as `weak_boxes`, which are
-    for the tracker alone.
+    Boxes that reach the confidence are handed on as `boxes`, weaker ones as `weak_boxes`, which
+    only a tracker uses.
     """
 
     Settings = NonMaxSuppressionSettings
@@ -92,7 +93,7 @@ class NonMaxSuppression(Stage):
     settings: NonMaxSuppressionSettings
 
     def __init__(self, settings: NonMaxSuppressionSettings, facts: Mapping[str, Any]) -> None:
-        """Look the labels up, and work the thresholds out.
+        """Look up the labels, and derive the thresholds.
 
         Raises:
             SetupError: `classes` names a label that the model does not have, or `min_score` is
@@ -110,7 +111,7 @@ class NonMaxSuppression(Stage):
 
     @classmethod
     def resolve(cls, settings: NonMaxSuppressionSettings) -> Mapping[str, Any]:
-        """Report which boxes need not be given at all, and how many are handed on at most."""
+        """Return the lowest score that is needed, and the limit of boxes handed on."""
         most = min(settings.max_boxes, settings.max_candidates)
         return {"min_score": settings.min_score, "max_boxes": most}
 
@@ -126,7 +127,7 @@ class NonMaxSuppression(Stage):
         put_detections(frame, boxes[rows], scores[rows], classes[rows], self._hand_on)
 
     def effective(self) -> Mapping[str, Any]:
-        """The thresholds, which depend on the model's card."""
+        """Return the thresholds in use, which depend on the model's card."""
         handed_on = {} if self._hand_on is None else {"confidence": self._hand_on}
         return {"min_score": self._min_score, **handed_on, "max_iou": self._max_iou}
 
@@ -136,7 +137,7 @@ class NonMaxSuppression(Stage):
         scores: NDArray[np.float32],
         classes: NDArray[np.int32],
     ) -> NDArray[np.intp]:
-        """Rows that are finite, good enough and of a wanted class, best first."""
+        """Return the finite rows of a wanted class that reach `min_score`, best first."""
         good = scores >= self._min_score
         if self._wanted is not None:
             good &= np.isin(classes, self._wanted)
@@ -146,32 +147,3 @@ class NonMaxSuppression(Stage):
             rows = rows[finite]
         best_first: NDArray[np.intp] = rows[np.argsort(-scores[rows], kind="stable")]
         return best_first
-
-
-def suppress(
-    boxes: NDArray[np.float32], groups: NDArray[np.int32] | None, max_iou: float
-) -> NDArray[np.intp]:
-    """Greedy non-maximum suppression (Neubeck & Van Gool, ICPR 2006, with IoU as the overlap).
-
-    Args:
-        boxes: (N, 4) xyxy in px, best first, finite.
-        groups: (N,) only boxes of the same group suppress each other; None: all do.
-        max_iou: a box that overlaps a better one that is kept by more than this is dropped.
-
-    Returns:
-        (K,) the rows that are kept, best first.
-    """
-    corners = np.clip(boxes.astype(np.float64), -LARGEST_PX, LARGEST_PX)
-    size = corners[:, 2:] - corners[:, :2]
-    solid = (size > 0).all(axis=1) & (size[:, 0] * size[:, 1] > LEAST_AREA_PX2)
-    if not solid.all():
-        # OpenCV takes any two boxes without area for the same.
-        rows = np.flatnonzero(solid)
-        kept = rows[suppress(boxes[rows], None if groups is None else groups[rows], max_iou)]
-        return np.sort(np.concatenate([kept, np.flatnonzero(~solid)]))
-    if groups is not None and len(groups) and (groups != groups[0]).any():
-        # Side by side no group overlaps another; rounding moves a box by less than 1e-6 px.
-        corners[:, 0] += groups * (2 * LARGEST_PX)
-    ranks = range(len(boxes), 0, -1)  # in place of scores, which OpenCV wants above 0
-    xywh = np.concatenate([corners[:, :2], size], axis=1).tolist()
-    return np.asarray(cv2.dnn.NMSBoxes(xywh, ranks, 0.0, max_iou), np.intp).reshape(-1)
