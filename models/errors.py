@@ -3,20 +3,20 @@
 ModelError
   CardError       a card, or the weights it names, is missing or wrong
     NothingToCompare  there is no sha256 to verify a file against
-  ContractError   a model file cannot be used, or cannot be read in one way only
-  CacheError      there is no folder for what is fetched or built
-  DeviceError     the device asked for does not load
-  ProviderError   the provider failed while it ran a model
+  ContractError   a model file cannot be used, or can be read in several ways
+  CacheError      there is no folder for downloaded weights and built engines
+  DeviceError     the requested device does not load
+  ProviderError   the provider failed during a run of a model
 """
 
 from models.text import shown
 
 
 class ModelError(Exception):
-    """Base of all errors about models; says where, what was expected, what was found, the fix."""
+    """Base of all errors about models; the message names the place, the fault and the remedy."""
 
     def __init__(self, text: object) -> None:
-        """Make a line of at most 300 characters; it may quote what an untrusted file says."""
+        """Make a line of at most 300 characters; it may quote text from an untrusted file."""
         super().__init__(shown(text))
 
 
@@ -25,20 +25,20 @@ class CardError(ModelError):
 
 
 class NothingToCompare(CardError):  # noqa: N818 - the file may be right
-    """There is no card, or it has no sha256: nobody knows whether the file is the right one."""
+    """There is no card, or it has no sha256, so the file can be neither confirmed nor refused."""
 
 
 class ContractError(ModelError):
-    """A model file is not what it should be, or fits more than one reading."""
+    """A model file cannot be used, or can be read in several ways."""
 
 
 class CacheError(ModelError):
-    """There is no folder for what is fetched or built."""
+    """There is no folder for downloaded weights and built engines."""
 
 
 class DeviceError(ModelError):
-    """The device asked for does not load."""
+    """The requested device does not load."""
 
 
 class ProviderError(ModelError):
-    """The provider failed while it ran a model, whatever the picture: its session is of no use."""
+    """The provider failed during a run, for any image: its session cannot be used any more."""

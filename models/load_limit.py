@@ -1,8 +1,8 @@
-"""A limit on how long onnxruntime may load a model.
+"""A time limit for loading a model in onnxruntime.
 
-It computes what is constant in a graph while it loads it, and a small file can hold hours of that.
-It can be asked to stop, but looks at that request only between the passes over a graph; where it
-does not stop, the process has to end.
+It computes the constants of a graph while it loads it, and a small file can hold hours of that. It
+can be asked to stop, but checks for that only between the passes over a graph; where it does not
+stop, the process has to end.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 MIN_LOAD_S = 30.0
-"""How long a model may take to load, and longer by its size."""
+"""Time limit for a model without weights; `LOAD_BYTES_PER_S` adds to it."""
 LOAD_BYTES_PER_S = 10e6
-"""A slow card reads so fast."""
+"""Reading rate of a slow memory card."""
 STOP_S = 3.0
-"""How long onnxruntime may take to stop, once it is asked to."""
+"""Time for onnxruntime to stop after a request."""
 
 
 def limit_s(size_bytes: int) -> float:
-    """Return how long a model of a size may take to load."""
+    """Return the time limit for a model of a size."""
     return MIN_LOAD_S + size_bytes / LOAD_BYTES_PER_S
 
 
@@ -28,12 +28,12 @@ def limit_s(size_bytes: int) -> float:
 def limited(
     seconds: float, stop: Callable[[], object], stuck: Callable[[], object]
 ) -> Iterator[None]:
-    """Watch over what is done inside, from a thread that ends with it.
+    """Limit the time of the block, by a thread that ends with it.
 
     Args:
-        seconds: how long it may take.
-        stop: called then; asks it to stop.
-        stuck: called if it has not stopped a little later.
+        seconds: time limit.
+        stop: called at the limit; asks the block to stop.
+        stuck: called if the block is still running `STOP_S` later.
     """
     done = threading.Event()
 

@@ -1,7 +1,7 @@
-"""What Ultralytics writes into a model file as text: names of its classes, size of its input.
+"""Text that Ultralytics writes into a model file: names of the classes, size of the input.
 
-The texts are Python literals. They come from an untrusted file, and to parse a literal that is
-nested deep enough can end the interpreter, so only flat ones are parsed.
+The texts are Python literals from an untrusted file. Parsing a deeply nested literal can end the
+interpreter, so only flat ones are parsed.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _FLAT = re.compile(
     rf"|\[\s*(?:{_NAME}\s*(?:,\s*|(?=\])))*+\]"
     rf"|\(\s*(?:{_NAME}\s*(?:,\s*|(?=\))))*+\))\s*"
 )
-"""A table from numbers to names, a list or a tuple."""
+"""A literal that is parsed: a table from numbers to names, a list or a tuple, not nested."""
 _PAIR = re.compile(r"\s*[\[(]\s*(\d{1,9})(?:\.0*)?\s*,\s*(\d{1,9})(?:\.0*)?\s*,?\s*[\])]\s*")
 
 
 def names_in(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Return the labels of a file: "{0: 'person', 1: 'bicycle', ...}"; None: it has none."""
+    """Return the labels in "{0: 'person', 1: 'bicycle', ...}"; None: the file has none."""
     text = metadata.get("names", "")
     if not _FLAT.fullmatch(text):
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a backslash that means nothing
+            warnings.simplefilter("ignore")  # about a backslash that escapes no character
             names = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError):
         return None
@@ -43,6 +43,6 @@ def names_in(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
 
 
 def input_size_in(metadata: Mapping[str, str]) -> tuple[int, int] | None:
-    """Return width and height of the input, which the file has as "[height, width]"."""
+    """Return width and height in pixels from "[height, width]"; None: the file has none."""
     found = _PAIR.fullmatch(metadata.get("imgsz", ""))
     return None if found is None else (int(found[2]), int(found[1]))

@@ -1,8 +1,8 @@
-"""What is inside an ONNX graph, counted before a runtime sees it.
+"""The contents of an ONNX graph: nodes are counted before a runtime loads them.
 
 A model file may hold functions that call each other: a file of four kilobytes expands to 2**30
-nodes, and onnxruntime expands it while it loads, for hours. And it may name other files for its
-weights, anywhere. Field numbers are those of onnx.proto.
+nodes, and onnxruntime expands it while it loads, for hours. It may also name other files for its
+weights, in any folder. Field numbers are those of onnx.proto.
 """
 
 from __future__ import annotations
@@ -15,57 +15,57 @@ from typing import NamedTuple
 from models.protobuf import DamagedError, Reader, bytes_of, text_of
 
 MAX_NODES = 50_000
-"""Nodes of a model whose functions are expanded. onnxruntime 1.32 loaded 49,000 nodes out of
-functions in 2 s, and 98,000 in 18 s; the largest detectors have some ten thousand."""
+"""Limit of the nodes of a model with its functions expanded. onnxruntime 1.32 loaded 49,000 nodes
+from functions in 2 s, and 98,000 in 18 s; the largest detectors have some ten thousand."""
 MAX_GRAPH_DEPTH = 32
-"""Graphs within graphs (the branches of an If). Protobuf reads no deeper: each takes three of the
-hundred messages that it allows within each other."""
+"""Limit of graphs within graphs (the branches of an If). Protobuf reads no deeper: each takes three
+of the hundred levels of messages that it allows."""
 MAX_CALL_DEPTH = 100
-"""Functions that call each other, one within the other."""
+"""Limit of the depth of calls between functions."""
 
 Op = tuple[str, str]
-"""Domain and name of a kind of node, or of a function."""
+"""Domain and name of an operator or a function."""
 
 
 class External(NamedTuple):
-    """Weights that are kept in a file of their own."""
+    """Weights in another file."""
 
     location: str
-    """Path from the folder of the model."""
+    """Path, relative to the folder of the model."""
     offset: int
-    """Where they begin, in bytes."""
+    """In bytes."""
     length: int | None
     """In bytes; None: up to the end of the file."""
 
 
 class TooLargeError(ValueError):
-    """The graph is one that onnxruntime could not load in any useful time."""
+    """onnxruntime could not load the graph in a useful time."""
 
 
 @dataclass
 class Contents:
-    """What a graph, or a function, holds, graphs within it included."""
+    """Contents of a graph or a function, nested graphs included."""
 
     ops: Counter[Op] = field(default_factory=Counter)
-    """How many nodes of each kind there are."""
+    """Number of nodes of each operator."""
     external: list[External] = field(default_factory=list)
 
 
 class Walk:
-    """Reads graphs and functions of one file."""
+    """Walks through the graphs and functions of one file."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
 
     def graph(self, data: memoryview, found: Contents, depth: int = 0) -> None:
-        """Add what a GraphProto holds to `found`.
+        """Add the contents of a GraphProto to `found`.
 
         Raises:
             DamagedError: it is no graph.
-            TooLargeError: there are too many graphs within each other.
+            TooLargeError: graphs are nested too deep.
         """
         if depth > MAX_GRAPH_DEPTH:
-            raise TooLargeError(f"its graphs are nested deeper than {MAX_GRAPH_DEPTH}")
+            raise TooLargeError(f"its graphs are nested more than {MAX_GRAPH_DEPTH} deep")
         for number, value in self._reader.fields(data):
             if number == 1:
                 self.node(bytes_of(value), found, depth)
@@ -75,7 +75,7 @@ class Walk:
                 self.sparse(bytes_of(value), found)
 
     def function(self, data: memoryview) -> tuple[Op, Contents]:
-        """Read a FunctionProto: its name, and what it holds."""
+        """Read a FunctionProto: its name and its contents."""
         found, name, domain = Contents(), "", ""
         for number, value in self._reader.fields(data):
             if number == 1:
@@ -89,7 +89,7 @@ class Walk:
         return _op(domain, name), found
 
     def node(self, data: memoryview, found: Contents, depth: int) -> tuple[str, list[str]]:
-        """Add a NodeProto to `found`; its kind, and the names that it reads."""
+        """Add a NodeProto to `found`; return its operator, and the names of its inputs."""
         kind, domain, reads = "", "", []
         for number, value in self._reader.fields(data):
             if number == 1:
@@ -104,7 +104,7 @@ class Walk:
         return kind, reads
 
     def tensor(self, data: memoryview, found: Contents) -> str:
-        """Add a TensorProto to `found`, if its values are in another file; its name."""
+        """Add a TensorProto to `found`, if its values are in another file; return its name."""
         name, external, pairs = "", False, {}
         for number, value in self._reader.fields(data):
             if number == 8:
@@ -135,21 +135,21 @@ class Walk:
 
 
 def check_size(main: Contents, functions: Iterable[tuple[Op, Contents]]) -> None:
-    """Count the nodes of a graph as they are once its functions are expanded.
+    """Count the nodes of a graph with its functions expanded.
 
     Raises:
-        TooLargeError: they are too many, or a function calls itself.
+        TooLargeError: there are too many, or a function calls itself.
     """
     bodies: dict[Op, list[Contents]] = {}
     for op, body in functions:
-        # Functions of one name that differ in their `overload` count as the largest of them.
+        # Functions of one name with different `overload` count as the largest of them.
         bodies.setdefault(op, []).append(body)
     sizes: dict[Op, int] = {}
     nodes = _expanded(main, bodies, sizes, ())
     if nodes > MAX_NODES:
         raise TooLargeError(
-            f"expected at most {MAX_NODES:,} nodes, found {_rounded(nodes)} once its functions are "
-            "expanded; export the model again without functions that call each other"
+            f"the graph is too large (found {_rounded(nodes)} nodes with its functions expanded, "
+            f"at most {MAX_NODES:,}); export the model again without functions that call each other"
         )
 
 
@@ -159,16 +159,16 @@ def _expanded(
     sizes: dict[Op, int],
     callers: tuple[Op, ...],
 ) -> int:
-    """Nodes of a body, with those of the functions it calls; a call counts as a node too.
+    """Count the nodes of a body and of the functions it calls; a call counts as a node too.
 
     Args:
-        body: of the graph, or of a function.
-        bodies: of all functions.
-        sizes: of the functions that are counted already; is added to.
-        callers: the functions within which this one is called, the outermost first.
+        body: contents of the graph, or of a function.
+        bodies: contents of all functions.
+        sizes: nodes of the functions counted so far; updated.
+        callers: functions around this body, outermost first.
     """
     if len(callers) > MAX_CALL_DEPTH:
-        raise TooLargeError(f"its functions call each other deeper than {MAX_CALL_DEPTH}")
+        raise TooLargeError(f"its functions call each other more than {MAX_CALL_DEPTH} deep")
     total = 0
     for op, count in body.ops.items():
         if op in bodies and op not in sizes:
@@ -192,7 +192,7 @@ def _external(pairs: Mapping[str, str]) -> External:
         offset = int(pairs.get("offset") or 0)
         length = int(pairs["length"]) if pairs.get("length") else None
     except ValueError:
-        raise DamagedError("weights in another file at a place that is no number") from None
+        raise DamagedError("external weights with an offset or length that is no number") from None
     if offset < 0 or (length is not None and length < 0):
-        raise DamagedError("weights in another file at a negative place")
+        raise DamagedError("external weights with a negative offset or length")
     return External(pairs.get("location", ""), offset, length)

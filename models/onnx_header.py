@@ -1,13 +1,14 @@
-"""What an ONNX file says about itself, read in milliseconds and without a runtime.
+"""The header of an ONNX file (inputs, outputs, metadata), read in milliseconds without a runtime.
 
-The supervisor asks this before it forks workers, so no library that starts threads or takes long
-to import may be needed for it. ONNX is protobuf; little of it is needed to walk to names and shapes
-and to step over the weights. Field numbers are those of onnx.proto. The file is not trusted: `read`
-ends after a bounded time with what the file says, or with a ContractError.
+The supervisor needs it before it forks workers, so it must not import a library that starts threads
+or takes long to import. ONNX is protobuf; little of it is needed to find names and shapes and to
+skip the weights. Field numbers are those of onnx.proto. The file is not trusted: `read` returns, or
+raises ContractError, after a bounded time.
 """
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 from collections.abc import Iterable
@@ -23,14 +24,16 @@ from models.protobuf import DamagedError, Reader, bytes_of, signed_of, text_of
 from models.text import shown
 
 MAX_BYTES = (1 << 31) - 1
-"""Of a model file: what protobuf can hold, and so onnxruntime can load. Larger models have their
-weights in files of their own."""
+"""Size limit of a model file: that of protobuf, and so of onnxruntime. Larger models have their
+weights in other files."""
 MAX_EXTERNAL_BYTES = 1 << 40
+"""Size limit of a file of weights."""
 MAX_METADATA_BYTES = 1 << 20
-"""Of an entry of the metadata; longer ones are left out, as nothing here is so long."""
+"""Size limit of an entry of the metadata; longer ones are left out, because none is used."""
 MAX_METADATA = 1000
+"""Number of entries of the metadata that are read."""
 MAX_SHOWN = 8
-"""Tensors of a file, and sides of a tensor, that are shown."""
+"""Number of tensors of a file, and dimensions of a tensor, in a text."""
 
 DTYPES = {
     1: "float32",
@@ -48,7 +51,7 @@ DTYPES = {
     13: "uint64",
     16: "bfloat16",
 }
-"""TensorProto.DataType -> as numpy spells it."""
+"""TensorProto.DataType -> numpy's name."""
 
 
 class Tensor(msgspec.Struct, frozen=True):
@@ -57,40 +60,42 @@ class Tensor(msgspec.Struct, frozen=True):
     name: str
     dtype: str
     shape: tuple[int | None, ...] | None
-    """None for a side: any length; None for the whole: not said."""
+    """None for a dimension: any length; None for the whole: not stated."""
 
     def __str__(self) -> str:
-        sides = "?" if self.shape is None else _some(str(s or "?") for s in self.shape)
-        return f"{shown(self.name, 60)} {self.dtype}[{sides}]"
+        lengths = "?" if self.shape is None else _first_few(str(n or "?") for n in self.shape)
+        return f"{shown(self.name, 60)} {self.dtype}[{lengths}]"
 
 
 class OnnxFile(msgspec.Struct, frozen=True):
-    """A model file, as far as it can be told without running it."""
+    """Header of a model file."""
 
     path: Path
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     metadata: dict[str, str]
     ops: frozenset[str]
-    """Kinds of the nodes of the graph."""
+    """Operators of the graph."""
     first_ops: frozenset[str]
-    """Kinds of the nodes that read the first input."""
+    """Operators that read the first input."""
     size_bytes: int = 0
-    """Of the file, and of those beside it that hold its weights."""
+    """Size of the file, and of those beside it that hold its weights."""
 
     def __str__(self) -> str:
-        inputs, outputs = (_some(map(str, side), ", ") for side in (self.inputs, self.outputs))
+        inputs, outputs = (
+            _first_few(map(str, tensors), ", ") for tensors in (self.inputs, self.outputs)
+        )
         return f"{inputs} -> {outputs}"
 
 
-def _some(texts: Iterable[str], between: str = ",") -> str:
-    """Join the first few texts."""
+def _first_few(texts: Iterable[str], between: str = ",") -> str:
+    """Join the first texts, `MAX_SHOWN` at most."""
     first = list(islice(texts, MAX_SHOWN + 1))
     return between.join([*first[:MAX_SHOWN], "..."] if len(first) > MAX_SHOWN else first)
 
 
 def read(path: Path) -> OnnxFile:
-    """Read the names, shapes and metadata of a model file, and measure what it would grow to.
+    """Read names, shapes and metadata of a model file, and check the size of its graph.
 
     Raises:
         ContractError: missing, unreadable, not ONNX, or larger than onnxruntime can load.
@@ -104,8 +109,8 @@ def read(path: Path) -> OnnxFile:
         except ValueError as error:  # DamagedError, and an empty file, which cannot be mapped
             reason = f" ({error})" if isinstance(error, DamagedError) else ""
             raise ContractError(
-                f"{path}: expected an ONNX model, found a file that is cut short or something "
-                f"else{reason}"
+                f"{path}: not an ONNX model, or a truncated one{reason}; export it or download it "
+                "again"
             ) from None
         except OSError as error:
             raise ContractError(f"{path}: the model cannot be read: {error.strerror}") from None
@@ -118,6 +123,19 @@ def read(path: Path) -> OnnxFile:
     return msgspec.structs.replace(found, size_bytes=size)
 
 
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a model file, in hexadecimal.
+
+    Raises:
+        ContractError: it cannot be read.
+    """
+    try:
+        with open_file(path, "model", MAX_BYTES, ContractError) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ContractError(f"{path}: the model cannot be read: {error.strerror}") from None
+
+
 def _model(path: Path, data: memoryview) -> tuple[OnnxFile, list[External]]:
     reader = Reader()
     walk = Walk(reader)
@@ -127,7 +145,7 @@ def _model(path: Path, data: memoryview) -> tuple[OnnxFile, list[External]]:
     for number, value in reader.fields(data):
         if number == 7:
             if graph is not None:
-                raise DamagedError("two graphs")  # protobuf would make one of them
+                raise DamagedError("two graphs")  # protobuf would merge them
             graph = bytes_of(value)
         elif number == 14:
             pair = reader.message(bytes_of(value))
@@ -156,7 +174,7 @@ def _graph(
     found: Contents,
     metadata: dict[str, str],
 ) -> OnnxFile:
-    """Read the main graph; add what it holds to `found`."""
+    """Read the main graph; add its contents to `found`."""
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
     nodes: list[memoryview] = []
@@ -172,7 +190,7 @@ def _graph(
             inputs.append(_tensor(reader, bytes_of(value)))
         elif number == 12:
             outputs.append(_tensor(reader, bytes_of(value)))
-    # Old files list their weights among the inputs too.
+    # Old files list their weights also as inputs.
     inputs = [tensor for tensor in inputs if tensor.name not in weights]
     ops: set[str] = set()
     first_ops: set[str] = set()
@@ -192,10 +210,10 @@ def _tensor(reader: Reader, data: memoryview) -> Tensor:
     tensor = reader.message(bytes_of(kind.get(1)))
     shape: tuple[int | None, ...] | None = None
     if 2 in tensor:
-        sides = [
+        dimensions = [
             reader.message(bytes_of(v)) for n, v in reader.fields(bytes_of(tensor[2])) if n == 1
         ]
-        shape = tuple(_length(signed_of(side.get(1))) for side in sides)
+        shape = tuple(_length(signed_of(dimension.get(1))) for dimension in dimensions)
     dtype = tensor.get(1)
     known = DTYPES.get(dtype, "unknown") if isinstance(dtype, int) else "unknown"
     name = text_of(info.get(1))
@@ -209,34 +227,34 @@ def _length(value: int | None) -> int | None:
 
 
 def _check_external(path: Path, location: str, end: int) -> int:
-    """Check that a file of weights is beside the model, or below, and long enough; its size.
+    """Check that a file of weights is in the model's folder and long enough; return its size.
 
     Args:
-        path: of the model.
-        location: of the weights, as the model says it.
-        end: bytes that the model reads of it.
+        path: path of the model.
+        location: path of the weights, as the model states it.
+        end: offset in bytes of the end of the last weights.
     """
     try:
         target = path.parent / location
         leaves = os.path.isabs(location) or ".." in Path(location).parts
         real = target.resolve()
-        # The model may itself be a link into a store, where its weights are links as well.
+        # The model may be a symlink into a store, where its weights are symlinks as well.
         homes = (path.parent.resolve(), path.resolve().parent)
         outside = leaves or not any(real.is_relative_to(home) for home in homes)
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: links in a circle
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: a loop of symlinks
         outside = True
     if outside or not location:
         raise ContractError(
-            f"{path}: expected weights in a file beside the model, found {shown(location, 100)!r}, "
-            "which is outside its folder"
+            f"{path}: its weights are outside its folder (found {shown(location, 100)!r}); export "
+            "it again with its weights beside it"
         )
     with open_file(
-        target, f"file of weights of {path.name}", MAX_EXTERNAL_BYTES, ContractError
+        target, f"weights file of {path.name}", MAX_EXTERNAL_BYTES, ContractError
     ) as file:
         size = os.fstat(file.fileno()).st_size
     if end > size:
         raise ContractError(
-            f"{path}: its file of weights {shown(location, 100)} is cut short (found {size:,} "
-            f"bytes, expected {end:,}); copy it again"
+            f"{path}: its weights file {shown(location, 100)} is truncated (found {size:,} bytes, "
+            f"expected {end:,}); copy it again"
         )
     return size

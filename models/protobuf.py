@@ -1,7 +1,7 @@
 """Protobuf's wire format (protobuf.dev/programming-guides/encoding), as far as ONNX needs it.
 
-The bytes come from an untrusted file: whatever they are, reading them ends after a bounded number
-of steps, with `DamagedError` where they are no message.
+The bytes come from an untrusted file: reading any bytes ends after a bounded number of steps, with
+`DamagedError` where they are no message.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 MAX_FIELDS = 5_000_000
-"""Fields that are read of one file; a model of 100,000 nodes has about a million."""
+"""Limit of the fields of one file; a model of 100,000 nodes has about a million."""
 MAX_TEXT_BYTES = 1 << 20
-"""Longest name."""
+"""Size limit of a name."""
 
 Value = int | memoryview
 
@@ -19,26 +19,26 @@ _VARINT, _I64, _LEN, _I32 = 0, 1, 2, 5
 
 
 class DamagedError(ValueError):
-    """The bytes are no message of the expected kind, or only the beginning of one."""
+    """The bytes are no message of the expected kind, or a truncated one."""
 
 
 class Reader:
-    """Reads the messages of one file, which share a bound."""
+    """Reads the messages of one file, with one limit on all their fields."""
 
     def __init__(self, max_fields: int = MAX_FIELDS) -> None:
         self._left = max_fields
 
     def fields(self, data: memoryview) -> Iterator[tuple[int, Value]]:
-        """Give field number and value of each field of a message.
+        """Yield field number and value of each field of a message.
 
         Raises:
-            DamagedError: this is no protobuf message, only the beginning of one, or too long a one.
+            DamagedError: this is no protobuf message, a truncated one, or one with too many fields.
         """
         at, end = 0, len(data)
         while at < end:
             self._left -= 1
             if self._left < 0:
-                raise DamagedError("more fields than a model has")
+                raise DamagedError("too many fields for a model")
             key, at = _varint(data, at)
             number, kind = key >> 3, key & 7
             if not number:
@@ -51,19 +51,19 @@ class Reader:
                     yield number, size
                     continue
                 if kind != _LEN:
-                    raise DamagedError(f"a field of the unknown kind {kind}")
+                    raise DamagedError(f"a field of unknown wire type {kind}")
             if at + size > end:
-                raise DamagedError("cut short")
+                raise DamagedError("truncated")
             yield number, data[at : at + size]
             at += size
 
     def message(self, data: memoryview) -> dict[int, Value]:
-        """Read a message none of whose fields repeats; the last one of each number counts."""
+        """Read a message without repeated fields; the last field of each number counts."""
         return dict(self.fields(data))
 
 
 def bytes_of(value: Value | None) -> memoryview:
-    """Return the value of a field that holds a message or bytes; of a missing field, none."""
+    """Return the value of a field that holds a message or bytes; empty if it is missing."""
     if value is None:
         return memoryview(b"")
     if isinstance(value, int):
@@ -72,7 +72,7 @@ def bytes_of(value: Value | None) -> memoryview:
 
 
 def text_of(value: Value | None) -> str:
-    """Return the value of a field that holds text; of a missing field, ""."""
+    """Return the value of a field that holds text; empty if it is missing."""
     data = bytes_of(value)
     if len(data) > MAX_TEXT_BYTES:
         raise DamagedError(f"a name of {len(data)} bytes")
@@ -83,7 +83,7 @@ def text_of(value: Value | None) -> str:
 
 
 def signed_of(value: Value | None) -> int | None:
-    """Return the value of a field that holds an int64; None where it holds something else."""
+    """Return the value of a field that holds an int64; None if it holds another type."""
     if not isinstance(value, int):
         return None
     value &= (1 << 64) - 1
@@ -91,7 +91,7 @@ def signed_of(value: Value | None) -> int | None:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """The number at a place, and the place behind it."""
+    """Return the number at an offset, and the offset behind it."""
     try:
         byte = data[at]
         at += 1
@@ -108,4 +108,4 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
             if shift > 63:
                 raise DamagedError("a number of more than 64 bits")
     except IndexError:
-        raise DamagedError("cut short") from None
+        raise DamagedError("truncated") from None

@@ -1,8 +1,8 @@
-"""Whether a model that raises cannot take one picture, or the provider that runs it has failed.
+"""Whether an error of a run is the fault of one image, or of the provider that runs the model.
 
-The difference decides what happens next: a picture is left out and the next one is taken, while a
-provider that has failed (a driver reset, no memory, a card that is gone) would fail for every
-picture, so its process has to be restarted.
+The difference decides what happens next: an image is left out, and the next one is run; a failed
+provider (a driver reset, no memory, a missing GPU) would fail for every image, so its process has
+to be restarted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FAILURES = frozenset({"EPFail", "DeviceReset", "EngineError"})
-"""Exceptions of onnxruntime that it raises for the provider alone."""
+"""Exceptions that onnxruntime raises only for the provider."""
 
 _OF_THE_DEVICE = re.compile(
     r"\b(cuda|cublas|cublaslt|cudnn|cufft|curand|cusparse|nvrtc|driver|hip|miopen|rocblas)\w*"
@@ -24,8 +24,8 @@ _OF_THE_DEVICE = re.compile(
     r"|device[ _](is )?(lost|removed|hung|reset|unavailable)",
     re.IGNORECASE,
 )
-"""What libraries below onnxruntime write where the device is at fault; RuntimeException and Fail
-carry such texts, and carry mistakes of the model too."""
+"""Texts of the libraries below onnxruntime for faults of the device; needed because onnxruntime
+raises RuntimeException and Fail for faults of the model too."""
 
 
 def is_provider_failure(
@@ -34,15 +34,15 @@ def is_provider_failure(
     run: Callable[[Mapping[str, NDArray[Any]]], object],
     on_cpu: bool,
 ) -> bool:
-    """Find out whether the provider is at fault for an error.
+    """Decide whether the provider is at fault for an error.
 
     Args:
-        error: raised by onnxruntime as it ran `inputs`.
-        inputs: of the model.
-        run: runs the model once more.
-        on_cpu: whether the provider is the CPU, which does not get lost: without a text or type
-            that says otherwise, the input is at fault. With any other provider, blank inputs are
-            tried, which every model takes: those of a GPU were warmed up with them.
+        error: raised by onnxruntime while it ran `inputs`.
+        inputs: inputs of the model, by name.
+        run: runs the model again.
+        on_cpu: whether the provider is the CPU. The CPU does not disappear: unless the type or
+            text of the error states otherwise, the input is at fault. With any other provider,
+            blank inputs are tried, which every model accepts: a GPU is warmed up with them.
     """
     if type(error).__name__ in FAILURES or isinstance(error, MemoryError):
         return True

@@ -1,4 +1,4 @@
-"""Runs a model: the one file that imports onnxruntime, and only when a model is loaded."""
+"""Runs a model. Only this file imports onnxruntime, and only when a model is loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from models import load_limit
 from models.contract import Contract
-from models.errors import CacheError, ContractError, DeviceError, ProviderError
+from models.errors import ContractError, DeviceError, ProviderError
+from models.files import cache_folder
 from models.provider_failure import is_provider_failure
 from models.text import shown
 
@@ -25,6 +26,7 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
 }
+"""Device -> onnxruntime's provider."""
 
 DISTRIBUTIONS = {
     "onnxruntime": (),
@@ -34,37 +36,39 @@ DISTRIBUTIONS = {
     "onnxruntime-qnn": (),
     "onnxruntime-rocm": (),
 }
-"""Packages that all install the module onnxruntime -> what each has beside the CPU."""
+"""Package that installs the module onnxruntime -> its devices beside the CPU."""
 
 AUTO = ("cuda", "openvino", "cpu")
-"""What `auto` tries, best first. Not tensorrt: it may build its engine for minutes."""
+"""Devices that `auto` tries, best first. Not tensorrt: building its engine may take minutes."""
 
 _INSTALL = "pip install onnxruntime, or onnxruntime-gpu[cuda,cudnn] for an NVIDIA GPU"
 
 _SILENT = 4
-"""onnxruntime's severity "fatal": what it has to say comes to us as exceptions."""
+"""onnxruntime's severity "fatal": its errors arrive as exceptions."""
 
 _OF_THE_FILE = frozenset({"InvalidProtobuf", "InvalidGraph", "NoSuchFile", "NoModel"})
-"""Exceptions of onnxruntime that it raises for a model file, whichever provider is to run it."""
+"""Exceptions that onnxruntime raises for a model file, with any provider."""
 
 
 class Runtime:
     """A loaded model.
 
     Args:
-        contract: of the model.
-        device: where to run it; auto: the best that loads.
-        profile: throughput: one thread, replicas do the rest; latency: all cores.
-        threads: of the CPU, for one picture; None: by the profile.
-        before: provider on which it ran before a crash, for `auto` to choose again: a GPU that has
-            failed must not become the CPU.
-        spin: whether threads that wait for work spin, which takes a core from whatever else runs.
-        abandon: called from another thread, with the reason, where onnxruntime does not come back
-            from loading the model: only the end of the process helps. Without it, this waits.
+        contract: contract of the model.
+        device: device that runs it; auto: the best that loads.
+        profile: throughput: one CPU thread, to be run in several processes; latency: a thread per
+            core.
+        threads: CPU threads per image; None: by the profile.
+        before: provider before a crash, which `auto` chooses again: a GPU that has failed must not
+            become the CPU.
+        spin: whether threads without work spin, which takes a core from other programs.
+        abandon: called from another thread, with the reason, if onnxruntime does not return from
+            loading the model; it has to end the process. Without it, this object waits.
+        cores: CPU cores that this process may use.
 
     Raises:
-        DeviceError: the device asked for does not load, or onnxruntime is installed twice.
-        ContractError: the file cannot be loaded, or is not what the contract says.
+        DeviceError: the device does not load, or onnxruntime is installed twice.
+        ContractError: the file cannot be loaded, or does not match the contract.
     """
 
     def __init__(
@@ -76,24 +80,29 @@ class Runtime:
         before: str | None = None,
         spin: bool = False,
         abandon: Callable[[str], object] = lambda reason: None,
+        cores: int = 1,
     ) -> None:
         self.contract = contract
         self._outputs = [output.name for output in contract.outputs]
         _check_distributions()
         ort = _import()
+        threads = threads or (1 if profile == "throughput" else cores)
         self._session, self.provider, self.passed_over = _open(
-            ort, contract, device, _options(ort, profile, threads, spin), before, abandon
+            ort, contract, device, _options(ort, threads, spin), before, abandon
         )
         self._check()
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
-        """The outputs, in the order of `contract.outputs`, with their batch axis.
+        """Return the raw outputs, in the order of `contract.outputs`, with their batch dimension.
 
         The inputs are read in place, and the outputs are the runtime's own memory, not copies.
 
+        Args:
+            inputs: arrays by the names of the model's inputs.
+
         Raises:
-            ProviderError: the provider failed, and will for every other input.
-            Exception: any other, of onnxruntime: the model cannot take these inputs.
+            ProviderError: the provider failed, and would for every other input.
+            Exception: any other, from onnxruntime: the model cannot take these inputs.
         """
         try:
             return self._run(inputs)
@@ -102,7 +111,7 @@ class Runtime:
             if not is_provider_failure(error, inputs, self._run, on_cpu):
                 raise
             raise ProviderError(
-                f"{self.provider} failed while it ran {shown(self.contract.name, 60)}: "
+                f"{self.provider} failed while running {shown(self.contract.name, 60)}: "
                 f"{shown(error, 130)}"
             ) from None
 
@@ -112,51 +121,51 @@ class Runtime:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether a GPU does the work."""
+        """Whether a GPU runs the model."""
         return self.provider in (PROVIDERS["cuda"], PROVIDERS["tensorrt"])
 
     def _check(self) -> None:
-        """Hold the loaded model against the contract."""
+        """Check the loaded model against the contract."""
         names = {tensor.name for tensor in self._session.get_inputs()}
         if self.contract.input.name not in names:
             raise ContractError(
-                f"{self.contract.path}: expected an input {self.contract.input.name!r}, "
-                f"found {', '.join(sorted(names))}: the file was changed after it was checked"
+                f"{self.contract.path}: the file has changed since it was checked (found inputs "
+                f"{', '.join(sorted(names))}, expected {self.contract.input.name!r}); start again"
             )
 
 
 def expected_device(device: Device) -> Device:
-    """Where `device` will most likely run, told without loading anything."""
+    """Return the device that `device` will most likely become; nothing is loaded."""
     if device != "auto":
         return device
     return "cuda" if gpu_present() and "onnxruntime-gpu" in _installed() else "cpu"
 
 
 def check_device(device: Device) -> None:
-    """Refuse, without loading anything, what cannot work; the rest is seen when a model is loaded.
+    """Refuse a device that cannot work; nothing is loaded, so other faults appear on loading.
 
     Raises:
-        DeviceError: onnxruntime is missing, installed twice, or has not what `device` needs.
+        DeviceError: onnxruntime is missing, installed twice, or has no provider for `device`.
     """
     import importlib.util
 
     _check_distributions()
     found = importlib.util.find_spec("onnxruntime")
     if found is None:
-        raise DeviceError(f"onnxruntime is not installed: {_INSTALL}")
+        raise DeviceError(f"onnxruntime is not installed; {_INSTALL}")
     if device in ("auto", "cpu"):
         return
     for folder in found.submodule_search_locations or ():
         if any(Path(folder, "capi").glob(f"*onnxruntime_providers_{device}.*")):
             return
     raise DeviceError(
-        f"device {device}: expected an onnxruntime with {PROVIDERS[device]}, found one without: "
-        f"install {_package(device)} in its place, or use device: auto"
+        f"device {device}: the installed onnxruntime has no {PROVIDERS[device]}; install "
+        f"{_package(device)} in its place, or set device: auto"
     )
 
 
 def gpu_present() -> bool:
-    """Whether this machine shows an NVIDIA GPU: a card, WSL's bridge to one, or a Jetson's."""
+    """Return whether this machine has an NVIDIA GPU: a card, WSL's bridge to one, or a Jetson's."""
     try:
         devices = os.listdir("/dev")
     except OSError:
@@ -181,8 +190,8 @@ def _check_distributions() -> None:
     found = _installed()
     if len(found) > 1:
         raise DeviceError(
-            f"onnxruntime: expected one of its distributions, found {' and '.join(found)}, which "
-            f"overwrite each other's files: pip uninstall {' '.join(found)}, then install one"
+            f"onnxruntime: several distributions overwrite each other's files (found "
+            f"{' and '.join(found)}); pip uninstall {' '.join(found)}, then install one"
         )
 
 
@@ -190,7 +199,7 @@ def _import() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise DeviceError(f"onnxruntime cannot be imported ({_line(error)}): {_INSTALL}") from None
+        raise DeviceError(f"onnxruntime cannot be imported ({_line(error)}); {_INSTALL}") from None
     onnxruntime.set_default_logger_severity(_SILENT)
     onnxruntime.disable_telemetry_events()
     return onnxruntime
@@ -204,7 +213,7 @@ def _open(
     before: str | None,
     abandon: Callable[[str], object],
 ) -> tuple[Any, str, tuple[str, ...]]:
-    """A session, the provider it truly runs on, and why better ones were passed over."""
+    """Return a session, the provider that runs it, and why better ones do not."""
     available = ort.get_available_providers()
     wanted = [d for d in (AUTO if device == "auto" else (device,)) if PROVIDERS[d] in available]
     if device == "auto" and not gpu_present() and "cuda" in wanted:
@@ -213,13 +222,13 @@ def _open(
         wanted = [name for name in AUTO if PROVIDERS[name] == before] or wanted
     if not wanted:
         raise DeviceError(
-            f"device {device}: expected {PROVIDERS[device]}, found an onnxruntime that has "
-            f"{', '.join(available)} only: install {_package(device)}, or use device: auto"
+            f"device {device}: the installed onnxruntime has no {PROVIDERS[device]} (found "
+            f"{', '.join(available)}); install {_package(device)}, or set device: auto"
         )
     passed_over: list[str] = []
     for name in wanted:
         if name in ("cuda", "tensorrt") and hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # finds the CUDA libraries that pip has installed
+            ort.preload_dlls()  # finds CUDA libraries installed by pip
         try:
             session = _session(ort, contract, _providers(ort, name, contract), options, abandon)
             provider = str(session.get_providers()[0])
@@ -232,22 +241,22 @@ def _open(
                 ) from None
             why = shown(error, 130)
         else:
-            # Where a provider does not load, onnxruntime goes on without it and does not say so.
+            # If a provider does not load, onnxruntime continues without it and reports nothing.
             if provider == PROVIDERS[name]:
                 return session, provider, tuple(passed_over)
             why = f"onnxruntime fell back to {provider}"
         passed_over.append(f"{PROVIDERS[name]} does not load ({why})")
     raise DeviceError(
-        f"device {device}: {', '.join(passed_over)}: check the driver and the libraries it needs, "
-        "or use device: auto"
+        f"device {device}: {', '.join(passed_over)}; check the driver and its libraries, or set "
+        "device: auto"
     )
 
 
-def _options(ort: Any, profile: Profile, threads: int | None, spin: bool) -> Any:
+def _options(ort: Any, threads: int, spin: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _SILENT
     options.inter_op_num_threads = 1
-    options.intra_op_num_threads = threads or (1 if profile == "throughput" else usable_cores())
+    options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return options
@@ -260,7 +269,7 @@ def _session(
     options: Any,
     abandon: Callable[[str], object],
 ) -> Any:
-    if providers[0][0] == PROVIDERS["tensorrt"]:  # to build its engine may take minutes
+    if providers[0][0] == PROVIDERS["tensorrt"]:  # building its engine may take minutes
         return _load(ort, contract, providers, options)
     limit_s = load_limit.limit_s(contract.size_bytes)
     late = (
@@ -279,8 +288,8 @@ def _session(
 
 
 def _load(ort: Any, contract: Contract, providers: list[Any], options: Any) -> Any:
-    # With its fallback, onnxruntime would make the session again on the CPU where a provider fails,
-    # at its creation and in the middle of a run, and go on as if nothing had happened.
+    # With its fallback, onnxruntime would replace a failed provider by the CPU, on creation and in
+    # the middle of a run, and report nothing.
     session = ort.InferenceSession(
         contract.path, options, providers=providers, enable_fallback=False
     )
@@ -307,7 +316,7 @@ def _providers(ort: Any, name: str, contract: Contract) -> list[Any]:
 
 
 def engine_cache(contract: Contract, version: str) -> Path:
-    """Folder of the TensorRT engines built for this model, GPU, driver and onnxruntime."""
+    """Return the folder of TensorRT engines for this model, GPU, driver and onnxruntime."""
     gpus = Path("/proc/driver/nvidia")
     texts = [path.read_text() for path in sorted(gpus.glob("gpus/*/information"))[:1]]
     model = re.search(r"Model:\s*(.+)", texts[0]) if texts else None
@@ -322,32 +331,6 @@ def engine_cache(contract: Contract, version: str) -> Path:
         f"ort{version}",
     )
     return cache_folder() / "tensorrt" / re.sub(r"[^\w.-]+", "_", "-".join(parts))
-
-
-def cache_folder() -> Path:
-    """Where weights and engines are kept: EYELINE_CACHE, or the user's cache folder.
-
-    Raises:
-        CacheError: there is no such folder.
-    """
-    own = os.environ.get("EYELINE_CACHE")
-    if own:
-        return Path(own)
-    users = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return Path(users or Path.home() / ".cache") / "eyeline"
-    except RuntimeError:  # of a user without an entry in the system's list, and HOME is not set
-        raise CacheError(
-            "the home folder is not known, so there is no place for weights and engines; set "
-            "EYELINE_CACHE to a folder"
-        ) from None
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _package(device: str) -> str:

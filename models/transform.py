@@ -1,17 +1,20 @@
-"""The one place where captured pixels become model pixels, and boxes come back."""
+"""The one place where captured pixels become model pixels, and model boxes captured boxes."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.card import Anchor, Resize
+Resize = Literal["letterbox", "stretch", "none"]
+"""letterbox: keep the aspect ratio and pad; stretch: fill the input; none: no resizing."""
+Anchor = Literal["centre", "top_left"]
+"""Position of a letterboxed image in the input."""
 
 
 class Rect(NamedTuple):
-    """Where the resized picture lies in the model's input, in pixels."""
+    """Position of the resized image in the model's input, in pixels."""
 
     left: int
     top: int
@@ -22,8 +25,8 @@ class Rect(NamedTuple):
 class Transform(NamedTuple):
     """model pixel = captured pixel * scale + pad, for each axis.
 
-    Pixels are areas: a captured picture reaches from 0 to its width, and so does the box around
-    all of it.
+    Pixels are areas: a captured image reaches from 0 to its width, and so does a box around all
+    of it.
     """
 
     scale_x: float
@@ -31,13 +34,13 @@ class Transform(NamedTuple):
     pad_x: float
     pad_y: float
     width: int
-    """Width of the captured picture in pixels."""
+    """Width of the captured image in pixels."""
     height: int
-    """Height of the captured picture in pixels."""
+    """Height of the captured image in pixels."""
 
     @classmethod
     def of(cls, array: NDArray[np.float64], width: int, height: int) -> Transform:
-        """From what `array` gave, and the size of the captured picture."""
+        """Make the transform again from its `array` and the size of the captured image."""
         scale_x, scale_y, pad_x, pad_y = array.tolist()
         return cls(scale_x, scale_y, pad_x, pad_y, width, height)
 
@@ -47,11 +50,11 @@ class Transform(NamedTuple):
         return np.array(self[:4])
 
     def apply(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Boxes (N, 4) xyxy from captured pixels to model pixels."""
+        """Convert boxes (N, 4) xyxy from captured pixels to model pixels."""
         return (boxes * self._scale + self._pad).astype(np.float32)
 
     def invert(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Boxes (N, 4) xyxy from model pixels to captured pixels, clipped to the picture."""
+        """Convert boxes (N, 4) xyxy from model pixels to captured pixels, clipped to the image."""
         out = (boxes - self._pad) / self._scale
         np.clip(out[:, 0::2], 0, self.width, out=out[:, 0::2])
         np.clip(out[:, 1::2], 0, self.height, out=out[:, 1::2])
@@ -69,29 +72,29 @@ class Transform(NamedTuple):
 def fit(
     width: int, height: int, size: tuple[int, int], resize: Resize, anchor: Anchor
 ) -> tuple[Transform, Rect]:
-    """How a picture is fitted into the model's input.
+    """Fit an image into the model's input.
 
-    Letterboxing rounds as the reference of each convention does, so that the model sees the very
-    picture it was trained on: YOLOX (`anchor: top_left`) cuts the resized sides off to whole
-    pixels, Ultralytics (`centre`) rounds them, and puts the odd pixel of padding behind. Both
-    then take boxes back by the exact ratio, not by that of the rounded sides.
+    Letterboxing rounds as the reference of each convention does, so that the model gets the same
+    image as in training: YOLOX (`anchor: top_left`) truncates the resized sides to whole pixels,
+    Ultralytics (`centre`) rounds them, and puts the odd pixel of padding at the right or bottom.
+    Both convert boxes back by the exact ratio, not by that of the rounded sides.
 
     Args:
-        width: of the captured picture in pixels.
-        height: likewise.
+        width: width of the captured image in pixels.
+        height: height of the captured image in pixels.
         size: width and height of the input in pixels.
         resize: letterbox, stretch, or none.
-        anchor: where a letterboxed picture lies.
+        anchor: position of a letterboxed image.
 
     Raises:
-        ValueError: `resize` is none and the picture is not of the input's size.
+        ValueError: `resize` is none and the image does not have the size of the input.
     """
     across, down = size
     if resize == "none":
         if (width, height) != size:
             raise ValueError(
-                f"the model takes pictures of {across}x{down} as they are (resize: none), "
-                f"and this one is {width}x{height}"
+                f"the model takes images of {across}x{down} only (found {width}x{height}); set "
+                "another `resize` in its card"
             )
         return Transform(1.0, 1.0, 0.0, 0.0, width, height), Rect(0, 0, width, height)
     if resize == "stretch":

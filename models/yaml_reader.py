@@ -1,6 +1,6 @@
-"""Reads a card as YAML, with the plain values of YAML 1.2.
+"""YAML of a card, with the plain values of YAML 1.2.
 
-PyYAML reads those of YAML 1.1, where `no` is false, 010 is eight, 12:30 is 750 and 1e-3 is a text.
+PyYAML has those of YAML 1.1, where `no` is false, 010 is eight, 12:30 is 750 and 1e-3 is a text.
 The settings file is read by the same rules (pipeline/yaml_reader.py); neither package imports the
 other.
 """
@@ -24,7 +24,7 @@ _PLAIN = {
         list("-+.0123456789"),
     ),
 }
-"""Tag -> plain texts that have it, and the characters they may begin with (YAML 1.2, 10.3.2)."""
+"""Tag -> pattern of its plain texts, and their possible first characters (YAML 1.2, 10.3.2)."""
 
 
 class _Loader(_Base):  # type: ignore[misc]
@@ -50,13 +50,13 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _number)
 
 
 def parse(text: str) -> Any:
-    """Give the values of a YAML document.
+    """Parse a YAML document.
 
     Raises:
         yaml.YAMLError: it is not YAML.
-        ValueError: it has aliases, of which a few can stand for billions of values.
-        Exception: any other, from a value that cannot be made of its text.
+        ValueError: it has aliases, a few of which can expand to billions of values.
+        Exception: any other, raised for a value that cannot be converted.
     """
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _Loader)):
-        raise ValueError("a card has no aliases (`*name`); write the value itself")
+        raise ValueError("aliases (`*name`) are not allowed in a card; write the value itself")
     return yaml.load(text, _Loader)

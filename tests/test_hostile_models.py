@@ -54,7 +54,7 @@ def test_a_card_that_is_a_pipe_is_refused_in_one_line(tmp_path, capsys, command)
     card = tmp_path / "m.yaml"
     os.mkfifo(card)
     assert main([str(card) if word == "MODEL" else word for word in command]) == 2
-    assert "expected a file, found a named pipe" in capsys.readouterr().err
+    assert "is not a regular file (found a named pipe)" in capsys.readouterr().err
 
 
 def test_inspect_shows_a_hostile_file_without_control_characters(tmp_path, capsys):

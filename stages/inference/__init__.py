@@ -1,1 +1,1 @@
-"""From a picture to detections: preprocess, detector, suppression."""
+"""From an image to detections: preprocess, detector, non-maximum suppression."""

@@ -1,4 +1,4 @@
-"""Finds objects: runs the model, and turns its outputs into candidate boxes."""
+"""The detector: runs the model, and decodes its outputs into candidate boxes."""
 
 from __future__ import annotations
 
@@ -14,55 +14,52 @@ from numpy.typing import NDArray
 from models import families, zoo
 from models.contract import Contract
 from models.errors import DeviceError, ModelError, ProviderError
-from models.runtime import (
-    Device,
-    Profile,
-    Runtime,
-    check_device,
-    expected_device,
-    gpu_present,
-    usable_cores,
-)
+from models.families.base import Candidates, Family
+from models.runtime import Device, Profile, Runtime, check_device, expected_device, gpu_present
 from models.transform import Transform
 from pipeline.errors import DeviceFailed, SetupError
 from pipeline.frame import Frame
+from pipeline.graph.graph import usable_cores
 from pipeline.stage import Array, Settings, Stage
 from stages.detections import CANDIDATES, WEAK_DETECTIONS, put_detections
 from stages.thresholds import Confidence, candidate_score, hand_on_score
 
+TASK = "detect"
+"""Task of the models that this stage runs."""
 MIN_SCORE = 0.05
-"""Candidates below it are left out where no non-maximum suppression follows."""
+"""Lowest score of a candidate where no non-maximum suppression follows."""
 
 
 class DetectorSettings(Settings, frozen=True):
-    """What to look for objects with, and where."""
+    """Settings of the detector."""
 
     model: str = "ssdlite_mobilenet_v2"
     """Name of a card, path of a card (.yaml), or of a model (.onnx)."""
     device: Device = "auto"
-    """auto: the best that loads; any other: that one, or the run does not start."""
+    """auto: the best device that loads; any other: only that one, else the run does not start."""
     replicas: Literal["auto"] | Annotated[int, Meta(ge=1, le=64)] = "auto"
-    """Processes that run the model; auto: one per usable core, or one for a GPU or for latency."""
+    """Number of processes that run the model; auto: one per usable core, or one with a GPU or with
+    profile latency."""
     profile: Profile = "throughput"
     """throughput: one thread per replica; latency: one replica with all cores."""
     threads: Annotated[int, Meta(ge=1)] | None = None
     """CPU threads per replica; null: by the profile."""
     spin: bool = False
-    """Whether threads that wait for work spin: faster where nothing else runs, and a core is lost
-    where something does."""
+    """Whether threads without work spin: faster if nothing else runs on the machine, else it takes
+    a core from the other programs."""
     batch: Annotated[int, Meta(ge=1, le=64)] = 1
-    """Frames to run at once at most; of use on a GPU, with a model whose batch is open."""
+    """Limit of the frames per run; useful on a GPU, with a model whose batch is open."""
     batch_wait_ms: Annotated[float, Meta(ge=0)] = 0
-    """How long to wait for a batch to fill."""
+    """Time to wait for a batch to fill."""
 
 
 class Detector(Stage):
-    """Runs the model and gives candidate boxes, which NMS then thins out.
+    """Runs the model and gives candidate boxes, from which NMS then removes overlaps.
 
     `boxes` (N, 4) float32 xyxy in pixels of the captured frame, `scores` (N,) float32 from 0 to
-    1, `classes` (N,) int32 indices into the model's labels. Where no stage behind says by
-    `min_score` that it thins them out, those that do not reach the confidence are left out, or,
-    of a model that suppresses overlaps itself, given apart as `weak_boxes` and so on.
+    1, `classes` (N,) int32 indices into the model's labels. Where no following stage offers a
+    `min_score`, there is no NMS: then candidates below the confidence are left out, or, with a
+    model that suppresses overlaps itself, given as `weak_boxes` and so on.
     """
 
     Settings = DetectorSettings
@@ -77,27 +74,28 @@ class Detector(Stage):
         self._hand_on = hand_on_score(None, Confidence.of(facts))
         self._min_score = self._least_score(behind.get("min_score"))
         self._runtime: Runtime | None = None
+        self._family: Family[Candidates] | None = None
 
     def _least_score(self, asked: float | None) -> float:
-        """Candidates below it are left out.
+        """Return the lowest score of a candidate.
 
         Args:
-            asked: by the non-maximum suppression behind; None: it leaves that open.
+            asked: lowest score that the following NMS needs; None: not set.
         """
         if self._is_thinned_out:
             confidence = Confidence.of(self.facts)
             return candidate_score(None, confidence) if asked is None else asked
         if self._hand_on is None:
             return MIN_SCORE
-        # Weak candidates that overlap each other are of no use to a tracker.
+        # A tracker cannot use weak candidates that overlap each other.
         return min(MIN_SCORE, self._hand_on) if self._contract.end_to_end else self._hand_on
 
     @classmethod
     def resolve(cls, settings: DetectorSettings) -> Mapping[str, Any]:
-        """Tell `contract`, `labels`, and how many `replicas`.
+        """Return `contract`, `labels` and the number of `replicas`.
 
         Raises:
-            SetupError: the model cannot be used, or the device is not to be had.
+            SetupError: the model cannot be used, or the device is not available.
         """
         try:
             contract = zoo.resolve(settings.model)
@@ -106,10 +104,10 @@ class Detector(Stage):
             raise SetupError(str(error)) from None
         except OSError as error:
             raise SetupError(f"model {settings.model}: cannot be read: {error.strerror}") from None
-        if contract.task != "detect":
+        if contract.task != TASK:
             raise SetupError(
-                f"model {contract.name}: expected a model that detects, found one that would "
-                f"{contract.task}"
+                f"model {contract.name} has task {contract.task}, this stage needs task {TASK}; "
+                "choose another model"
             )
         replicas = settings.replicas
         if replicas == "auto":
@@ -120,15 +118,15 @@ class Detector(Stage):
 
     @classmethod
     def reads(cls, settings: DetectorSettings) -> Collection[Path]:
-        """The model file, and its card."""
+        """Return the model file, and its card."""
         return zoo.files_of(settings.model)
 
     def open(self) -> None:
         """Load the model.
 
         Raises:
-            SetupError: the device asked for does not load, or the model does not.
-            DeviceFailed: the device on which it ran before a crash does not load.
+            SetupError: the device or the model does not load.
+            DeviceFailed: the device that ran the model before a crash does not load.
         """
         own = self.settings
         before = self.facts.get("predecessor", {}).get("provider")
@@ -141,39 +139,41 @@ class Detector(Stage):
                 before,
                 own.spin,
                 self.abandon,
+                cores=usable_cores(),
             )
         except DeviceError as error:
-            # A GPU that a driver resets comes back; the restart budget bounds how long to wait.
+            # A GPU returns after a reset by its driver; the restart budget limits the wait.
             raise (SetupError if before is None else DeviceFailed)(str(error)) from None
         except ModelError as error:
             raise SetupError(str(error)) from None
-        self._family = families.load(self._contract.family)
+        family = families.load(self._contract.family)
+        self._family = family(self._contract.input, self._contract.classes)
         if own.device == "auto" and gpu_present() and not self._runtime.on_gpu:
             logging.warning(
-                "detector: this machine has a GPU, but runs the model with %s%s: install "
-                "onnxruntime-gpu[cuda,cudnn] in place of onnxruntime, or say device: cpu",
+                "detector: this machine has a GPU, but %s runs the model%s; install "
+                "onnxruntime-gpu[cuda,cudnn] in place of onnxruntime, or set device: cpu",
                 self._runtime.provider,
-                "".join(f"; {why}" for why in self._runtime.passed_over),
+                "".join(f", because {why}" for why in self._runtime.passed_over),
             )
         if self._runtime.on_gpu:
-            # The first run on a GPU takes seconds, which no frame should have to wait for.
-            see = self._contract.input
-            self._run(np.zeros(see.shape, see.dtype))
+            # The first run on a GPU takes seconds, for which no frame should have to wait.
+            expected = self._contract.input
+            self._run(np.zeros(expected.shape, expected.dtype))
 
     def process(self, frame: Frame) -> None:
         """Add `boxes`, `scores` and `classes`."""
         self._add(frame, [output[0] for output in self.infer(frame)])
 
     def infer(self, frame: Frame) -> Sequence[NDArray[Any]]:
-        """The model's raw outputs for a frame: what the bench measures as bare inference.
+        """Return the model's raw outputs for a frame; the bench measures it as bare inference.
 
         Raises:
-            DeviceFailed: the provider failed, whatever the frame.
+            DeviceFailed: the provider failed, and would for every frame.
         """
         return self._run(frame["input"])
 
     def process_batch(self, frames: Sequence[Frame]) -> None:
-        """The same for several frames, in one run if the model takes several."""
+        """Process several frames, in one run if the model's batch is open."""
         if self._contract.batch is not None:
             super().process_batch(frames)
             return
@@ -182,21 +182,19 @@ class Detector(Stage):
             self._add(frame, [output[i] for output in outputs])
 
     def close(self) -> None:
-        """Let the model go."""
+        """Release the model."""
         self._runtime = None
 
     def report(self) -> Mapping[str, str]:
-        """The provider that the model truly runs on."""
+        """Return the provider that runs the model."""
         return {"provider": self._runtime.provider} if self._runtime else {}
 
-    def _run(self, pictures: NDArray[Any]) -> Sequence[NDArray[Any]]:
+    def _run(self, images: NDArray[Any]) -> Sequence[NDArray[Any]]:
         assert self._runtime is not None
         contract = self._contract
-        inputs = {contract.input.name: pictures}
+        inputs = {contract.input.name: images}
         if contract.sizes_input is not None:
-            inputs[contract.sizes_input] = np.tile(
-                np.array(contract.input.size), (len(pictures), 1)
-            )
+            inputs[contract.sizes_input] = np.tile(np.array(contract.input.size), (len(images), 1))
         try:
             return self._runtime.run(inputs)
         except ProviderError as error:
@@ -204,7 +202,8 @@ class Detector(Stage):
 
     def _add(self, frame: Frame, outputs: Sequence[NDArray[Any]]) -> None:
         transform = Transform.of(frame["transform"], frame.width, frame.height)
-        found = self._family.decode(outputs, self._contract, transform, self._min_score)
+        assert self._family is not None
+        found = self._family.decode(outputs, transform, self._min_score)
         if not self._is_thinned_out:
             put_detections(frame, found.boxes, found.scores, found.classes, self._hand_on)
             return

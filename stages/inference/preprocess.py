@@ -1,4 +1,4 @@
-"""Fits the captured picture into the model's input: resize, colour order, value range."""
+"""Fits the captured image into the model's input: resize, colour order, value range."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.contract import Contract, Input
+from models.contract import Contract
+from models.image_input import Input
 from models.transform import Rect, fit
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
@@ -17,11 +18,11 @@ from pipeline.stage import Array, Settings, Stage
 
 
 class Preprocess(Stage):
-    """Makes the model's input from the picture, as the model's contract says.
+    """Makes the model's input from the image, as the model's contract defines it.
 
-    `input` has the shape of one picture, (1, H, W, 3) or (1, 3, H, W), and lies in the frame's
-    slot: it is written there once and read there by the model. `transform` (4,) is scale_x,
-    scale_y, pad_x, pad_y, from captured to model pixels (`models/transform.py`).
+    `input` has the shape of one image, (1, H, W, 3) or (1, 3, H, W), and is in the frame's slot:
+    it is written there once and read there by the model. `transform` (4,) is scale_x, scale_y,
+    pad_x, pad_y, from captured to model pixels (`models/transform.py`).
     """
 
     takes = (Array("image", "uint8", (None, None, 3)),)
@@ -29,10 +30,10 @@ class Preprocess(Stage):
 
     def __init__(self, settings: Settings, facts: Mapping[str, Any]) -> None:
         super().__init__(settings, facts)
-        # Of the detector behind it, where another model comes before.
+        # That of the following detector, also where another model comes before this stage.
         contract = facts.get("behind", facts).get("contract")
         if not isinstance(contract, Contract):
-            raise SetupError("preprocess: no detector follows, so there is no model to prepare for")
+            raise SetupError("preprocess: no detector follows; add one after this stage")
         self._input = contract.input
         self._pixels = _Pixels(contract.input)
 
@@ -40,54 +41,54 @@ class Preprocess(Stage):
         """Add `input` and `transform`."""
         image = frame["image"]
         height, width = image.shape[:2]
-        want = self._input
-        transform, rect = fit(width, height, want.size, want.resize, want.anchor)
-        self._pixels.write(image, rect, frame.empty("input", want.shape, want.dtype))
+        expected = self._input
+        transform, rect = fit(width, height, expected.size, expected.resize, expected.anchor)
+        self._pixels.write(image, rect, frame.empty("input", expected.shape, expected.dtype))
         frame.put("transform", transform.array)
 
 
 class _Pixels:
-    """Writes pictures into inputs of one kind."""
+    """Writes images into inputs of one shape and dtype."""
 
-    def __init__(self, want: Input) -> None:
-        self._want = want
+    def __init__(self, expected: Input) -> None:
+        self._expected = expected
         # (pixel * scale - mean) / std as one multiplication and one addition per channel.
-        std = np.array(want.std)
-        self._factor = (want.scale / std).astype(np.float32)
-        self._offset = (-np.array(want.mean) / std).astype(np.float32)
+        std = np.array(expected.std)
+        self._factor = (expected.scale / std).astype(np.float32)
+        self._offset = (-np.array(expected.mean) / std).astype(np.float32)
         self._same_factor = bool((self._factor == self._factor[0]).all())
-        # OpenCV's pictures are BGR: channel c of the input is their channel `order[c]`.
-        self._order = (0, 1, 2) if want.colour == "bgr" else (2, 1, 0)
+        # OpenCV's images are BGR: channel c of the input is their channel `order[c]`.
+        self._order = (0, 1, 2) if expected.colour == "bgr" else (2, 1, 0)
         self._resized = np.empty((0, 0, 3), np.uint8)
         self._planes: list[NDArray[np.uint8]] = []
 
     def write(self, image: NDArray[np.uint8], rect: Rect, out: NDArray[Any]) -> None:
-        """Fill `out`, of the input's shape, with the picture in `rect` and padding around it."""
-        nhwc = self._want.layout == "nhwc"
+        """Fill `out`, of the input's shape, with the image in `rect` and padding around it."""
+        nhwc = self._expected.layout == "nhwc"
         whole = out[0].transpose(2, 0, 1) if nhwc else out[0]  # (3, H, W)
         left, top, width, height = rect
         inside = whole[:, top : top + height, left : left + width]
-        if (width, height) != self._want.size:
+        if (width, height) != self._expected.size:
             self._pad(whole, rect)
         if nhwc and out.dtype == np.uint8:
-            picture = out[0, top : top + height, left : left + width]
-            _resize_into(image, picture)
-            if self._want.colour == "rgb":
-                _into(picture, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture))
+            resized = out[0, top : top + height, left : left + width]
+            _resize_into(image, resized)
+            if self._expected.colour == "rgb":
+                _into(resized, cv2.cvtColor(resized, cv2.COLOR_BGR2RGB, dst=resized))
             return
         if self._resized.shape[:2] != (height, width):
             self._resized = np.empty((height, width, 3), np.uint8)
             self._planes = [np.empty((height, width), np.uint8) for _ in range(3)]
         _resize_into(image, self._resized)
-        # Splitting first makes the conversion run over whole rows: 0.45 ms for 640x360, where
-        # converting channel by channel out of the interleaved picture takes 0.75.
+        # After a split, the conversion runs over whole rows: 0.45 ms for 640x360. Converting each
+        # channel of the interleaved image takes 0.75 ms.
         planes = cv2.split(self._resized, self._planes)
         for channel, source in enumerate(self._order):
             inside[channel] = planes[source]
         self._normalise(inside)
 
     def _normalise(self, values: NDArray[Any]) -> None:
-        """(pixel * scale - mean) / std, in place; (3, H, W) in the order of `colour`."""
+        """Apply (pixel * scale - mean) / std in place; (3, H, W) in the order of `colour`."""
         if self._same_factor:
             if self._factor[0] != 1:
                 np.multiply(values, self._factor[0], out=values)
@@ -97,9 +98,9 @@ class _Pixels:
             np.add(values, self._offset[:, None, None], out=values, casting="same_kind")
 
     def _pad(self, whole: NDArray[Any], rect: Rect) -> None:
-        """Fill what the picture leaves free."""
+        """Fill the padding around the image."""
         left, top, width, height = rect
-        value = self._want.pad * self._factor + self._offset
+        value = self._expected.pad * self._factor + self._offset
         for strip in (
             whole[:, :top],
             whole[:, top + height :],
@@ -110,11 +111,12 @@ class _Pixels:
 
 
 def _resize_into(image: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """Resize an image to the size of `out`, and write it there."""
     height, width = out.shape[:2]
     _into(out, cv2.resize(image, (width, height), dst=out, interpolation=cv2.INTER_LINEAR))
 
 
 def _into(out: NDArray[np.uint8], result: NDArray[Any]) -> None:
-    """Copy the result if OpenCV did not write it into `out`; it does not say."""
+    """Copy the result if OpenCV did not write it into `out`, which it does not report."""
     if result.__array_interface__["data"][0] != out.__array_interface__["data"][0]:
         out[...] = result

@@ -1,4 +1,4 @@
-"""Small ONNX files with the names and shapes of real models, made on the spot."""
+"""Small ONNX files with the names and shapes of real models, written by the tests."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def save(
     ops: Sequence[str] = (),
     more_inputs: Mapping[str, Sequence[Side]] | None = None,
 ) -> Path:
-    """Write a model that answers every picture with the same outputs.
+    """Write a model that gives the same outputs for every image.
 
     Args:
-        path: of the file.
-        input_shape: a text stands for an open side.
+        path: path of the file.
+        input_shape: a text stands for an open dimension.
         outputs: name -> its value (an array), or only its shape (a tuple): then it is all zeros,
-            and open sides are 1.
-        dtype: of the input.
-        metadata: what the file says about itself.
-        ops: kinds of further nodes, whose outputs nobody reads; "Mul" reads the input.
+            and open dimensions are 1.
+        dtype: dtype of the input.
+        metadata: metadata of the file.
+        ops: operators of further nodes, whose outputs are not used; "Mul" reads the input.
         more_inputs: name -> shape of further inputs, int64.
     """
     nodes, constants, declared = [], [], []
@@ -75,7 +75,7 @@ def save(
 
 
 def save_endless(path: Path, products: int = 20_000) -> Path:
-    """Write a detector whose constants take onnxruntime minutes to compute while it loads."""
+    """Write a detector whose constants onnxruntime computes for minutes while it loads it."""
     side = numpy_helper.from_array(np.array([512, 512], np.int64), "side")
     last = f"c{products}"
     nodes = [helper.make_node("ConstantOfShape", ["side"], ["c0"])]

@@ -1,12 +1,12 @@
-"""A model is worked out from its file, or refused in one line that says what is missing."""
+"""The contract of a model is derived from its file, or refused in one line with the remedy."""
 
 import sys
 
 import pytest
 
 from models.card import load
-from models.contract import inspect
 from models.errors import CardError, ContractError, ModelError
+from models.inspect import inspect
 from tests.models.builders import save
 
 NAMES = {"names": "{0: 'hat', 1: 'glove'}", "task": "detect"}
@@ -17,10 +17,10 @@ def card(folder, text):
     return load(folder / "card.yaml")
 
 
-# --- what fits ---
+# --- files that fit ---
 
 
-def test_yolox_is_known_by_the_cells_of_its_grids(tmp_path):
+def test_yolox_is_recognised_by_the_cells_of_its_grids(tmp_path):
     path = save(tmp_path / "m.onnx", [1, 3, 416, 416], {"output": (1, 3549, 85)})
     found = inspect(path)
     assert (found.family, found.classes, found.batch) == ("yolox", 80, 1)
@@ -28,14 +28,14 @@ def test_yolox_is_known_by_the_cells_of_its_grids(tmp_path):
     assert found.labels[:2] == ("person", "bicycle")
 
 
-def test_a_wide_yolox(tmp_path):
+def test_a_yolox_that_is_wider_than_high_is_recognised(tmp_path):
     cells = 80 * 40 + 40 * 20 + 20 * 10
     path = save(tmp_path / "m.onnx", [1, 3, 320, 640], {"output": (1, cells, 7)})
     assert inspect(path).input.size == (640, 320)
     assert inspect(path).labels == ()
 
 
-def test_yolov8_tells_its_labels_itself(tmp_path):
+def test_yolov8_with_metadata_has_its_own_labels(tmp_path):
     path = save(tmp_path / "m.onnx", [1, 3, 640, 640], {"output0": (1, 6, 8400)}, metadata=NAMES)
     found = inspect(path)
     assert (found.family, found.labels) == ("yolov8", ("hat", "glove"))
@@ -43,12 +43,12 @@ def test_yolov8_tells_its_labels_itself(tmp_path):
     assert found.input.scale == pytest.approx(1 / 255)
 
 
-def test_yolov8_without_metadata(tmp_path):
+def test_yolov8_without_metadata_is_recognised(tmp_path):
     path = save(tmp_path / "m.onnx", [1, 3, 640, 640], {"output0": (1, 84, 8400)})
     assert (inspect(path).family, inspect(path).classes) == ("yolov8", 80)
 
 
-def test_yolov8_of_open_size_takes_it_from_the_metadata(tmp_path):
+def test_yolov8_of_open_size_has_the_size_in_its_metadata(tmp_path):
     path = save(
         tmp_path / "m.onnx",
         ["batch", 3, "height", "width"],
@@ -60,7 +60,7 @@ def test_yolov8_of_open_size_takes_it_from_the_metadata(tmp_path):
     assert found.input.shape == (1, 3, 384, 640)
 
 
-def test_ssd_of_bytes(tmp_path):
+def test_ssd_with_uint8_pixels_is_recognised(tmp_path):
     path = save(
         tmp_path / "m.onnx",
         [1, 300, 300, 3],
@@ -77,24 +77,24 @@ def test_ssd_of_bytes(tmp_path):
     )
 
 
-def test_ssd_with_four_classes_goes_by_its_names(tmp_path):
+def test_ssd_with_four_classes_is_recognised_by_the_names(tmp_path):
     outputs = {"scores": (1, 99, 4), "boxes": (1, 99, 4)}
     path = save(tmp_path / "m.onnx", [1, 300, 300, 3], outputs, dtype="uint8")
     assert [output.name for output in inspect(path).outputs] == ["boxes", "scores"]
 
 
-def test_a_graph_that_normalises_pixels_itself_wants_them_as_they_are(tmp_path):
+def test_a_graph_that_normalises_pixels_gets_them_unscaled(tmp_path):
     outputs = {"boxes": (1, 99, 4), "scores": (1, 99, 2)}
     path = save(tmp_path / "m.onnx", [1, 3, 300, 300], outputs, ops=["Mul"])
     assert inspect(path).input.scale == 1
 
 
-def test_yolov5_has_three_anchors_for_each_cell(tmp_path):
+def test_yolov5_is_recognised_by_three_anchors_per_cell(tmp_path):
     path = save(tmp_path / "m.onnx", [1, 3, 640, 640], {"output": (1, 25200, 85)})
     assert (inspect(path).family, inspect(path).classes) == ("yolov5", 80)
 
 
-def test_finished_rows(tmp_path):
+def test_finished_rows_are_recognised_as_end_to_end(tmp_path):
     path = save(
         tmp_path / "m.onnx",
         [1, 3, 640, 640],
@@ -105,7 +105,7 @@ def test_finished_rows(tmp_path):
     assert (found.family, found.end_to_end, found.classes) == ("end_to_end", True, 2)
 
 
-def test_rt_detr_is_told_the_size_of_its_input(tmp_path):
+def test_rt_detr_has_a_second_input_for_the_size(tmp_path):
     path = save(
         tmp_path / "m.onnx",
         [1, 3, 320, 320],
@@ -118,47 +118,47 @@ def test_rt_detr_is_told_the_size_of_its_input(tmp_path):
     assert [output.name for output in found.outputs] == ["labels", "boxes", "scores"]
 
 
-def test_ssd_with_suppression_inside(tmp_path):
+def test_ssd_with_suppression_in_the_graph_is_end_to_end(tmp_path):
     outputs = {"a": (1, 10, 4), "b": (1, 10), "c": (1, 10), "d": (1,)}
     path = save(tmp_path / "m.onnx", [1, 300, 300, 3], outputs, dtype="uint8")
     assert (inspect(path).family, inspect(path).end_to_end) == ("ssd_nms", True)
 
 
-def test_finished_rows_of_two_classes_are_no_yolov8_in_rows(tmp_path):
+def test_finished_rows_of_two_classes_are_not_read_as_yolov8_rows(tmp_path):
     path = save(tmp_path / "m.onnx", [1, 3, 640, 640], {"o": (1, 300, 6)}, metadata=NAMES)
     assert inspect(path).family == "end_to_end"
 
 
-def test_half_precision_input(tmp_path):
+def test_a_float16_input_is_accepted(tmp_path):
     path = save(tmp_path / "m.onnx", [1, 3, 640, 640], {"output0": (1, 84, 8400)}, dtype="float16")
     assert inspect(path).input.dtype == "float16"
 
 
-def test_bytes_are_taken_as_they_are_whatever_is_usual_for_the_family(tmp_path):
+def test_uint8_pixels_are_unscaled_in_every_family(tmp_path):
     path = save(tmp_path / "m.onnx", [1, 640, 640, 3], {"output0": (1, 84, 8400)}, dtype="uint8")
     assert (inspect(path).family, inspect(path).input.scale) == ("yolov8", 1)
 
 
-def test_nothing_of_it_needs_a_runtime(tmp_path, monkeypatch):
+def test_inspect_works_without_a_runtime(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     inspect(save(tmp_path / "m.onnx", [1, 3, 416, 416], {"output": (1, 3549, 85)}))
 
 
-def test_describe_tells_all_of_it(tmp_path):
+def test_describe_shows_family_input_and_labels(tmp_path):
     path = save(tmp_path / "m.onnx", [1, 3, 640, 640], {"output0": (1, 6, 8400)}, metadata=NAMES)
     text = inspect(path).describe()
     for part in ("yolov8", "640x640", "letterbox (centre, 114)", "rgb", "2: hat, glove"):
         assert part in text
-    assert "limits   not said" in text
+    assert "limits   not stated" in text
 
 
-def test_describe_names_the_thresholds_of_the_card(tmp_path):
+def test_describe_shows_the_thresholds_of_the_card(tmp_path):
     path = save(tmp_path / "m.onnx", [1, 3, 640, 640], {"output0": (1, 6, 8400)}, metadata=NAMES)
     given = card(tmp_path, "family: yolov8\nthresholds: {score: 0.35}")
     assert "limits   score 0.35\n" in inspect(path, given).describe()
 
 
-# --- what is refused, and how ---
+# --- files that are refused ---
 
 SOFTMAX = {"ops": ["Softmax"]}
 
@@ -177,14 +177,14 @@ SOFTMAX = {"ops": ["Softmax"]}
             [1, 3, 640, 640],
             {"output0": (1, 116, 8400)},
             {"metadata": {"task": "segment"}},
-            "expected a model that detects, found one whose metadata says task segment",
+            r"no family for the task in its metadata \(found segment\); use .* task detect",
             id="another task",
         ),
         pytest.param(
             [1, 3, 640, 640],
             {"out": (1, 8400, 84)},
             SOFTMAX,
-            r"yolox \(79 classes\) or yolov8 \(80 classes\); say which in a card: \{name: m, ",
+            r"yolox \(79 classes\) or yolov8 \(80 classes\); choose in a card: \{name: m, ",
             id="two readings",
         ),
         pytest.param(
@@ -198,43 +198,43 @@ SOFTMAX = {"ops": ["Softmax"]}
             [1, 3, "h", "w"],
             {"output0": (1, 84, "n")},
             {"ops": ["Exp"]},
-            r"leaves the size of its input open .* input: \{size: \.\.\.\}",
+            r"size of the input is open .* input: \{size: \.\.\.\}",
             id="open size",
         ),
         pytest.param(
             [4, 3, 640, 640],
             {"output0": (4, 84, 8400)},
             {},
-            "this one takes 4 .*: export it with batch 1",
+            r"only 4 images at once \(found .*\); export it with batch 1",
             id="a fixed batch",
         ),
         pytest.param(
             [1, 1, 640, 640],
             {"output0": (1, 84, 8400)},
             {},
-            r"expected an input for pictures .* found images float32\[1,1,640,640\]",
-            id="grey pictures",
+            r"no input takes colour images, .* \(found images float32\[1,1,640,640\]",
+            id="grey images",
         ),
         pytest.param(
             [1, 3, 640, 640],
             {"output0": (1, 85, 8400)},
             {"metadata": NAMES},
-            r"expected the outputs of a detector .* output0 float32\[1,85,8400\]",
+            r"no family can read the outputs .* output0 float32\[1,85,8400\]",
             id="labels and outputs differ",
         ),
         pytest.param(
             [1, 3, 640, 640],
             {"pred_logits": (1, 300, 91), "pred_boxes": (1, 300, 4)},
             {},
-            "expected the outputs of a detector",
+            r"no family can read the outputs .* known families: ssd, yolox",
             id="logits are no scores",
         ),
         pytest.param(
             [1, 3, 416, 416],
             {"output": (1, 3549, 85)},
             {"more_inputs": {"im_shape": (1, 2)}},
-            r"expected no input but the picture for yolox, found im_shape int64\[1,2\]",
-            id="an input nobody gives",
+            r"yolox has no values for further inputs \(found im_shape int64\[1,2\]\)",
+            id="a further input",
         ),
         pytest.param(
             [1, 512, 512, 3],
@@ -245,7 +245,9 @@ SOFTMAX = {"ops": ["Softmax"]}
         ),
     ],
 )
-def test_refuses(tmp_path, shape, outputs, more, complaint):
+def test_a_file_that_cannot_be_used_is_refused_in_one_line(
+    tmp_path, shape, outputs, more, complaint
+):
     path = save(tmp_path / "m.onnx", shape, outputs, **more)
     with pytest.raises(ModelError, match=complaint) as caught:
         inspect(path)
@@ -253,7 +255,7 @@ def test_refuses(tmp_path, shape, outputs, more, complaint):
     assert str(path) in str(caught.value)
 
 
-# --- a card settles it ---
+# --- with a card ---
 
 
 def test_a_card_chooses_between_two_readings(tmp_path):
@@ -262,13 +264,13 @@ def test_a_card_chooses_between_two_readings(tmp_path):
     assert (found.family, found.classes, found.labels[0]) == ("yolov8", 80, "person")
 
 
-def test_a_card_gives_what_the_file_leaves_open(tmp_path):
+def test_a_card_sets_what_the_file_leaves_open(tmp_path):
     path = save(tmp_path / "m.onnx", [1, 3, "h", "w"], {"output0": (1, 84, "n")}, ops=["Exp"])
     found = inspect(path, card(tmp_path, "family: yolov8\ninput: {size: [320, 256]}"))
     assert found.input.shape == (1, 3, 256, 320)
 
 
-def test_what_a_card_leaves_out_is_as_usual_for_the_family(tmp_path):
+def test_keys_that_a_card_leaves_out_have_the_default_of_the_family(tmp_path):
     path = save(tmp_path / "m.onnx", [1, 3, 416, 416], {"output": (1, 3549, 7)})
     found = inspect(path, card(tmp_path, "family: yolox\ninput: {pad: 0}\nlabels: [a, b]"))
     assert (found.input.pad, found.input.colour, found.labels) == (0, "bgr", ("a", "b"))
@@ -277,24 +279,47 @@ def test_what_a_card_leaves_out_is_as_usual_for_the_family(tmp_path):
 @pytest.mark.parametrize(
     ("text", "error", "complaint"),
     [
-        ("family: ssd", ContractError, r"says ssd, whose outputs are boxes \[1,N,4\] and"),
-        ("family: yolo", CardError, "no family is called 'yolo'; known: ssd, yolox, "),
-        ("family: yolox\nlabels: [a]", ContractError, "its card names 1 classes, .* tell 80"),
+        (
+            "family: ssd",
+            ContractError,
+            r"family ssd .* cannot read the outputs \(expected boxes \[1,N,4\] and",
+        ),
+        (
+            "family: yolo",
+            CardError,
+            r"unknown family .* \(found 'yolo'\); known families: ssd, yolox, ",
+        ),
+        (
+            "family: yolox\ntask: classify",
+            CardError,
+            r"does not match family yolox \(found classify, the family has detect\); correct one",
+        ),
+        (
+            "family: yolox\nlabels: [a]",
+            ContractError,
+            "outputs have 80 classes, but its card has 1 labels",
+        ),
         ("family: yolox\ninput: {size: [640, 640]}", ContractError, "takes 416x416 only"),
-        ("family: yolox\ninput: {layout: nhwc}", ContractError, "nhwc, the file says nchw"),
-        ("family: yolox\ninput: {dtype: uint8}", ContractError, "uint8, the file says float32"),
-        ("family: yolox\nlabels: coco81", CardError, "no label set is called 'coco81'"),
+        ("family: yolox\ninput: {layout: nhwc}", ContractError, "nhwc, the file has nchw"),
+        ("family: yolox\ninput: {dtype: uint8}", ContractError, "uint8, the file has float32"),
+        (
+            "family: yolox\nlabels: coco81",
+            CardError,
+            r"unknown label set \(found 'coco81'\); known sets: coco80",
+        ),
     ],
-    ids=["family", "unknown family", "labels", "size", "layout", "dtype", "label set"],
+    ids=["family", "unknown family", "task", "labels", "size", "layout", "dtype", "label set"],
 )
-def test_a_card_that_does_not_fit_its_file(tmp_path, text, error, complaint):
+def test_a_card_that_does_not_match_its_file_is_refused(tmp_path, text, error, complaint):
     path = save(tmp_path / "m.onnx", [1, 3, 416, 416], {"output": (1, 3549, 85)})
     with pytest.raises(error, match=complaint):
         inspect(path, card(tmp_path, text))
 
 
-def test_bytes_cannot_be_normalised(tmp_path):
+def test_a_scale_for_uint8_pixels_is_refused(tmp_path):
     outputs = {"boxes": (1, 99, 4), "scores": (1, 99, 2)}
     path = save(tmp_path / "m.onnx", [1, 300, 300, 3], outputs, dtype="uint8")
-    with pytest.raises(ContractError, match="takes uint8 pixels as they are"):
+    with pytest.raises(
+        ContractError, match=r"input\.scale of its card has no use, because .* uint8"
+    ):
         inspect(path, card(tmp_path, "family: ssd\ninput: {scale: 0.5}"))

@@ -1,23 +1,25 @@
-"""Each family finds in raw outputs the boxes that were put there."""
+"""Each family decodes the boxes that were written into raw outputs."""
 
 import numpy as np
 import pytest
 
 from models import families
-from models.contract import inspect
+from models.families.base import DetectorFamily
+from models.inspect import inspect
 from models.transform import fit
 from tests.models.builders import save
 
 BOX = (64.0, 96.0, 192.0, 160.0)  # in pixels of the input; centre 128, 128, size 128 x 64
 
 
-def decode(tmp_path, shape, outputs, min_score=0.3, picture=(256, 256), **file):
-    """Candidates of the one family that fits, for a picture of that size."""
+def decode(tmp_path, shape, outputs, min_score=0.3, image=(256, 256), **file):
+    """Decode by the only family that fits, for a captured image of that width and height."""
     contract = inspect(save(tmp_path / "m.onnx", shape, outputs, **file))
     by_name = {name: np.asarray(value, np.float32)[0] for name, value in outputs.items()}
     raw = [by_name[output.name] for output in contract.outputs]
-    transform, _ = fit(*picture, contract.input.size, contract.input.resize, contract.input.anchor)
-    return families.load(contract.family).decode(raw, contract, transform, min_score)
+    transform, _ = fit(*image, contract.input.size, contract.input.resize, contract.input.anchor)
+    family = families.load(contract.family)(contract.input, contract.classes)
+    return family.decode(raw, transform, min_score)
 
 
 def ssd(scores):
@@ -51,8 +53,8 @@ NCHW = [1, 3, 256, 256]
 # --- ssd ---
 
 
-def test_ssd_boxes_are_shares_of_the_picture(tmp_path):
-    found = decode_ssd(tmp_path, [[0, 0], [0.1, 0.9]], picture=(512, 128))
+def test_ssd_boxes_are_scaled_to_the_captured_image(tmp_path):
+    found = decode_ssd(tmp_path, [[0, 0], [0.1, 0.9]], image=(512, 128))
     np.testing.assert_allclose(found.boxes, [[128, 48, 384, 80]], rtol=1e-6)
     np.testing.assert_allclose(found.scores, [0.9], rtol=1e-6)
     assert found.classes.tolist() == [1]
@@ -73,7 +75,7 @@ YOLOX_CELL = 1024 + 8 * 16 + 7
 
 def test_yolox_adds_the_cell_and_scales_by_its_stride(tmp_path):
     rows = [(YOLOX_CELL, (*YOLOX_BOX, 0.5, 0.1, 0.8))]
-    found = decode(tmp_path, NCHW, yolox(rows), picture=(512, 512))
+    found = decode(tmp_path, NCHW, yolox(rows), image=(512, 512))
     np.testing.assert_allclose(found.boxes, [np.array(BOX) * 2], rtol=1e-5)
     np.testing.assert_allclose(found.scores, [0.4], rtol=1e-6)
     assert found.classes.tolist() == [1]
@@ -84,7 +86,7 @@ def test_yolox_adds_the_cell_and_scales_by_its_stride(tmp_path):
     [(0, (0, 0)), (1023, (248, 248)), (1024, (0, 0)), (1279, (240, 240)), (1343, (224, 224))],
     ids=["first of 8", "last of 8", "first of 16", "last of 16", "last of 32"],
 )
-def test_yolox_cells(tmp_path, cell, centre):
+def test_yolox_boxes_are_at_their_grid_cells(tmp_path, cell, centre):
     found = decode(tmp_path, NCHW, yolox([(cell, (0, 0, -20, -20, 1, 1, 0))]))
     np.testing.assert_allclose(found.boxes, [[*centre, *centre]], atol=1e-4)
 
@@ -95,7 +97,7 @@ def test_yolox_score_is_objectness_times_class(tmp_path):
     assert len(decode(tmp_path, NCHW, yolox([low]), min_score=0.2).boxes) == 1
 
 
-def test_yolox_takes_a_box_without_bounds_for_the_whole_picture(tmp_path):
+def test_yolox_clips_an_infinite_box_to_the_image(tmp_path):
     rows = [(YOLOX_CELL, (0, 0, 1000, 1000, 1, 1, 0))]
     assert decode(tmp_path, NCHW, yolox(rows)).boxes.tolist() == [[0, 0, 256, 256]]
 
@@ -113,13 +115,13 @@ def test_yolov8_boxes_are_centre_and_size(tmp_path):
     assert found.classes.tolist() == [1]
 
 
-def test_yolov8_takes_the_padding_off(tmp_path):
-    # 512 x 256 is shown at half its size, 64 pixels down.
-    found = decode(tmp_path, NCHW, yolov8([(0, (*YOLOV8_BOX, 1, 0))]), picture=(512, 256))
+def test_yolov8_boxes_are_without_the_padding(tmp_path):
+    # 512 x 256 is resized to half, with 64 pixels of padding above.
+    found = decode(tmp_path, NCHW, yolov8([(0, (*YOLOV8_BOX, 1, 0))]), image=(512, 256))
     np.testing.assert_allclose(found.boxes, [[128, 64, 384, 192]])
 
 
-def test_yolov8_with_rows_in_place_of_columns(tmp_path):
+def test_yolov8_rows_in_place_of_columns_are_decoded(tmp_path):
     rows = yolov8([(7, (*YOLOV8_BOX, 0.2, 0.9))])["output0"].transpose(0, 2, 1)
     names = {"names": "['hat', 'glove']"}
     found = decode(tmp_path, NCHW, {"output0": rows}, metadata=names)
@@ -145,13 +147,13 @@ def test_yolov5_boxes_are_centre_and_size(tmp_path):
     assert found.classes.tolist() == [1]
 
 
-def test_yolov5_that_came_through_tensorflow_gives_shares(tmp_path):
+def test_yolov5_from_tensorflow_has_boxes_from_0_to_1(tmp_path):
     share = np.array(YOLOV8_BOX) / 256
     found = decode(tmp_path, [1, 256, 256, 3], yolov5([(7, (*share, 1, 1, 0))]))
     np.testing.assert_allclose(found.boxes, [BOX])
 
 
-# --- those that suppress in the graph ---
+# --- families with suppression in the graph ---
 
 TWO = {"names": "['hat', 'glove']"}
 
@@ -160,9 +162,9 @@ def end_to_end(rows):
     return {"output0": np.array([rows + [[0] * 6] * (20 - len(rows))], float)}
 
 
-def test_end_to_end_rows(tmp_path):
+def test_end_to_end_rows_are_decoded(tmp_path):
     rows = [[*BOX, 0.9, 1], [*BOX, 0.2, 0]]
-    found = decode(tmp_path, NCHW, end_to_end(rows), picture=(512, 512), metadata=TWO)
+    found = decode(tmp_path, NCHW, end_to_end(rows), image=(512, 512), metadata=TWO)
     np.testing.assert_allclose(found.boxes, [np.array(BOX) * 2])
     np.testing.assert_allclose(found.scores, [0.9], rtol=1e-6)
     assert found.classes.tolist() == [1]
@@ -180,7 +182,7 @@ DETR = {"more_inputs": {"orig_target_sizes": (1, 2)}}
 
 
 def test_detr_boxes_are_in_pixels_of_the_input(tmp_path):
-    found = decode(tmp_path, NCHW, detr(0.9), picture=(512, 128), **DETR)
+    found = decode(tmp_path, NCHW, detr(0.9), image=(512, 128), **DETR)
     np.testing.assert_allclose(found.boxes, [[128, 48, 384, 80]])
     np.testing.assert_allclose(found.scores, [0.9], rtol=1e-6)
     assert found.classes.tolist() == [1]
@@ -196,20 +198,20 @@ def ssd_nms(scores, number):
     }
 
 
-def test_ssd_nms_boxes_begin_with_y(tmp_path):
+def test_ssd_nms_boxes_are_read_as_y_x_y_x(tmp_path):
     outputs = ssd_nms([0.1, 0.9], 2)
-    found = decode(tmp_path, [1, 256, 256, 3], outputs, picture=(512, 128), dtype="uint8")
+    found = decode(tmp_path, [1, 256, 256, 3], outputs, image=(512, 128), dtype="uint8")
     np.testing.assert_allclose(found.boxes, [[128, 48, 384, 80]])
     assert found.classes.tolist() == [1]
 
 
-def test_ssd_nms_rows_that_are_not_filled_are_left_out(tmp_path):
+def test_ssd_nms_rows_beyond_the_number_are_left_out(tmp_path):
     outputs = ssd_nms([0.9, 0.8, 0.7], 2)
     found = decode(tmp_path, [1, 256, 256, 3], outputs, dtype="uint8")
     np.testing.assert_allclose(found.scores, [0.9, 0.8], rtol=1e-6)
 
 
-# --- all of them ---
+# --- all families ---
 
 MAKERS = {
     "ssd": lambda p, score: decode_ssd(p, [[score, 0.0]], min_score=0.5),
@@ -219,10 +221,6 @@ MAKERS = {
     "yolov8": lambda p, score: decode(
         p, NCHW, yolov8([(0, (9, 9, 9, 9, score, 0))]), min_score=0.5
     ),
-}
-
-
-MAKERS |= {
     "yolov5": lambda p, score: decode(
         p, NCHW, yolov5([(0, (9, 9, 9, 9, 1, score, 0))]), min_score=0.5
     ),
@@ -236,28 +234,34 @@ MAKERS |= {
 }
 
 
-def test_every_family_is_among_these():
+def test_every_family_has_a_case_here():
     assert set(MAKERS) == set(families.FAMILIES)
 
 
 @pytest.mark.parametrize("family", MAKERS)
-def test_a_score_at_the_limit_is_kept_and_one_below_is_not(tmp_path, family):
+def test_a_score_at_min_score_is_kept_and_one_below_is_left_out(tmp_path, family):
     assert len(MAKERS[family](tmp_path, 0.5).boxes) == 1
     assert len(MAKERS[family](tmp_path, 0.4999).boxes) == 0
 
 
 @pytest.mark.parametrize("family", MAKERS)
 @pytest.mark.parametrize("score", [0.0, 1.0, np.nan], ids=["nothing", "something", "not a number"])
-def test_dtypes_and_shapes_hold_whatever_is_found(tmp_path, family, score):
+def test_results_have_the_declared_names_dtypes_and_shapes(tmp_path, family, score):
     found = MAKERS[family](tmp_path, score)
     n = int(score == 1)
     assert (found.boxes.shape, found.boxes.dtype) == ((n, 4), np.float32)
     assert (found.scores.shape, found.scores.dtype) == ((n,), np.float32)
     assert (found.classes.shape, found.classes.dtype) == ((n,), np.int32)
+    declared = families.load(family).outputs
+    assert found._fields == tuple(output.name for output in declared)
+    for output, array in zip(declared, found, strict=True):
+        assert array.dtype == output.dtype
+        assert array.shape == tuple(side or n for side in output.shape)
 
 
-def test_every_family_in_the_table_can_be_loaded():
+def test_every_family_in_the_table_is_a_detector_family():
     for name in families.FAMILIES:
-        module = families.load(name)
-        assert callable(module.recognise)
-        assert callable(module.decode)
+        family = families.load(name)
+        assert issubclass(family, DetectorFamily)
+        assert family.task == "detect"
+        assert family.raw

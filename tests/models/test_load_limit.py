@@ -1,4 +1,4 @@
-"""A model that does not finish loading is stopped, and where that fails the process ends."""
+"""Loading a model is stopped after a time limit, and if that fails, the process ends."""
 
 import os
 import subprocess
@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from models import load_limit, runtime
-from models.contract import inspect
 from models.errors import ContractError
+from models.inspect import inspect
 from models.runtime import Runtime
 from tests.builders import ROOT
 from tests.models.builders import save, save_endless
@@ -18,19 +18,19 @@ SHAPE = [1, 3, 64, 64]
 OUTPUT = {"output0": (1, 6, 84)}
 
 
-def test_what_ends_in_time_is_not_stopped():
+def test_a_load_within_the_limit_is_not_stopped():
     with load_limit.limited(600, pytest.fail, pytest.fail):
         pass
     assert threading.active_count() == 1
 
 
-def test_what_stops_when_asked_to_is_not_stuck():
+def test_a_load_that_stops_on_request_is_not_reported_as_stuck():
     asked = threading.Event()
     with load_limit.limited(0, asked.set, pytest.fail):
         assert asked.wait(60)
 
 
-def test_what_does_not_stop_is_stuck(monkeypatch):
+def test_a_load_that_does_not_stop_is_reported_as_stuck(monkeypatch):
     monkeypatch.setattr(load_limit, "STOP_S", 0)
     asked, stuck = threading.Event(), threading.Event()
     with load_limit.limited(0, asked.set, stuck.set):

@@ -1,4 +1,4 @@
-"""Text in a model file's metadata is parsed where it is plain, and else left alone."""
+"""Flat literals in the metadata of a model file are parsed, all other text is ignored."""
 
 import pytest
 from hypothesis import given
@@ -23,7 +23,7 @@ from models.metadata import input_size_in, names_in
         ("{}", ()),
     ],
 )
-def test_names(text, labels):
+def test_names_in_a_flat_literal_are_read(text, labels):
     assert names_in({"names": text}) == labels
 
 
@@ -45,7 +45,7 @@ def test_names(text, labels):
     ],
     ids=lambda text: text[:12],
 )
-def test_names_that_are_not_plain_are_none(text):
+def test_names_in_another_form_are_ignored(text):
     assert names_in({"names": text}) is None
 
 
@@ -57,7 +57,7 @@ def test_names_as_python_writes_them_are_read(names):
 
 
 @given(st.text("{}[]()0123456789'\"\\:,- \nabx", max_size=200))
-def test_any_text_is_names_or_none(text):
+def test_any_text_gives_names_or_none(text):
     assert isinstance(names_in({"names": text}), tuple | None)
     assert isinstance(input_size_in({"imgsz": text}), tuple | None)
 
@@ -76,5 +76,5 @@ def test_any_text_is_names_or_none(text):
         ("640", None),
     ],
 )
-def test_the_size_of_the_input(text, size):
+def test_the_size_of_the_input_is_read_or_ignored(text, size):
     assert input_size_in({"imgsz": text}) == size

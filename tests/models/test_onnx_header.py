@@ -1,10 +1,10 @@
-"""What a model file says about itself is read without a runtime."""
+"""The header of a model file is read without a runtime."""
 
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from models import onnx_header as onnx_file
+from models import onnx_header
 from models.card import CARDS
 from models.errors import ContractError
 from tests.models.builders import save
@@ -12,8 +12,8 @@ from tests.models.builders import save
 EMBEDDED = CARDS.parent / "weights" / "ssdlite_mobilenet_v2.onnx"
 
 
-def test_reads_what_the_onnx_package_reads():
-    found = onnx_file.read(EMBEDDED)
+def test_the_header_of_the_embedded_model_is_that_of_the_onnx_package():
+    found = onnx_header.read(EMBEDDED)
     graph = onnx.load(EMBEDDED).graph
     assert [t.name for t in found.inputs] == [i.name for i in graph.input]
     assert [t.name for t in found.outputs] == [o.name for o in graph.output]
@@ -24,7 +24,7 @@ def test_reads_what_the_onnx_package_reads():
     )
 
 
-def test_open_sides_and_metadata(tmp_path):
+def test_open_dimensions_and_metadata_are_read(tmp_path):
     path = save(
         tmp_path / "m.onnx",
         ["batch", 3, "height", 640],
@@ -32,14 +32,14 @@ def test_open_sides_and_metadata(tmp_path):
         metadata={"stride": "32", "names": "{0: 'b\u00e4r'}"},
         ops=["Softmax"],
     )
-    found = onnx_file.read(path)
+    found = onnx_header.read(path)
     assert found.inputs[0].shape == (None, 3, None, 640)
     assert found.outputs[0].shape == (None, 84, None)
     assert found.metadata == {"stride": "32", "names": "{0: 'b\u00e4r'}"}
     assert found.ops == {"Identity", "Softmax"}
 
 
-def test_weights_that_an_old_file_lists_as_inputs_are_none(tmp_path):
+def test_weights_that_an_old_file_lists_as_inputs_are_left_out(tmp_path):
     info = helper.make_tensor_value_info
     graph = helper.make_graph(
         [helper.make_node("Add", ["x", "w"], ["y"])],
@@ -49,30 +49,30 @@ def test_weights_that_an_old_file_lists_as_inputs_are_none(tmp_path):
         [numpy_helper.from_array(onnx.numpy_helper.np.ones(1, "f4"), "w")],
     )
     onnx.save(helper.make_model(graph), tmp_path / "old.onnx")
-    assert [t.name for t in onnx_file.read(tmp_path / "old.onnx").inputs] == ["x"]
+    assert [t.name for t in onnx_header.read(tmp_path / "old.onnx").inputs] == ["x"]
 
 
 @pytest.mark.parametrize("kept", [0, 1, 100, 5000, 1_000_000, -1])
-def test_a_file_that_was_cut_short_is_refused(tmp_path, kept):
+def test_a_truncated_file_is_refused(tmp_path, kept):
     path = tmp_path / "cut.onnx"
     path.write_bytes(EMBEDDED.read_bytes()[:kept])
-    with pytest.raises(ContractError, match="cut short or something else"):
-        onnx_file.read(path)
+    with pytest.raises(ContractError, match="not an ONNX model, or a truncated one"):
+        onnx_header.read(path)
 
 
 @pytest.mark.parametrize(
     "data",
     [b"<!DOCTYPE html><html>", b"\x89PNG\r\n\x1a\n" * 9, b"version https://git-lfs", b"\xff" * 64],
-    ids=["a web page", "a picture", "a pointer to a file", "noise"],
+    ids=["a web page", "an image", "a Git LFS pointer", "noise"],
 )
-def test_something_else_is_refused(tmp_path, data):
+def test_a_file_of_another_format_is_refused(tmp_path, data):
     (tmp_path / "other.onnx").write_bytes(data)
-    with pytest.raises(ContractError, match="expected an ONNX model"):
-        onnx_file.read(tmp_path / "other.onnx")
+    with pytest.raises(ContractError, match="not an ONNX model"):
+        onnx_header.read(tmp_path / "other.onnx")
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path):
+def test_a_missing_file_and_a_folder_are_refused_with_their_path(tmp_path):
     with pytest.raises(ContractError, match=r"none\.onnx: .*No such file"):
-        onnx_file.read(tmp_path / "none.onnx")
+        onnx_header.read(tmp_path / "none.onnx")
     with pytest.raises(ContractError, match="Is a directory"):
-        onnx_file.read(tmp_path)
+        onnx_header.read(tmp_path)

@@ -1,12 +1,12 @@
-"""A provider that fails is told from an input that a model cannot take, and never replaced."""
+"""A failed provider is distinguished from a wrong input, and never replaced by another."""
 
 import sys
 
 import numpy as np
 import pytest
 
-from models.contract import inspect
 from models.errors import ProviderError
+from models.inspect import inspect
 from models.runtime import Runtime
 from tests.models.builders import save
 
@@ -14,7 +14,7 @@ SHAPE = (1, 3, 416, 416)
 
 
 class Session:
-    """In place of onnxruntime's own session below its Python class: raises as it is asked to."""
+    """Replaces onnxruntime's session below its Python class: raises what `fails` returns."""
 
     def __init__(self, real, fails):
         self._real, self._fails = real, fails
@@ -36,14 +36,14 @@ def loaded(tmp_path):
 
 
 def break_it(loaded, fails, provider="CUDAExecutionProvider"):
-    """Have a loaded model fail as on a provider that fell ill after it was opened."""
+    """Let a loaded model fail as on a provider that failed after it was opened."""
     loaded.provider = provider
     loaded._session._fallback_providers = ["CPUExecutionProvider"]
     loaded._session._sess = Session(loaded._session._sess, fails)
 
 
 def own(name, text):
-    """One of onnxruntime's exceptions."""
+    """Make one of onnxruntime's exceptions."""
     return getattr(sys.modules["onnxruntime.capi.onnxruntime_pybind11_state"], name)(text)
 
 
@@ -68,23 +68,23 @@ def run(loaded, value=1):
 )
 @pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "CPUExecutionProvider"])
 def test_a_provider_that_fails_is_not_replaced(loaded, name, text, provider):
-    # Once: it is not asked again, as what it answers next cannot be trusted.
+    # Raised once: a second run, whose result could not be trusted, would succeed.
     errors = [own(name, text)]
     break_it(loaded, lambda _: errors.pop() if errors else None, provider)
-    with pytest.raises(ProviderError, match=f"^{provider} failed while it ran m: ") as caught:
+    with pytest.raises(ProviderError, match=f"^{provider} failed while running m: ") as caught:
         run(loaded)
     assert text[:30] in str(caught.value)
     assert loaded._session.get_providers() == ["CPUExecutionProvider"]  # as it was opened here
 
 
-def test_a_gpu_that_fails_for_every_input_failed_itself(loaded):
+def test_a_gpu_that_fails_for_blank_inputs_too_is_at_fault(loaded):
     break_it(loaded, lambda _: own("RuntimeException", "something new"))
     with pytest.raises(ProviderError, match="something new"):
         run(loaded)
 
 
 @pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "CPUExecutionProvider"])
-def test_an_input_that_a_model_cannot_take_is_no_failed_provider(loaded, provider):
+def test_an_input_that_a_model_cannot_take_is_no_fault_of_the_provider(loaded, provider):
     reshape = "Non-zero status code returned while running Reshape node. Name:'r'"
 
     def fails(inputs):
@@ -97,14 +97,14 @@ def test_an_input_that_a_model_cannot_take_is_no_failed_provider(loaded, provide
     run(loaded, value=0)
 
 
-def test_an_input_of_another_shape_is_no_failed_provider(loaded):
+def test_an_input_of_another_shape_is_no_fault_of_the_provider(loaded):
     loaded.provider = "CUDAExecutionProvider"
     with pytest.raises(Exception, match="Got invalid dimensions") as caught:
         loaded.run({"images": np.zeros((1, 3, 8, 8), np.float32)})
     assert not isinstance(caught.value, ProviderError)
 
 
-def test_what_a_provider_says_is_one_short_line(loaded):
+def test_the_error_of_a_provider_is_one_short_line(loaded):
     break_it(loaded, lambda _: own("EPFail", "CUDA failure\n\x1b[2J" + "x" * 9000))
     with pytest.raises(ProviderError) as caught:
         run(loaded)

@@ -1,4 +1,4 @@
-"""The model runs where it was asked to run, or the run does not start."""
+"""The model runs on the requested device, or the run does not start."""
 
 import importlib.metadata
 import sys
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from models import runtime, zoo
-from models.contract import inspect
 from models.errors import ContractError, DeviceError
+from models.inspect import inspect
 from models.runtime import Runtime
 from tests.models.builders import save
 
@@ -25,7 +25,7 @@ def no_gpu(monkeypatch):
 
 
 class FakeSession:
-    """Claims to run on what it is told, and keeps the options it was made with."""
+    """Reports the providers of `loads`, and records the options it was made with."""
 
     loads = ("CPUExecutionProvider",)
     refuses: dict = {}
@@ -51,7 +51,7 @@ class FakeSession:
 
 @pytest.fixture
 def ort(monkeypatch):
-    """An onnxruntime that offers every provider and loads those of `FakeSession.loads`."""
+    """An onnxruntime that lists every provider and loads those of `FakeSession.loads`."""
     real = runtime._import()
     fake = SimpleNamespace(
         __version__="1",
@@ -65,20 +65,20 @@ def ort(monkeypatch):
     return fake
 
 
-def test_runs_on_the_cpu(contract):
+def test_a_model_runs_on_the_cpu(contract):
     loaded = Runtime(contract, "cpu")
     assert loaded.provider == "CPUExecutionProvider"
     (out,) = loaded.run({"images": np.zeros(contract.input.shape, np.float32)})
     assert out[0, 3548, 6] == 3549 * 7 - 1
 
 
-def test_reads_an_input_that_must_not_be_written(contract):
-    picture = np.zeros(contract.input.shape, np.float32)
-    picture.flags.writeable = False
-    Runtime(contract, "cpu").run({"images": picture})
+def test_a_read_only_input_is_accepted(contract):
+    image = np.zeros(contract.input.shape, np.float32)
+    image.flags.writeable = False
+    Runtime(contract, "cpu").run({"images": image})
 
 
-def test_outputs_come_in_the_order_of_the_contract(tmp_path):
+def test_outputs_are_in_the_order_of_the_contract(tmp_path):
     outputs = {"scores": np.full((1, 9, 2), 0.5), "boxes": np.full((1, 9, 4), 0.25)}
     path = save(tmp_path / "m.onnx", [1, 30, 30, 3], outputs, dtype="uint8")
     boxes, scores = Runtime(inspect(path), "cpu").run(
@@ -87,7 +87,7 @@ def test_outputs_come_in_the_order_of_the_contract(tmp_path):
     assert (boxes.shape, scores.shape) == ((1, 9, 4), (1, 9, 2))
 
 
-def test_a_damaged_file_is_one_line(tmp_path):
+def test_a_damaged_file_is_refused_in_one_line(tmp_path):
     data = bytearray(zoo.verify("ssdlite_mobilenet_v2").read_bytes())
     at = data.index(b"Concat")
     data[at : at + 6] = b"Comcat"
@@ -98,9 +98,11 @@ def test_a_damaged_file_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt", "openvino"])
-def test_a_device_that_is_not_installed_is_refused(contract, device, ort):
+def test_a_device_without_its_provider_is_refused(contract, device, ort):
     ort.get_available_providers = lambda: ["CPUExecutionProvider"]
-    with pytest.raises(DeviceError, match=f"device {device}: .* has CPUExecutionProvider only"):
+    with pytest.raises(
+        DeviceError, match=rf"device {device}: .* \(found CPUExecutionProvider\); install "
+    ):
         Runtime(contract, device)
 
 
@@ -113,14 +115,14 @@ def test_a_device_that_silently_becomes_the_cpu_is_refused(
         Runtime(contract, device)
 
 
-def test_auto_takes_the_best_that_loads_and_says_which(contract, ort, monkeypatch):
+def test_auto_chooses_the_best_device_that_loads(contract, ort, monkeypatch):
     monkeypatch.setattr(runtime, "gpu_present", lambda: True)
     monkeypatch.setattr(FakeSession, "loads", ("CUDAExecutionProvider", "CPUExecutionProvider"))
     loaded = Runtime(contract)
     assert (loaded.provider, loaded.on_gpu) == ("CUDAExecutionProvider", True)
 
 
-def test_auto_goes_on_where_a_gpu_raises_and_keeps_the_reason(contract, ort, monkeypatch):
+def test_auto_uses_the_cpu_and_keeps_the_reason_if_a_gpu_raises(contract, ort, monkeypatch):
     monkeypatch.setattr(runtime, "gpu_present", lambda: True)
     refusal = {"CUDAExecutionProvider": "CUDA failure 802: system not yet initialized"}
     monkeypatch.setattr(FakeSession, "refuses", refusal)
@@ -131,14 +133,14 @@ def test_auto_goes_on_where_a_gpu_raises_and_keeps_the_reason(contract, ort, mon
         Runtime(contract, "cuda")
 
 
-def test_auto_goes_on_where_the_gpu_does_not_load(contract, ort, monkeypatch):
+def test_auto_uses_the_cpu_if_the_gpu_does_not_load(contract, ort, monkeypatch):
     monkeypatch.setattr(runtime, "gpu_present", lambda: True)
     loaded = Runtime(contract)
     assert (loaded.provider, loaded.on_gpu) == ("CPUExecutionProvider", False)
 
 
-def test_after_a_crash_auto_does_not_make_a_gpu_the_cpu(contract, ort, monkeypatch):
-    for there in (True, False):  # the device may be gone with the crash
+def test_auto_after_a_crash_on_a_gpu_does_not_use_the_cpu(contract, ort, monkeypatch):
+    for there in (True, False):  # the device may have disappeared with the crash
         monkeypatch.setattr(runtime, "gpu_present", lambda there=there: there)
         with pytest.raises(DeviceError, match="CUDAExecutionProvider does not load"):
             Runtime(contract, before="CUDAExecutionProvider")
@@ -147,7 +149,7 @@ def test_after_a_crash_auto_does_not_make_a_gpu_the_cpu(contract, ort, monkeypat
     assert Runtime(contract, before="CPUExecutionProvider").provider == "CPUExecutionProvider"
 
 
-def test_auto_does_not_try_a_gpu_that_is_not_there(contract, ort, monkeypatch):
+def test_auto_does_not_try_a_gpu_on_a_machine_without_one(contract, ort, monkeypatch):
     no_gpu(monkeypatch)
     Runtime(contract)
     assert all("CUDAExecutionProvider" not in session.names for session in FakeSession.made)
@@ -157,9 +159,10 @@ def test_auto_does_not_try_a_gpu_that_is_not_there(contract, ort, monkeypatch):
     ("profile", "threads", "used"),
     [("throughput", None, 1), ("latency", None, 6), ("throughput", 3, 3), ("latency", 2, 2)],
 )
-def test_threads(contract, ort, monkeypatch, profile, threads, used):
-    monkeypatch.setattr(runtime, "usable_cores", lambda: 6)
-    Runtime(contract, "cpu", profile, threads)
+def test_threads_follow_the_setting_the_profile_and_the_cores(
+    contract, ort, profile, threads, used
+):
+    Runtime(contract, "cpu", profile, threads, cores=6)
     options = FakeSession.made[-1].options
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (used, 1)
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
@@ -172,13 +175,15 @@ def test_two_distributions_are_refused(contract, monkeypatch):
         "distribution",
         lambda name: object() if name == "onnxruntime-gpu" else real(name),
     )
-    with pytest.raises(DeviceError, match="found onnxruntime and onnxruntime-gpu"):
+    with pytest.raises(
+        DeviceError, match=r"\(found onnxruntime and onnxruntime-gpu\); pip uninstall"
+    ):
         Runtime(contract, "cpu")
 
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """An onnxruntime on disk that has the libraries of the providers named."""
+    """Install an onnxruntime on disk with the libraries of some providers."""
 
     def install(*providers):
         capi = tmp_path / "site" / "onnxruntime" / "capi"
@@ -193,7 +198,7 @@ def installed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
-def test_a_device_that_is_installed_may_be_asked_for(installed, device):
+def test_a_device_that_is_installed_passes_the_check(installed, device):
     installed("cuda", "tensorrt")
     runtime.check_device(device)
 
@@ -201,15 +206,13 @@ def test_a_device_that_is_installed_may_be_asked_for(installed, device):
 @pytest.mark.parametrize(
     ("device", "package"), [("cuda", "onnxruntime-gpu"), ("openvino", "onnxruntime-openvino")]
 )
-def test_a_device_that_is_not_installed_is_seen_before_anything_is_loaded(
-    installed, device, package
-):
+def test_a_device_that_is_not_installed_fails_the_check_without_a_load(installed, device, package):
     installed()
     with pytest.raises(DeviceError, match=f"device {device}: .* install {package} in its place"):
         runtime.check_device(device)
 
 
-def test_the_expected_device(monkeypatch):
+def test_the_expected_device_is_the_gpu_only_with_its_package(monkeypatch):
     monkeypatch.setattr(runtime, "gpu_present", lambda: True)
     monkeypatch.setattr(runtime, "_installed", lambda: ["onnxruntime-gpu"])
     assert runtime.expected_device("auto") == "cuda"
@@ -231,12 +234,12 @@ def test_the_expected_device(monkeypatch):
     ],
     ids=["none", "a driver without a card", "the fourth card", "WSL"],
 )
-def test_whether_there_is_a_gpu(monkeypatch, devices, there):
+def test_a_gpu_is_found_by_its_device_file(monkeypatch, devices, there):
     monkeypatch.setattr(runtime.os, "listdir", lambda path: devices)
     assert runtime.gpu_present() is there
 
 
-def test_engines_are_cached_by_model_and_version(contract, monkeypatch, tmp_path):
+def test_the_folder_of_engines_depends_on_model_and_version(contract, monkeypatch, tmp_path):
     monkeypatch.setenv("EYELINE_CACHE", str(tmp_path))
     first = runtime.engine_cache(contract, "1.31")
     assert first.parent == tmp_path / "tensorrt"

@@ -1,4 +1,4 @@
-"""What a file says is shown printable, on one line and short."""
+"""Text of a file is shown printable, on one line and short."""
 
 import pytest
 from hypothesis import given
@@ -25,7 +25,7 @@ def test_a_long_text_keeps_its_beginning_and_its_end(size):
     assert "…" in found
 
 
-def test_controls_are_marked_and_white_space_is_one_blank():
+def test_controls_become_question_marks_and_white_space_one_blank():
     assert shown("a\x1b[2J\u202eb\ud800c\n\t\u3000d") == "a?[2J?b?c d"
     assert shown("Bär 猫 🐈") == "Bär 猫 🐈"
 

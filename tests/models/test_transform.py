@@ -1,4 +1,4 @@
-"""Boxes come back to where the picture showed them."""
+"""Boxes are converted back to their place in the captured image."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def box(*sides):
 
 
 @pytest.mark.parametrize(
-    ("picture", "anchor", "rect", "pad"),
+    ("image", "anchor", "rect", "pad"),
     [
         # 1080 * 640 / 1920 = 360
         ((1920, 1080), "centre", (0, 140, 640, 360), (0, 140)),
@@ -24,10 +24,10 @@ def box(*sides):
         ((1281, 721), "centre", (0, 140, 640, 360), (0, 140)),
         # 333 * 640 / 777 = 274.3
         ((333, 777), "centre", (183, 0, 274, 640), (183, 0)),
-        # An odd number of pixels is left: the last of them goes behind the picture.
+        # An odd number of pixels of padding: the odd one is at the right.
         ((334, 777), "centre", (182, 0, 275, 640), (182, 0)),
         ((640, 359), "centre", (0, 140, 640, 359), (0, 140)),
-        # 500 * 640 / 501 = 638.7: Ultralytics rounds, YOLOX cuts off
+        # 500 * 640 / 501 = 638.7: Ultralytics rounds, YOLOX truncates
         ((501, 500), "centre", (0, 0, 640, 639), (0, 0)),
         ((501, 500), "top_left", (0, 0, 640, 638), (0, 0)),
         ((500, 501), "centre", (0, 0, 639, 640), (0, 0)),
@@ -39,30 +39,30 @@ def box(*sides):
         ((1, 4097), "top_left", (0, 0, 1, 640), (0, 0)),
     ],
 )
-def test_letterbox(picture, anchor, rect, pad):
-    transform, found = fit(*picture, (640, 640), "letterbox", anchor)
+def test_letterbox_keeps_the_ratio_and_rounds_like_its_reference(image, anchor, rect, pad):
+    transform, found = fit(*image, (640, 640), "letterbox", anchor)
     assert found == rect
     assert (transform.pad_x, transform.pad_y) == pad
-    assert transform.scale_x == transform.scale_y == min(640 / side for side in picture)
+    assert transform.scale_x == transform.scale_y == min(640 / side for side in image)
 
 
-def test_stretch():
+def test_stretch_has_a_scale_per_axis():
     transform, rect = fit(600, 150, (300, 300), "stretch", "centre")
     assert rect == (0, 0, 300, 300)
     assert transform[:4] == (0.5, 2, 0, 0)
 
 
-def test_none_takes_pictures_of_the_right_size_only():
+def test_resize_none_accepts_only_images_of_the_input_size():
     transform, rect = fit(300, 200, (300, 200), "none", "centre")
     assert (transform[:4], rect) == ((1, 1, 0, 0), (0, 0, 300, 200))
-    with pytest.raises(ValueError, match=r"300x200 as they are .* this one is 200x300"):
+    with pytest.raises(ValueError, match=r"images of 300x200 only \(found 200x300\)"):
         fit(200, 300, (300, 200), "none", "centre")
 
 
 @given(
     SIDES, SIDES, st.sampled_from(["letterbox", "stretch"]), st.sampled_from(["centre", "top_left"])
 )
-def test_there_and_back(width, height, resize, anchor):
+def test_boxes_are_equal_after_apply_and_invert(width, height, resize, anchor):
     transform, rect = fit(width, height, (640, 480), resize, anchor)
     left, top, across, down = rect
     assert 0 <= left <= left + across <= 640
@@ -74,19 +74,19 @@ def test_there_and_back(width, height, resize, anchor):
         np.testing.assert_allclose(back, boxes, rtol=1e-5, atol=1e-3 / min(transform[:2]))
 
 
-def test_boxes_are_clipped_to_the_picture():
+def test_inverted_boxes_are_clipped_to_the_image():
     transform, _ = fit(100, 50, (640, 640), "letterbox", "centre")
     outside = box(-50, -50, 700, np.inf)
     np.testing.assert_array_equal(transform.invert(outside), box(0, 0, 100, 50))
 
 
-def test_boxes_are_float32():
+def test_inverted_boxes_are_float32():
     transform, _ = fit(100, 50, (640, 640), "letterbox", "centre")
     assert transform.invert(box(1, 2, 3, 4)).dtype == np.float32
     assert transform.invert(np.empty((0, 4), np.float32)).shape == (0, 4)
 
 
-def test_the_array_is_the_transform():
+def test_a_transform_is_made_again_from_its_array():
     transform, _ = fit(333, 777, (640, 480), "letterbox", "centre")
     assert transform.array.dtype == np.float64
     assert Transform.of(transform.array, 333, 777) == transform

@@ -1,4 +1,4 @@
-"""A model is found by name, card or file; its weights are the right ones, or it is refused."""
+"""A model is found by name, card or file, and refused if its weights are not the right ones."""
 
 import hashlib
 import subprocess
@@ -13,14 +13,14 @@ from tests.models.builders import save
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A cache folder of the test's own."""
+    """A separate cache folder."""
     monkeypatch.setenv("EYELINE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def served(tmp_path):
-    """A model file, and its address."""
+    """A model file, and its url."""
     folder = tmp_path / "served"
     folder.mkdir()
     path = save(folder / "far.onnx", [1, 3, 416, 416], {"output": (1, 3549, 85)})
@@ -50,7 +50,7 @@ def test_the_embedded_model_is_found_by_name():
     assert (len(found.labels), found.labels[0]) == (80, "person")
 
 
-def test_finding_it_loads_no_runtime():
+def test_finding_the_embedded_model_loads_no_runtime():
     code = (
         "import sys; from models import zoo; zoo.resolve('ssdlite_mobilenet_v2'); "
         "assert 'onnxruntime' not in sys.modules"
@@ -67,48 +67,48 @@ def test_every_card_that_ships_can_be_read():
     assert known["yolox_nano"].weights is None
 
 
-def test_a_file_with_a_card_that_ships_is_known_by_its_content(tmp_path):
+def test_a_file_with_a_card_that_ships_is_recognised_by_its_content(tmp_path):
     copy = tmp_path / "renamed.onnx"
     copy.write_bytes(zoo.verify("ssdlite_mobilenet_v2").read_bytes())
     found = zoo.resolve(str(copy))
     assert (found.name, found.path) == ("ssdlite_mobilenet_v2", str(copy))
-    assert found.input.colour == "bgr"  # the file itself does not say so
+    assert found.input.colour == "bgr"  # not in the file itself
 
 
-def test_a_bare_file(served):
+def test_a_file_without_a_card_is_resolved(served):
     assert zoo.resolve(str(served[0])).family == "yolox"
 
 
-def test_a_card_of_the_users_own(tmp_path, served):
+def test_a_card_outside_the_package_is_resolved(tmp_path, served):
     path = write_card(tmp_path / "mine.yaml", "{file: served/far.onnx}")
     assert zoo.resolve(str(path)).name == "mine"
 
 
-def test_a_name_that_is_none_gets_a_hint():
+def test_an_unknown_name_is_refused_with_a_similar_one():
     with pytest.raises(CardError, match=r"'yolox_nan'.*did you mean yolox_nano\?"):
         zoo.resolve("yolox_nan")
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_refused_with_its_path(tmp_path):
     with pytest.raises(ContractError, match=r"none\.onnx: .*No such file"):
         zoo.resolve(str(tmp_path / "none.onnx"))
     path = write_card(tmp_path / "mine.yaml", "{file: gone.onnx}")
-    with pytest.raises(CardError, match=r"weights\.file: there is no .*gone\.onnx"):
+    with pytest.raises(CardError, match=r"weights\.file does not exist \(found no .*gone\.onnx"):
         zoo.resolve(str(path))
 
 
-def test_weights_not_fetched_yet_say_how_to_fetch_them():
-    with pytest.raises(CardError, match=r"not here yet: run\.py models fetch yolox_nano"):
+def test_weights_not_downloaded_yet_are_refused_with_the_command():
+    with pytest.raises(CardError, match=r"not downloaded yet; .* run\.py models fetch yolox_nano"):
         zoo.resolve("yolox_nano")
 
 
-def test_weights_of_another_content_are_refused(tmp_path, served):
+def test_weights_with_another_hash_are_refused(tmp_path, served):
     path = write_card(tmp_path / "mine.yaml", f"{{file: served/far.onnx, sha256: {OTHER}}}")
-    with pytest.raises(CardError, match=rf"expected sha256 {OTHER} .* found {sha256(served[0])}"):
+    with pytest.raises(CardError, match=rf"{sha256(served[0])}, card mine states {OTHER}\)"):
         zoo.resolve(str(path))
 
 
-def test_fetch_keeps_the_file_and_resolve_uses_it(tmp_path, served, cache):
+def test_fetch_stores_the_file_and_resolve_uses_it(tmp_path, served, cache):
     file, url = served
     path = write_card(tmp_path / "mine.yaml", f"{{url: '{url}', sha256: {sha256(file)}}}")
     steps = []
@@ -118,44 +118,44 @@ def test_fetch_keeps_the_file_and_resolve_uses_it(tmp_path, served, cache):
     assert steps[-1] == (file.stat().st_size, file.stat().st_size)
     assert zoo.resolve(str(path)).path == str(got)
     file.unlink()
-    assert zoo.fetch(str(path)) == got  # not fetched a second time
+    assert zoo.fetch(str(path)) == got  # not downloaded again
 
 
-def test_fetch_keeps_nothing_of_a_wrong_file(tmp_path, served, cache):
+def test_fetch_discards_a_file_with_another_hash(tmp_path, served, cache):
     path = write_card(tmp_path / "mine.yaml", f"{{url: '{served[1]}', sha256: {OTHER}}}")
-    with pytest.raises(CardError, match="not the file that the card means; nothing was kept"):
+    with pytest.raises(CardError, match="; file discarded, correct the card or its url"):
         zoo.fetch(str(path))
     assert not [p for p in cache.rglob("*") if p.is_file()]
 
 
-def test_fetch_without_a_connection_says_so(tmp_path, cache):
+def test_fetch_without_a_connection_is_refused(tmp_path, cache):
     gone = (tmp_path / "gone.onnx").as_uri()
     path = write_card(tmp_path / "mine.yaml", f"{{url: '{gone}', sha256: {OTHER}}}")
-    with pytest.raises(CardError, match=r"cannot be fetched \(.*\); is this machine online\?"):
+    with pytest.raises(CardError, match=r"download failed \(.*\); check the network"):
         zoo.fetch(str(path))
     assert not [p for p in cache.rglob("*") if p.is_file()]
 
 
-def test_fetch_of_what_ships_only_verifies_it():
+def test_fetch_of_the_embedded_model_only_verifies_it():
     assert zoo.fetch("ssdlite_mobilenet_v2") == zoo.verify("ssdlite_mobilenet_v2")
 
 
-def test_where_no_sha256_is_known_nothing_is_verified(tmp_path, served):
+def test_a_file_without_a_known_sha256_is_not_verified(tmp_path, served):
     file = served[0]
     with pytest.raises(
-        NothingToCompare, match=rf"far\.onnx: nothing .*; that of .* {sha256(file)}"
+        NothingToCompare, match=rf"far\.onnx: nothing .*; the sha256 of .* {sha256(file)}"
     ):
         zoo.verify(str(file))
     card = write_card(tmp_path / "mine.yaml", "{file: served/far.onnx}")
     with pytest.raises(NothingToCompare, match=r"mine\.yaml: nothing .*: the card has no sha256"):
         zoo.verify(str(card))
-    assert zoo.fetch(str(card)) == file  # which is here
+    assert zoo.fetch(str(card)) == file  # which is present
     write_card(card, f"{{file: served/far.onnx, sha256: {sha256(file)}}}")
     assert zoo.verify(str(card)) == file
 
 
-def test_a_model_file_is_not_fetched(served):
-    with pytest.raises(CardError, match=r"far\.onnx: nothing to fetch: that is a model file"):
+def test_fetch_of_a_model_file_is_refused(served):
+    with pytest.raises(CardError, match=r"far\.onnx: nothing to download for a model file"):
         zoo.fetch(str(served[0]))
 
 

@@ -1,6 +1,8 @@
-"""The detector finds what is in the picture, with whatever model it is given."""
+"""The detector finds the objects in an image, with any model of its task."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import msgspec
@@ -8,13 +10,15 @@ import numpy as np
 import pytest
 
 import stages.inference.detector
-from models import runtime
-from models.contract import inspect
+from models import families, runtime
+from models.inspect import inspect
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
+from pipeline.graph.graph import usable_cores
 from stages.inference.detector import Detector, DetectorSettings
 from stages.inference.preprocess import Preprocess
 from tests.models.builders import save
+from tests.models.softmax import TABLE_LINE
 
 CLIP = Path(__file__).parents[2] / "clips" / "demo.mp4"
 
@@ -37,11 +41,11 @@ def embedded():
 
 @pytest.fixture(scope="module")
 def street():
-    """The first picture of the demonstration."""
+    """The first image of the demo clip."""
     capture = cv2.VideoCapture(str(CLIP))
-    good, picture = capture.read()
+    good, image = capture.read()
     assert good, f"{CLIP} cannot be read"
-    return picture
+    return image
 
 
 def run(stages, image):
@@ -52,14 +56,14 @@ def run(stages, image):
 
 
 def overlap(boxes, x1, y1, x2, y2):
-    """IoU of each box with one."""
+    """Return the IoU of each box with one box."""
     low = np.maximum(boxes[:, :2], (x1, y1))
     high = np.minimum(boxes[:, 2:], (x2, y2))
     both = np.clip(high - low, 0, None).prod(axis=1)
     return both / ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (x2 - x1) * (y2 - y1) - both)
 
 
-# Where the people of the first picture stand, in pixels: drawn by hand.
+# The people of the first image, in pixels; drawn by hand.
 PEOPLE = [(253, 220, 287, 315), (500, 157, 528, 229), (639, 239, 682, 324)]
 
 
@@ -68,7 +72,7 @@ def assert_finds_people(frame, scale=(1.0, 1.0)):
     people = people / np.array([*scale, *scale])
     for person in PEOPLE:
         assert overlap(people, *person).max() > 0.6
-    # And nowhere else.
+    # And in no other place.
     assert (np.max([overlap(people, *person) for person in PEOPLE], axis=0) > 0.4).all()
 
 
@@ -77,30 +81,30 @@ def test_the_embedded_model_finds_people(embedded, street):
 
 
 @pytest.mark.parametrize("size", [(1537, 1153), (384, 288), (4097, 577)])
-def test_boxes_are_in_pixels_of_the_captured_picture(embedded, street, size):
+def test_boxes_are_in_pixels_of_the_captured_image(embedded, street, size):
     frame = run(embedded, cv2.resize(street, size))
     assert_finds_people(frame, scale=(size[0] / 768, size[1] / 576))
 
 
-def test_an_empty_wall_shows_nothing(embedded):
+def test_a_grey_image_has_no_detections(embedded):
     frame = run(embedded, np.full((576, 768, 3), 128, np.uint8))
     assert frame["boxes"].shape == (0, 4)
     assert frame["scores"].shape == frame["classes"].shape == (0,)
 
 
-def test_dtypes(embedded, street):
+def test_results_have_the_declared_dtypes(embedded, street):
     frame = run(embedded, street)
     kinds = [frame[name].dtype for name in ("boxes", "scores", "classes")]
     assert kinds == [np.float32, np.float32, np.int32]
 
 
-def test_the_same_picture_gives_the_same_answer(embedded, street):
+def test_equal_images_give_equal_results(embedded, street):
     first, second = run(embedded, street), run(embedded, street)
     np.testing.assert_array_equal(first["boxes"], second["boxes"])
     np.testing.assert_array_equal(first["scores"], second["scores"])
 
 
-def test_it_says_what_it_runs_on(embedded):
+def test_the_provider_in_use_is_reported(embedded):
     assert embedded[1].report() == {"provider": "CPUExecutionProvider"}
 
 
@@ -108,7 +112,7 @@ def scores_of(stages):
     return run(stages, np.zeros((64, 64, 3), np.uint8))["scores"].tolist()
 
 
-def test_candidates_below_what_nms_asks_for_are_left_out(tmp_path):
+def test_candidates_below_the_score_that_nms_needs_are_left_out(tmp_path):
     rows = np.zeros((1, 6, 84), np.float32)
     rows[0, 4, :3] = 0.03, 0.0625, 0.75
     path = save(tmp_path / "m.onnx", [1, 3, 64, 64], {"output0": rows})
@@ -118,7 +122,9 @@ def test_candidates_below_what_nms_asks_for_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(("end_to_end", "weak"), [(False, []), (True, [0.25])])
-def test_without_nms_candidates_below_the_confidence_are_none_or_apart(tmp_path, end_to_end, weak):
+def test_candidates_without_nms_below_the_confidence_are_left_out_or_weak(
+    tmp_path, end_to_end, weak
+):
     rows = np.zeros((1, 6, 84), np.float32)
     rows[0, 4, :3] = 0.03, 0.25, 0.75
     path = save(tmp_path / "m.onnx", [1, 3, 64, 64], {"output0": rows})
@@ -128,7 +134,7 @@ def test_without_nms_candidates_below_the_confidence_are_none_or_apart(tmp_path,
     assert found["weak_scores"].tolist() == weak
 
 
-def test_what_nms_asks_for_is_asked_of_the_one_behind(tmp_path):
+def test_the_score_that_nms_needs_is_that_of_the_following_one(tmp_path):
     rows = np.zeros((1, 6, 84), np.float32)
     rows[0, 4, :2] = 0.25, 0.75
     path = save(tmp_path / "m.onnx", [1, 3, 64, 64], {"output0": rows})
@@ -137,7 +143,7 @@ def test_what_nms_asks_for_is_asked_of_the_one_behind(tmp_path):
     assert scores_of(make(path, **of_another_model)) == [0.25, 0.75]
 
 
-def test_a_model_that_wants_to_know_a_size_is_told_that_of_its_input(tmp_path):
+def test_a_second_input_for_the_size_gets_the_size_of_the_input(tmp_path):
     path = save(
         tmp_path / "m.onnx",
         [1, 3, 32, 64],
@@ -156,7 +162,7 @@ def test_a_model_that_wants_to_know_a_size_is_told_that_of_its_input(tmp_path):
 
 
 class Counting:
-    """Stands before a runtime and keeps what it is given."""
+    """Wraps a runtime and records its inputs."""
 
     on_gpu = False
 
@@ -171,7 +177,7 @@ class Counting:
 
 @pytest.fixture
 def echo(tmp_path):
-    """A YOLOv8-like model whose first score is the picture's first pixel, batch open."""
+    """A YOLOv8-like model whose first score is the first pixel of the image."""
     from onnx import TensorProto, helper, numpy_helper, save
 
     def const(name, value):
@@ -207,7 +213,7 @@ def echo(tmp_path):
 
 
 @pytest.mark.parametrize(("batch", "sizes"), [("n", [3]), (1, [1, 1, 1])], ids=["open", "one"])
-def test_each_frame_of_a_batch_gets_its_own_answer(echo, batch, sizes):
+def test_each_frame_of_a_batch_gets_its_own_result(echo, batch, sizes):
     preprocess, detector = echo(batch)
     frames = [
         Frame.of(image=np.full((height, 64, 3), grey, np.uint8))
@@ -248,13 +254,32 @@ def four_cores(monkeypatch):
     ],
     ids=["throughput", "latency", "two threads", "too many threads", "asked", "gpu"],
 )
-def test_replicas(four_cores, monkeypatch, settings, replicas):
+def test_replicas_follow_the_settings_and_the_cores(four_cores, monkeypatch, settings, replicas):
     monkeypatch.setattr(runtime, "gpu_present", lambda: False)
     monkeypatch.setattr(stages.inference.detector, "check_device", lambda device: None)
     assert resolve(**settings)["replicas"] == replicas
 
 
-def test_it_tells_contract_and_labels():
+@pytest.mark.parametrize(("quota", "cores"), [("100000 100000", 1), ("max 100000", 2)])
+def test_replicas_and_cores_respect_the_cpu_quota(tmp_path, monkeypatch, quota, cores):
+    (tmp_path / "cpu.max").write_text(quota)
+    module = sys.modules[usable_cores.__module__]
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(module, "open", lambda path: (tmp_path / "cpu.max").open(), raising=False)
+    assert resolve(device="cpu")["replicas"] == cores
+
+    made = []
+
+    def record(*args, cores):
+        made.append(cores)
+        return SimpleNamespace(on_gpu=False)
+
+    monkeypatch.setattr(stages.inference.detector, "Runtime", record)
+    Detector(DetectorSettings(device="cpu"), resolve()).open()
+    assert made == [cores]
+
+
+def test_resolve_returns_contract_and_labels():
     facts = resolve()
     assert facts["contract"].name == "ssdlite_mobilenet_v2"
     assert facts["labels"][:3] == ("person", "bicycle", "car")
@@ -263,37 +288,39 @@ def test_it_tells_contract_and_labels():
 @pytest.mark.parametrize(
     ("model", "complaint"),
     [
-        ("nothing", "expected the name of a card"),
+        ("nothing", "no card has this name"),
         ("nothing.onnx", "cannot be read"),
         ("nothing.yaml", "card cannot be read"),
     ],
 )
-def test_a_model_that_cannot_be_used_ends_the_setup(model, complaint):
+def test_a_model_that_cannot_be_used_is_refused_at_the_start(model, complaint):
     with pytest.raises(SetupError, match=complaint):
         resolve(model=model)
 
 
-def test_a_card_of_a_classifier_ends_the_setup(tmp_path):
-    save(tmp_path / "m.onnx", [1, 3, 64, 64], {"output0": (1, 6, 84)})
+def test_a_model_of_another_task_is_refused_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.setitem(families.FAMILIES, *TABLE_LINE)
+    save(tmp_path / "m.onnx", [1, 3, 64, 64], {"logits": (1, 10)})
     card = tmp_path / "m.yaml"
-    card.write_text("name: m\ntask: classify\nfamily: yolov8\nweights: {file: m.onnx}\n")
-    with pytest.raises(SetupError, match="expected a model that detects, found one"):
+    card.write_text("name: m\ntask: classify\nfamily: softmax\nweights: {file: m.onnx}\n")
+    words = "^model m has task classify, this stage needs task detect; choose another model$"
+    with pytest.raises(SetupError, match=words):
         resolve(model=str(card))
 
 
-def test_a_device_that_is_not_installed_ends_the_setup():
-    with pytest.raises(SetupError, match="device openvino: expected an onnxruntime with OpenVINO"):
+def test_a_device_that_is_not_installed_is_refused_at_the_start():
+    with pytest.raises(SetupError, match="openvino: the installed onnxruntime has no OpenVINO"):
         resolve(device="openvino")
 
 
-def test_a_device_that_does_not_load_ends_the_setup():
+def test_a_device_that_does_not_load_is_refused_on_opening():
     detector = Detector(DetectorSettings(device="openvino"), resolve())
-    with pytest.raises(SetupError, match="device openvino: expected OpenVINOExecutionProvider"):
+    with pytest.raises(SetupError, match=r"openvino: .* has no OpenVINOExecutionProvider"):
         detector.open()
     detector.close()
 
 
-def test_settings_are_strict():
+def test_wrong_settings_are_refused():
     for bad in ({"replicas": 0}, {"device": "tpu"}, {"batch": 0}, {"modle": "x"}):
         with pytest.raises(msgspec.ValidationError):
             msgspec.convert(bad, DetectorSettings)

@@ -45,25 +45,27 @@ def scores_left(*args, **settings):
 @pytest.mark.parametrize(
     ("boxes", "scores", "classes", "left"),
     [
-        pytest.param([], [], [], [], id="an empty frame stays empty"),
-        pytest.param([BOX, NEAR], [0.6, 0.9], [0, 0], [0.9], id="the better of two wins"),
-        pytest.param([BOX, NEAR], [0.6, 0.9], [0, 1], [0.9, 0.6], id="classes do not compete"),
-        pytest.param([BOX, FAR], [0.6, 0.9], [0, 0], [0.9, 0.6], id="apart, so both; best first"),
-        pytest.param([BOX, BOX], [0.5, 0.5], [0, 0], [0.5], id="a tie keeps one"),
-        pytest.param([BOX, FAR], [0.09, 0.11], [0, 0], [0.11], id="low scores are dropped"),
-        pytest.param([BOX, FAR], [NAN, 0.6], [0, 0], [0.6], id="a score of NaN is dropped"),
-        pytest.param([(NAN, 0, 9, 9), BOX], [0.9, 0.6], [0, 0], [0.6], id="a box of NaN too"),
-        pytest.param([(0, 0, INF, 9), BOX], [0.9, 0.6], [0, 0], [0.6], id="and an infinite one"),
-        pytest.param([POINT] * 3, [0.3, 0.2, 0.4], [0] * 3, [0.4, 0.3, 0.2], id="points stay"),
-        pytest.param([POINT, BOX, NEAR], [0.7, 0.6, 0.8], [0] * 3, [0.8, 0.7], id="one among some"),
+        pytest.param([], [], [], [], id="no boxes"),
+        pytest.param([BOX, NEAR], [0.6, 0.9], [0, 0], [0.9], id="the better of two"),
+        pytest.param([BOX, NEAR], [0.6, 0.9], [0, 1], [0.9, 0.6], id="two classes"),
+        pytest.param([BOX, FAR], [0.6, 0.9], [0, 0], [0.9, 0.6], id="disjoint, best first"),
+        pytest.param([BOX, BOX], [0.5, 0.5], [0, 0], [0.5], id="equal scores"),
+        pytest.param([BOX, FAR], [0.09, 0.11], [0, 0], [0.11], id="a low score"),
+        pytest.param([BOX, FAR], [NAN, 0.6], [0, 0], [0.6], id="a score of NaN"),
+        pytest.param([(NAN, 0, 9, 9), BOX], [0.9, 0.6], [0, 0], [0.6], id="a box of NaN"),
+        pytest.param([(0, 0, INF, 9), BOX], [0.9, 0.6], [0, 0], [0.6], id="an infinite box"),
+        pytest.param([POINT] * 3, [0.3, 0.2, 0.4], [0] * 3, [0.4, 0.3, 0.2], id="points"),
+        pytest.param(
+            [POINT, BOX, NEAR], [0.7, 0.6, 0.8], [0] * 3, [0.8, 0.7], id="point and boxes"
+        ),
     ],
 )
-def test_what_is_left(boxes, scores, classes, left):
+def test_scores_that_are_kept(boxes, scores, classes, left):
     assert scores_left(boxes, scores, classes) == left
 
 
-def test_suppression_is_greedy():
-    """The middle one is dropped for the left one, so it does not drop the right one."""
+def test_a_dropped_box_drops_no_other_box():
+    # The middle box is dropped for the left one, so it does not drop the right one.
     row = [(0, 0, 10, 10), (3, 0, 13, 10), (6, 0, 16, 10)]
     assert scores_left(row, [0.9, 0.8, 0.7]) == [0.9, 0.7]
 
@@ -74,12 +76,12 @@ def test_overlap_equal_to_the_limit_is_kept():
     assert scores_left([BOX, half], [0.9, 0.8], max_iou=0.49) == [0.9]
 
 
-def test_class_agnostic_lets_classes_compete():
+def test_class_agnostic_suppression_crosses_classes():
     assert scores_left([BOX, NEAR], [0.6, 0.9], [0, 1], class_agnostic=True) == [0.9]
 
 
-def test_boxes_beyond_the_edge_of_the_picture_do_not_meet_another_class():
-    """Classes are moved apart to be told apart, which must not bring any together."""
+def test_boxes_outside_the_image_do_not_suppress_another_class():
+    # Classes are moved side by side before suppression, which must not make any overlap.
     boxes = [(0, 0, 2000, 1000), (-2000, 0, 0, 1000), (-2001, -2001, -1, -1001)]
     assert scores_left(boxes, [0.9, 0.8, 0.7], [0, 1, 1]) == [0.9, 0.8, 0.7]
     boxes = [BOX, *((left, 0, left + 10, 10) for left in 2 ** np.arange(8.0, 24))]
@@ -87,7 +89,7 @@ def test_boxes_beyond_the_edge_of_the_picture_do_not_meet_another_class():
     assert scores_left(boxes, np.linspace(0.9, 0.2, 17), classes) == np.linspace(0.9, 0.2, 17)
 
 
-def test_an_absurd_box_does_not_spoil_the_others():
+def test_a_huge_box_does_not_change_the_others():
     huge = (-1e30, -1e30, 1e30, 1e30)
     assert scores_left([huge, BOX, NEAR, FAR], [0.9, 0.8, 0.7, 0.6], [0, 1, 1, 1]) == [
         0.9,
@@ -103,12 +105,12 @@ def test_equal_scores_keep_their_order():
     assert (np.diff(left[32:]) > 0).all()
 
 
-def test_never_gives_more_than_max_boxes():
+def test_at_most_max_boxes_are_handed_on():
     row = [(20 * i, 0, 20 * i + 10, 10) for i in range(8)]
     assert scores_left(row, np.linspace(0.2, 0.9, 8), max_boxes=3) == [0.9, 0.8, 0.7]
 
 
-def test_only_the_best_candidates_are_compared():
+def test_only_max_candidates_are_compared():
     boxes, scores = [NEAR, FAR, BOX], [0.8, 0.7, 0.9]
     assert scores_left(boxes, scores, max_candidates=2) == [0.9]
 
@@ -119,17 +121,17 @@ def test_only_the_wanted_classes_are_kept():
     assert sorted(given["classes"].tolist()) == [0, 2, 3]
 
 
-def test_classes_that_are_not_wanted_do_not_count_as_candidates():
+def test_unwanted_classes_do_not_count_as_candidates():
     facts = {"labels": ("person", "car")}
     wanted = {"classes": ["car"], "max_candidates": 1}
     assert scores_left([BOX, FAR], [0.9, 0.6], [0, 1], facts=facts, **wanted) == [0.6]
 
 
-def test_no_class_may_be_wanted():
+def test_an_empty_list_of_classes_keeps_no_box():
     assert scores_left([BOX], [0.9], facts={"labels": ("person",)}, classes=[]) == []
 
 
-def test_a_model_without_labels_has_its_classes_by_number():
+def test_classes_of_a_model_without_labels_are_given_by_number():
     assert scores_left([BOX, FAR], [0.9, 0.6], [0, 7], classes=["7"]) == [0.6]
 
 
@@ -147,7 +149,7 @@ def test_an_unknown_label_is_refused(labels, name, complaint):
         stage({"labels": labels}, classes=[name])
 
 
-def test_boxes_of_a_model_with_suppression_of_its_own_are_not_suppressed():
+def test_boxes_of_an_end_to_end_model_are_only_filtered_and_sorted():
     facts = {"contract": SimpleNamespace(end_to_end=True), "labels": ("a", "b")}
     boxes, scores, classes = [BOX, NEAR, BOX, FAR], [0.6, 0.9, 0.05, 0.8], [0, 0, 0, 1]
     limits = {"max_boxes": 1, "max_candidates": 1}
@@ -155,12 +157,12 @@ def test_boxes_of_a_model_with_suppression_of_its_own_are_not_suppressed():
     assert scores_left(boxes, scores, classes, facts=facts, classes=["a"]) == [0.9, 0.6]
 
 
-def test_tells_which_scores_need_not_be_given():
+def test_resolve_returns_min_score_and_max_boxes():
     settings = NonMaxSuppressionSettings(min_score=0.25, max_boxes=40)
     assert NonMaxSuppression.resolve(settings) == {"min_score": 0.25, "max_boxes": 40}
 
 
-def test_gives_arrays_of_the_types_it_says():
+def test_results_have_the_declared_dtypes():
     given = suppressed([BOX], [0.9])
     for array in NonMaxSuppression.gives:
         assert given[array.name].dtype == array.dtype
@@ -177,13 +179,13 @@ BOXES = st.integers(0, 40).flatmap(
 
 
 def rows(given):
-    """The boxes of a frame as tuples."""
+    """Return the rows of a frame as tuples."""
     columns = (given["boxes"].tolist(), given["scores"].tolist(), given["classes"].tolist())
     return [(*box, score, number) for box, score, number in zip(*columns, strict=True)]
 
 
 @given(BOXES, st.sampled_from([0.0, 0.3, 0.5, 1.0]))
-def test_properties(case, max_iou):
+def test_kept_boxes_do_not_overlap_and_stay_on_a_second_run(case, max_iou):
     boxes, scores, classes = case
     scores = scores / 1000
     once = suppressed(boxes, scores, classes, max_iou=max_iou)
@@ -201,7 +203,7 @@ def test_properties(case, max_iou):
 
 
 @given(BOXES, st.randoms(use_true_random=False))
-def test_the_order_of_the_candidates_does_not_matter(case, random):
+def test_the_order_of_the_candidates_does_not_change_the_result(case, random):
     boxes, _, classes = case
     scores = np.linspace(0.2, 0.9, len(boxes))
     order = list(range(len(boxes)))

@@ -1,11 +1,11 @@
-"""The model sees the picture it was trained to see."""
+"""The model gets an image as in its training."""
 
 import msgspec
 import numpy as np
 import pytest
 
 import stages.inference.preprocess
-from models.contract import inspect
+from models.inspect import inspect
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from stages.inference.preprocess import Preprocess
@@ -15,7 +15,7 @@ BLUE, GREEN, RED = 10, 20, 30
 
 
 def stage(tmp_path, shape=(1, 3, 64, 64), dtype="float32", **changes):
-    """Preprocess for a YOLOv8 model, its input changed."""
+    """Make the stage for a YOLOv8 model with a changed input."""
     anchors = 8 * 8 + 4 * 4 + 2 * 2
     path = save(tmp_path / "m.onnx", shape, {"output0": (1, 6, anchors)}, dtype=dtype)
     contract = inspect(path)
@@ -26,7 +26,7 @@ def stage(tmp_path, shape=(1, 3, 64, 64), dtype="float32", **changes):
     )
 
 
-def test_with_two_models_in_a_row_the_input_is_that_of_the_one_behind(tmp_path):
+def test_the_input_is_that_of_the_following_model_where_there_are_two(tmp_path):
     before, behind = (
         inspect(save(tmp_path / f"{side}.onnx", (1, 3, side, side), {"output0": (1, 6, anchors)}))
         for side, anchors in ((64, 84), (96, 189))
@@ -37,7 +37,7 @@ def test_with_two_models_in_a_row_the_input_is_that_of_the_one_behind(tmp_path):
 
 
 def plain(width, height):
-    """A picture of one colour."""
+    """Make an image of one colour."""
     return np.full((height, width, 3), (BLUE, GREEN, RED), np.uint8)
 
 
@@ -55,9 +55,9 @@ DTYPES = ["uint8", "float32", "float16"]
 
 
 def channels(frame):
-    """The input as (H, W, 3)."""
-    picture = frame["input"][0]
-    return picture if picture.shape[2] == 3 else picture.transpose(1, 2, 0)
+    """Return the input as (H, W, 3)."""
+    model_input = frame["input"][0]
+    return model_input if model_input.shape[2] == 3 else model_input.transpose(1, 2, 0)
 
 
 @pytest.mark.parametrize("shape", LAYOUTS)
@@ -65,7 +65,7 @@ def channels(frame):
 @pytest.mark.parametrize(
     ("colour", "seen"), [("bgr", (BLUE, GREEN, RED)), ("rgb", (RED, GREEN, BLUE))]
 )
-def test_colour_order(tmp_path, shape, dtype, colour, seen):
+def test_channels_are_in_the_order_of_the_model(tmp_path, shape, dtype, colour, seen):
     frame = run(stage(tmp_path, shape, dtype, colour=colour), plain(100, 100))
     assert frame["input"].shape == shape
     assert frame["input"].dtype == dtype
@@ -74,33 +74,33 @@ def test_colour_order(tmp_path, shape, dtype, colour, seen):
 
 @pytest.mark.parametrize("shape", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_letterbox_is_filled_around_the_picture(tmp_path, shape, dtype):
+def test_a_letterboxed_image_is_surrounded_by_padding(tmp_path, shape, dtype):
     made = stage(tmp_path, shape, dtype, pad=77)
     for image, inside in (
         (plain(128, 64), np.s_[16:48, :]),
         (plain(64, 128), np.s_[:, 16:48]),
         (plain(1, 1), np.s_[:, :]),
     ):
-        picture = channels(run(made, image)).copy()
-        assert (picture[inside] == (BLUE, GREEN, RED)).all()
-        picture[inside] = 77
-        assert (picture == 77).all()
+        found = channels(run(made, image)).copy()
+        assert (found[inside] == (BLUE, GREEN, RED)).all()
+        found[inside] = 77
+        assert (found == 77).all()
 
 
 @pytest.mark.parametrize("shape", LAYOUTS)
-def test_a_letterbox_at_the_top_left(tmp_path, shape):
-    picture = channels(run(stage(tmp_path, shape, anchor="top_left"), plain(128, 64)))
-    assert (picture[:32] == (BLUE, GREEN, RED)).all()
-    assert (picture[32:] == 114).all()
+def test_a_letterboxed_image_at_the_top_left_has_padding_behind_it(tmp_path, shape):
+    found = channels(run(stage(tmp_path, shape, anchor="top_left"), plain(128, 64)))
+    assert (found[:32] == (BLUE, GREEN, RED)).all()
+    assert (found[32:] == 114).all()
 
 
-def test_stretch_fills_the_input(tmp_path):
+def test_a_stretched_image_fills_the_input(tmp_path):
     frame = run(stage(tmp_path, resize="stretch"), plain(200, 10))
     assert (channels(frame) == (BLUE, GREEN, RED)).all()
     np.testing.assert_allclose(frame["transform"], [64 / 200, 64 / 10, 0, 0])
 
 
-def test_transform_tells_scale_and_padding(tmp_path):
+def test_the_transform_has_scale_and_padding(tmp_path):
     frame = run(stage(tmp_path), plain(128, 64))
     assert frame["transform"].dtype == np.float64
     assert frame["transform"].tolist() == [0.5, 0.5, 0, 16]
@@ -111,27 +111,27 @@ def test_normalisation_is_scale_then_mean_then_std(tmp_path, shape):
     made = stage(
         tmp_path, shape, colour="rgb", scale=1 / 255, mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.4)
     )
-    picture = channels(run(made, plain(128, 64)))
+    found = channels(run(made, plain(128, 64)))
     for value, at in ((np.array([RED, GREEN, BLUE]), 32), (114, 0)):
         want = (value / 255 - np.array([0.5, 0.4, 0.3])) / np.array([0.1, 0.2, 0.4])
-        np.testing.assert_allclose(picture[at, 5], want, rtol=1e-5)
+        np.testing.assert_allclose(found[at, 5], want, rtol=1e-5)
 
 
-def test_the_same_for_all_channels(tmp_path):
-    picture = channels(run(stage(tmp_path, scale=2.0, mean=(1, 1, 1)), plain(64, 64)))
-    assert (picture == (2 * BLUE - 1, 2 * GREEN - 1, 2 * RED - 1)).all()
+def test_equal_normalisation_of_all_channels_is_applied(tmp_path):
+    found = channels(run(stage(tmp_path, scale=2.0, mean=(1, 1, 1)), plain(64, 64)))
+    assert (found == (2 * BLUE - 1, 2 * GREEN - 1, 2 * RED - 1)).all()
 
 
-def test_the_picture_is_resized_linearly(tmp_path):
+def test_an_image_is_resized_linearly(tmp_path):
     ramp = np.repeat(np.arange(128, dtype=np.uint8)[None, :, None], 128, axis=0).repeat(3, axis=2)
-    picture = channels(run(stage(tmp_path), ramp))
+    found = channels(run(stage(tmp_path), ramp))
     # Each pixel is the mean of two, rounded.
-    for row in picture[:, :, 0]:
+    for row in found[:, :, 0]:
         np.testing.assert_allclose(row, np.arange(64) * 2 + 0.5, atol=0.51)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_pictures_of_changing_size(tmp_path, dtype):
+def test_images_of_changing_size_do_not_influence_each_other(tmp_path, dtype):
     made = stage(tmp_path, dtype=dtype)
     first = run(made, plain(128, 64))["input"].copy()
     run(made, plain(31, 77))
@@ -139,17 +139,17 @@ def test_pictures_of_changing_size(tmp_path, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_a_slot_used_before_leaves_no_trace(tmp_path, dtype):
+def test_old_content_of_a_slot_does_not_influence_the_input(tmp_path, dtype):
     made = stage(tmp_path, dtype=dtype)
     clean = run(made, plain(128, 64))["input"].copy()
     used = Frame.of(image=plain(128, 64))
     used.empty("input", clean.shape, dtype)[...] = 99
-    used.header.used -= clean.nbytes  # the next array is put where that one was
+    used.header.used -= clean.nbytes  # the next array is written at the same place
     made.process(used)
     np.testing.assert_array_equal(used["input"], clean)
 
 
-def test_opencv_that_does_not_write_in_place_is_noticed(tmp_path, monkeypatch):
+def test_a_resize_that_does_not_write_in_place_is_copied(tmp_path, monkeypatch):
     real = stages.inference.preprocess.cv2.resize
     want = run(stage(tmp_path, (1, 64, 64, 3), "uint8"), plain(128, 64))["input"].copy()
 
@@ -161,11 +161,11 @@ def test_opencv_that_does_not_write_in_place_is_noticed(tmp_path, monkeypatch):
     np.testing.assert_array_equal(frame["input"], want)
 
 
-def test_a_size_the_model_cannot_take_fails_the_frame_in_words(tmp_path):
-    with pytest.raises(ValueError, match="64x64 as they are"):
+def test_an_image_of_a_wrong_size_fails_the_frame_with_both_sizes(tmp_path):
+    with pytest.raises(ValueError, match=r"images of 64x64 only \(found 65x64\)"):
         run(stage(tmp_path, resize="none"), plain(65, 64))
 
 
-def test_without_a_detector_it_says_so():
+def test_a_graph_without_a_detector_is_refused():
     with pytest.raises(SetupError, match="no detector follows"):
         Preprocess(Preprocess.Settings(), {})

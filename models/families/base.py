@@ -1,0 +1,112 @@
+"""What every family is: how the outputs of one kind of model are recognised and decoded."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.card import Task
+from models.image_input import Input, Pixels
+from models.onnx_header import OnnxFile
+from models.transform import Transform
+
+Result_co = TypeVar("Result_co", bound=tuple[NDArray[Any], ...], covariant=True)
+"""Result of `decode`: a named tuple with one array per entry of `Family.outputs`."""
+
+
+class Output(NamedTuple):
+    """An array that a family gives for each image."""
+
+    name: str
+    dtype: str
+    """numpy's name of the dtype."""
+    shape: tuple[int | None, ...]
+    """None for a dimension: any length."""
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """How a family reads a model file."""
+
+    pixels: Pixels
+    """Defaults of the family for what the file does not state."""
+    outputs: tuple[str, ...]
+    """Names of the raw outputs, in the order in which `Family.decode` takes them."""
+    classes: int | None
+    """Number of classes; None: not stated in the file."""
+    end_to_end: bool = False
+    """Whether the graph itself suppresses overlapping boxes."""
+    sizes_input: str | None = None
+    """Name of a second input, int64 (batch, 2), that takes the input's width and height."""
+    unsure: dict[str, str] = {}
+    """Key of a card's `input` -> why the file does not determine it."""
+
+
+class Family(ABC, Generic[Result_co]):
+    """Recognises model files of one kind, and decodes the outputs of one model.
+
+    A new family is one file with a subclass, and one line in `FAMILIES`. The class answers what
+    is asked before a model is loaded; an object is made for each loaded model.
+
+    Args:
+        image: the model's input.
+        classes: number of classes; None: not stated in the file.
+    """
+
+    task: ClassVar[Task]
+    """Task of the models of this family."""
+    outputs: ClassVar[tuple[Output, ...]]
+    """Arrays of the result of `decode`, in the order of its fields; the same for all families of a
+    task."""
+    raw: ClassVar[str]
+    """Raw outputs of the models, for messages: "[1,N,6]"; N boxes, C classes."""
+
+    def __init__(self, image: Input, classes: int | None) -> None:
+        self.input = image
+        self.classes = classes
+
+    @classmethod
+    @abstractmethod
+    def recognise(cls, file: OnnxFile) -> Reading | None:
+        """Return how this family reads a model file; None: it is of another family.
+
+        A file that leaves the distinguishing dimensions open is recognised.
+        """
+
+    @abstractmethod
+    def decode(
+        self, raw: Sequence[NDArray[Any]], transform: Transform, min_score: float
+    ) -> Result_co:
+        """Decode the raw outputs for one image.
+
+        Args:
+            raw: in the order of `Reading.outputs`, without the batch dimension.
+            transform: from the captured image to the input.
+            min_score: rows with a lower score are left out.
+        """
+
+
+class Candidates(NamedTuple):
+    """Boxes that may overlap, in any order; parallel arrays."""
+
+    boxes: NDArray[np.float32]
+    """(N, 4) xyxy in pixels of the captured image, inside it."""
+    scores: NDArray[np.float32]
+    """(N,) from 0 to 1."""
+    classes: NDArray[np.int32]
+    """(N,) indices into the labels."""
+
+
+class DetectorFamily(Family[Candidates]):
+    """Base of the families of detectors."""
+
+    task = "detect"
+    outputs = (
+        Output("boxes", "float32", (None, 4)),
+        Output("scores", "float32", (None,)),
+        Output("classes", "int32", (None,)),
+    )

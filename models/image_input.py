@@ -1,0 +1,79 @@
+"""The input of a model that takes images: how it is found in the file, how pixels are prepared."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from models.card import Colour, InputDtype, Layout
+from models.onnx_header import OnnxFile, Tensor
+from models.transform import Anchor, Resize
+
+STRIDES = (8, 16, 32)
+"""Strides of the usual three grids, in pixels of the input."""
+
+
+class Pixels(msgspec.Struct, frozen=True, kw_only=True):
+    """How an image becomes a model's input, apart from the size."""
+
+    resize: Resize = "letterbox"
+    anchor: Anchor = "centre"
+    pad: int = 114
+    """Pixel value of the padding around a letterboxed image."""
+    colour: Colour = "rgb"
+    scale: float = 1.0
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """The model gets (pixel * scale - mean) / std, per channel in the order of `colour`."""
+
+
+class Input(Pixels, frozen=True, kw_only=True):
+    """The input that a model expects."""
+
+    name: str
+    size: tuple[int, int]
+    """Width and height in pixels."""
+    dtype: InputDtype
+    layout: Layout
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of the array for one image."""
+        width, height = self.size
+        return (1, height, width, 3) if self.layout == "nhwc" else (1, 3, height, width)
+
+
+class ImageTensor(NamedTuple):
+    """The input of a model file that takes the image."""
+
+    tensor: Tensor
+    layout: Layout
+    size: tuple[int | None, int | None]
+    """Width and height in pixels; None: any."""
+    batch: int | None
+    """Images per run; None: any number."""
+
+
+def image_tensor(file: OnnxFile) -> ImageTensor | None:
+    """Return the first input that can take a colour image; None: there is none."""
+    for tensor in file.inputs:
+        shape = tensor.shape
+        if shape is None or len(shape) != 4:
+            continue
+        if shape[1] == 3:
+            return ImageTensor(tensor, "nchw", (shape[3], shape[2]), shape[0])
+        if shape[3] == 3:
+            return ImageTensor(tensor, "nhwc", (shape[2], shape[1]), shape[0])
+    return None
+
+
+def grid_cells(file: OnnxFile, strides: tuple[int, ...] = STRIDES) -> int | None:
+    """Count the cells of all grids over the input; None where the size of the input is open."""
+    image = image_tensor(file)
+    if image is None:
+        return None
+    width, height = image.size
+    if width is None or height is None:
+        return None
+    return sum((width // s) * (height // s) for s in strides)

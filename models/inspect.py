@@ -1,0 +1,227 @@
+"""From a model file, and a card where there is one, to the contract."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from models import families, onnx_header
+from models.card import MAX_SIDE_PX, Card, Thresholds, label_set
+from models.contract import Contract
+from models.errors import CardError, ContractError
+from models.families.base import Reading
+from models.image_input import ImageTensor, Input, image_tensor
+from models.metadata import input_size_in, names_in
+from models.onnx_header import OnnxFile, sha256_of
+from models.text import shown
+
+IMAGE_DTYPES = ("uint8", "float32", "float16")
+"""Dtypes of an input that are supported."""
+
+
+def inspect(
+    path: str | os.PathLike[str], card: Card | None = None, file: OnnxFile | None = None
+) -> Contract:
+    """Derive the contract of a model from its file, and from a card where there is one.
+
+    Without a card, every family is asked whether it can read the outputs; what the file does not
+    state (colour order, value range) has the family's default. 80 classes without names have the
+    labels of COCO.
+
+    Args:
+        path: path of the model file.
+        card: card of the model.
+        file: header of the file, if it has been read already.
+
+    Raises:
+        ContractError: missing, not ONNX, no family fits, several do, or the card does not fit.
+        CardError: the card names an unknown family, or the wrong task for it.
+    """
+    path = Path(path)
+    if file is None:
+        file = onnx_header.read(path)
+    image = image_tensor(file)
+    if image is None:
+        raise ContractError(
+            f"{path}: no input takes colour images, [N,3,H,W] or [N,H,W,3] (found {file}); export "
+            "the model with such an input"
+        )
+    if image.batch not in (1, None):
+        raise ContractError(
+            f"{path}: the model takes only {image.batch} images at once (found {image.tensor}); "
+            "export it with batch 1, or with an open batch"
+        )
+    name, reading = _reading_by_card(file, card) if card is not None else _only_reading(file)
+    given = (image.tensor.name, reading.sizes_input)
+    more = [str(tensor) for tensor in file.inputs if tensor.name not in given]
+    if more:
+        raise ContractError(
+            f"{path}: family {name} has no values for further inputs (found {', '.join(more)}); "
+            "export the model with the image as its only input"
+        )
+    return Contract(
+        name=card.name if card else shown(path.stem),
+        task=families.load(name).task,
+        family=name,
+        path=os.path.abspath(path),  # symlinks not resolved: the weights are beside the link
+        size_bytes=file.size_bytes,
+        sha256=sha256_of(path),
+        input=_input(file, image, name, reading, card),
+        batch=image.batch,
+        outputs=tuple(o for raw in reading.outputs for o in file.outputs if o.name == raw),
+        classes=reading.classes,
+        labels=_labels(file, reading, card),
+        end_to_end=reading.end_to_end,
+        sizes_input=reading.sizes_input,
+        thresholds=card.thresholds if card else Thresholds(),
+        licence=card.weights.licence if card else file.metadata.get("license"),
+    )
+
+
+def _reading_by_card(file: OnnxFile, card: Card) -> tuple[str, Reading]:
+    """Return the family that a card names, and how it reads the file."""
+    name = card.family
+    if name not in families.FAMILIES:
+        raise CardError(
+            f"{file.path}: unknown family in its card {card.name} (found {name!r}); known "
+            f"families: {', '.join(families.FAMILIES)}"
+        )
+    family = families.load(name)
+    if family.task != card.task:
+        raise CardError(
+            f"{file.path}: task in its card {card.name} does not match family {name} (found "
+            f"{card.task}, the family has {family.task}); correct one of the two"
+        )
+    reading = family.recognise(file)
+    if reading is None:
+        raise ContractError(
+            f"{file.path}: family {name} of its card {card.name} cannot read the outputs "
+            f"(expected {family.raw}, found {file}); correct the family"
+        )
+    return name, reading
+
+
+def _only_reading(file: OnnxFile) -> tuple[str, Reading]:
+    """Return the only family that can read the file, and how."""
+    found = {name: families.load(name) for name in families.FAMILIES}
+    task = file.metadata.get("task")
+    tasks = {family.task for family in found.values()}
+    if task is not None and task not in tasks:
+        raise ContractError(
+            f"{file.path}: no family for the task in its metadata (found {task}); use a model "
+            f"with task {' or '.join(sorted(tasks))}"
+        )
+    readings = {
+        name: reading
+        for name, family in found.items()
+        if task in (None, family.task) and (reading := family.recognise(file)) is not None
+    }
+    if len(readings) > 1:
+        names = " or ".join(
+            f"{name} ({reading.classes} classes)" for name, reading in readings.items()
+        )
+        raise ContractError(
+            f"{file.path}: the outputs can be read as {names}; choose in a card: {_card(file)}"
+        )
+    if not readings:
+        shape = file.outputs[0].shape or ()
+        guess = ""
+        if len(file.outputs) == 1 and len(shape) == 2:
+            guess = f"; it looks like a classifier or an embedding of {shape[1]} numbers"
+        raise ContractError(
+            f"{file.path}: no family can read the outputs (found {file}){guess}; known families: "
+            f"{', '.join(found)}"
+        )
+    return next(iter(readings.items()))
+
+
+def _card(file: OnnxFile, family: str = "NAME", key: str | None = None) -> str:
+    """Write the card that would settle a question, in one line."""
+    rest = f", input: {{{key}: ...}}" if key else ""
+    name = file.path.name
+    return f"{{name: {file.path.stem}, family: {family}, weights: {{file: {name}}}{rest}}}"
+
+
+def _input(
+    file: OnnxFile, image: ImageTensor, family: str, reading: Reading, card: Card | None
+) -> Input:
+    """Combine the card, the file and the family's defaults into the model's input."""
+    path = file.path
+    stated: dict[str, Any] = {}
+    if card is not None:
+        fields = msgspec.structs.asdict(card.input)
+        stated = {key: value for key, value in fields.items() if value is not None}
+    for key, why in reading.unsure.items():
+        if key not in stated:
+            raise ContractError(
+                f"{path}: input.{key} is not in the file ({why}); set it in a card: "
+                f"{_card(file, family, key)}"
+            )
+    found = {"dtype": image.tensor.dtype, "layout": image.layout}
+    for key, value in found.items():
+        if stated.get(key, value) != value:
+            raise ContractError(
+                f"{path}: input.{key} of its card does not match the file (found {stated[key]}, "
+                f"the file has {value}); remove it from the card"
+            )
+    if image.tensor.dtype not in IMAGE_DTYPES:
+        raise ContractError(
+            f"{path}: unsupported dtype of images (found {image.tensor}); export the model with "
+            f"{', '.join(IMAGE_DTYPES[:-1])} or {IMAGE_DTYPES[-1]}"
+        )
+    size = stated.pop("size", None) or _size(file, image, family)
+    if any(own is not None and own != want for own, want in zip(image.size, size, strict=True)):
+        own = "x".join(str(side or "any") for side in image.size)
+        raise ContractError(
+            f"{path}: input.size of its card does not match the file (found {list(size)}, the file "
+            f"takes {own} only); remove it from the card"
+        )
+    usual = msgspec.structs.asdict(reading.pixels)
+    if image.tensor.dtype == "uint8":
+        # Bytes hold pixels in only one way.
+        values = [key for key in ("scale", "mean", "std") if key in stated]
+        if values:
+            raise ContractError(
+                f"{path}: input.{values[0]} of its card has no use, because the model takes uint8 "
+                "pixels without normalisation; remove it from the card"
+            )
+        for key in ("scale", "mean", "std"):
+            del usual[key]
+    return Input(name=image.tensor.name, size=size, **usual | found | stated)
+
+
+def _size(file: OnnxFile, image: ImageTensor, family: str) -> tuple[int, int]:
+    """Return width and height of the input in pixels, as the file states them."""
+    width, height = image.size
+    size = input_size_in(file.metadata) if width is None or height is None else (width, height)
+    if size is None:
+        raise ContractError(
+            f"{file.path}: the size of the input is open in the file (found {image.tensor}); set "
+            f"it in a card: {_card(file, family, 'size')}"
+        )
+    if not all(1 <= side <= MAX_SIDE_PX for side in size):
+        raise ContractError(
+            f"{file.path}: size of the input out of bounds (found {size[0]}x{size[1]}); export the "
+            f"model with sides of 1 to {MAX_SIDE_PX} pixels"
+        )
+    return size
+
+
+def _labels(file: OnnxFile, reading: Reading, card: Card | None) -> tuple[str, ...]:
+    """Return the labels of the card, else of the file, else of COCO for 80 classes."""
+    stated = card.labels if card is not None else None
+    labels = label_set(stated) if isinstance(stated, str) else stated and tuple(map(shown, stated))
+    if labels is None:
+        labels = names_in(file.metadata)
+    if labels is None:
+        return label_set("coco80") if reading.classes == 80 else ()
+    if reading.classes is not None and len(labels) != reading.classes:
+        whose = "its card" if stated is not None else "its metadata"
+        raise ContractError(
+            f"{file.path}: the outputs have {reading.classes} classes, but {whose} has "
+            f"{len(labels)} labels; set `labels` in a card"
+        )
+    return labels
