@@ -1,16 +1,15 @@
-"""Which score decides what: from settings, the run's `confidence` and the model's card.
+"""Thresholds of scores and overlaps: from settings, the run's `confidence` and the model's card.
 
-From the lowest to the highest:
+The scores, from the lowest to the highest:
 
 - `nms.min_score`: a box below it is dropped.
 - `tracker.low_score`: a box from it on may continue a track seen in the last frame.
 - `tracker.high_score`: a box from it on may continue any track.
-- `confidence`: a box from it on may start and confirm a track, and is handed on without one where
-  there is no tracker.
-- `tracker.new_track_score`: a box from it on may start a track, where that shall need more.
+- `confidence`: a box from it on may start and confirm a track; without a tracker it is an object.
+- `tracker.new_track_score`: a box from it on may start a track, if that is to need more.
 
-A setting that is given wins over the card. Those that are left out are moved as far as the given
-ones make necessary; two given ones that contradict each other are refused.
+A setting takes precedence over the card. Scores that are not set move as far as the set ones make
+necessary; two set ones that contradict each other are refused.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import SetupError
 
+# Defaults, where neither the settings nor the card have a value.
 MIN_SCORE = 0.1
 LOW_SCORE = 0.3
 HIGH_SCORE = 0.5
 NEW_TRACK_SCORE = 0.65
 MAX_IOU = 0.5
-"""Used where neither the settings nor the card say more."""
 
 
 class Confidence(NamedTuple):
-    """The score from which on a box counts as an object, as far as it is known."""
+    """The lowest score of an object, as far as it is known."""
 
     given: float | None = None
-    """By the settings file or the command line."""
+    """Value of the settings file or the command line."""
     of_card: float | None = None
-    """By the card of the model."""
+    """Value of the model's card."""
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Confidence:
@@ -44,31 +43,31 @@ class Confidence(NamedTuple):
 
     @property
     def known(self) -> float | None:
-        """The given one, else that of the card."""
+        """The given value, else that of the card."""
         return self.of_card if self.given is None else self.given
 
 
 UNKNOWN = Confidence()
-"""Neither given nor in a card."""
+"""A confidence that is neither given nor in a card."""
 
 
 class TrackScores(NamedTuple):
-    """The scores that decide about tracks, in ascending order."""
+    """The scores of a tracker, in ascending order."""
 
     low: float
     high: float
     confirm: float
-    """For a track that is not confirmed yet to continue."""
+    """For a box that confirms a new track."""
     new: float
 
 
 def hand_on_score(min_score: float | None, confidence: Confidence) -> float | None:
-    """Work out the score from which on a box is handed on without a track; None: every box.
+    """Return the lowest score of a box that is handed on without a track; None: every box is.
 
     Args:
-        min_score: setting of non-maximum suppression; null: not given. Given without `confidence`
-            it wins over the card, as every setting does.
-        confidence: of the run and the card.
+        min_score: setting of non-maximum suppression; None: not set. Without `confidence` it takes
+            precedence over the card, as every setting does.
+        confidence: confidence of the run and the card.
     """
     if confidence.given is None and min_score is not None:
         return min_score
@@ -76,14 +75,14 @@ def hand_on_score(min_score: float | None, confidence: Confidence) -> float | No
 
 
 def candidate_score(min_score: float | None, confidence: Confidence) -> float:
-    """Work out the score below which non-maximum suppression drops a box.
+    """Return the score below which non-maximum suppression drops a box.
 
     Args:
-        min_score: setting of non-maximum suppression; null: not given.
-        confidence: of the run and the card.
+        min_score: setting of non-maximum suppression; None: not set.
+        confidence: confidence of the run and the card.
 
     Raises:
-        SetupError: no box could have the confidence asked for and less than `min_score`.
+        SetupError: `min_score` is above the given confidence.
     """
     if min_score is None:
         return MIN_SCORE if confidence.known is None else min(MIN_SCORE, confidence.known)
@@ -97,16 +96,16 @@ def track_scores(
     new_track_score: float | None,
     confidence: Confidence,
 ) -> TrackScores:
-    """Work out the scores that decide about tracks.
+    """Return the scores of a tracker.
 
     Args:
-        low_score: setting of the tracker; null: not given.
-        high_score: likewise.
-        new_track_score: likewise.
-        confidence: of the run and the card.
+        low_score: setting of the tracker; None: not set.
+        high_score: setting of the tracker; None: not set.
+        new_track_score: setting of the tracker; None: not set.
+        confidence: confidence of the run and the card.
 
     Raises:
-        SetupError: two that are given contradict each other.
+        SetupError: two given scores contradict each other.
     """
     _check_order(
         {
@@ -130,10 +129,10 @@ def track_scores(
 
 
 def max_iou(setting: float | None, facts: Mapping[str, Any]) -> float:
-    """Work out the overlap above which the worse of two boxes is dropped.
+    """Return the IoU above which the worse of two boxes is dropped.
 
     Args:
-        setting: of non-maximum suppression; null: not given.
+        setting: setting of non-maximum suppression; None: not set.
         facts: of the stage.
     """
     if setting is not None:
@@ -148,7 +147,7 @@ def _of_card(facts: Mapping[str, Any], name: str) -> float | None:
 
 
 def _check_order(scores: Mapping[str, float | None]) -> None:
-    """Refuse given scores that do not ascend in the order in which they stand."""
+    """Refuse given scores that are not in ascending order."""
     given = [(name, score) for name, score in scores.items() if score is not None]
     for (lower, low), (upper, high) in combinations(given, 2):
         if low > high:

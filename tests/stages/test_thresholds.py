@@ -1,4 +1,4 @@
-"""Which score decides what: given settings win, the others follow, contradictions are refused."""
+"""Settings take precedence, the other scores follow, contradictions are refused."""
 
 from types import SimpleNamespace
 
@@ -24,7 +24,7 @@ MAYBE = st.none() | SCORES
 
 
 def card(score=None, iou=None):
-    """The facts that a detector with such a card gives."""
+    """Make the facts of a detector with such a card."""
     return {
         "contract": SimpleNamespace(
             thresholds=SimpleNamespace(score=score, iou=iou), end_to_end=False
@@ -35,7 +35,7 @@ def card(score=None, iou=None):
 # --- the derivation ---
 
 
-def test_without_confidence_and_card_the_scores_are_as_they_always_were():
+def test_scores_without_confidence_and_card_are_the_defaults():
     assert track_scores(None, None, None, Confidence()) == (0.3, 0.5, 0.5, 0.65)
     assert candidate_score(None, Confidence()) == 0.1
     assert hand_on_score(None, Confidence()) is None
@@ -52,7 +52,7 @@ def test_without_confidence_and_card_the_scores_are_as_they_always_were():
         (1.0, None, (0.3, 0.5, 1.0, 1.0)),
     ],
 )
-def test_the_confidence_starts_and_confirms_a_track(given, of_card, expected):
+def test_the_confidence_is_the_score_to_start_and_confirm_a_track(given, of_card, expected):
     assert track_scores(None, None, None, Confidence(given, of_card)) == expected
 
 
@@ -66,7 +66,7 @@ def test_the_confidence_starts_and_confirms_a_track(given, of_card, expected):
         ((None, 0.7, None), None, (0.3, 0.7, 0.7, 0.7)),
     ],
 )
-def test_a_setting_that_is_given_wins_over_the_card(given, of_card, expected):
+def test_a_setting_takes_precedence_over_the_card(given, of_card, expected):
     assert track_scores(*given, Confidence(None, of_card)) == expected
 
 
@@ -80,13 +80,13 @@ def test_a_setting_that_is_given_wins_over_the_card(given, of_card, expected):
         ((None, None, 0.3), 0.5, r"confidence: expected at most new_track_score \(0.3\), found"),
     ],
 )
-def test_two_given_scores_that_contradict_are_refused(given, confidence, words):
+def test_two_given_scores_that_contradict_each_other_are_refused(given, confidence, words):
     with pytest.raises(SetupError, match=words):
         track_scores(*given, Confidence(confidence, 0.4))
 
 
 @given(MAYBE, MAYBE, MAYBE, MAYBE, MAYBE)
-def test_scores_ascend_and_keep_what_is_given(low, high, new, confidence, of_card):
+def test_scores_ascend_and_keep_the_given_ones(low, high, new, confidence, of_card):
     try:
         scores = track_scores(low, high, new, Confidence(confidence, of_card))
     except SetupError:
@@ -98,7 +98,7 @@ def test_scores_ascend_and_keep_what_is_given(low, high, new, confidence, of_car
         assert scores.confirm == confidence
 
 
-def test_a_min_score_above_the_confidence_is_refused_and_one_above_the_card_wins():
+def test_a_min_score_is_refused_above_the_confidence_but_not_the_card():
     with pytest.raises(SetupError, match=r"min_score: expected at most confidence \(0.2\)"):
         candidate_score(0.3, Confidence(0.2, 0.4))
     assert candidate_score(0.5, Confidence(None, 0.4)) == 0.5
@@ -107,16 +107,16 @@ def test_a_min_score_above_the_confidence_is_refused_and_one_above_the_card_wins
     assert hand_on_score(0.3, Confidence(0.6, 0.4)) == 0.6
 
 
-def test_the_overlap_is_that_of_the_card_unless_given():
+def test_max_iou_is_that_of_the_card_unless_given():
     assert max_iou(None, card(iou=0.7)) == 0.7
     assert max_iou(0.3, card(iou=0.7)) == 0.3
 
 
-# --- what reaches a sink ---
+# --- the objects that reach a sink ---
 
 
 def detections(seq, scores, step_px=0.0):
-    """One box per score, each in a place of its own."""
+    """Make a frame with one box per score, all disjoint."""
     lefts = 200.0 * np.arange(len(scores)) + step_px * seq
     boxes = np.stack([lefts, lefts * 0, lefts + 40, lefts * 0 + 80], axis=1)
     return Frame.of(
@@ -130,7 +130,7 @@ def detections(seq, scores, step_px=0.0):
 
 
 class Path:
-    """Non-maximum suppression and, behind it, a tracker or none."""
+    """Non-maximum suppression, followed by a tracker or not."""
 
     def __init__(self, confidence=None, kind="bytetrack", of_card=None, nms=(), **tracker):
         chosen = NonMaxSuppressionSettings(**dict(nms))
@@ -140,7 +140,7 @@ class Path:
             self.stages.append(Tracker(TrackerSettings(kind=kind, **tracker), facts))
 
     def __call__(self, frame):
-        """The (class, id, score) of each object that a sink sees."""
+        """Process a frame; return (class, id, score) of each object that a sink gets."""
         for stage in self.stages:
             stage.process(frame)
         ids = frame["ids"] if "ids" in frame else [-1] * len(frame["boxes"])
@@ -164,7 +164,7 @@ def test_raising_the_confidence_never_adds_objects(scene, one, other, kind):
 
 @settings(deadline=None, max_examples=50)
 @given(SCENES, SCORES)
-def test_every_track_has_begun_and_been_confirmed_with_the_confidence(scene, confidence):
+def test_every_track_was_started_and_confirmed_with_the_confidence(scene, confidence):
     path, begun, before = Path(confidence), set(), {}
     for seq, scores in enumerate(scene):
         for number, track, score in path(detections(seq, scores)):
@@ -177,7 +177,7 @@ def test_every_track_has_begun_and_been_confirmed_with_the_confidence(scene, con
 
 @settings(deadline=None, max_examples=50)
 @given(SCENES, SCORES, st.sampled_from(["none", None]))
-def test_without_a_tracker_nothing_below_the_confidence_is_shown(scene, confidence, kind):
+def test_no_object_below_the_confidence_is_shown_without_a_tracker(scene, confidence, kind):
     path = Path(confidence, kind)
     for seq, scores in enumerate(scene):
         shown = {number for number, _, _ in path(detections(seq, scores))}
@@ -191,7 +191,7 @@ def test_a_confirmed_track_continues_with_a_weaker_box():
     assert path(detections(2, [0.2])) == set()
 
 
-def test_boxes_below_the_confidence_are_apart_from_those_a_sink_reads():
+def test_boxes_below_the_confidence_are_not_in_the_arrays_of_a_sink():
     frame = detections(0, [0.9, 0.3, 0.45, 0.05])
     Path(0.4, kind=None)(frame)
     assert frame["scores"].tolist() == pytest.approx([0.9, 0.45])
@@ -199,7 +199,7 @@ def test_boxes_below_the_confidence_are_apart_from_those_a_sink_reads():
 
 
 @pytest.mark.parametrize("kind", ["none", None])
-def test_the_score_of_the_card_counts_where_nothing_is_given(kind):
+def test_the_score_of_the_card_is_used_where_no_score_is_given(kind):
     def shown(**more):
         return {number for number, _, _ in Path(kind=kind, **more)(detections(0, scores))}
 
