@@ -70,19 +70,19 @@ class Detector(Stage):
         super().__init__(settings, facts)
         self._contract: Contract = facts["contract"]
         behind = facts.get("behind", facts)
-        self._is_thinned_out = "min_score" in behind
+        self._nms_follows = "min_score" in behind
         self._hand_on = hand_on_score(None, Confidence.of(facts))
-        self._min_score = self._least_score(behind.get("min_score"))
+        self._min_score = self._lowest_score(behind.get("min_score"))
         self._runtime: Runtime | None = None
         self._family: Family[Candidates] | None = None
 
-    def _least_score(self, asked: float | None) -> float:
+    def _lowest_score(self, asked: float | None) -> float:
         """Return the lowest score of a candidate.
 
         Args:
             asked: lowest score that the following NMS needs; None: not set.
         """
-        if self._is_thinned_out:
+        if self._nms_follows:
             confidence = Confidence.of(self.facts)
             return candidate_score(None, confidence) if asked is None else asked
         if self._hand_on is None:
@@ -204,7 +204,7 @@ class Detector(Stage):
         transform = Transform.of(frame["transform"], frame.width, frame.height)
         assert self._family is not None
         found = self._family.decode(outputs, transform, self._min_score)
-        if not self._is_thinned_out:
+        if not self._nms_follows:
             put_detections(frame, found.boxes, found.scores, found.classes, self._hand_on)
             return
         frame.put("boxes", found.boxes)
