@@ -130,9 +130,9 @@ def _only_reading(file: OnnxFile) -> tuple[str, Reading]:
         shape = file.outputs[0].shape or ()
         guess = ""
         if len(file.outputs) == 1 and len(shape) == 2:
-            guess = f"; it looks like a classifier or an embedding of {shape[1]} numbers"
+            guess = f"; looks like a classifier or an embedding of {shape[1]} numbers"
         raise ContractError(
-            f"{file.path}: no family can read the outputs (found {file}){guess}; known families: "
+            f"{file.path}: no family can read the outputs (found {file}){guess}; choose a model of "
             f"{', '.join(found)}"
         )
     return next(iter(readings.items()))

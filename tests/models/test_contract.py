@@ -226,7 +226,7 @@ SOFTMAX = {"ops": ["Softmax"]}
             [1, 3, 640, 640],
             {"pred_logits": (1, 300, 91), "pred_boxes": (1, 300, 4)},
             {},
-            r"no family can read the outputs .* known families: ssd, yolox",
+            r"no family can read the outputs .*; choose a model of ssd, yolox",
             id="logits are no scores",
         ),
         pytest.param(
