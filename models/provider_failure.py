@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 FAILURES = frozenset({"EPFail", "DeviceReset", "EngineError"})
 """Exceptions that onnxruntime raises only for the provider."""
 
-_OF_THE_DEVICE = re.compile(
+_DEVICE_FAULT = re.compile(
     r"\b(cuda|cublas|cublaslt|cudnn|cufft|curand|cusparse|nvrtc|driver|hip|miopen|rocblas)\w*"
     r"( runtime)? (failure|error)"
     r"|out[ _]of[ _](device[ _])?memory|failed to allocate memory|bad[ _]alloc"
@@ -46,7 +46,7 @@ def is_provider_failure(
     """
     if type(error).__name__ in FAILURES or isinstance(error, MemoryError):
         return True
-    if _OF_THE_DEVICE.search(str(error)):
+    if _DEVICE_FAULT.search(str(error)):
         return True
     if on_cpu or type(error).__name__ == "InvalidArgument":
         return False

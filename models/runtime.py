@@ -46,7 +46,7 @@ _INSTALL = "pip install onnxruntime, or onnxruntime-gpu[cuda,cudnn] for an NVIDI
 _SILENT = 4
 """onnxruntime's severity "fatal": its errors arrive as exceptions."""
 
-_OF_THE_FILE = frozenset({"InvalidProtobuf", "InvalidGraph", "NoSuchFile", "NoModel"})
+_FILE_ERRORS = frozenset({"InvalidProtobuf", "InvalidGraph", "NoSuchFile", "NoModel"})
 """Exceptions that onnxruntime raises for a model file, with any provider."""
 
 
@@ -199,7 +199,9 @@ def _import() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise DeviceError(f"onnxruntime cannot be imported ({_line(error)}); {_INSTALL}") from None
+        raise DeviceError(
+            f"onnxruntime cannot be imported ({_one_line(error)}); {_INSTALL}"
+        ) from None
     onnxruntime.set_default_logger_severity(_SILENT)
     onnxruntime.disable_telemetry_events()
     return onnxruntime
@@ -235,9 +237,9 @@ def _open(
         except ContractError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common base
-            if name == "cpu" or type(error).__name__ in _OF_THE_FILE:
+            if name == "cpu" or type(error).__name__ in _FILE_ERRORS:
                 raise ContractError(
-                    f"{contract.path}: onnxruntime cannot load it: {_line(error)}"
+                    f"{contract.path}: onnxruntime cannot load it: {_one_line(error)}"
                 ) from None
             why = shown(error, 130)
         else:
@@ -337,5 +339,5 @@ def _package(device: str) -> str:
     return next((d for d, has in DISTRIBUTIONS.items() if device in has), "onnxruntime")
 
 
-def _line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
