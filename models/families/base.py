@@ -49,8 +49,9 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 class Family(ABC, Generic[Result_co]):
     """Recognises model files of one kind, and decodes the outputs of one model.
 
-    A new family is one file with a subclass, and one line in `FAMILIES`. The class answers what
-    is asked before a model is loaded; an object is made for each loaded model.
+    A new family is one file with a subclass, and one line in `FAMILIES`; a new task is also one
+    more name in `models.card.Task`. The class recognises files before a model is loaded; an object
+    is made for each loaded model.
 
     Args:
         image: the model's input.

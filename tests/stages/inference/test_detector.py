@@ -11,10 +11,13 @@ import pytest
 
 import stages.inference.detector
 from models import families, runtime
+from models.families.base import DetectorFamily
 from models.inspect import inspect
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.graph.graph import usable_cores
+from run import main
+from stages.detections import CANDIDATES
 from stages.inference.detector import Detector, DetectorSettings
 from stages.inference.preprocess import Preprocess
 from tests.models.builders import save
@@ -298,7 +301,7 @@ def test_a_model_that_cannot_be_used_is_refused_at_the_start(model, complaint):
         resolve(model=model)
 
 
-def test_a_model_of_another_task_is_refused_at_the_start(tmp_path, monkeypatch):
+def test_a_model_of_another_task_is_refused_at_the_start(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(families.FAMILIES, *TABLE_LINE)
     save(tmp_path / "m.onnx", [1, 3, 64, 64], {"logits": (1, 10)})
     card = tmp_path / "m.yaml"
@@ -306,6 +309,13 @@ def test_a_model_of_another_task_is_refused_at_the_start(tmp_path, monkeypatch):
     words = "^model m has task classify, this stage needs task detect; choose another model$"
     with pytest.raises(SetupError, match=words):
         resolve(model=str(card))
+    assert main(["check", "--model", str(card)]) == 2
+    assert capsys.readouterr().err.startswith("run.py: stages.detector: model m has task classify")
+
+
+def test_the_stage_gives_the_outputs_of_detector_families():
+    declared = [(output.name, output.dtype, output.shape) for output in DetectorFamily.outputs]
+    assert declared == [(array.name, array.dtype, array.shape) for array in CANDIDATES]
 
 
 def test_a_device_that_is_not_installed_is_refused_at_the_start():
