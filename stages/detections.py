@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +13,7 @@ from pipeline.config import hint, is_number
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.messages import display_value
-from pipeline.stage import Array
+from pipeline.stage import Array, Context
 
 NO_ID = -1
 """In `ids`: this object belongs to no track (yet)."""
@@ -32,6 +33,12 @@ WEAK = (
 )
 """The boxes that do not reach the confidence: a tracker may continue a track with them, and no
 other stage takes them for objects."""
+
+
+class Labels(msgspec.Struct, frozen=True):
+    """An offer of the stage that gives `classes`: the name of each class."""
+
+    names: tuple[str, ...]
 
 
 class Objects(NamedTuple):
@@ -77,9 +84,10 @@ def put_detections(
         frame.put(f"{prefix}classes", classes[rows])
 
 
-def labels_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
-    """The label names that the detector told; empty where it told none."""
-    return tuple(facts.get("labels") or ())
+def labels_of(context: Context) -> tuple[str, ...]:
+    """Return the names of the classes of the boxes that arrive; empty where they are unknown."""
+    labels = context.get(Labels)
+    return () if labels is None else labels.names
 
 
 def check_labels(wanted: Sequence[str], labels: Sequence[str]) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
@@ -26,15 +25,15 @@ from models.runtime import (
 from models.transform import Transform
 from pipeline.errors import DeviceFailed, SetupError
 from pipeline.frame import Frame
-from pipeline.stage import Array, Settings, Stage
-from stages.detections import WEAK, put_detections
-from stages.thresholds import Confidence, candidate_score, hand_on_score
+from pipeline.stage import Array, BatchSettings, Context, InferenceStage, Resolved, Resources
+from stages.detections import WEAK, Labels, put_detections
+from stages.thresholds import Confidence, Suppression, candidate_score, hand_on_score
 
 MIN_SCORE = 0.05
 """Candidates below it are left out where no non-maximum suppression follows."""
 
 
-class DetectorSettings(Settings, frozen=True):
+class DetectorSettings(BatchSettings, frozen=True):
     """What to look for objects with, and where."""
 
     model: str = "ssdlite_mobilenet_v2"
@@ -50,13 +49,9 @@ class DetectorSettings(Settings, frozen=True):
     spin: bool = False
     """Whether threads that wait for work spin: faster where nothing else runs, and a core is lost
     where something does."""
-    batch: Annotated[int, Meta(ge=1, le=64)] = 1
-    """Frames to run at once at most; of use on a GPU, with a model whose batch is open."""
-    batch_wait_ms: Annotated[float, Meta(ge=0)] = 0
-    """How long to wait for a batch to fill."""
 
 
-class Detector(Stage):
+class Detector(InferenceStage):
     """Runs the model and gives candidate boxes, which NMS then thins out.
 
     `boxes` (N, 4) float32 xyxy in pixels of the captured frame, `scores` (N,) float32 from 0 to
@@ -74,13 +69,13 @@ class Detector(Stage):
         *WEAK,
     )
 
-    def __init__(self, settings: DetectorSettings, facts: Mapping[str, Any]) -> None:
-        super().__init__(settings, facts)
-        self._contract: Contract = facts["contract"]
-        behind = facts.get("behind", facts)
-        self._is_thinned_out = "min_score" in behind
-        self._hand_on = hand_on_score(None, Confidence.of(facts))
-        self._min_score = self._least_score(behind.get("min_score"))
+    def __init__(self, settings: DetectorSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self._contract: Contract = context.require(Contract)
+        suppression = context.get_behind(Suppression)
+        self._is_thinned_out = suppression is not None
+        self._hand_on = hand_on_score(None, Confidence.of(context))
+        self._min_score = self._least_score(suppression.min_score if suppression else None)
         self._runtime: Runtime | None = None
 
     def _least_score(self, asked: float | None) -> float:
@@ -90,7 +85,7 @@ class Detector(Stage):
             asked: by the non-maximum suppression behind; None: it leaves that open.
         """
         if self._is_thinned_out:
-            confidence = Confidence.of(self.facts)
+            confidence = Confidence.of(self.context)
             return candidate_score(None, confidence) if asked is None else asked
         if self._hand_on is None:
             return MIN_SCORE
@@ -98,8 +93,8 @@ class Detector(Stage):
         return min(MIN_SCORE, self._hand_on) if self._contract.end_to_end else self._hand_on
 
     @classmethod
-    def resolve(cls, settings: DetectorSettings) -> Mapping[str, Any]:
-        """Tell `contract`, `labels`, and how many `replicas`.
+    def resolve(cls, settings: DetectorSettings) -> Resolved:
+        """Offer the model's contract and its labels, and choose the number of replicas.
 
         Raises:
             SetupError: the model cannot be used, or the device is not to be had.
@@ -116,17 +111,29 @@ class Detector(Stage):
                 f"model {contract.name}: expected a model that detects, found one that would "
                 f"{contract.task}"
             )
-        replicas = settings.replicas
-        if replicas == "auto":
+        replicas = None if settings.replicas == "auto" else settings.replicas
+        if replicas is None:
             on_cpu = expected_device(settings.device) in ("cpu", "openvino")
             many = on_cpu and settings.profile == "throughput"
             replicas = max(1, usable_cores() // (settings.threads or 1)) if many else 1
-        return {"contract": contract, "labels": contract.labels, "replicas": replicas}
+        return Resolved((contract, Labels(tuple(contract.labels))), replicas)
 
     @classmethod
-    def reads(cls, settings: DetectorSettings) -> Collection[Path]:
-        """The model file, and its card."""
-        return zoo.files_of(settings.model)
+    def resources(cls, settings: DetectorSettings) -> Resources:
+        """Declare the model file and its card, which it reads."""
+        return Resources(reads=tuple(zoo.files_of(settings.model)))
+
+    @classmethod
+    def single_process(cls, settings: DetectorSettings) -> Sequence[DetectorSettings]:
+        """Return those of a plain script: threads that spin, threads that do not, one thread."""
+        return [
+            msgspec.structs.replace(settings, **changes)
+            for changes in (
+                {"profile": "latency", "spin": True},
+                {"profile": "latency", "spin": False},
+                {"profile": "throughput"},
+            )
+        ]
 
     def open(self) -> None:
         """Load the model.
@@ -136,7 +143,7 @@ class Detector(Stage):
             DeviceFailed: the device on which it ran before a crash does not load.
         """
         own = self.settings
-        before = self.facts.get("predecessor", {}).get("provider")
+        before = self.context.previous_info.get("provider")
         try:
             self._runtime = Runtime(
                 self._contract,
@@ -154,9 +161,9 @@ class Detector(Stage):
             raise SetupError(str(error)) from None
         self._family = families.load(self._contract.family)
         if own.device == "auto" and gpu_present() and not self._runtime.on_gpu:
-            logging.warning(
-                "detector: this machine has a GPU, but runs the model with %s%s: install "
-                "onnxruntime-gpu[cuda,cudnn] in place of onnxruntime, or say device: cpu",
+            self.context.log.warning(
+                "this machine has a GPU, but the model runs with %s%s; install "
+                "onnxruntime-gpu[cuda,cudnn] in place of onnxruntime, or set device: cpu",
                 self._runtime.provider,
                 "".join(f"; {why}" for why in self._runtime.passed_over),
             )
@@ -190,7 +197,7 @@ class Detector(Stage):
         """Let the model go."""
         self._runtime = None
 
-    def report(self) -> Mapping[str, str]:
+    def info(self) -> Mapping[str, str]:
         """The provider that the model truly runs on."""
         return {"provider": self._runtime.provider} if self._runtime else {}
 

@@ -10,13 +10,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.contract import Contract
 from pipeline.config import hint, is_number
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.messages import display_value
-from pipeline.stage import Array, Settings, Stage
+from pipeline.stage import Array, Context, Resolved, RowLimit, Settings, Stage
 from stages.detections import WEAK, labels_of, put_detections
-from stages.thresholds import Confidence, candidate_score, hand_on_score, max_iou
+from stages.thresholds import Confidence, Suppression, candidate_score, hand_on_score, max_iou
 
 LARGEST_PX = 2.0**15
 """Where overlaps are measured, coordinates beyond this count as being there."""
@@ -101,28 +102,29 @@ class NonMaxSuppression(Stage):
 
     settings: NonMaxSuppressionSettings
 
-    def __init__(self, settings: NonMaxSuppressionSettings, facts: Mapping[str, Any]) -> None:
+    def __init__(self, settings: NonMaxSuppressionSettings, context: Context) -> None:
         """Look the labels up, and work the thresholds out.
 
         Raises:
             SetupError: `classes` names a label that the model does not have, or `min_score` is
                 above the confidence.
         """
-        super().__init__(settings, facts)
-        confidence = Confidence.of(facts)
+        super().__init__(settings, context)
+        confidence = Confidence.of(context)
         self._min_score = candidate_score(settings.min_score, confidence)
         self._hand_on = hand_on_score(settings.min_score, confidence)
-        self._max_iou = max_iou(settings.max_iou, facts)
-        self._end_to_end = bool(getattr(facts.get("contract"), "end_to_end", False))
+        self._max_iou = max_iou(settings.max_iou, context)
+        contract = context.get(Contract)
+        self._end_to_end = contract is not None and contract.end_to_end
         self._wanted: NDArray[np.int32] | None = None
         if settings.classes is not None:
-            self._wanted = class_numbers(settings.classes, labels_of(facts))
+            self._wanted = class_numbers(settings.classes, labels_of(context))
 
     @classmethod
-    def resolve(cls, settings: NonMaxSuppressionSettings) -> Mapping[str, Any]:
-        """Report which boxes need not be given at all, and how many are handed on at most."""
-        most = min(settings.max_boxes, settings.max_candidates)
-        return {"min_score": settings.min_score, "max_boxes": most}
+    def resolve(cls, settings: NonMaxSuppressionSettings) -> Resolved:
+        """Offer the score of boxes that are not needed, and the number of boxes at most."""
+        rows = min(settings.max_boxes, settings.max_candidates)
+        return Resolved((Suppression(settings.min_score), RowLimit(rows)))
 
     def process(self, frame: Frame) -> None:
         """Replace the candidates of a frame by those that are kept."""

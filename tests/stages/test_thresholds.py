@@ -1,14 +1,16 @@
 """Which score decides what: given settings win, the others follow, contradictions are refused."""
 
-from types import SimpleNamespace
-
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models import zoo
+from models.card import Thresholds
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
+from pipeline.stage import Context
 from stages.inference.nms import NonMaxSuppression, NonMaxSuppressionSettings
 from stages.thresholds import (
     Confidence,
@@ -18,18 +20,18 @@ from stages.thresholds import (
     track_scores,
 )
 from stages.tracking.tracker import Tracker, TrackerSettings
+from tests.builders import context_of
 
 SCORES = st.integers(0, 20).map(lambda twentieths: twentieths / 20)
 MAYBE = st.none() | SCORES
 
 
 def card(score=None, iou=None):
-    """The facts that a detector with such a card gives."""
-    return {
-        "contract": SimpleNamespace(
-            thresholds=SimpleNamespace(score=score, iou=iou), end_to_end=False
-        )
-    }
+    """The contract of a detector with such a card."""
+    return msgspec.structs.replace(EMBEDDED, thresholds=Thresholds(score=score, iou=iou))
+
+
+EMBEDDED = zoo.resolve("ssdlite_mobilenet_v2")
 
 
 # --- the derivation ---
@@ -39,7 +41,7 @@ def test_without_confidence_and_card_the_scores_are_as_they_always_were():
     assert track_scores(None, None, None, Confidence()) == (0.3, 0.5, 0.5, 0.65)
     assert candidate_score(None, Confidence()) == 0.1
     assert hand_on_score(None, Confidence()) is None
-    assert max_iou(None, {}) == 0.5
+    assert max_iou(None, context_of()) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -134,10 +136,13 @@ class Path:
 
     def __init__(self, confidence=None, kind="bytetrack", of_card=None, nms=(), **tracker):
         chosen = NonMaxSuppressionSettings(**dict(nms))
-        facts = {"confidence": confidence, **card(of_card), **NonMaxSuppression.resolve(chosen)}
-        self.stages = [NonMaxSuppression(chosen, facts)]
+        context = Context(
+            confidence=confidence,
+            offers=(card(of_card), *NonMaxSuppression.resolve(chosen).offers),
+        )
+        self.stages = [NonMaxSuppression(chosen, context)]
         if kind is not None:
-            self.stages.append(Tracker(TrackerSettings(kind=kind, **tracker), facts))
+            self.stages.append(Tracker(TrackerSettings(kind=kind, **tracker), context))
 
     def __call__(self, frame):
         """The (class, id, score) of each object that a sink sees."""

@@ -12,25 +12,30 @@ from models import runtime
 from models.contract import inspect
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
+from pipeline.stage import Context
 from stages.inference.detector import Detector, DetectorSettings
 from stages.inference.preprocess import Preprocess
+from stages.thresholds import Suppression
 from tests.models.builders import save
 
 CLIP = Path(__file__).parents[2] / "clips" / "demo.mp4"
 
 
-def make(model, **facts):
+def make(model, *offers, behind=None, confidence=None):
     """Preprocess and an open detector for a model."""
     settings = DetectorSettings(model=str(model), device="cpu")
-    facts = dict(Detector.resolve(settings)) | facts
-    detector = Detector(settings, facts)
+    made = (*offers, *Detector.resolve(settings).offers)
+    context = Context(
+        offers=made, offers_behind=made if behind is None else behind, confidence=confidence
+    )
+    detector = Detector(settings, context)
     detector.open()
-    return Preprocess(Preprocess.Settings(), facts), detector
+    return Preprocess(Preprocess.Settings(), context), detector
 
 
 @pytest.fixture(scope="module")
 def embedded():
-    preprocess, detector = make("ssdlite_mobilenet_v2", min_score=0.4)
+    preprocess, detector = make("ssdlite_mobilenet_v2", Suppression(0.4))
     yield preprocess, detector
     detector.close()
 
@@ -101,7 +106,7 @@ def test_the_same_picture_gives_the_same_answer(embedded, street):
 
 
 def test_it_says_what_it_runs_on(embedded):
-    assert embedded[1].report() == {"provider": "CPUExecutionProvider"}
+    assert embedded[1].info() == {"provider": "CPUExecutionProvider"}
 
 
 def scores_of(stages):
@@ -113,8 +118,8 @@ def test_candidates_below_what_nms_asks_for_are_left_out(tmp_path):
     rows[0, 4, :3] = 0.03, 0.0625, 0.75
     path = save(tmp_path / "m.onnx", [1, 3, 64, 64], {"output0": rows})
     assert scores_of(make(path)) == [0.0625, 0.75]
-    assert scores_of(make(path, min_score=0.5)) == [0.75]
-    assert len(scores_of(make(path, min_score=0.02))) == 3
+    assert scores_of(make(path, Suppression(0.5))) == [0.75]
+    assert len(scores_of(make(path, Suppression(0.02)))) == 3
 
 
 @pytest.mark.parametrize(("end_to_end", "weak"), [(False, []), (True, [0.25])])
@@ -123,7 +128,7 @@ def test_without_nms_candidates_below_the_confidence_are_none_or_apart(tmp_path,
     rows[0, 4, :3] = 0.03, 0.25, 0.75
     path = save(tmp_path / "m.onnx", [1, 3, 64, 64], {"output0": rows})
     contract = msgspec.structs.replace(inspect(path), end_to_end=end_to_end)
-    found = run(make(path, contract=contract, confidence=0.5), np.zeros((64, 64, 3), np.uint8))
+    found = run(make(path, contract, confidence=0.5), np.zeros((64, 64, 3), np.uint8))
     assert found["scores"].tolist() == [0.75]
     assert found["weak_scores"].tolist() == weak
 
@@ -132,9 +137,8 @@ def test_what_nms_asks_for_is_asked_of_the_one_behind(tmp_path):
     rows = np.zeros((1, 6, 84), np.float32)
     rows[0, 4, :2] = 0.25, 0.75
     path = save(tmp_path / "m.onnx", [1, 3, 64, 64], {"output0": rows})
-    behind = {"min_score": 0.2, "contract": inspect(path)}
-    of_another_model = {"min_score": 0.5, "behind": behind}
-    assert scores_of(make(path, **of_another_model)) == [0.25, 0.75]
+    behind = (Suppression(0.2), inspect(path))
+    assert scores_of(make(path, Suppression(0.5), behind=behind)) == [0.25, 0.75]
 
 
 def test_a_model_that_wants_to_know_a_size_is_told_that_of_its_input(tmp_path):
@@ -251,13 +255,13 @@ def four_cores(monkeypatch):
 def test_replicas(four_cores, monkeypatch, settings, replicas):
     monkeypatch.setattr(runtime, "gpu_present", lambda: False)
     monkeypatch.setattr(stages.inference.detector, "check_device", lambda device: None)
-    assert resolve(**settings)["replicas"] == replicas
+    assert resolve(**settings).replicas == replicas
 
 
 def test_it_tells_contract_and_labels():
-    facts = resolve()
-    assert facts["contract"].name == "ssdlite_mobilenet_v2"
-    assert facts["labels"][:3] == ("person", "bicycle", "car")
+    contract, labels = resolve().offers
+    assert contract.name == "ssdlite_mobilenet_v2"
+    assert labels.names[:3] == ("person", "bicycle", "car")
 
 
 @pytest.mark.parametrize(
@@ -287,7 +291,7 @@ def test_a_device_that_is_not_installed_ends_the_setup():
 
 
 def test_a_device_that_does_not_load_ends_the_setup():
-    detector = Detector(DetectorSettings(device="openvino"), resolve())
+    detector = Detector(DetectorSettings(device="openvino"), Context(offers=resolve().offers))
     with pytest.raises(SetupError, match="device openvino: expected OpenVINOExecutionProvider"):
         detector.open()
     detector.close()
