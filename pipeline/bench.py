@@ -12,6 +12,7 @@ machine whose speed drifts.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -28,8 +29,9 @@ from pipeline.bench_figures import check_plausible, cpu_model
 from pipeline.bench_process import Forked
 from pipeline.errors import RunError, SetupError
 from pipeline.frame import Frame, Header
-from pipeline.graph.graph import Graph, Node, usable_cores
-from pipeline.stage import Source, Stage
+from pipeline.graph.graph import Graph, Node
+from pipeline.graph.placement import usable_cores
+from pipeline.stage import InferenceStage, Settings, Source, Stage
 from pipeline.supervisor.streams import Child
 from pipeline.supervisor.supervisor import EXIT_SETUP, Phase, Supervisor
 
@@ -39,12 +41,6 @@ ALONE_FRAMES = 150
 LEAST_FRAMES = 2
 """The first one pays for memory and caches."""
 SEQUENTIAL_FRAMES = 120
-PLAIN = (
-    {"profile": "latency", "spin": True},
-    {"profile": "latency", "spin": False},
-    {"profile": "throughput"},
-)
-"""Settings of the stage that runs the model, in a plain loop; the fastest counts."""
 START_TIMEOUT_S = 60.0
 
 
@@ -115,15 +111,17 @@ def check(graph: Graph) -> Node:
     Raises:
         SetupError: it cannot.
     """
-    model = next((node for node in graph.nodes if node.replicated), None)
+    runs_model = (node for node in graph.nodes if issubclass(node.kind, InferenceStage))
+    replicated = (node for node in graph.nodes if node.replicated)
+    model = next(itertools.chain(runs_model, replicated), None)
     if model is None:
-        raise SetupError("bench: the graph has no stage that runs a model (with `replicas`)")
+        raise SetupError("bench: the graph has no stage that runs a model; add a detector")
     for stream in graph.streams:
         if stream.live:
             raise SetupError(
                 f"bench: {stream.name} is live and sets its own pace: measure with a file"
             )
-        frames = getattr(stream.capture, "frames", None)
+        frames = stream.info.frames
         if frames is not None and frames < LEAST_FRAMES:
             raise _too_few(frames)
     return model
@@ -183,8 +181,9 @@ def _bare(graph: Graph, model: Node, processes: int) -> dict[str, float]:
         frame = _blank(graph)
         for node, stage in stages.items():
             _call(node, stage, frame)
-        # The model without what is made of its outputs, if the stage tells them apart.
-        infer: Callable[[Frame], object] = getattr(stages[model], "infer", stages[model].process)
+        stage = stages[model]
+        # The model without what is made of its outputs, if the stage separates the two.
+        infer = stage.infer if isinstance(stage, InferenceStage) else stage.process
         infer(frame)
         report("ready")
         os.read(go_in, 1)
@@ -237,7 +236,10 @@ def _alone(graph: Graph, model: Node) -> dict[str, float]:
     child = Forked(work)
     parts = child.receive()
     child.end()
-    fps = max(_sequential(graph, model, settings) for settings in PLAIN)
+    plain: Sequence[Any] = (model.settings,)
+    if issubclass(model.kind, InferenceStage):
+        plain = model.kind.single_process(model.settings)
+    fps = max(_sequential(graph, model, settings) for settings in plain)
     return {**parts, "fps": fps}
 
 
@@ -245,13 +247,13 @@ class _Inference:
     """CPU time of what a stage calls `infer`, within its `process`: D has it, so X must not.
 
     It is measured in the call that it is part of, so the rest of the call cannot be negative.
-    A stage without `infer` is all inference.
+    A stage that is no `InferenceStage` is all inference.
     """
 
-    def __init__(self, stage: Any) -> None:
+    def __init__(self, stage: Stage) -> None:
         self.used_s = 0.0
-        name = "infer" if hasattr(stage, "infer") else "process"
-        call = getattr(stage, name)
+        name = "infer" if isinstance(stage, InferenceStage) else "process"
+        call: Callable[[Frame], Any] = getattr(stage, name)
 
         def timed(frame: Frame) -> Any:
             start = time.process_time()
@@ -263,13 +265,13 @@ class _Inference:
         setattr(stage, name, timed)
 
 
-def _sequential(graph: Graph, model: Node, settings: Mapping[str, object]) -> float:
+def _sequential(graph: Graph, model: Node, settings: Settings) -> float:
     """Frames per second of one process that does it all, as a plain script would.
 
     Args:
         graph: what to do.
         model: the stage that runs the model.
-        settings: in place of its own; those that it does not know are left out.
+        settings: in place of its own.
     """
 
     def work(report: Callable[[object], None]) -> None:
@@ -350,23 +352,18 @@ def _cpu_s(child: Child) -> float:
 
 def _open(
     graph: Graph,
-    change: Mapping[str, object] | None = None,
+    change: Settings | None = None,
     upto: Node | None = None,
 ) -> dict[Node, Stage]:
     """The stages of a graph in this process, opened, in the order they are worked in."""
-    import msgspec
-
     stages: dict[Node, Stage] = {}
     for node in graph.nodes:
         settings = graph.streams[0].capture if issubclass(node.kind, Source) else node.settings
-        if node is upto and change:
-            known = set(settings.__struct_fields__)
-            settings = msgspec.structs.replace(
-                settings, **{k: v for k, v in change.items() if k in known}
-            )
-        stage = stages[node] = node.kind(settings, node.facts)
+        if node is upto and change is not None:
+            settings = change
+        stage = stages[node] = node.kind(settings, node.context)
         stage.open()
-        if node is upto and not change:
+        if node is upto and change is None:
             break
     return stages
 

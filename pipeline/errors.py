@@ -5,8 +5,9 @@ EyelineError
     ConfigError     a settings file or option is wrong; the message names file and key
     GraphError      the stages do not join
     SourceError     a camera, file or address cannot be opened
+    StageUnavailable  this machine cannot run a stage: a sink is left out
   RunError          a run that had started cannot go on (exit 1)
-    StuckSource     a source's thread is stuck in a library: its process must be started anew
+    StuckSource     a source's thread is stuck in a library: its process is restarted
     DeviceFailed    the device of a stage fails: its process is restarted within the budget
   EndRun            a person asked to end the run, at the window for example (exit 0)
 
@@ -14,9 +15,18 @@ EyelineError
 detector stage turns its errors into SetupError.
 """
 
+from __future__ import annotations
+
+from typing import Self
+
 
 class EyelineError(Exception):
     """Base of all errors raised on purpose; shown as one line, without a traceback."""
+
+    def at(self, where: str) -> Self:
+        """Put a place in front of the message, and return the same error."""
+        self.args = (f"{where}: {self}", *self.args[1:])
+        return self
 
 
 class SetupError(EyelineError):
@@ -43,6 +53,13 @@ class SourceError(SetupError):
         """
         super().__init__(text)
         self.kind = kind
+
+
+class StageUnavailable(SetupError):  # noqa: N818 - says what is missing
+    """This machine cannot run a stage, a window without a display for example.
+
+    A stage that is the last of its branch is left out with one line; any other is refused.
+    """
 
 
 class RunError(EyelineError):

@@ -2,24 +2,41 @@
 
 A stage is one step of the graph. It owns no socket, no process and no clock: given the same
 frames it gives the same answers, so a test calls `process` directly. The worker process
-(`pipeline/worker/`) does the rest: it takes frames off the edge, calls the stage, hands them on and
-counts; the supervisor restarts it after a crash.
+(`pipeline/worker/`) does the rest: it takes frames off the edge, calls the stage, sends them on
+and counts; the supervisor restarts it after a crash.
+
+A stage declares what the rest needs to know about it, and nothing is guessed from the names of its
+settings: the arrays it takes and gives, what it offers to other stages (`resolve`), and the files,
+ports and folders it uses (`resources`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
+from pipeline.context import Context as Context
+from pipeline.context import RowLimit as RowLimit
+from pipeline.context import SourceInfo as SourceInfo
 from pipeline.frame import Frame
 from pipeline.status import Condition, Run
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every stage's settings: immutable, and strict about unknown keys."""
+
+
+class BatchSettings(Settings, frozen=True):
+    """Base of the settings of a stage that processes several frames at once."""
+
+    batch: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """Most frames to process at once; useful on a GPU, with a model that takes any batch size."""
+    batch_wait_ms: Annotated[float, msgspec.Meta(ge=0)] = 0
+    """How long to wait for a batch to fill, in milliseconds."""
 
 
 class Array(msgspec.Struct, frozen=True):
@@ -34,6 +51,59 @@ class Array(msgspec.Struct, frozen=True):
     """Taken if it is there."""
 
 
+class Resolved(msgspec.Struct, frozen=True):
+    """What a stage learns from its settings before any process starts."""
+
+    offers: tuple[object, ...] = ()
+    """Facts for the other stages, each found by its type (`Context.get`). Frozen and comparable: a
+    reload restarts the stages for which one of them has changed."""
+    replicas: int | None = None
+    """Processes that run the stage in parallel; None: a stage that is not replicated."""
+
+
+class Output(msgspec.Struct, frozen=True):
+    """A file, or a folder, that a stage leaves behind."""
+
+    path: Path
+    """As in the settings; `{stream}` stands for the name of a stream."""
+    per_stream: bool = False
+    """One file for each stream: out-yard.mp4 where several streams share out.mp4."""
+    parts: bool = False
+    """May go on in out.part2.mp4, out.part3.mp4 and so on."""
+
+
+class Listen(msgspec.Struct, frozen=True):
+    """An address and a port that a stage listens on."""
+
+    host: str
+    port: int
+    """0: a free one."""
+    purpose: str = ""
+    """"readyz": answers GET /readyz, which `service status` asks."""
+
+
+class Resources(msgspec.Struct, frozen=True):
+    """What a stage uses outside the pipeline. `pipeline/graph/resources.py` refuses conflicts."""
+
+    reads: tuple[Path, ...] = ()
+    """Files, so that no stage writes them."""
+    writes: tuple[Output, ...] = ()
+    listens: tuple[Listen, ...] = ()
+    locks: tuple[Path, ...] = ()
+    """Folders and files of which the stage is the only user; `{stream}` as in `Output.path`."""
+
+
+RENAMED = {
+    "apart": "isolated",
+    "facts": "context",
+    "folders": "resources",
+    "reads": "resources",
+    "report": "info",
+    "tally": "counters",
+}
+"""Names of an earlier contract -> those of this one."""
+
+
 class Stage:
     """One step of the graph.
 
@@ -46,60 +116,58 @@ class Stage:
     """
 
     Settings: ClassVar[type[Settings]] = Settings
+    variants: ClassVar[Mapping[str, Any]] = {}
+    """Values of the setting `kind` -> the settings that go with it, in place of `Settings`; the
+    first is the default."""
     takes: ClassVar[tuple[Array, ...]] = ()
     gives: ClassVar[tuple[Array, ...]] = ()
     ordered: ClassVar[bool] = False
     """Sees each stream in `seq` order, each frame once, also after a crash of any process. There
     is one worker of such a stage, and its `state` is saved after every frame."""
 
-    apart: ClassVar[bool] = False
-    """Always in a process of its own: it talks to others (a broker, a browser), whose behaviour
-    no other stage should feel."""
+    isolated: ClassVar[bool] = False
+    """Always in a process of its own: it depends on others (a broker, a browser), whose behaviour
+    must not delay another stage."""
 
     run: Run
     """The run it belongs to; the worker sets it before `open`. For stages that show the run."""
 
-    def __init__(self, settings: Any, facts: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Any, context: Context) -> None:
         """Keep the settings; acquire nothing yet.
 
         Args:
             settings: an instance of the class's own `Settings`.
-            facts: what the stages on the same path offer in `resolve`; `behind`, the same of those
-                behind it alone; `confidence`, the run's, None if not given; and `streams`, the
-                names of all streams at the start; others may be added while it runs. After a crash
-                of its process also `predecessor`: what `report` gave before the crash.
+            context: the surroundings of the stage.
+
+        Raises:
+            SetupError: the settings do not fit the offers of the other stages.
         """
         self.settings = settings
-        self.facts = facts
+        self.context = context
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        init = cls.__dict__.get("__init__")
+        arguments = inspect.signature(init).parameters if init is not None else ()
+        for old in RENAMED.keys() & cls.__dict__.keys() | {"facts"} & set(arguments):
+            raise TypeError(f"{cls.__name__}: `{old}` is now called `{RENAMED[old]}`; rename it")
 
     @classmethod
-    def resolve(cls, settings: Any) -> Mapping[str, Any]:
-        """Check, before any process starts, what the settings point at; tell what others need.
+    def resolve(cls, settings: Any) -> Resolved:
+        """Check, before any process starts, that the settings can work; make offers to others.
 
-        What is returned reaches every stage before and after this one as `facts`: the detector
-        tells the model's `contract` and `labels`, NMS its `min_score`. Must start no thread.
+        May read files and ask devices; leaves nothing behind and starts no thread.
 
         Raises:
             SetupError: the settings point at something that cannot work.
+            StageUnavailable: this machine cannot run the stage; a last stage is then left out.
         """
-        return {}
+        return Resolved()
 
     @classmethod
-    def reads(cls, settings: Any) -> Collection[Path]:
-        """Files that the settings have it read, so that nobody is made to write them."""
-        return ()
-
-    @classmethod
-    def folders(cls, settings: Any, streams: Collection[str]) -> Collection[Path]:
-        """Folders that the settings have it fill with files of any name.
-
-        None of them may be the folder of a file that is read, or that of another stage.
-
-        Args:
-            settings: an instance of the class's own `Settings`.
-            streams: names of all streams.
-        """
-        return ()
+    def resources(cls, settings: Any) -> Resources:
+        """Declare the files, ports and folders that the settings have it use."""
+        return Resources()
 
     def effective(self) -> Mapping[str, Any]:
         """Name the values in use where the settings leave them open; `run.py check` shows them."""
@@ -126,16 +194,16 @@ class Stage:
             self.process(frame)
 
     def beat(self) -> None:
-        """Call this from work that takes long on purpose (a paused window), or be taken for hung.
+        """Send a heartbeat: call it from work that takes long on purpose, such as a paused window.
 
         The worker puts its own in place of this one.
 
         Raises:
-            EndRun: the run is being stopped; let it pass.
+            EndRun: the run is being stopped; do not catch it.
         """
 
     def abandon(self, reason: str) -> None:
-        """End the process in which this stage opens, and the run: a library does not come back.
+        """End the process in which this stage opens, and the run: a library does not return.
 
         For another thread than the one that is stuck. The worker puts its own in place of this one.
 
@@ -144,62 +212,75 @@ class Stage:
         """
 
     def idle(self) -> None:
-        """Called between frames, at least ten times a second: to serve a window, say."""
+        """Serve something else, such as a window; called between frames, ten times a second."""
 
     def reopen(self) -> None:
         """Open files again by their names: they may have been moved (SIGHUP to a daemon)."""
 
     def end(self, stream: str) -> None:
-        """The stream is over: no frame of it follows."""
+        """Finish a stream: no frame of it follows."""
 
     def close(self) -> None:
         """Release what `open` acquired. Always called, also after an error or half an `open`."""
 
     def state(self, stream: str) -> bytes:
-        """What `restore` needs to go on after a crash as if nothing had happened.
+        """Return what `restore` needs to go on after a crash as if nothing had happened.
 
-        Ordered stages only; called after every frame and saved before the answer is handed on,
-        so it must be quick.
+        Ordered stages only; called after every frame and saved before the frame is sent on, so it
+        must be quick.
         """
         return b""
 
     def restore(self, stream: str, state: bytes) -> None:
         """Take up the state that `state` gave before a crash. Called after `open`."""
 
-    def report(self) -> Mapping[str, str]:
-        """Facts worth showing to a person while it is open: the provider, an address in use.
+    def info(self) -> Mapping[str, str]:
+        """Return facts worth showing to a person: the provider, an address in use.
 
-        Asked about once a second, like `tally`, and must be quick.
+        Asked about once a second while the stage is open, like `counters`; must be quick.
         """
         return {}
 
-    def tally(self) -> Mapping[str, int]:
-        """What it counts beside frames, since its process started: messages sent, viewers.
+    def counters(self) -> Mapping[str, int]:
+        """Return what it counts beside frames, since its process started: messages sent, viewers.
 
         Shown in the status and the metrics, and in the summary as it is after `close`.
         """
         return {}
 
 
+class InferenceStage(Stage):
+    """A stage that runs a model, so that `run.py bench` can measure the model alone."""
+
+    def infer(self, frame: Frame) -> object:
+        """Run the model on a frame and return its raw outputs, without what is made of them."""
+        raise NotImplementedError
+
+    @classmethod
+    def single_process(cls, settings: Any) -> Sequence[Any]:
+        """Return the settings that a plain script in one process might use, to compare with."""
+        return (settings,)
+
+
 class Source(Stage):
     """The first stage: where the frames of one stream come from. One worker per stream.
 
-    The worker offers a free slot and collects the picture. A file is read in `offer`; a camera is
-    read by a thread of its own, which fills the offered slot with the next picture and counts
-    those that come while none is offered.
+    Its `resolve` offers a `SourceInfo`. The worker offers a free slot and collects the image. A
+    file is read in `offer`; a camera is read by a thread of its own, which fills the offered slot
+    with the next image and counts those that come while none is offered.
     """
 
-    live: bool
-    """Whether pictures come at their own pace and are not waited for; known after `open`."""
+    live: bool = False
+    """Whether images come at their own pace and are not waited for; known after `open`."""
 
     condition: Condition = Condition("live")
-    """How the source is doing; asked for all the time, each change is told to the supervisor."""
+    """State of the source; read all the time, each change is sent to the supervisor."""
 
-    def skip(self, pictures: int, source_ns: int) -> None:
-        """Go on behind the first so many pictures; after a crash, before the first `offer`.
+    def skip(self, images: int, source_ns: int) -> None:
+        """Go on behind the first so many images; after a crash, before the first `offer`.
 
         Args:
-            pictures: how many were taken before the crash.
+            images: how many were taken before the crash.
             source_ns: timestamp of the newest that became a frame; -1: unknown.
         """
 
@@ -211,7 +292,7 @@ class Source(Stage):
         raise NotImplementedError
 
     def collect(self) -> bool | None:
-        """Whether the offered frame is filled; None: not yet; False: the source has ended.
+        """Return whether the offered frame is filled; None: not yet; False: the source has ended.
 
         Raises:
             RunError: the source failed in a way that ends the run.
@@ -219,15 +300,15 @@ class Source(Stage):
         raise NotImplementedError
 
     def pause(self) -> None:
-        """Give no pictures until `resume`; a camera is let go of meanwhile."""
+        """Give no images until `resume`; a camera is released meanwhile."""
 
     def resume(self) -> None:
         """Go on after `pause`."""
 
     def missed(self) -> tuple[int, int]:
-        """Pictures since the last call that (found no slot, could not be decoded)."""
+        """Return how many images since the last call (found no slot, could not be decoded)."""
         return 0, 0
 
     def problem(self) -> str | None:
-        """Why the source has ended too early, if it has: the frames are kept, the run fails."""
+        """Return why the source has ended too early, if it has: frames are kept, the run fails."""
         return None

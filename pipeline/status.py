@@ -88,10 +88,10 @@ class StageStatus(msgspec.Struct, frozen=True):
     waited_ms: float
     """How long frames waited for it on average; times their rate it is the queue before it."""
     cpu_s: float
-    facts: dict[str, str]
-    """What the stage reports: provider, decoder."""
+    info: dict[str, str] = msgspec.field(name="facts")
+    """See `Stage.info`: provider, decoder."""
     counts: dict[str, int]
-    """What it counts beside frames; see `Stage.tally`."""
+    """What it counts beside frames; see `Stage.counters`."""
     workers: list[WorkerStatus]
 
 

@@ -1,43 +1,47 @@
-"""Every stage a settings file may name. A new stage is one file, in a folder here, and one line."""
+"""Every stage a settings file may name. A new stage is one file, in a folder here, and one line.
+
+Read `detections.py` first (the arrays that stages exchange), then a stage: `inference/nms.py` is a
+short one. A folder is a role: capture, inference, tracking, analytics, drawing, sinks.
+"""
+
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """A stage in the table."""
+
+    location: str
+    """"module:Class"."""
+    sink: str | None = None
+    """For a stage that `--sink KIND[=TARGET]` may add: the setting of the target; "": it has no
+    target. None: the stage is no sink."""
+    options: tuple[str, ...] = ()
+    """Options of the command line that are settings of this stage: --model, --device."""
+
 
 STAGES = {
-    "capture": "stages.capture.capture:Capture",
-    "preprocess": "stages.inference.preprocess:Preprocess",
-    "detector": "stages.inference.detector:Detector",
-    "nms": "stages.inference.nms:NonMaxSuppression",
-    "tracker": "stages.tracking.tracker:Tracker",
-    "window": "stages.sinks.window:Window",
-    "video": "stages.sinks.video.video:Video",
-    "pictures": "stages.sinks.files.pictures:Pictures",
-    "events": "stages.sinks.files.events:Events",
-    "mot": "stages.sinks.files.mot:Mot",
-    "rtsp": "stages.sinks.rtsp.rtsp:Rtsp",
-    "web": "stages.sinks.web.web:Web",
-    "zmq": "stages.sinks.publish.zeromq:Zmq",
-    "clips": "stages.sinks.clips.clips:Clips",
-    "mqtt": "stages.sinks.publish.mqtt:Mqtt",
-    "webhook": "stages.sinks.publish.webhook:Webhook",
-    "null": "stages.sinks.null:Null",
-    "draw": "stages.sinks.null:Draw",
-    "fault": "stages.fault:Fault",
+    "capture": Entry("stages.capture.capture:Capture"),
+    "preprocess": Entry("stages.inference.preprocess:Preprocess"),
+    "detector": Entry("stages.inference.detector:Detector", options=("model", "device")),
+    "nms": Entry("stages.inference.nms:NonMaxSuppression"),
+    "tracker": Entry("stages.tracking.tracker:Tracker"),
+    "window": Entry("stages.sinks.window:Window", sink=""),
+    "video": Entry("stages.sinks.video.video:Video", sink="path"),
+    "pictures": Entry("stages.sinks.files.pictures:Pictures", sink="folder"),
+    "events": Entry("stages.sinks.files.events:Events", sink="path"),
+    "mot": Entry("stages.sinks.files.mot:Mot", sink="path"),
+    "rtsp": Entry("stages.sinks.rtsp.rtsp:Rtsp", sink="port"),
+    "web": Entry("stages.sinks.web.web:Web", sink="port"),
+    "zmq": Entry("stages.sinks.publish.zeromq:Zmq", sink="address"),
+    "clips": Entry("stages.sinks.clips.clips:Clips", sink="folder"),
+    "mqtt": Entry("stages.sinks.publish.mqtt:Mqtt", sink="broker"),
+    "webhook": Entry("stages.sinks.publish.webhook:Webhook", sink="url"),
+    "null": Entry("stages.sinks.null:Null", sink=""),
+    "draw": Entry("stages.sinks.null:Draw", sink=""),
+    "fault": Entry("stages.fault:Fault"),
 }
 
-SINKS: dict[str, str | None] = {
-    "window": None,
-    "video": "path",
-    "pictures": "folder",
-    "events": "path",
-    "mot": "path",
-    "rtsp": "port",
-    "web": "port",
-    "zmq": "address",
-    "clips": "folder",
-    "mqtt": "broker",
-    "webhook": "url",
-    "null": None,
-    "draw": None,
-}
-"""Stages that `--sink KIND[=TARGET]` may name -> the setting that the target goes to."""
-
-FILE_PER_STREAM = ("video", "mot")
-"""Sinks whose `path` stands for a file of each stream, see `output_path.stream_path`."""
+LOCATIONS = {use: entry.location for use, entry in STAGES.items()}
+"""Name -> "module:Class"."""
+SINKS = {use: entry.sink for use, entry in STAGES.items() if entry.sink is not None}
+"""Stages that `--sink KIND[=TARGET]` may add -> the setting of the target; "": it has none."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -13,7 +13,7 @@ from pipeline.config import hint, is_number
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.messages import display_value
-from pipeline.stage import Array
+from pipeline.stage import Array, Context
 
 NO_TRACK_ID = -1
 """Value in `ids` of a detection that belongs to no track."""
@@ -36,6 +36,12 @@ WEAK_DETECTIONS = (
 )
 """Boxes below the confidence, separate from the others because only a tracker uses them: to
 continue tracks."""
+
+
+class Labels(msgspec.Struct, frozen=True):
+    """An offer of the stage that gives `classes`: the name of each class."""
+
+    names: tuple[str, ...]
 
 
 class Detections(NamedTuple):
@@ -93,9 +99,10 @@ def put_detections(
         frame.put(f"{prefix}classes", classes[rows])
 
 
-def labels_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the labels of the nearest detector; empty where its model has none."""
-    return tuple(facts.get("labels") or ())
+def labels_of(context: Context) -> tuple[str, ...]:
+    """Return the names of the classes of the boxes that arrive; empty where they are unknown."""
+    labels = context.get(Labels)
+    return () if labels is None else labels.names
 
 
 def class_numbers(names: Sequence[str], labels: Sequence[str], key: str) -> NDArray[np.int32]:

@@ -16,9 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import msgspec
+
+from models.card import Thresholds
+from models.contract import Contract
 from pipeline.errors import SetupError
+from pipeline.stage import Context
 
 # Defaults, where neither the settings nor the card have a value.
 MIN_SCORE = 0.1
@@ -26,6 +31,13 @@ LOW_SCORE = 0.3
 HIGH_SCORE = 0.5
 NEW_TRACK_SCORE = 0.65
 MAX_IOU = 0.5
+
+
+class Suppression(msgspec.Struct, frozen=True):
+    """An offer of the stage that drops overlapping boxes."""
+
+    min_score: float | None = None
+    """Score below which it drops a box, where its settings give it."""
 
 
 class Confidence(NamedTuple):
@@ -37,9 +49,9 @@ class Confidence(NamedTuple):
     """Value of the model's card."""
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> Confidence:
-        """Read it from the facts of a stage, whose contract is that of the nearest detector."""
-        return cls(facts.get("confidence"), _of_card(facts, "score"))
+    def of(cls, context: Context) -> Confidence:
+        """Return that of a stage, whose model is that of the nearest detector."""
+        return cls(context.confidence, _thresholds(context).score)
 
     @property
     def known(self) -> float | None:
@@ -128,22 +140,22 @@ def track_scores(
     return TrackScores(low, high, high if wanted is None else max(high, counts), new)
 
 
-def max_iou(setting: float | None, facts: Mapping[str, Any]) -> float:
-    """Return the IoU above which the worse of two boxes is dropped.
+def max_iou(setting: float | None, context: Context) -> float:
+    """Work out the overlap above which the worse of two boxes is dropped.
 
     Args:
-        setting: setting of non-maximum suppression; None: not set.
-        facts: of the stage.
+        setting: of non-maximum suppression; null: not given.
+        context: of the stage.
     """
     if setting is not None:
         return setting
-    of_card = _of_card(facts, "iou")
+    of_card = _thresholds(context).iou
     return MAX_IOU if of_card is None else of_card
 
 
-def _of_card(facts: Mapping[str, Any], name: str) -> float | None:
-    value = getattr(getattr(facts.get("contract"), "thresholds", None), name, None)
-    return None if value is None else float(value)
+def _thresholds(context: Context) -> Thresholds:
+    contract = context.get(Contract)
+    return Thresholds() if contract is None else contract.thresholds
 
 
 def _check_order(scores: Mapping[str, float | None]) -> None:

@@ -40,7 +40,7 @@ def wait_until(condition: Callable[[], Any], why: str = "nothing came of it") ->
 def dropped(stage: Any) -> dict[str, int]:
     """Messages that a sink has lost, by cause."""
     prefix = "dropped_"
-    counts = stage.tally().items()
+    counts = stage.counters().items()
     return {name.removeprefix(prefix): n for name, n in counts if name.startswith(prefix)}
 
 

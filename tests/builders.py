@@ -12,9 +12,12 @@ import numpy as np
 from pipeline.config import check
 from pipeline.edge import Return
 from pipeline.frame import Frame, Header, Status
-from pipeline.graph.graph import Graph, build
+from pipeline.graph.build import build
+from pipeline.graph.graph import Graph
 from pipeline.memory.arena import Arena, Board
-from pipeline.stage import Array, Settings, Source, Stage
+from pipeline.stage import Array, Context, Resolved, Settings, Source, SourceInfo, Stage
+from pipeline.testing import context
+from stages.detections import Labels
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "tests" / "clips" / "demo.mp4"
@@ -90,6 +93,11 @@ def graph(
     return build(check(raw, "test.yaml"), known, "test.yaml", cores)
 
 
+def context_of(labels: Sequence[str] | None = None, **given: Any) -> Context:
+    """The context of a stage behind a detector with these labels."""
+    return context(**({} if labels is None else {"labels": Labels(tuple(labels))}), **given)
+
+
 class Nothing(Source):
     """A source without pictures."""
 
@@ -100,7 +108,7 @@ class Nothing(Source):
 
     @classmethod
     def resolve(cls, settings):
-        return {"live": settings.live}
+        return Resolved((SourceInfo(live=settings.live),))
 
     def open(self):
         self.live = self.settings.live

@@ -38,7 +38,8 @@ class Picture(NamedTuple):
 class Reading:
     """Offers a frame, collects it, and looks at the condition, again and again."""
 
-    def __init__(self, source: Any, facts: Mapping[str, Any] | None = None, **settings: Any):
+    def __init__(self, source: Any, context: Mapping[str, Any] | None = None, **settings: Any):
+        from pipeline.stage import Context
         from stages.capture.capture import Capture, CaptureSettings
 
         self.started_ns = time.monotonic_ns()
@@ -48,7 +49,7 @@ class Reading:
         self.missed = np.zeros(2, int)
         self.capture = Capture(
             CaptureSettings(source=source, **settings),
-            {"started_ns": self.started_ns, **(facts or {})},
+            Context(**{"started_ns": self.started_ns, **(context or {})}),
         )
         self.capture.resolve(self.capture.settings)
         self._woken: queue.SimpleQueue[bool] = queue.SimpleQueue()

@@ -8,6 +8,9 @@ import sys
 import pytest
 
 import run
+from models import zoo
+from pipeline.commands import run as run_command
+from pipeline.commands.terminal import print_error
 from tests.builders import CLIP, ROOT
 
 SHORT = ("--source", str(CLIP), "--frames", "2", "--sink", "null", "-q")
@@ -27,7 +30,7 @@ def start(*args, python=sys.executable, **more):
 
 
 def test_an_unexpected_error_is_one_line_with_its_place_and_exit_1(monkeypatch, capsys):
-    monkeypatch.setattr(run.zoo, "known", lambda: 1 // 0)
+    monkeypatch.setattr(zoo, "known", lambda: 1 // 0)
     assert run.main(["models"]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("run.py: tests/test_guard.py:")
@@ -36,8 +39,8 @@ def test_an_unexpected_error_is_one_line_with_its_place_and_exit_1(monkeypatch, 
 
 def test_an_unexpected_error_shows_its_traceback_with_verbose(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "_graph", lambda args: 1 // 0)
-    monkeypatch.setattr(run, "set_up_logging", lambda *args: None)
+    monkeypatch.setattr(run_command, "graph_of", lambda args: 1 // 0)
+    monkeypatch.setattr(run_command, "set_up_logging", lambda *args: None)
     assert run.main(["run", "-v"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("Traceback")
@@ -45,7 +48,7 @@ def test_an_unexpected_error_shows_its_traceback_with_verbose(monkeypatch, capsy
 
 
 def test_a_long_message_is_shortened_in_the_middle(capsys):
-    run._complain("a" * 500 + "z" * 500)
+    print_error("a" * 500 + "z" * 500)
     line = capsys.readouterr().err.rstrip()
     assert len(line) <= 300
     assert line.startswith("run.py: aaa")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import stages
 from tests.builders import ROOT
 
 FILES = sorted(
@@ -34,6 +35,100 @@ ALONE = {
 FORBIDDEN = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "multiprocessing"}
 LATE = {"onnxruntime", "scipy", "onnx", "urllib", "http", "ssl", "requests"}
 """Slow or only sometimes needed: a worker is a fork and imports nothing that it does not use."""
+ORDER = {
+    "pipeline": (
+        "errors urls",
+        "messages frame context",
+        "text_files yaml_reader status",
+        "stage",
+        "config",
+        "memory",
+        "edge",
+        "graph",
+        "telemetry",
+        "worker",
+        "supervisor",
+        "service bench bench_figures bench_process testing",
+        "commands",
+    ),
+    "models": (
+        "errors text files boxes metadata load_limit provider_failure",
+        "protobuf onnx_graph onnx_header transform yaml_reader",
+        "card",
+        "image_input",
+        "families",
+        "contract",
+        "inspect",
+        "download zoo",
+        "runtime",
+        "tools",
+    ),
+}
+"""Folders and files of a package, lowest first: each may import those of its line and above."""
+OUTSIDE_THE_ORDER = {
+    "pipeline.memory.run_info",
+    "pipeline.status",
+}
+CIRCLES = {
+    "stages.capture.capture",
+    "stages.capture.gstreamer",
+    "stages.capture.gstreamer_file",
+    "stages.capture.http_snapshot",
+    "stages.capture.opencv_live",
+    "stages.capture.opencv_pipe",
+    "stages.sinks.clips.clips",
+    "stages.sinks.clips.recorder",
+    "stages.sinks.video.avi",
+    "stages.sinks.video.encoder",
+    "stages.sinks.video.matroska",
+    "stages.sinks.video.mp4",
+    "stages.sinks.video.rate",
+    "stages.sinks.video.track",
+    "stages.sinks.video.video",
+    "stages.sinks.video.video_file",
+    "stages.sinks.video.vpx",
+    "stages.sinks.web.server",
+    "stages.sinks.web.web",
+    "stages.thresholds",
+    "stages.tracking.bytetrack",
+    "stages.tracking.tracker",
+}
+CROSSINGS = {
+    ("stages.sinks.publish.publisher", "stages.capture.live_reader"),
+    ("stages.sinks.web.allowed_sources", "stages.capture.source"),
+}
+MAX_FILE_LINES = 400
+MAX_CLASS_LINES = 300
+MAX_ATTRIBUTES = 20
+LARGE = {
+    "pipeline/memory/arena.py": "to be split",
+    "pipeline/memory/arena.py:Arena": "to be split",
+    "pipeline/service/service.py": "to be split",
+    "pipeline/supervisor/supervisor.py": "to be split",
+    "pipeline/supervisor/supervisor.py:Supervisor": "to be split",
+    "pipeline/worker/worker.py": "to be split",
+    "pipeline/worker/worker.py:Worker": "to be split",
+    "stages/capture/capture.py": "to be split",
+    "stages/capture/gstreamer.py": "to be split",
+    "stages/capture/gstreamer.py:GStreamerVideo": "to be split",
+    "stages/capture/live_reader.py": "to be split",
+    "stages/capture/live_reader.py:Live": "to be split",
+    "stages/capture/opencv_file.py:VideoFile": "to be split",
+    "stages/capture/opencv_live.py": "to be split",
+    "stages/sinks/clips/recorder.py": "to be split",
+    "stages/sinks/clips/recorder.py:ClipWriter": "to be split",
+    "stages/sinks/publish/mqtt.py": "to be split",
+    "stages/sinks/publish/mqtt.py:Mqtt": "to be split",
+    "stages/sinks/publish/publisher.py": "to be split",
+    "stages/sinks/publish/publisher.py:Delivery": "to be split",
+    "stages/sinks/publish/spool.py": "to be split",
+    "stages/sinks/publish/zeromq.py": "to be split",
+    "stages/sinks/rtsp/server.py": "to be split",
+    "stages/sinks/rtsp/server.py:_Client": "to be split",
+    "stages/sinks/web/server.py": "to be split",
+    "stages/sinks/web/server.py:WebServer": "to be split",
+}
+"""File, or file:class, that exceeds a limit -> why. Fewer than five."""
 SCRIPTS = {"models/tools/convert_ssdlite.py"}
 """Run by hand, imported by nobody."""
 
@@ -95,10 +190,151 @@ def test_all_parts_are_looked_at():
     assert any(name.startswith("models/families/") for name in names)
 
 
+def is_of_run(path):
+    """Whether a file belongs to run.py, which may import everything."""
+    return name_of(path) == "run.py" or name_of(path).startswith("pipeline/commands/")
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_run_one_way(path):
-    allowed = LAYERS[path.relative_to(ROOT).parts[0]]
+    allowed = LAYERS["run.py" if is_of_run(path) else path.relative_to(ROOT).parts[0]]
     assert imported(tree_of(path)) & OWN <= allowed
+
+
+@functools.cache
+def modules():
+    """Name of each module of ours -> its file."""
+    names = {}
+    for path in FILES:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        names[".".join(part for part in parts if part != "__init__")] = path
+    return names
+
+
+@functools.cache
+def own_imports(module):
+    """The modules of ours that a module imports, wherever in its file."""
+    found = set()
+    for node in ast.walk(tree_of(modules()[module])):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in modules() else str(node.module))
+    return (found & modules().keys()) - {module}
+
+
+def level_of(module, order):
+    """Place of a module in the order of its package; None: it is not in the list."""
+    path = name_of(modules()[module]).removesuffix(".py").partition("/")[2]
+    for level, names in enumerate(order):
+        if any(path == name or path.startswith(f"{name}/") for name in names.split()):
+            return level
+    return None
+
+
+@pytest.mark.parametrize("module", [m for m in sorted(modules()) if m.partition(".")[0] in ORDER])
+def test_inside_a_package_imports_run_in_one_order(module):
+    package = module.partition(".")[0]
+    if module == package or module in OUTSIDE_THE_ORDER:
+        return
+    own = level_of(module, ORDER[package])
+    assert own is not None, f"{module} has no place in ORDER"
+    for other in own_imports(module):
+        if other.partition(".")[0] == package and other != package:
+            assert level_of(other, ORDER[package]) <= own, f"{module} imports {other}"
+
+
+def test_no_module_imports_itself_through_others():
+    waiting = {module: set(own_imports(module)) for module in modules()}
+    while True:
+        free = {module for module, needs in waiting.items() if not needs & waiting.keys()}
+        if not free:
+            break
+        waiting = {module: needs for module, needs in waiting.items() if module not in free}
+    # Those that are left import a circle, or are a part of one.
+    assert set(waiting) <= CIRCLES
+
+
+@pytest.mark.parametrize(
+    "role", ["capture", "inference", "tracking", "analytics", "drawing", "sinks"]
+)
+def test_roles_of_stages_do_not_import_each_other(role):
+    shared = {"analytics", "drawing"} if role == "sinks" else set()
+    for module in modules():
+        if not module.startswith(f"stages.{role}"):
+            continue
+        for other in own_imports(module):
+            parts = other.split(".")
+            if parts[0] == "stages" and len(parts) > 2:
+                assert parts[1] in {role, *shared} or (module, other) in CROSSINGS, (
+                    f"{module} imports {other}"
+                )
+
+
+def attributes_of(tree):
+    """Names of what an object of a class has: set on `self`, or in its body without a value."""
+    found = set()
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Store)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "self"
+        ):
+            found.add(node.attr)
+    return found
+
+
+def too_large(path):
+    """Names of a file, and of classes in it, that exceed a limit."""
+    large = []
+    if len(path.read_text().splitlines()) > MAX_FILE_LINES:
+        large.append(name_of(path))
+    for node in tree_of(path).body:
+        if isinstance(node, ast.ClassDef):
+            name = f"{name_of(path)}:{node.name}"
+            if (node.end_lineno or 0) - node.lineno >= MAX_CLASS_LINES or len(
+                attributes_of(node)
+            ) > MAX_ATTRIBUTES:
+                large.append(name)
+    return large
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_and_classes_are_small_enough_to_be_read(path):
+    assert [name for name in too_large(path) if name not in LARGE] == []
+
+
+def test_every_exception_is_still_needed():
+    assert {name for path in FILES for name in too_large(path)} == LARGE.keys()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in FILES if name_of(p).startswith("pipeline/") or name_of(p) == "run.py"],
+    ids=name_of,
+)
+def test_the_machinery_asks_what_stages_declare_and_guesses_nothing(path):
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr"):
+            of = ast.unparse(node.args[0])
+            assert "settings" not in of, f"{path.name}:{node.lineno}"
+            assert "capture" not in of, f"{path.name}:{node.lineno}"
+            assert ast.unparse(node.func) != "hasattr", f"{path.name}:{node.lineno}"
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            for side in sides:
+                of_use = isinstance(side, ast.Attribute) and side.attr == "use"
+                assert not of_use, f"{path.name}:{node.lineno} compares the name of a stage"
+
+
+def test_a_file_that_holds_a_stage_is_called_as_its_name_in_settings():
+    for use, location in stages.LOCATIONS.items():
+        module = location.partition(":")[0]
+        expected = {"zmq": "zeromq", "draw": "null"}.get(use, use)
+        assert module.rpartition(".")[2] == expected
 
 
 @pytest.mark.parametrize("module", ALONE)

@@ -32,7 +32,9 @@ def test_a_run_leaves_no_file_in_the_home_folder(tmp_path):
     assert list(tmp_path.rglob("*")) == []
 
 
-@pytest.mark.parametrize("module", ["models", "models.runtime", "run", "stages.inference.detector"])
+@pytest.mark.parametrize(
+    "module", ["models", "models.runtime", "pipeline.commands.models", "stages.inference.detector"]
+)
 def test_telemetry_is_disabled_before_onnxruntime_is_imported(module):
     code = (
         f"import os, sys, {module}\n"

@@ -13,6 +13,9 @@ import pytest
 import run
 from models import zoo
 from pipeline import config as config_file
+from pipeline.commands import check, options
+from pipeline.commands import run as run_command
+from pipeline.commands.arguments import parse
 from tests.builders import CLIP, ROOT, save_image
 from tests.models.builders import save
 
@@ -65,7 +68,7 @@ def refusal(capsys, *argv):
 
 def settings(*argv):
     """The settings that arguments come to."""
-    return run.settings_of(run.parser().parse_args([str(arg) for arg in argv]))
+    return options.settings_of(parse([str(arg) for arg in argv])[0])
 
 
 # --- check ---
@@ -361,14 +364,14 @@ def test_what_is_read_is_not_written(path, capsys, busy, tmp_path):
     os.link(tmp_path / "c2.mp4", tmp_path / "link.mp4")
     (tmp_path / "x").mkdir()
     held = (tmp_path / path).read_bytes()
-    words = f"{path} {INPUTS[path]}: choose another"
+    words = f"{path.removeprefix('./')} {INPUTS[path]}; choose another file"
     for option in ("--summary", "--trace"):
         assert (
             refusal(capsys, "run", busy, option, path)
-            == f"{option} {path.removeprefix('./')} {INPUTS[path]}: choose another"
+            == f"{option} {path.removeprefix('./')} {INPUTS[path]}; choose another file"
         )
     said = refusal(capsys, "bench", busy, "--json", path, "--set", "streams.c2.mode=live")
-    assert said == f"--json {path.removeprefix('./')} {INPUTS[path]}: choose another"
+    assert said == f"--json {path.removeprefix('./')} {INPUTS[path]}; choose another file"
     for kind in ("events", "mot"):
         assert refusal(capsys, "check", busy, "--sink", f"{kind}={path}").endswith(words)
     assert (tmp_path / path).read_bytes() == held
@@ -377,13 +380,13 @@ def test_what_is_read_is_not_written(path, capsys, busy, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--summary", "e.jsonl"], "--summary e.jsonl is the file of stage events"),
-        (["--trace", "m-c2.txt"], "--trace m-c2.txt is the file of stage mot"),
-        (["--summary", "a", "--trace", "./a"], "--trace a is the file of --summary"),
+        (["--summary", "e.jsonl"], "--summary e.jsonl is written by stage events"),
+        (["--trace", "m-c2.txt"], "--trace m-c2.txt is written by stage mot"),
+        (["--summary", "a", "--trace", "./a"], "--trace a is written by --summary"),
     ],
 )
 def test_two_outputs_do_not_go_to_one_file(options, words, capsys, busy, tmp_path):
-    assert refusal(capsys, "run", busy, *options) == f"{words}: choose another"
+    assert refusal(capsys, "run", busy, *options) == f"{words}; choose another file"
     assert not (tmp_path / options[-1]).exists()
 
 
@@ -462,7 +465,7 @@ def test_an_error_on_the_way_is_no_traceback(capsys, config, monkeypatch):
     def interrupted(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "check_command", interrupted)
+    monkeypatch.setattr(check, "main", interrupted)
     assert main(capsys, "check", config) == (130, "", "")
 
 
@@ -529,8 +532,8 @@ def test_an_address_without_a_host_is_refused(address, capsys, config):
 
 
 def results(config, *options, streams=("c2", "shots")):
-    graph = run._graph(run.parser().parse_args(["run", str(config), *options]))
-    return run._results(graph, streams)
+    graph = run_command.graph_of(parse(["run", str(config), *options])[0])
+    return run_command.results(graph, streams)
 
 
 def test_only_files_that_are_there_are_named(busy, tmp_path):
@@ -644,7 +647,7 @@ def test_what_is_set_comes_last(config):
 
 def test_without_a_display_the_window_is_left_out_with_one_line(caplog, monkeypatch):
     monkeypatch.chdir(ROOT)
-    graph = run._graph(run.parser().parse_args(["run", DEMO]))
+    graph = run_command.graph_of(parse(["run", DEMO])[0])
     assert "window" not in [node.name for node in graph.nodes]
     assert {"video", "events"} <= {node.name for node in graph.nodes}
     [record] = [r for r in caplog.records if "no window" in r.getMessage()]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console, Group
@@ -15,10 +17,12 @@ from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.errors import ConfigError
 from pipeline.messages import lines, one_line
 from pipeline.supervisor.supervisor import Phase, Supervisor
 from pipeline.telemetry import logs
 from pipeline.telemetry.counters import percentiles
+from stages.sinks.files.output_path import check_local
 
 REFRESH_S = 0.5
 MOST_ROWS = 20
@@ -121,14 +125,14 @@ def _stages(supervisor: Supervisor, now: _Sample, before: _Sample | None, past_s
         busy_ns = now.busy_ns[i] - (before.busy_ns[i] if before else 0)
         workers = len(supervisor.graph.workers_of(node))
         busy = busy_ns / 1e9 / past_s / workers
-        facts = supervisor.facts_of(node.name)
+        info = supervisor.info_of(node.name)
         table.add_row(
             node.name + (f" x{workers}" if workers > 1 else ""),
             f"{processed / past_s:.1f}",
             f"{busy_ns / processed / 1e6:.1f}" if processed else "-",
             f"{min(busy, 1.0):.0%}",
             str(supervisor.restarts_of(node.name) or "-"),
-            Text(", ".join(facts.values()), style="dim"),
+            Text(", ".join(info.values()), style="dim"),
         )
     return table
 
@@ -189,3 +193,33 @@ def closing_lines(supervisor: Supervisor) -> Sequence[str]:
             + (f"; away {feed.arena.away_ns / 1e9:.1f} s" if feed.arena.away_ns else "")
         )
     return lines
+
+
+def print_error(error: object) -> None:
+    """Print an error on one line of stderr, whatever characters a path or a file brings in."""
+    print(one_line(f"run.py: {error}"), file=sys.stderr)
+
+
+def check_writable(path: Path) -> None:
+    """See that an output file of a command can be written, and make its folder.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    check_local("output", str(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a"):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def write_json(path: Path, value: Any) -> bool:
+    """Write a value as JSON; False, and a line on stderr, where that fails."""
+    try:
+        path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+    except OSError as error:
+        print_error(f"{path}: cannot be written: {error.strerror}")
+        return False
+    return True

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from pipeline.graph.graph import Graph, Node, Stream
-from pipeline.stage import Source
+import msgspec
 
-_OF_THE_RUN = ("streams", "started_ns", "live", "name")
-"""Facts that are other in every run, or when streams come and go; no reason to start anew."""
+from pipeline.context import Context
+from pipeline.graph.graph import Graph, Node, StreamSpec
+from pipeline.stage import Source
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,10 @@ class StreamChanges:
     """What becomes of the streams."""
 
     removed: list[str] = field(default_factory=list)
-    added: list[Stream] = field(default_factory=list)
-    changed: list[Stream] = field(default_factory=list)
+    added: list[StreamSpec] = field(default_factory=list)
+    changed: list[StreamSpec] = field(default_factory=list)
     """With the place and the slots that the stream has already."""
-    replaced: list[Stream] = field(default_factory=list)
+    replaced: list[StreamSpec] = field(default_factory=list)
     """That are to read something else: another stream under the same name."""
     other_slots: list[str] = field(default_factory=list)
     """Whose new number of slots has to wait for the next run."""
@@ -32,7 +32,7 @@ def needs_new_run(old: Graph, new: Graph) -> bool:
 
 
 def changed_stages(old: Graph, new: Graph) -> Iterator[tuple[Node, Node]]:
-    """The stages (but the source) whose settings, or what others tell them, are not the same.
+    """The stages (but the source) whose settings, or the offers they get, are not the same.
 
     Args:
         old: what runs.
@@ -41,18 +41,26 @@ def changed_stages(old: Graph, new: Graph) -> Iterator[tuple[Node, Node]]:
     for node, fresh in zip(old.nodes, new.nodes, strict=True):
         if issubclass(node.kind, Source):
             continue
-        told = facts_of_settings(fresh)
-        had = {key: node.facts.get(key) for key in told}
-        if not (_same(node.settings, fresh.settings) and _same(had, told)):
+        context = with_offers_of(node.context, fresh.context)
+        if not (_same(node.settings, fresh.settings) and _same(node.context, context)):
             yield node, fresh
 
 
-def facts_of_settings(node: Node) -> dict[str, object]:
-    """What the stages around it tell a stage, but for what is of one run alone."""
-    return {key: value for key, value in node.facts.items() if key not in _OF_THE_RUN}
+def with_offers_of(context: Context, fresh: Context) -> Context:
+    """Return a stage's context with what new settings change in it.
+
+    The streams and the start of the run stay: they differ in every run, which is no reason to
+    restart a stage.
+    """
+    return msgspec.structs.replace(
+        context,
+        confidence=fresh.confidence,
+        offers=fresh.offers,
+        offers_behind=fresh.offers_behind,
+    )
 
 
-def changed_streams(have: Mapping[str, Stream], wanted: Iterable[Stream]) -> StreamChanges:
+def changed_streams(have: Mapping[str, StreamSpec], wanted: Iterable[StreamSpec]) -> StreamChanges:
     """Compare the streams.
 
     Args:
@@ -69,7 +77,7 @@ def changed_streams(have: Mapping[str, Stream], wanted: Iterable[Stream]) -> Str
         if old is None:
             changes.added.append(stream)
             continue
-        if _what_is_read(stream) != _what_is_read(old):
+        if stream.info.identity != old.info.identity:
             changes.replaced.append(stream)
             continue
         if stream.slots != old.slots:
@@ -84,10 +92,6 @@ def changed_streams(have: Mapping[str, Stream], wanted: Iterable[Stream]) -> Str
         ):
             changes.changed.append(new)
     return changes
-
-
-def _what_is_read(stream: Stream) -> object:
-    return [getattr(stream.capture, name, None) for name in ("source", "pipeline")]
 
 
 def _shape(graph: Graph) -> object:

@@ -54,7 +54,7 @@ class StageNotice(msgspec.Struct, frozen=True):
     use: str
     after: str | None
     restarts: int
-    facts: dict[str, str]
+    info: dict[str, str]
     counts: dict[str, int]
 
 
@@ -225,7 +225,7 @@ class View:
             busy_ms=busy(rows),
             waited_ms=round(waited_ns / frames / 1e6, 3) if frames else 0.0,
             cpu_s=round(sum(row.cpu_s for row in rows), 3),
-            facts=stage.facts,
+            info=stage.info,
             counts=stage.counts,
             workers=[
                 WorkerStatus(worker.name, worker.pid, self._board.in_hand(worker.row))

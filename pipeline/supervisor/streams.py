@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.graph.graph import Graph, Node, Stream, Worker
+from pipeline.graph.graph import Graph, Node, StreamSpec, WorkerSpec
 from pipeline.memory.arena import Arena, Board
 from pipeline.memory.run_info import StreamNotice, WorkerNotice
 from pipeline.memory.stream_table import MOST_STREAMS, Entry, Roster
@@ -37,7 +37,7 @@ _REASONS = {
 class Child:
     """One worker's process, and those it had before."""
 
-    def __init__(self, spec: Worker) -> None:
+    def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
         self.feed: Feed | None = None
         """Whose capture worker it is."""
@@ -64,7 +64,7 @@ class Child:
         """When it was asked to end so that its successor takes up new settings; 0: it was not."""
         self.done = False
         """Its stream has ended."""
-        self.facts: dict[str, dict[str, str]] = {}
+        self.info: dict[str, dict[str, str]] = {}
         self.counts: dict[str, dict[str, int]] = {}
 
     @property
@@ -81,7 +81,7 @@ class Child:
 class Feed:
     """One stream while it runs."""
 
-    def __init__(self, stream: Stream, arena: Arena, row: StreamRow, child: Child) -> None:
+    def __init__(self, stream: StreamSpec, arena: Arena, row: StreamRow, child: Child) -> None:
         self.stream, self.arena, self.row, self.child = stream, arena, row, child
         self.condition = Condition()
         self.ended_s: float | None = None
@@ -103,7 +103,7 @@ class Feed:
 
     def notice(self) -> StreamNotice:
         """What only the supervisor knows of it."""
-        told = [facts["decoder"] for facts in self.child.facts.values() if "decoder" in facts]
+        decoders = [info["decoder"] for info in self.child.info.values() if "decoder" in info]
         return StreamNotice(
             self.stream.index,
             self.name,
@@ -111,7 +111,7 @@ class Feed:
             self.stream.live,
             self.condition,
             self.since_ns,
-            ", ".join(told),
+            ", ".join(decoders),
         )
 
     def summary(self, nodes: tuple[Node, ...]) -> dict[str, Any]:
@@ -214,7 +214,7 @@ class Feeds:
         """By name, those that are there to stay."""
         return {feed.name: feed for feed in self if not feed.arena.removed}
 
-    def begin(self, stream: Stream, child: Child) -> None:
+    def begin(self, stream: StreamSpec, child: Child) -> None:
         """Make what a stream needs: an arena, a row of counters, an entry in the roster."""
         graph = self._graph
         names = [node.name for node in graph.nodes]
@@ -244,7 +244,7 @@ class Feeds:
         )
         self.roster.write(stream.index, entry)
 
-    def add(self, stream: Stream) -> Child | str:
+    def add(self, stream: StreamSpec) -> Child | str:
         """Begin one more stream; its capture worker, to be started, or in words why not."""
         source = self._graph.nodes[0]
         nodes = next(w.nodes for w in self._graph.workers if source in w.nodes)
@@ -262,7 +262,7 @@ class Feeds:
         except IndexError:
             return f"more than {SPARE_WORKERS} streams were added"
         name = "+".join(node.name for node in nodes)
-        child = Child(Worker(row, f"{name}.{stream.name}", nodes, index))
+        child = Child(WorkerSpec(row, f"{name}.{stream.name}", nodes, index))
         self._telemetry.stream(index).clear()
         try:
             self.begin(replace(stream, index=index, added=True), child)

@@ -30,8 +30,9 @@ import msgspec
 
 from pipeline.config import NAME
 from pipeline.errors import EyelineError, SetupError
-from pipeline.graph.diff import changed_stages, changed_streams, facts_of_settings, needs_new_run
-from pipeline.graph.graph import Graph, Node, Stream
+from pipeline.graph.build import add_stream
+from pipeline.graph.diff import changed_stages, changed_streams, needs_new_run, with_offers_of
+from pipeline.graph.graph import Graph, Node, StreamSpec
 from pipeline.memory.arena import Board
 from pipeline.memory.run_info import (
     REPLIES_KEPT,
@@ -134,7 +135,7 @@ class Supervisor:
         os.set_blocking(self._report_in, False)
         os.set_blocking(self._report_out, False)
         self._partial = b""
-        self._to_come: dict[str, Stream] = {}
+        self._to_come: dict[str, StreamSpec] = {}
         """By name, streams that begin once the last frames of another of that name are through."""
         self._shared = Shared(
             run=uuid.uuid4().hex,
@@ -432,7 +433,8 @@ class Supervisor:
         child.ready_since = 0.0
         child.restarts += 1
         for node in child.spec.nodes:
-            node.facts["predecessor"] = child.facts.get(node.name, {})
+            info = child.info.get(node.name, {})
+            node.context = msgspec.structs.replace(node.context, restarted=True, previous_info=info)
         logging.warning("%s %s: started again", child.spec.name, how)
 
     def _find_hung(self) -> None:
@@ -473,11 +475,11 @@ class Supervisor:
             return  # the last words of a stream that is gone
         self._notice_due = 0.0
         if report.kind in ("ready", "news"):
-            child.facts, child.counts = report.facts, report.counts
+            child.info, child.counts = report.info, report.counts
             if report.kind == "ready":
                 child.ready_since = time.monotonic()
         elif report.kind == "condition":
-            child.facts = {**child.facts, **report.facts}
+            child.info = {**child.info, **report.info}
             if child.feed is not None and report.condition is not None:
                 child.feed.note(report.condition)
         elif report.kind == "request":
@@ -573,8 +575,7 @@ class Supervisor:
         for node, new in changed_stages(self.graph, fresh):
             # In place: workers that are started from now on find it so.
             node.settings = new.settings
-            node.facts.pop("predecessor", None)
-            node.facts.update(facts_of_settings(new))
+            node.context = with_offers_of(node.context, new.context)
             changed.add(node)
             yield f"stage {node.name} changed"
         for child in self.children.values():
@@ -617,7 +618,7 @@ class Supervisor:
             child.renewed_at = time.monotonic()
             os.kill(child.pid, signal.SIGTERM)
 
-    def _add(self, stream: Stream) -> str:
+    def _add(self, stream: StreamSpec) -> str:
         """Begin one more stream; "" or why not."""
         child = self.feeds.add(stream)
         if isinstance(child, str):
@@ -669,7 +670,7 @@ class Supervisor:
             still = "" if asked.stream in feeds else " until its last frames are through"
             return f"there is a stream named {asked.stream!r} already{still}"
         try:
-            stream = self.graph.stream(-1, asked.stream, asked.settings, asked.stream)
+            stream = add_stream(self.graph, -1, asked.stream, asked.settings, asked.stream)
         except EyelineError as error:
             return str(error)
         return self._add(replace(stream, requested=True))
@@ -746,7 +747,7 @@ class Supervisor:
                     node.use,
                     node.after.name if node.after else None,
                     self.restarts_of(node.name),
-                    self.facts_of(node.name),
+                    self.info_of(node.name),
                     self.counts_of(node.name),
                 )
                 for node in self.graph.nodes
@@ -756,11 +757,11 @@ class Supervisor:
 
     # --- what it all came to ---
 
-    def facts_of(self, stage: str) -> dict[str, str]:
+    def info_of(self, stage: str) -> dict[str, str]:
         """What a stage reports."""
         for child in self.children.values():
-            if stage in child.facts:
-                return child.facts[stage]
+            if stage in child.info:
+                return child.info[stage]
         return {}
 
     def counts_of(self, stage: str) -> dict[str, int]:
@@ -794,7 +795,7 @@ class Supervisor:
                 "restarts": self.restarts_of(node.name),
                 "busy_ms": {"p50": took.p50, "p95": took.p95, "p99": took.p99},
                 "cpu_s": round(sum(row.cpu_s for row in rows), 3),
-                "provider": self.facts_of(node.name).get("provider"),
+                "provider": self.info_of(node.name).get("provider"),
             }
             counts = self.counts_of(node.name)
             if counts:

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -44,17 +44,19 @@ from pipeline.errors import (
     StuckSource,
 )
 from pipeline.frame import Frame, Header, SlotFullError, Span, Status
-from pipeline.graph.graph import Graph, Node, Stream
-from pipeline.graph.graph import Worker as Spec
-from pipeline.memory.arena import MAX_HOLDS, Arena, Board
+from pipeline.graph.graph import Graph, Node, StreamSpec, WorkerSpec
+from pipeline.graph.placement import batch_of
+from pipeline.memory.arena import Arena, Board
 from pipeline.memory.run_info import Bulletin, View
 from pipeline.memory.stream_table import Roster, Streams
 from pipeline.messages import lines
-from pipeline.stage import Source, Stage
+from pipeline.stage import BatchSettings, Context, Settings, Source, Stage
 from pipeline.status import Condition
 from pipeline.telemetry.counters import StageRow, Telemetry, TraceRecord, TraceWriter
 from pipeline.worker.in_flight import Custody
 from pipeline.worker.pacing import Pacer
+
+S = TypeVar("S", bound=Stage)
 
 BEAT_MS = 100
 """Longest pause between two signs of life of an idle worker."""
@@ -94,10 +96,10 @@ class Report(msgspec.Struct, omit_defaults=True):
     "request"."""
     text: str = ""
     level: int = logging.INFO
-    facts: dict[str, dict[str, str]] = {}
-    """Stage -> what it reports."""
+    info: dict[str, dict[str, str]] = {}
+    """Stage -> `Stage.info`."""
     counts: dict[str, dict[str, int]] = {}
-    """Stage -> what it counts."""
+    """Stage -> `Stage.counters`."""
     condition: Condition | None = None
     """How a source is doing."""
     request: str = ""
@@ -126,7 +128,7 @@ class Shared:
     log_level: int
 
 
-def work(shared: Shared, spec: Spec, stream: Stream | None) -> int:
+def work(shared: Shared, spec: WorkerSpec, stream: StreamSpec | None) -> int:
     """Run a worker to its end, in a process of its own; its exit status.
 
     Args:
@@ -159,7 +161,7 @@ def work(shared: Shared, spec: Spec, stream: Stream | None) -> int:
     return 0
 
 
-def _prologue(shared: Shared, spec: Spec) -> None:
+def _prologue(shared: Shared, spec: WorkerSpec) -> None:
     die_with_parent = 1  # PR_SET_PDEATHSIG
     ctypes.CDLL(None).prctl(die_with_parent, signal.SIGKILL)
     if os.getppid() != shared.supervisor_pid:
@@ -205,6 +207,13 @@ def send_report(fd: int, report: Report) -> None:
         pass  # the supervisor is stopped or dead: better no log line than a stage that waits
 
 
+def _made(kind: type[S], settings: Settings, context: Context) -> S:
+    """Make a stage, which has its context even if its class does not call that of its base."""
+    stage = kind(settings, context)
+    stage.context = context
+    return stage
+
+
 def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
@@ -235,7 +244,7 @@ class _Answer(msgspec.Struct, array_like=True):
 class Worker:
     """A process that takes frames from other workers."""
 
-    def __init__(self, shared: Shared, spec: Spec) -> None:
+    def __init__(self, shared: Shared, spec: WorkerSpec) -> None:
         self._shared, self._spec, self._index = shared, spec, spec.index
         self._graph, self._board = shared.graph, shared.board
         self._streams = self._known_streams()
@@ -253,6 +262,7 @@ class Worker:
         self._told: tuple[dict[str, dict[str, str]], dict[str, dict[str, int]]] | None = None
         self._news_due_ns = 0
         self._reopen_due = False
+        self._sockets = Sockets(shared.run, spec.index, shared.board)
         signal.signal(signal.SIGTERM, self._on_terminate)
         signal.signal(signal.SIGHUP, self._on_hangup)
 
@@ -283,15 +293,14 @@ class Worker:
             self._shared.supervisor_pid,
         )
 
-    def tell(self, kind: str, text: str = "", **facts: Any) -> None:
+    def tell(self, kind: str, text: str = "", **fields: Any) -> None:
         """Tell the supervisor."""
-        send_report(self._shared.report_fd, Report(self._index, kind, text, **facts))
+        send_report(self._shared.report_fd, Report(self._index, kind, text, **fields))
 
     # --- life ---
 
     def open(self) -> None:
         """Make and open the stages, take up saved states, and ask for work."""
-        self._sockets = Sockets(self._shared.run, self._index, self._board)
         for node in self._spec.nodes:
             stage = self._stages[node] = self._make(node)
             stage.beat = self._beat_for_stage  # type: ignore[method-assign]
@@ -302,7 +311,8 @@ class Worker:
         self._poll_ms = IDLE_MS if self._idle else BEAT_MS
         self._batch = 1 if self._any_ordered else _batch_of(self._spec.nodes)
         self._batch_wait_ms = max(
-            float(getattr(node.settings, "batch_wait_ms", 0)) for node in self._spec.nodes
+            node.settings.batch_wait_ms if isinstance(node.settings, BatchSettings) else 0
+            for node in self._spec.nodes
         )
         self._edges = {node: list(self._edges_of(node)) for node in self._spec.nodes}
         self._all_edges = [edge for edges in self._edges.values() for edge in edges]
@@ -311,22 +321,25 @@ class Worker:
         self._tell_news()
 
     def _make(self, node: Node) -> Stage:
-        return node.kind(node.settings, node.facts)
+        return _made(node.kind, node.settings, node.context)
 
     def _tell_news(self, *, closed: bool = False) -> None:
         """Tell what the stages report and count, if it is not what was told last."""
         told, stages = self._told, self._stages
-        facts = told[0] if told else {}
+        info = told[0] if told else {}
         if not closed:
-            facts = {node.name: dict(stage.report()) for node, stage in stages.items()}
-        self._told = facts, {node.name: dict(stage.tally()) for node, stage in stages.items()}
+            info = {node.name: dict(stage.info()) for node, stage in stages.items()}
+        self._told = info, {node.name: dict(stage.counters()) for node, stage in stages.items()}
         self._news_due_ns = time.monotonic_ns() + NEWS_NS
         if self._told != told:
-            self.tell("news" if told else "ready", facts=self._told[0], counts=self._told[1])
+            self.tell("news" if told else "ready", info=self._told[0], counts=self._told[1])
 
     def _open_stage(self, node: Node) -> None:
         stage = self._stages[node]
-        stage.open()
+        try:
+            stage.open()
+        except EyelineError as error:
+            raise error.at(stage.context.where) from None
         if not node.kind.ordered:
             return
         left = dict(self._shared.left.get(node.name, {}))
@@ -354,17 +367,16 @@ class Worker:
 
     def close(self) -> None:
         """Close the stages, last first, whatever state they are in."""
-        for node, stage in reversed(self._stages.items()):
+        for stage in reversed(self._stages.values()):
             try:
                 stage.close()
             except EyelineError as error:
-                self.tell("fatal", str(error))
+                self.tell("fatal", str(error.at(stage.context.where)))
             except Exception as error:
-                logging.warning("%s: close: %s", node.name, _one_line(error))
+                stage.context.log.warning("closing failed: %s", _one_line(error))
         if self._told is not None:
             self._tell_news(closed=True)
-        if hasattr(self, "_sockets"):
-            self._sockets.close()
+        self._sockets.close()
 
     def loop(self) -> None:
         """Work until told to stop."""
@@ -594,8 +606,8 @@ class Worker:
                 stage.process_batch(frames)
         except EndRun as wish:
             self.tell("end", str(wish))
-        except EyelineError:
-            raise
+        except EyelineError as error:
+            raise error.at(stage.context.where) from None
         except Exception as error:
             if len(frames) > 1:
                 # One of them is at fault: find out which.
@@ -613,7 +625,9 @@ class Worker:
         if times == 1:
             self.tell("frame_failed", kind)
         if str(times).rstrip("0") == "1":
-            logging.warning("%s (frame %d of %s; x%d)", kind, frame.seq, frame.stream, times)
+            self._stages[node].context.log.warning(
+                "%s (frame %d of %s; x%d)", _one_line(error), frame.seq, frame.stream, times
+            )
             logging.debug("%s", traceback.format_exc())
 
     def _too_old(self, header: Header) -> bool:
@@ -656,7 +670,7 @@ class Worker:
 
 def _batch_of(nodes: Sequence[Node]) -> int:
     """How many frames a worker of these stages takes at once."""
-    return min(max(int(getattr(node.settings, "batch", 1)) for node in nodes), MAX_HOLDS)
+    return max(batch_of(node.settings) for node in nodes)
 
 
 def _copy(header: Header) -> Header:
@@ -681,7 +695,7 @@ def _share_room(parent: Node, child: Node, header: Header) -> None:
 class CaptureWorker(Worker):
     """The worker of one stream's source: lends the slots and takes the frames back."""
 
-    def __init__(self, shared: Shared, spec: Spec, stream: Stream) -> None:
+    def __init__(self, shared: Shared, spec: WorkerSpec, stream: StreamSpec) -> None:
         super().__init__(shared, spec)
         self._stream = stream
         self._arena = shared.arenas[stream.index]
@@ -724,9 +738,11 @@ class CaptureWorker(Worker):
 
     def _make(self, node: Node) -> Stage:
         if issubclass(node.kind, Source):
-            again = self._board.incarnation(self._index) > 0 or self._stream.added
-            facts = {**node.facts, "again": again, "stream": self._stream.name}
-            self._source: Source = node.kind(self._stream.capture, facts)
+            restarted = self._board.incarnation(self._index) > 0 or self._stream.added
+            context = msgspec.structs.replace(
+                node.context, stream=self._stream.name, restarted=restarted
+            )
+            self._source: Source = _made(node.kind, self._stream.capture, context)
             return self._source
         return super()._make(node)
 
@@ -778,8 +794,8 @@ class CaptureWorker(Worker):
         was, self._condition = self._condition, condition
         if was is not None and was.state == "waiting" and condition.state == "live":
             self._arena.count_reconnect()
-        facts = {self._spec.nodes[0].name: dict(self._source.report())}
-        self.tell("condition", condition=condition, facts=facts)
+        info = {self._spec.nodes[0].name: dict(self._source.info())}
+        self.tell("condition", condition=condition, info=info)
 
     def _receive(self, wait_ms: int) -> None:
         """Take back what has been returned; wait for the first message only."""

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 
 from msgspec import Meta
 
 from pipeline.errors import SetupError, SourceError
 from pipeline.frame import Frame
-from pipeline.stage import Array, Settings, Source
+from pipeline.stage import Array, Resolved, Resources, Settings, Source, SourceInfo
 from pipeline.status import Condition
 from pipeline.urls import display_url, is_broken, login_advice
 from stages.capture.image_folder import IMAGES, images_in
@@ -94,7 +93,7 @@ class Capture(Source):
     settings: CaptureSettings
 
     @classmethod
-    def resolve(cls, settings: CaptureSettings) -> Mapping[str, Any]:
+    def resolve(cls, settings: CaptureSettings) -> Resolved:
         """See that a file is there; tell whether the stream is live.
 
         Raises:
@@ -123,15 +122,21 @@ class Capture(Source):
         may_wait = settings.wait and is_device(settings.source)
         if isinstance(source, Path) and settings.pipeline is None and not may_wait:
             _check_path(source, settings)
-        return {"live": _is_live(settings)}
+        info = SourceInfo(
+            display_url(settings.source),
+            (settings.source, settings.pipeline),
+            _is_live(settings),
+            settings.frames,
+        )
+        return Resolved((info,))
 
     @classmethod
-    def reads(cls, settings: CaptureSettings) -> Collection[Path]:
-        """The file, or the pictures of a folder."""
+    def resources(cls, settings: CaptureSettings) -> Resources:
+        """Declare the file, or the images of a folder."""
         source = normal(settings.source)
         if not isinstance(source, Path) or not _is_recorded(settings):
-            return ()
-        return images_in(source) if source.is_dir() else (source,)
+            return Resources()
+        return Resources(reads=tuple(images_in(source)) if source.is_dir() else (source,))
 
     def open(self) -> None:
         """Open the source and see that it gives a picture.
@@ -155,22 +160,21 @@ class Capture(Source):
         # A stream's clock must not start anew when capture does.
         self._last_ns = -1
         # A pipe that was being read is not written from its beginning again: it is opened at once.
-        again = self.facts.get("again") and not _is_pipe(self.settings)
+        again = self.context.restarted and not _is_pipe(self.settings)
         if not _is_recorded(self.settings) and (self.settings.wait or again):
             return
         try:
             self._pictures = self._connect()
         except SourceError as error:
             raise SourceError(f"{self._name}: {error}", error.kind) from None
-        if self._pictures.still and not self.facts.get("again"):
-            logging.info(
-                "%s: separate pictures, which are not tracked (id null); if they are the frames "
-                "of a film, set `sequence: true`",
-                self.facts.get("stream", self._name),
+        if self._pictures.still and not self.context.restarted:
+            self.context.log.info(
+                "separate images, which are not tracked (id null); if they are the frames of a "
+                "film, set `sequence: true`"
             )
         if isinstance(self._pictures, PipeVideo) and not self._pictures.timed:
-            logging.warning(
-                "%s: holds no time stamps; frames get the time of their arrival, set `fps` for "
+            self.context.log.warning(
+                "%s holds no time stamps; frames get the time of their arrival, set `fps` for "
                 "the rate of a recording",
                 self._name,
             )
@@ -217,7 +221,7 @@ class Capture(Source):
             notify,
             first=self._pictures,
             advance=self._advance,
-            clock=None if recorded else SourceClock(self.facts.get("started_ns", 0), self._last_ns),
+            clock=None if recorded else SourceClock(self.context.started_ns, self._last_ns),
             newest=self.live,
             reconnect=self.settings.reconnect and not _has_path(self.settings),
             stall_timeout_s=self.settings.stall_timeout_s,
@@ -283,7 +287,7 @@ class Capture(Source):
             text = self._pictures.trouble()[1] if self._pictures is not None else ""
         return f"{self._name}: {text}" if text else None
 
-    def report(self) -> Mapping[str, str]:
+    def info(self) -> Mapping[str, str]:
         """What reads the source; for a camera, worth asking again whenever it becomes live."""
         decoder = ""
         if getattr(self, "_reader", None) is not None:

@@ -17,7 +17,7 @@ import cv2
 
 from pipeline.errors import SourceError
 from pipeline.frame import Frame
-from pipeline.graph.graph import usable_cores
+from pipeline.graph.placement import usable_cores
 from stages.capture.container import IDENTITY, Orientation, look_at
 from stages.capture.image_folder import IMAGES, ImageFolder
 from stages.capture.opencv_video import Video, as_bgr

@@ -23,7 +23,7 @@ import cv2
 
 from pipeline.errors import SourceError
 from pipeline.frame import Frame
-from pipeline.graph.graph import usable_cores
+from pipeline.graph.placement import usable_cores
 from stages.capture.clock_rate import ForwardClock
 from stages.capture.live_reader import FIRST_PICTURE_S
 from stages.capture.opencv_live import OPENING, _Words, ffmpeg_options, has_other_size

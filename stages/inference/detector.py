@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
@@ -19,10 +18,10 @@ from models.runtime import Device, Profile, Runtime, check_device, expected_devi
 from models.transform import Transform
 from pipeline.errors import DeviceFailed, SetupError
 from pipeline.frame import Frame
-from pipeline.graph.graph import usable_cores
-from pipeline.stage import Array, Settings, Stage
-from stages.detections import CANDIDATES, WEAK_DETECTIONS, put_detections
-from stages.thresholds import Confidence, candidate_score, hand_on_score
+from pipeline.graph.placement import usable_cores
+from pipeline.stage import Array, BatchSettings, Context, InferenceStage, Resolved, Resources
+from stages.detections import CANDIDATES, WEAK_DETECTIONS, Labels, put_detections
+from stages.thresholds import Confidence, Suppression, candidate_score, hand_on_score
 
 TASK = "detect"
 """Task of the models that this stage runs."""
@@ -30,7 +29,7 @@ MIN_SCORE = 0.05
 """Lowest score of a candidate where no non-maximum suppression follows."""
 
 
-class DetectorSettings(Settings, frozen=True):
+class DetectorSettings(BatchSettings, frozen=True):
     """Settings of the detector."""
 
     model: str = "ssdlite_mobilenet_v2"
@@ -47,18 +46,14 @@ class DetectorSettings(Settings, frozen=True):
     spin: bool = False
     """Whether threads without work spin: faster if nothing else runs on the machine, else it takes
     a core from the other programs."""
-    batch: Annotated[int, Meta(ge=1, le=64)] = 1
-    """Limit of the frames per run; useful on a GPU, with a model whose batch is open."""
-    batch_wait_ms: Annotated[float, Meta(ge=0)] = 0
-    """Time to wait for a batch to fill."""
 
 
-class Detector(Stage):
+class Detector(InferenceStage):
     """Runs the model and gives candidate boxes, from which NMS then removes overlaps.
 
     `boxes` (N, 4) float32 xyxy in pixels of the captured frame, `scores` (N,) float32 from 0 to
     1, `classes` (N,) int32 indices into the model's labels. Where no following stage offers a
-    `min_score`, there is no NMS: then candidates below the confidence are left out, or, with a
+    `Suppression`, there is no NMS: then candidates below the confidence are left out, or, with a
     model that suppresses overlaps itself, given as `weak_boxes` and so on.
     """
 
@@ -66,13 +61,13 @@ class Detector(Stage):
     takes = (Array("input"), Array("transform", "float64", (4,)))
     gives = (*CANDIDATES, *WEAK_DETECTIONS)
 
-    def __init__(self, settings: DetectorSettings, facts: Mapping[str, Any]) -> None:
-        super().__init__(settings, facts)
-        self._contract: Contract = facts["contract"]
-        behind = facts.get("behind", facts)
-        self._nms_follows = "min_score" in behind
-        self._hand_on = hand_on_score(None, Confidence.of(facts))
-        self._min_score = self._lowest_score(behind.get("min_score"))
+    def __init__(self, settings: DetectorSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self._contract: Contract = context.require(Contract)
+        suppression = context.get_behind(Suppression)
+        self._nms_follows = suppression is not None
+        self._hand_on = hand_on_score(None, Confidence.of(context))
+        self._min_score = self._lowest_score(suppression.min_score if suppression else None)
         self._runtime: Runtime | None = None
         self._family: Family[Candidates] | None = None
 
@@ -83,7 +78,7 @@ class Detector(Stage):
             asked: lowest score that the following NMS needs; None: not set.
         """
         if self._nms_follows:
-            confidence = Confidence.of(self.facts)
+            confidence = Confidence.of(self.context)
             return candidate_score(None, confidence) if asked is None else asked
         if self._hand_on is None:
             return MIN_SCORE
@@ -91,8 +86,8 @@ class Detector(Stage):
         return min(MIN_SCORE, self._hand_on) if self._contract.end_to_end else self._hand_on
 
     @classmethod
-    def resolve(cls, settings: DetectorSettings) -> Mapping[str, Any]:
-        """Return `contract`, `labels` and the number of `replicas`.
+    def resolve(cls, settings: DetectorSettings) -> Resolved:
+        """Offer the model's contract and its labels, and choose the number of replicas.
 
         Raises:
             SetupError: the model cannot be used, or the device is not available.
@@ -109,17 +104,29 @@ class Detector(Stage):
                 f"model {contract.name} has task {contract.task}, this stage needs task {TASK}; "
                 "choose another model"
             )
-        replicas = settings.replicas
-        if replicas == "auto":
+        replicas = None if settings.replicas == "auto" else settings.replicas
+        if replicas is None:
             on_cpu = expected_device(settings.device) in ("cpu", "openvino")
             many = on_cpu and settings.profile == "throughput"
             replicas = max(1, usable_cores() // (settings.threads or 1)) if many else 1
-        return {"contract": contract, "labels": contract.labels, "replicas": replicas}
+        return Resolved((contract, Labels(tuple(contract.labels))), replicas)
 
     @classmethod
-    def reads(cls, settings: DetectorSettings) -> Collection[Path]:
-        """Return the model file, and its card."""
-        return zoo.files_of(settings.model)
+    def resources(cls, settings: DetectorSettings) -> Resources:
+        """Declare the model file and its card, which it reads."""
+        return Resources(reads=tuple(zoo.files_of(settings.model)))
+
+    @classmethod
+    def single_process(cls, settings: DetectorSettings) -> Sequence[DetectorSettings]:
+        """Return those of a plain script: threads that spin, threads that do not, one thread."""
+        return [
+            msgspec.structs.replace(settings, **changes)
+            for changes in (
+                {"profile": "latency", "spin": True},
+                {"profile": "latency", "spin": False},
+                {"profile": "throughput"},
+            )
+        ]
 
     def open(self) -> None:
         """Load the model.
@@ -129,7 +136,7 @@ class Detector(Stage):
             DeviceFailed: the device that ran the model before a crash does not load.
         """
         own = self.settings
-        before = self.facts.get("predecessor", {}).get("provider")
+        before = self.context.previous_info.get("provider")
         try:
             self._runtime = Runtime(
                 self._contract,
@@ -149,8 +156,8 @@ class Detector(Stage):
         family = families.load(self._contract.family)
         self._family = family(self._contract.input, self._contract.classes)
         if own.device == "auto" and gpu_present() and not self._runtime.on_gpu:
-            logging.warning(
-                "detector: this machine has a GPU, but %s runs the model%s; install "
+            self.context.log.warning(
+                "this machine has a GPU, but the model runs with %s%s; install "
                 "onnxruntime-gpu[cuda,cudnn] in place of onnxruntime, or set device: cpu",
                 self._runtime.provider,
                 "".join(f", because {why}" for why in self._runtime.passed_over),
@@ -185,7 +192,7 @@ class Detector(Stage):
         """Release the model."""
         self._runtime = None
 
-    def report(self) -> Mapping[str, str]:
+    def info(self) -> Mapping[str, str]:
         """Return the provider that runs the model."""
         return {"provider": self._runtime.provider} if self._runtime else {}
 

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.boxes.suppress import suppress
+from models.contract import Contract
 from pipeline.frame import Frame
-from pipeline.stage import Settings, Stage
+from pipeline.stage import Context, Resolved, RowLimit, Settings, Stage
 from stages.detections import (
     CANDIDATES,
     WEAK_DETECTIONS,
@@ -19,7 +20,7 @@ from stages.detections import (
     labels_of,
     put_detections,
 )
-from stages.thresholds import Confidence, candidate_score, hand_on_score, max_iou
+from stages.thresholds import Confidence, Suppression, candidate_score, hand_on_score, max_iou
 
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
@@ -92,28 +93,29 @@ class NonMaxSuppression(Stage):
 
     settings: NonMaxSuppressionSettings
 
-    def __init__(self, settings: NonMaxSuppressionSettings, facts: Mapping[str, Any]) -> None:
+    def __init__(self, settings: NonMaxSuppressionSettings, context: Context) -> None:
         """Look up the labels, and derive the thresholds.
 
         Raises:
             SetupError: `classes` names a label that the model does not have, or `min_score` is
                 above the confidence.
         """
-        super().__init__(settings, facts)
-        confidence = Confidence.of(facts)
+        super().__init__(settings, context)
+        confidence = Confidence.of(context)
         self._min_score = candidate_score(settings.min_score, confidence)
         self._hand_on = hand_on_score(settings.min_score, confidence)
-        self._max_iou = max_iou(settings.max_iou, facts)
-        self._end_to_end = bool(getattr(facts.get("contract"), "end_to_end", False))
+        self._max_iou = max_iou(settings.max_iou, context)
+        contract = context.get(Contract)
+        self._end_to_end = contract is not None and contract.end_to_end
         self._wanted: NDArray[np.int32] | None = None
         if settings.classes is not None:
-            self._wanted = class_numbers(settings.classes, labels_of(facts), "classes")
+            self._wanted = class_numbers(settings.classes, labels_of(context), "classes")
 
     @classmethod
-    def resolve(cls, settings: NonMaxSuppressionSettings) -> Mapping[str, Any]:
-        """Return the lowest score that is needed, and the limit of boxes handed on."""
-        most = min(settings.max_boxes, settings.max_candidates)
-        return {"min_score": settings.min_score, "max_boxes": most}
+    def resolve(cls, settings: NonMaxSuppressionSettings) -> Resolved:
+        """Offer the score of boxes that are not needed, and the number of boxes at most."""
+        rows = min(settings.max_boxes, settings.max_candidates)
+        return Resolved((Suppression(settings.min_score), RowLimit(rows)))
 
     def process(self, frame: Frame) -> None:
         """Replace the candidates of a frame by those that are kept."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import cv2
@@ -14,7 +13,7 @@ from models.image_input import Input
 from models.transform import Rect, fit
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
-from pipeline.stage import Array, Settings, Stage
+from pipeline.stage import Array, Context, Settings, Stage
 
 
 class Preprocess(Stage):
@@ -28,12 +27,12 @@ class Preprocess(Stage):
     takes = (Array("image", "uint8", (None, None, 3)),)
     gives = (Array("input"), Array("transform", "float64", (4,)))
 
-    def __init__(self, settings: Settings, facts: Mapping[str, Any]) -> None:
-        super().__init__(settings, facts)
+    def __init__(self, settings: Settings, context: Context) -> None:
+        super().__init__(settings, context)
         # That of the following detector, also where another model comes before this stage.
-        contract = facts.get("behind", facts).get("contract")
-        if not isinstance(contract, Contract):
-            raise SetupError("preprocess: no detector follows; add one after this stage")
+        contract = context.get_behind(Contract)
+        if contract is None:
+            raise SetupError("no detector follows; add one after this stage")
         self._input = contract.input
         self._pixels = _Pixels(contract.input)
 

@@ -25,7 +25,7 @@ class Draw(Stage):
 
     def open(self) -> None:
         """Make the picture to draw on."""
-        self._annotator = Annotator(labels_of(self.facts))
+        self._annotator = Annotator(labels_of(self.context))
 
     def process(self, frame: Frame) -> None:
         """Draw."""

@@ -14,15 +14,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import EndRun
+from pipeline.errors import EndRun, StageUnavailable
 from pipeline.frame import Frame
-from pipeline.stage import Array, Settings, Stage
+from pipeline.stage import Array, Context, Resolved, Settings, Stage
 from stages.detections import DETECTIONS, labels_of
 from stages.drawing.annotator import Annotator
 
@@ -55,11 +54,11 @@ class Window(Stage):
 
     settings: WindowSettings
 
-    def __init__(self, settings: WindowSettings, facts: Mapping[str, Any]) -> None:
-        super().__init__(settings, facts)
-        self._live = bool(facts.get("live", True))
-        self._annotator = Annotator(labels_of(facts))
-        self._tiles = Tiles(tuple(facts.get("streams", ())))
+    def __init__(self, settings: WindowSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self._live = bool(context.live)
+        self._annotator = Annotator(labels_of(context))
+        self._tiles = Tiles(tuple(context.streams))
         self._captured_ns: dict[str, deque[int]] = {}
         self._drawn_s: dict[str, float] = {}
         self._picture: NDArray[np.uint8] | None = None
@@ -69,11 +68,23 @@ class Window(Stage):
         self._over = False
         self.paused = False
 
+    @classmethod
+    def resolve(cls, settings: WindowSettings) -> Resolved:
+        """See that there is a display.
+
+        Raises:
+            StageUnavailable: there is none, or OpenCV cannot show windows.
+        """
+        problem = display_problem()
+        if problem is not None:
+            raise StageUnavailable(f"no window: {problem}")
+        return Resolved()
+
     def open(self) -> None:
         """Keep Qt quiet; the window itself comes with the first picture, at its size."""
         os.environ.setdefault("QT_LOGGING_RULES", "*.warning=false")
 
-    def report(self) -> Mapping[str, str]:
+    def info(self) -> Mapping[str, str]:
         """The keys."""
         return {"keys": "space pauses, q or Esc ends"}
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.frame import Frame
-from pipeline.stage import Array, Stage
+from pipeline.stage import Array, Context, Stage
 from stages.detections import CANDIDATES, NO_TRACK_ID, WEAK_DETECTIONS
-from stages.thresholds import Confidence, hand_on_score
+from stages.thresholds import Confidence, Suppression, hand_on_score
 from stages.tracking.bytetrack import ByteTrack, ByteTrackSettings, Rows
 
 
@@ -48,15 +48,18 @@ class Tracker(Stage):
 
     settings: TrackerSettings
 
-    def __init__(self, settings: TrackerSettings, facts: Mapping[str, Any]) -> None:
+    def __init__(self, settings: TrackerSettings, context: Context) -> None:
         """Work the scores out.
 
         Raises:
             SetupError: they contradict each other.
         """
-        super().__init__(settings, facts)
-        self._confidence = Confidence.of(facts)
-        self._hand_on = hand_on_score(facts.get("min_score"), self._confidence)
+        super().__init__(settings, context)
+        self._confidence = Confidence.of(context)
+        suppression = context.get(Suppression)
+        self._hand_on = hand_on_score(
+            suppression.min_score if suppression else None, self._confidence
+        )
         self._scores = self._new_tracks().scores
         self._tracks: dict[str, ByteTrack] = {}
 

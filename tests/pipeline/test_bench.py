@@ -11,7 +11,10 @@ import pytest
 
 from pipeline import bench, bench_figures
 from pipeline.bench_process import Forked
+from pipeline.config import check, load
 from pipeline.errors import DeviceFailed, RunError, SetupError
+from pipeline.graph.build import build
+from stages import LOCATIONS
 from tests.builders import ROOT
 
 GRAPH = SimpleNamespace(slot_bytes=1 << 20, streams=[SimpleNamespace(name="clip")])
@@ -90,10 +93,12 @@ def test_the_plain_loop_is_the_best_of_spinning_not_spinning_and_one_thread(monk
         return {1: 20.0, 2: 50.0, 3: 30.0}[len(asked)]
 
     monkeypatch.setattr(bench, "_sequential", sequential)
+    raw = load(ROOT / "configs" / "bench.yaml")
+    graph = build(check(raw, "bench.yaml"), LOCATIONS, "bench.yaml")
     forked = SimpleNamespace(receive=lambda: {"capture": 1.0}, end=lambda: None)
     monkeypatch.setattr(bench, "Forked", lambda work: forked)
-    assert bench._alone(GRAPH, None) == {"capture": 1.0, "fps": 50.0}
-    ways = [(way["profile"], way.get("spin", False)) for way in asked]
+    assert bench._alone(graph, bench.check(graph)) == {"capture": 1.0, "fps": 50.0}
+    ways = [(way.profile, way.spin) for way in asked]
     assert ways == [("latency", True), ("latency", False), ("throughput", False)]
 
 

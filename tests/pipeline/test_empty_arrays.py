@@ -48,7 +48,7 @@ class Put(Stage):
         batch: int = 1
 
     def process(self, frame):
-        for name, value in PLAN[self.facts["name"]][frame.seq].items():
+        for name, value in PLAN[self.context.stage][frame.seq].items():
             frame.put(name, value)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from pipeline.stage import Array, Settings, Stage
+from pipeline.stage import Array, Resolved, Settings, Stage
 from stages.inference.detector import Detector, DetectorSettings
 from tests.camera import read_clock
 
@@ -33,7 +33,7 @@ class Boxes(Stage):
 
     @classmethod
     def resolve(cls, settings):
-        return {"replicas": settings.replicas}
+        return Resolved(replicas=settings.replicas)
 
     def process(self, frame):
         time.sleep(self.settings.work_ms / 1000)
@@ -59,10 +59,10 @@ class Ids(Stage):
         self._next[frame.stream] = first + len(frame["boxes"])
         frame.put("ids", np.arange(first, self._next[frame.stream]))
 
-    def report(self):
+    def info(self):
         return {"highest": str(max(self._next.values(), default=0))}
 
-    def tally(self):
+    def counters(self):
         return {"boxes": sum(self._next.values())}
 
     def state(self, stream):
@@ -123,7 +123,7 @@ class Age(Stage):
 class Operator(Stage):
     """Asks of the run what stands in a file, one request a line, and writes what came of it."""
 
-    apart = True
+    isolated = True
 
     class Settings(Settings, frozen=True):
         path: str

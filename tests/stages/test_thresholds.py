@@ -1,14 +1,16 @@
 """Settings take precedence, the other scores follow, contradictions are refused."""
 
-from types import SimpleNamespace
-
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models import zoo
+from models.card import Thresholds
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
+from pipeline.stage import Context
 from stages.inference.nms import NonMaxSuppression, NonMaxSuppressionSettings
 from stages.thresholds import (
     Confidence,
@@ -18,18 +20,18 @@ from stages.thresholds import (
     track_scores,
 )
 from stages.tracking.tracker import Tracker, TrackerSettings
+from tests.builders import context_of
 
 SCORES = st.integers(0, 20).map(lambda twentieths: twentieths / 20)
 MAYBE = st.none() | SCORES
 
 
 def card(score=None, iou=None):
-    """Make the facts of a detector with such a card."""
-    return {
-        "contract": SimpleNamespace(
-            thresholds=SimpleNamespace(score=score, iou=iou), end_to_end=False
-        )
-    }
+    """The contract of a detector with such a card."""
+    return msgspec.structs.replace(EMBEDDED, thresholds=Thresholds(score=score, iou=iou))
+
+
+EMBEDDED = zoo.resolve("ssdlite_mobilenet_v2")
 
 
 # --- the derivation ---
@@ -39,7 +41,7 @@ def test_scores_without_confidence_and_card_are_the_defaults():
     assert track_scores(None, None, None, Confidence()) == (0.3, 0.5, 0.5, 0.65)
     assert candidate_score(None, Confidence()) == 0.1
     assert hand_on_score(None, Confidence()) is None
-    assert max_iou(None, {}) == 0.5
+    assert max_iou(None, context_of()) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -108,8 +110,8 @@ def test_a_min_score_is_refused_above_the_confidence_but_not_the_card():
 
 
 def test_max_iou_is_that_of_the_card_unless_given():
-    assert max_iou(None, card(iou=0.7)) == 0.7
-    assert max_iou(0.3, card(iou=0.7)) == 0.3
+    assert max_iou(None, Context(offers=(card(iou=0.7),))) == 0.7
+    assert max_iou(0.3, Context(offers=(card(iou=0.7),))) == 0.3
 
 
 # --- the objects that reach a sink ---
@@ -134,10 +136,13 @@ class Path:
 
     def __init__(self, confidence=None, kind="bytetrack", of_card=None, nms=(), **tracker):
         chosen = NonMaxSuppressionSettings(**dict(nms))
-        facts = {"confidence": confidence, **card(of_card), **NonMaxSuppression.resolve(chosen)}
-        self.stages = [NonMaxSuppression(chosen, facts)]
+        context = Context(
+            confidence=confidence,
+            offers=(card(of_card), *NonMaxSuppression.resolve(chosen).offers),
+        )
+        self.stages = [NonMaxSuppression(chosen, context)]
         if kind is not None:
-            self.stages.append(Tracker(TrackerSettings(kind=kind, **tracker), facts))
+            self.stages.append(Tracker(TrackerSettings(kind=kind, **tracker), context))
 
     def __call__(self, frame):
         """Process a frame; return (class, id, score) of each object that a sink gets."""

@@ -8,13 +8,12 @@ memory, as JPEG pictures.
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import cv2
 import msgspec
@@ -23,12 +22,12 @@ from msgspec import Meta
 
 from pipeline.errors import EndRun, SetupError
 from pipeline.frame import Frame
-from pipeline.stage import Array, Settings, Stage
+from pipeline.stage import Array, Context, Output, Resolved, Resources, Settings, Stage
 from stages.analytics.object_events import Appeared, Presence
 from stages.detections import DETECTIONS, Detections, Object, check_labels, labels_of
 from stages.sinks.clips.recorder import Clip, ClipObject, ClipWriter, Picture, base_of, key_of
 from stages.sinks.files.events import event_of
-from stages.sinks.files.output_path import check_local
+from stages.sinks.files.output_path import check_local, try_folder
 from stages.sinks.video.video_file import Codec, codec_for, warn_of_codec
 
 TOLD_LATE_S = 2.0
@@ -93,15 +92,15 @@ class Clips(Stage):
     Settings = ClipsSettings
     takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
     ordered = True
-    apart = True
+    isolated = True
 
     settings: ClipsSettings
 
-    def __init__(self, settings: ClipsSettings, facts: Mapping[str, Any]) -> None:
-        super().__init__(settings, facts)
-        self._labels = labels = labels_of(facts)
+    def __init__(self, settings: ClipsSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self._labels = labels = labels_of(context)
         check_labels(settings.labels, labels)
-        self._waits = not facts.get("live", True)
+        self._waits = not context.live
         self._presence = Presence(settings.labels, settings.min_frames, settings.after_s)
         self._streams: dict[str, _Stream] = {}
         self._memory_told = False
@@ -119,7 +118,7 @@ class Clips(Stage):
         )
 
     @classmethod
-    def resolve(cls, settings: ClipsSettings) -> Mapping[str, Any]:
+    def resolve(cls, settings: ClipsSettings) -> Resolved:
         """See that the codec fits, and that the folder can be written.
 
         Raises:
@@ -129,15 +128,20 @@ class Clips(Stage):
         check_local("folder", settings.folder)
         base = base_of(settings.folder)
         try:
-            base.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=base).close()
+            try_folder(base)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "not a path"
             raise SetupError(
                 f"folder: cannot write in {str(base)!r} ({reason}); choose a place where you may "
                 "write"
             ) from None
-        return {}
+        return Resolved()
+
+    @classmethod
+    def resources(cls, settings: ClipsSettings) -> Resources:
+        """Declare the folder, which is the stage's alone."""
+        folder = Path(settings.folder)
+        return Resources(writes=(Output(folder),), locks=(folder,))
 
     def open(self) -> None:
         """Take the folder and start the writer.
@@ -222,11 +226,11 @@ class Clips(Stage):
         self._presence.restore(stream, presence)
         self._streams[stream] = _Stream(stream, resumes=recording)
 
-    def report(self) -> Mapping[str, str]:
+    def info(self) -> Mapping[str, str]:
         """Where the clips are."""
         return {"folder": self.settings.folder}
 
-    def tally(self) -> Mapping[str, int]:
+    def counters(self) -> Mapping[str, int]:
         """Clips that were written, and that were not."""
         return self._writer.counts()
 

@@ -8,14 +8,15 @@ Where the source is a picture or a folder of pictures, "file" follows "frame".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from pipeline.frame import Frame
-from pipeline.stage import Settings, Stage
+from pipeline.stage import Context, Output, Resolved, Resources, Settings, Stage
 from stages.detections import DETECTIONS, NO_TRACK_ID, Detections, Object, label, labels_of
 from stages.sinks.files.output_path import check_writable, expand_home, is_standard_output
 from stages.sinks.files.text_file import Mark, ResumableTextFile
@@ -65,15 +66,15 @@ class Events(Stage):
 
     settings: EventsSettings
 
-    def __init__(self, settings: EventsSettings, facts: Mapping[str, Any]) -> None:
-        super().__init__(settings, facts)
-        self._labels = labels_of(facts)
+    def __init__(self, settings: EventsSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self._labels = labels_of(context)
         self._file = ResumableTextFile(settings.path, lambda: self.beat())
         self._encoder = msgspec.json.Encoder()
         self._marks: dict[str, Mark] = {}
 
     @classmethod
-    def resolve(cls, settings: EventsSettings) -> Mapping[str, Any]:
+    def resolve(cls, settings: EventsSettings) -> Resolved:
         """See that the file can be written.
 
         Raises:
@@ -81,7 +82,14 @@ class Events(Stage):
         """
         if not is_standard_output(settings.path):
             check_writable(settings.path)
-        return {}
+        return Resolved()
+
+    @classmethod
+    def resources(cls, settings: EventsSettings) -> Resources:
+        """Declare the file, unless that is standard output."""
+        if is_standard_output(settings.path):
+            return Resources()
+        return Resources(writes=(Output(Path(settings.path)),))
 
     def open(self) -> None:
         """Open and lock the file; what it holds stays until the first frame.

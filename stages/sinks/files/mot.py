@@ -8,20 +8,21 @@ scenes", arXiv:2003.09003, section 4.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Annotated, Any
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
-from pipeline.stage import Settings, Stage
+from pipeline.graph.resources import stream_path
+from pipeline.stage import Context, Output, Resolved, Resources, Settings, Stage
 from stages.detections import DETECTIONS, Detections
 from stages.sinks.files.output_path import (
     check_writable,
     expand_home,
     is_standard_output,
-    stream_path,
 )
 from stages.sinks.files.text_file import Mark, ResumableTextFile
 
@@ -55,14 +56,14 @@ class Mot(Stage):
 
     settings: MotSettings
 
-    def __init__(self, settings: MotSettings, facts: Mapping[str, Any]) -> None:
-        super().__init__(settings, facts)
-        self._streams: Collection[str] = facts.get("streams", ())
+    def __init__(self, settings: MotSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self._streams: Collection[str] = context.streams
         self._files: dict[str, ResumableTextFile] = {}
         self._ended: set[str] = set()
 
     @classmethod
-    def resolve(cls, settings: MotSettings) -> Mapping[str, Any]:
+    def resolve(cls, settings: MotSettings) -> Resolved:
         """See that the files can be written.
 
         Raises:
@@ -73,7 +74,12 @@ class Mot(Stage):
                 f"path: MOTChallenge text needs a file per stream, {settings.path!r} is none"
             )
         check_writable(settings.path)
-        return {}
+        return Resolved()
+
+    @classmethod
+    def resources(cls, settings: MotSettings) -> Resources:
+        """Declare the files."""
+        return Resources(writes=(Output(Path(settings.path), per_stream=True),))
 
     def open(self) -> None:
         """Open and lock the files of the streams that are known; what they hold stays for now.
@@ -121,7 +127,7 @@ class Mot(Stage):
     def _file(self, stream: str) -> ResumableTextFile:
         if stream not in self._files or stream in self._ended:
             self._ended.discard(stream)  # one of the same name was removed and added again
-            path = stream_path(self.settings.path, stream, self._streams)
+            path = str(stream_path(Path(self.settings.path), stream, self._streams))
             file = ResumableTextFile(path, lambda: self.beat())
             file.open()
             self._files[stream] = file

@@ -6,7 +6,6 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -58,30 +57,10 @@ def _expanded(path: str) -> str:
         return path
 
 
-def stream_path(path: str, stream: str, streams: Collection[str]) -> str:
-    """The file of one stream.
-
-    `{stream}` in the path stands for the stream's name. Where it is missing, the name is added,
-    out.txt becomes out-yard.txt, unless the stream is the only one.
-
-    Args:
-        path: as in the settings.
-        stream: name of the stream.
-        streams: names of those that there were at the start.
-    """
-    if "{stream}" in path:
-        return path.replace("{stream}", stream)
-    if set(streams) != {stream}:
-        file = Path(path)
-        return str(file.with_name(f"{file.stem}-{stream}{file.suffix}"))
-    return path
-
-
 def check_writable(path: str) -> None:
-    """Make the directory that a file goes into, and see that the file can be written.
+    """See that a file can be written. Nothing is made: `open` makes the folders that are missing.
 
-    An existing file is left as it is, and none is created. Of a path with `{stream}` the part
-    before it is checked.
+    Of a path with `{stream}` the part before it is checked.
 
     Raises:
         SetupError: the path is a directory, or may not be written.
@@ -99,14 +78,25 @@ def check_writable(path: str) -> None:
     try:
         if path.endswith("/") or file.is_dir():
             raise SetupError(f"path: {path!r} is a directory; give the name of a file in it")
-        file.parent.mkdir(parents=True, exist_ok=True)
         if file.exists():
             if not os.access(file, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         else:
-            # Asking is not enough: a read-only or full disk shows only when a file is made.
-            tempfile.TemporaryFile(dir=file.parent).close()
+            try_folder(file.parent)
     except OSError as error:
         raise SetupError(
             f"path: cannot write {path!r} ({error.strerror}); choose a place where you may write"
         ) from None
+
+
+def try_folder(folder: Path) -> None:
+    """See that files can be made in a folder, or where it is missing, that it could be made.
+
+    Raises:
+        OSError: they cannot.
+    """
+    nearest = folder
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    # Asking is not enough: a read-only or full disk shows only when a file is made.
+    tempfile.TemporaryFile(dir=nearest).close()

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import cv2
 import msgspec
@@ -21,11 +20,11 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RunError, SetupError
 from pipeline.frame import Frame
-from pipeline.stage import Array, Settings, Stage
+from pipeline.stage import Array, Context, Output, Resolved, Resources, Settings, Stage
 from stages.detections import DETECTIONS, labels_of
 from stages.drawing.annotator import Annotator
 from stages.sinks.files.file_lock import lock_file
-from stages.sinks.files.output_path import check_local, expand_home
+from stages.sinks.files.output_path import check_local, expand_home, try_folder
 
 UNFINISHED = ".eyeline.part"
 """Name of the file that is being written."""
@@ -74,28 +73,29 @@ class Pictures(Stage):
 
     settings: PicturesSettings
 
-    def __init__(self, settings: PicturesSettings, facts: Mapping[str, Any]) -> None:
-        super().__init__(settings, facts)
-        self._streams: Collection[str] = facts.get("streams", ())
-        self._annotator = Annotator(labels_of(facts))
+    def __init__(self, settings: PicturesSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self._streams: Collection[str] = context.streams
+        self._annotator = Annotator(labels_of(context))
         self._folders: dict[str, _Folder] = {}
         self._pages: dict[str, tuple[str, int]] = {}
         """Stream -> name of its newest file, and how many pictures of it there were in a row."""
 
     @classmethod
-    def resolve(cls, settings: PicturesSettings) -> Mapping[str, Any]:
+    def resolve(cls, settings: PicturesSettings) -> Resolved:
         """See that files can be made in the folder.
 
         Raises:
             SetupError: they cannot.
         """
         check_folder(settings.folder)
-        return {}
+        return Resolved()
 
     @classmethod
-    def folders(cls, settings: PicturesSettings, streams: Collection[str]) -> Collection[Path]:
-        """The folder of each stream."""
-        return [stream_folder(settings.folder, stream, streams) for stream in streams]
+    def resources(cls, settings: PicturesSettings) -> Resources:
+        """Declare the folder, which is the stage's alone, as are those of streams in it."""
+        folder = Path(settings.folder)
+        return Resources(writes=(Output(folder),), locks=(folder,))
 
     def open(self) -> None:
         """Make and lock the folders of the streams that are known.
@@ -203,7 +203,7 @@ def stream_folder(folder: str, stream: str, streams: Collection[str]) -> Path:
 
 
 def check_folder(folder: str) -> None:
-    """Make the folder, or the part of its path before `{stream}`, and see that it can be written.
+    """See that files can be made in the folder; of a path with `{stream}`, in the part before it.
 
     Raises:
         SetupError: it is a file, or may not be written.
@@ -213,9 +213,7 @@ def check_folder(folder: str) -> None:
     while "{stream}" in str(path):
         path = path.parent
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        # Asking is not enough: a read-only or full disk shows only when a file is made.
-        tempfile.TemporaryFile(dir=path).close()
+        try_folder(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
         if isinstance(error, FileExistsError | NotADirectoryError):

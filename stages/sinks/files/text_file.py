@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import msgspec
 
@@ -93,6 +94,7 @@ class ResumableTextFile:
             self._descriptor = 1
             return
         with self._failures():
+            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = self._open_by_name(READER_TIMEOUT_S, LOCK_PATIENCE_S)
 
     def resume(self, mark: Mark) -> None:

@@ -28,7 +28,7 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -39,6 +39,7 @@ from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.memory.run_info import VERSION
 from pipeline.messages import display_value
+from pipeline.stage import Context, Resolved
 from stages.sinks.listen import is_loopback
 from stages.sinks.publish.publisher import Away, Delivery, DeliverySettings, tls_context, why_not
 
@@ -109,8 +110,8 @@ class Mqtt(Delivery):
 
     settings: MqttSettings
 
-    def __init__(self, settings: MqttSettings, facts: Mapping[str, Any]) -> None:
-        super().__init__(settings, facts)
+    def __init__(self, settings: MqttSettings, context: Context) -> None:
+        super().__init__(settings, context)
         self._address = address_of(settings)
         self._client: Client | None = None
         self._refusal: str | None = None
@@ -136,16 +137,14 @@ class Mqtt(Delivery):
         self._old: set[str] = set()
         """Topics that say something from an earlier run of which is not known whether it holds."""
         self._entities: dict[tuple[str, str], None] = {
-            (stream, label): None
-            for stream in facts.get("streams", ())
-            for label in settings.labels
+            (stream, label): None for stream in context.streams for label in settings.labels
         }
         """Stream and label, in the order they came to be known."""
         self._announced: set[tuple[str, str]] = set()
         self._streams_due_s = 0.0
 
     @classmethod
-    def resolve(cls, settings: Any) -> Mapping[str, Any]:
+    def resolve(cls, settings: Any) -> Resolved:
         """See that the settings can work, without asking the broker.
 
         Raises:
@@ -552,8 +551,13 @@ class Mqtt(Delivery):
             machine = Path("/etc/machine-id").read_text("utf-8").strip()
         except OSError:
             machine = ""
-        facts = (machine, socket.gethostname(), self.settings.prefix, str(self._spool_path()))
-        return "eyeline-" + hashlib.sha256("\0".join(facts).encode()).hexdigest()[:12]
+        identity = (
+            machine,
+            socket.gethostname(),
+            self.settings.prefix,
+            str(self._spool_path(self.settings) or "."),
+        )
+        return "eyeline-" + hashlib.sha256("\0".join(identity).encode()).hexdigest()[:12]
 
 
 NOTHING = {"count": "0", "present": OFF}

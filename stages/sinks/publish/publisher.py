@@ -21,7 +21,7 @@ from msgspec import Meta
 
 from pipeline.errors import ConfigError, SetupError
 from pipeline.frame import Frame
-from pipeline.stage import Settings, Stage
+from pipeline.stage import Context, Resolved, Resources, Settings, Stage
 from pipeline.text_files import read_text
 from stages.analytics.object_events import Appeared, Incident, Presence
 from stages.capture.live_reader import Backoff
@@ -142,15 +142,15 @@ class Delivery(Stage):
 
     takes = DETECTIONS
     ordered = True
-    apart = True
+    isolated = True
     name: ClassVar[str]
     """In the log."""
 
     settings: DeliverySettings
 
-    def __init__(self, settings: DeliverySettings, facts: Mapping[str, Any]) -> None:
-        super().__init__(settings, facts)
-        self._labels = labels_of(facts)
+    def __init__(self, settings: DeliverySettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self._labels = labels_of(context)
         check_labels(settings.labels, self._labels)
         self._presence = Presence(settings.labels, settings.min_frames, settings.leave_after_s)
         self._encoder = msgspec.json.Encoder()
@@ -212,7 +212,7 @@ class Delivery(Stage):
     # --- the stage ---
 
     @classmethod
-    def resolve(cls, settings: Any) -> Mapping[str, Any]:
+    def resolve(cls, settings: Any) -> Resolved:
         """See that the spool may be where it is said to.
 
         Raises:
@@ -222,7 +222,13 @@ class Delivery(Stage):
             raise SetupError(
                 f"spool: {settings.spool!r} is a directory; give the name of a file in it"
             )
-        return {}
+        return Resolved()
+
+    @classmethod
+    def resources(cls, settings: Any) -> Resources:
+        """Declare the spool, which is the stage's alone."""
+        path = cls._spool_path(settings)
+        return Resources() if path is None else Resources(locks=(path,))
 
     def open(self) -> None:
         """Find what an earlier run has left, and begin to send."""
@@ -283,18 +289,20 @@ class Delivery(Stage):
         for message in saved.unsaved:
             self.outbox.put(message)
 
-    def report(self) -> Mapping[str, str]:
+    def info(self) -> Mapping[str, str]:
         """Where messages go, and what is or was wrong with it."""
-        facts = {
+        info = {
             "to": self.destination,
-            "spool": "none" if self.settings.spool is None else str(self._spool_path()),
+            "spool": "none"
+            if self.settings.spool is None
+            else str(self._spool_path(self.settings)),
         }
         trouble = self.outbox.trouble or self._away
         if trouble:
-            facts["trouble"] = trouble
-        return facts
+            info["trouble"] = trouble
+        return info
 
-    def tally(self) -> Mapping[str, int]:
+    def counters(self) -> Mapping[str, int]:
         """Messages that arrived, wait, went through the spool, and were lost, by cause."""
         outbox = self.outbox
         return {
@@ -402,17 +410,19 @@ class Delivery(Stage):
     def _put(self, stream: str, kind: Literal["events", "frames"], event: Any) -> None:
         self.outbox.put(Message(stream, self.topic(stream, kind), self._encoder.encode(event)))
 
-    def _spool_path(self) -> Path:
-        if self.settings.spool == "auto":
-            return default_path(self.spool_name(self.settings))
-        return Path(self.settings.spool or "")
+    @classmethod
+    def _spool_path(cls, settings: Any) -> Path | None:
+        if settings.spool == "auto":
+            return default_path(cls.spool_name(settings))
+        return None if settings.spool is None else Path(settings.spool)
 
     def _make_spool(self) -> Spool | None:
         settings = self.settings
-        if settings.spool is None:
+        path = self._spool_path(settings)
+        if path is None:
             return None
         most_bytes = max(MESSAGE_BYTES, round(settings.spool_mb * 1e6))
-        return Spool(self._spool_path(), settings.spool_messages, most_bytes)
+        return Spool(path, settings.spool_messages, most_bytes)
 
     def _losses(self) -> dict[str, int]:
         causes = dict(self.outbox.dropped)

@@ -19,6 +19,7 @@ from msgspec import Meta
 from pipeline.errors import SetupError
 from pipeline.memory.run_info import VERSION
 from pipeline.messages import name_of
+from pipeline.stage import Context, Resolved
 from pipeline.urls import login_advice
 from stages.sinks.listen import is_loopback
 from stages.sinks.publish.publisher import Away, Delivery, DeliverySettings, tls_context, why_not
@@ -71,8 +72,8 @@ class Webhook(Delivery):
 
     settings: WebhookSettings
 
-    def __init__(self, settings: WebhookSettings, facts: Mapping[str, Any]) -> None:
-        super().__init__(settings, facts)
+    def __init__(self, settings: WebhookSettings, context: Context) -> None:
+        super().__init__(settings, context)
         self._url = url_of(settings.url)
         self._headers = {
             "User-Agent": f"Eyeline/{VERSION}",
@@ -90,7 +91,7 @@ class Webhook(Delivery):
         """Of a request that is under way."""
 
     @classmethod
-    def resolve(cls, settings: Any) -> Mapping[str, Any]:
+    def resolve(cls, settings: Any) -> Resolved:
         """See that the settings can work, without asking the server.
 
         Raises:

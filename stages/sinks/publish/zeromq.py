@@ -29,7 +29,7 @@ from msgspec import Meta
 from pipeline.errors import ConfigError, SetupError
 from pipeline.frame import Frame
 from pipeline.messages import display_value
-from pipeline.stage import Settings, Stage
+from pipeline.stage import Context, Listen, Resolved, Resources, Settings, Stage
 from pipeline.text_files import read_text
 from pipeline.urls import display_url
 from stages.detections import DETECTIONS, labels_of
@@ -94,13 +94,13 @@ class Zmq(Stage):
     Settings = ZmqSettings
     takes = DETECTIONS
     ordered = True
-    apart = True
+    isolated = True
 
     settings: ZmqSettings
 
-    def __init__(self, settings: ZmqSettings, facts: Mapping[str, Any]) -> None:
-        super().__init__(settings, facts)
-        self._labels = labels_of(facts)
+    def __init__(self, settings: ZmqSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self._labels = labels_of(context)
         self._encoder = msgspec.json.Encoder()
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._keys: ThreadAuthenticator | None = None
@@ -113,7 +113,7 @@ class Zmq(Stage):
         self._count = self._overflows = self._refused = 0
 
     @classmethod
-    def resolve(cls, settings: ZmqSettings) -> Mapping[str, Any]:
+    def resolve(cls, settings: ZmqSettings) -> Resolved:
         """See that the address is one, the keys are, and that not everybody may listen.
 
         Raises:
@@ -145,7 +145,16 @@ class Zmq(Stage):
                     "clients: expected public keys of 40 characters, found "
                     f"{display_value(key, 'key')}; {MAKE_KEYS} prints a public and a secret key"
                 )
-        return {}
+        return Resolved()
+
+    @classmethod
+    def resources(cls, settings: ZmqSettings) -> Resources:
+        """Declare the address it listens on."""
+        kind, _, address = settings.address.partition("://")
+        if kind == "ipc":
+            return Resources(locks=(Path(address),))
+        host, _, port = address.rpartition(":")
+        return Resources(listens=(Listen(host.strip("[]"), int(port)),))
 
     def open(self) -> None:
         """Listen for subscribers.
@@ -229,11 +238,11 @@ class Zmq(Stage):
         if self._file is not None:
             self._file.unlink(missing_ok=True)
 
-    def report(self) -> Mapping[str, str]:
+    def info(self) -> Mapping[str, str]:
         """Where the events are published, and what a subscriber needs."""
         return self._told
 
-    def tally(self) -> Mapping[str, int]:
+    def counters(self) -> Mapping[str, int]:
         """Events that were published, and how often a subscriber was too slow or was refused."""
         return {
             "published": self._count,

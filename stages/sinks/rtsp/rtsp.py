@@ -13,7 +13,7 @@ import queue
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
-from pipeline.stage import Array, Settings, Stage
+from pipeline.stage import Array, Context, Listen, Resolved, Resources, Settings, Stage
 from stages.detections import DETECTIONS, labels_of
 from stages.drawing.annotator import Annotator
 from stages.sinks.listen import check_own, is_loopback
@@ -74,13 +74,13 @@ class Rtsp(Stage):
 
     Settings = RtspSettings
     takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
-    apart = True
+    isolated = True
 
     settings: RtspSettings
 
-    def __init__(self, settings: RtspSettings, facts: Mapping[str, Any]) -> None:
-        super().__init__(settings, facts)
-        self._annotator = Annotator(labels_of(facts))
+    def __init__(self, settings: RtspSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self._annotator = Annotator(labels_of(context))
         self._streams: dict[str, _Stream] = {}
         credentials = None
         if settings.user:
@@ -93,7 +93,7 @@ class Rtsp(Stage):
         self._encoder: threading.Thread | None = None
 
     @classmethod
-    def resolve(cls, settings: RtspSettings) -> Mapping[str, Any]:
+    def resolve(cls, settings: RtspSettings) -> Resolved:
         """See that the address is one, and that not everybody may look from elsewhere.
 
         Raises:
@@ -109,7 +109,12 @@ class Rtsp(Stage):
                 f"address: {settings.address} lets others see the streams; set user and password, "
                 "or use 127.0.0.1"
             )
-        return {}
+        return Resolved()
+
+    @classmethod
+    def resources(cls, settings: RtspSettings) -> Resources:
+        """Declare the address it listens on."""
+        return Resources(listens=(Listen(settings.address, int(settings.port)),))
 
     def open(self) -> None:
         """Listen.
@@ -121,9 +126,9 @@ class Rtsp(Stage):
             self._server.open()
         except OSError as error:
             raise SetupError(self._cannot(error)) from None
-        for stream in self.facts.get("streams", ()):
+        for stream in self.context.streams:
             self._stream(stream)
-        where = self.report()["address"]
+        where = self.info()["address"]
         if is_loopback(self.settings.address):
             logging.info("rtsp: annotated streams at %s", where)
         else:
@@ -162,11 +167,11 @@ class Rtsp(Stage):
             self._encoder = None
         self._server.close()
 
-    def report(self) -> Mapping[str, str]:
+    def info(self) -> Mapping[str, str]:
         """Where the streams are served."""
         return {"address": self._server.url(self.settings.mount)}
 
-    def tally(self) -> Mapping[str, int]:
+    def counters(self) -> Mapping[str, int]:
         """Who watches now."""
         return {"viewers": sum(len(stream.mount.viewers) for stream in self._streams.values())}
 

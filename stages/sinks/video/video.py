@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RunError
 from pipeline.frame import Frame
-from pipeline.stage import Array, Settings, Stage
+from pipeline.graph.resources import part_path, stream_path
+from pipeline.stage import Array, Context, Output, Resolved, Resources, Settings, Stage
 from stages.detections import DETECTIONS, labels_of
 from stages.drawing.annotator import Annotator
-from stages.sinks.files.output_path import check_writable, stream_path
+from stages.sinks.files.output_path import check_writable
 from stages.sinks.video.rate import FPS_UNKNOWN, Pace, declared_rate, rate_of
 from stages.sinks.video.video_file import Codec, VideoFile, codec_for, warn_of_codec
 
@@ -63,17 +64,17 @@ class Video(Stage):
 
     settings: VideoSettings
 
-    def __init__(self, settings: VideoSettings, facts: Mapping[str, Any]) -> None:
-        super().__init__(settings, facts)
-        self._streams: Collection[str] = facts.get("streams", ())
-        self._annotator = Annotator(labels_of(facts))
-        self._live = bool(facts.get("live", False))
-        self._start_ns = time.time_ns() - time.monotonic_ns() + facts.get("started_ns", 0)
+    def __init__(self, settings: VideoSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self._streams: Collection[str] = context.streams
+        self._annotator = Annotator(labels_of(context))
+        self._live = bool(context.live)
+        self._start_ns = time.time_ns() - time.monotonic_ns() + context.started_ns
         """Of the run, by the wall clock."""
         self._files: dict[str, _File] = {}
 
     @classmethod
-    def resolve(cls, settings: VideoSettings) -> Mapping[str, Any]:
+    def resolve(cls, settings: VideoSettings) -> Resolved:
         """See that the ending, the codec and the place fit.
 
         Raises:
@@ -81,7 +82,12 @@ class Video(Stage):
         """
         codec_for(settings.path, settings.codec)
         check_writable(settings.path)
-        return {}
+        return Resolved()
+
+    @classmethod
+    def resources(cls, settings: VideoSettings) -> Resources:
+        """Declare the files and their parts."""
+        return Resources(writes=(Output(Path(settings.path), per_stream=True, parts=True),))
 
     def open(self) -> None:
         """Warn of a codec that browsers do not play."""
@@ -113,7 +119,7 @@ class Video(Stage):
         if failures:
             raise failures[0]
 
-    def tally(self) -> Mapping[str, int]:
+    def counters(self) -> Mapping[str, int]:
         """Pictures that were repeated, and frames that were left out, to keep the speed."""
         files = self._files.values()
         return {
@@ -139,7 +145,7 @@ class Video(Stage):
 
     def _file(self, stream: str) -> _File:
         if stream not in self._files:
-            path = stream_path(self.settings.path, stream, self._streams)
+            path = stream_path(Path(self.settings.path), stream, self._streams)
             fps = None if self.settings.fps == "auto" else self.settings.fps
             codec = codec_for(self.settings.path, self.settings.codec)
             self._files[stream] = _File(path, codec, fps, not self._live, lambda: self.beat())
@@ -158,7 +164,7 @@ class _File:
     """
 
     def __init__(
-        self, path: str, codec: str, fps: float | None, waits: bool, beat: Callable[[], None]
+        self, path: Path, codec: str, fps: float | None, waits: bool, beat: Callable[[], None]
     ) -> None:
         self.part = 0
         """Of the file that is open, or was open last; from 1."""
@@ -166,7 +172,7 @@ class _File:
         """None: not known yet."""
         self.repeated = 0
         self.left_out = 0
-        self._path, self._codec, self._waits, self._beat = Path(path), codec, waits, beat
+        self._path, self._codec, self._waits, self._beat = path, codec, waits, beat
         self._open: VideoFile | None = None
         self._shape: tuple[int, ...] = ()
         self._pace = Pace(FPS_UNKNOWN)
@@ -260,8 +266,3 @@ class _File:
         self._pace = Pace(fps)
         path = part_path(self._path, self.part)
         self._open = VideoFile(path, self._codec, fps, width, height)
-
-
-def part_path(path: Path, part: int) -> Path:
-    """The file of a part: out.mp4, then out.part2.mp4, out.part3.mp4 ..."""
-    return path if part == 1 else path.with_name(f"{path.stem}.part{part}{path.suffix}")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import RunError
-from pipeline.graph.graph import usable_cores
+from pipeline.graph.placement import usable_cores
 from stages.sinks.video.encoder import Packet, wheel_folder
 
 KEY_S = 4.0

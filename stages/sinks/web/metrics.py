@@ -317,7 +317,7 @@ def _stages(status: RunStatus) -> Iterator[Metric]:
         # Trouble comes and goes, and would make another metric each time.
         facts = {
             key: value
-            for key, value in stage.facts.items()
+            for key, value in stage.info.items()
             if key.isidentifier() and key not in ("stage", "trouble")
         }
         info.add_metric((stage.name,), {"use": stage.use, **facts})

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SetupError
 from pipeline.frame import ALIGN, Frame, Header
-from pipeline.stage import Array, Settings, Stage
+from pipeline.stage import Array, Context, Listen, Resolved, Resources, Settings, Stage
 from stages.analytics.object_events import Presence
 from stages.detections import DETECTIONS, Detections, labels_of
 from stages.drawing.annotator import Annotator
@@ -88,13 +88,13 @@ class Web(Stage):
 
     Settings = WebSettings
     takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
-    apart = True
+    isolated = True
 
     settings: WebSettings
 
-    def __init__(self, settings: WebSettings, facts: Mapping[str, Any]) -> None:
-        super().__init__(settings, facts)
-        self._labels = labels_of(facts)
+    def __init__(self, settings: WebSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self._labels = labels_of(context)
         self._annotator = Annotator(self._labels)
         self._feed = Feed(settings.events)
         self._presence = Presence((), SEEN_FRAMES, LEFT_AFTER_S)
@@ -105,7 +105,7 @@ class Web(Stage):
         self._server: WebServer | None = None
 
     @classmethod
-    def resolve(cls, settings: WebSettings) -> Mapping[str, Any]:
+    def resolve(cls, settings: WebSettings) -> Resolved:
         """See that the address is one, and that not everybody may look from elsewhere.
 
         Raises:
@@ -129,7 +129,12 @@ class Web(Stage):
         if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
             raise SetupError("token: expected letters, digits and signs of ASCII, without spaces")
         Sources(settings.sources, settings.pipelines)  # made here to be refused here
-        return {}
+        return Resolved()
+
+    @classmethod
+    def resources(cls, settings: WebSettings) -> Resources:
+        """Declare the address it listens on."""
+        return Resources(listens=(Listen(settings.address, int(settings.port), "readyz"),))
 
     def open(self) -> None:
         """Listen.
@@ -194,7 +199,7 @@ class Web(Stage):
             self._server.close()
             self._server = None
 
-    def report(self) -> Mapping[str, str]:
+    def info(self) -> Mapping[str, str]:
         """Where the page is."""
         return {"address": self._server.url if self._server is not None else ""}
 

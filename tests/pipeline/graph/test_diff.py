@@ -6,8 +6,12 @@ import msgspec
 import pytest
 
 from pipeline.graph.diff import changed_stages, changed_streams, needs_new_run
-from pipeline.stage import Settings, Stage
+from pipeline.stage import Resolved, Settings, Stage
 from tests.builders import graph
+
+
+class Value(msgspec.Struct, frozen=True):
+    value: int
 
 
 class Known(Stage):
@@ -19,7 +23,7 @@ class Known(Stage):
 
     @classmethod
     def resolve(cls, settings):
-        return {"known": settings.value, "replicas": settings.replicas}
+        return Resolved((Value(settings.value),), settings.replicas)
 
     def process(self, frame):
         pass

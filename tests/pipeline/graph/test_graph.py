@@ -6,18 +6,29 @@ import os
 import re
 import shutil
 import sys
+from pathlib import Path
 from typing import Annotated, ClassVar
 
+import msgspec
 import pytest
 from msgspec import Meta
 
-from pipeline.config import check, load
+from pipeline.config import check, known_keys, load
 from pipeline.errors import ConfigError, EyelineError, GraphError, SetupError
-from pipeline.graph import graph as graph_file
-from pipeline.graph.graph import build, schema
-from pipeline.stage import Array, Settings, Stage
-from stages import STAGES
+from pipeline.graph import placement
+from pipeline.graph.build import MAX_STAGES, add_stream, build
+from pipeline.graph.load import load_class
+from pipeline.graph.schema import schema
+from pipeline.stage import Array, BatchSettings, Output, Resolved, Resources, Settings, Stage
+from stages import LOCATIONS
+from stages.detections import Labels
 from tests.builders import CLIP, IMAGE, ROOT, graph
+
+
+class Teller(msgspec.Struct, frozen=True):
+    """An offer that says who makes it."""
+
+    name: str
 
 
 class Pre(Stage):
@@ -25,9 +36,8 @@ class Pre(Stage):
     gives = (Array("input", "float32", (1, 3, None, None)),)
 
 
-class BoxesSettings(Settings, frozen=True):
+class BoxesSettings(BatchSettings, frozen=True):
     replicas: int = 2
-    batch: int = 1
     model: str = "good"
 
 
@@ -40,7 +50,7 @@ class Boxes(Stage):
     def resolve(cls, settings):
         if settings.model == "bad":
             raise SetupError("no model is called 'bad'")
-        return {"replicas": settings.replicas, "labels": ("person",), "teller": "boxes"}
+        return Resolved((Labels(("person",)), Teller("boxes")), settings.replicas)
 
 
 class Post(Stage):
@@ -49,7 +59,7 @@ class Post(Stage):
 
     @classmethod
     def resolve(cls, settings):
-        return {"min_score": 0.4, "teller": "post"}
+        return Resolved((Teller("post"),))
 
 
 class Ids(Stage):
@@ -64,6 +74,11 @@ class Log(Stage):
     class Settings(Settings, frozen=True):
         path: str = ""
 
+    @classmethod
+    def resources(cls, settings):
+        shared = settings.path in ("", "-")
+        return Resources(writes=() if shared else (Output(Path(settings.path), per_stream=True),))
+
 
 class Picky(Stage):
     takes: ClassVar = ()
@@ -74,7 +89,7 @@ class Twins(Stage):
 
     @classmethod
     def resolve(cls, settings):
-        return {"replicas": 2}
+        return Resolved(replicas=2)
 
 
 REGISTRY = {
@@ -188,7 +203,7 @@ def test_leaves_and_ordered_stages_are_known():
         ),
         (
             {"capture": {"use": "source", "after": "a"}, "a": {"use": "sink"}},
-            "stages.capture: after: a source comes after nothing",
+            "stages.capture: after: a source stage cannot follow another stage; remove `after`",
         ),
     ],
 )
@@ -206,7 +221,7 @@ def test_without_a_source_there_is_no_graph():
 
 
 def test_very_many_stages_are_refused():
-    stages = {f"s{i}": {"use": "sink"} for i in range(graph_file.MAX_STAGES)}
+    stages = {f"s{i}": {"use": "sink"} for i in range(MAX_STAGES)}
     assert "201 stages are more than the 200 there may be" in refusal(stages)
 
 
@@ -285,14 +300,14 @@ def test_two_stages_that_write_the_same_file_are_refused(tmp_path):
         "one": {"use": "log", "path": str(path)},
         "other": {"use": "log", "path": f"{tmp_path}/x/../out.jsonl", "after": "capture"},
     }
-    assert "is the file of stage one: choose another" in refusal(stages)
+    assert "is written by stage one; choose another file" in refusal(stages)
     for shared in ("/dev/null", "-"):
         stages["one"]["path"] = stages["other"]["path"] = shared
         made(stages)
 
 
 def reader(monkeypatch, *paths):
-    monkeypatch.setattr(Pre, "reads", classmethod(lambda cls, settings: paths))
+    monkeypatch.setattr(Pre, "resources", classmethod(lambda *_: Resources(reads=paths)))
     return {"pre": {"use": "pre"}, "log": {"use": "log", "after": "capture"}}
 
 
@@ -302,7 +317,7 @@ def test_a_stage_that_writes_what_another_reads_is_refused(monkeypatch, tmp_path
     stages = reader(monkeypatch, tmp_path / "model.onnx", tmp_path / "later.onnx")
     for path in (f"{tmp_path}/other.txt", f"{tmp_path}/x/../later.onnx"):
         stages["log"]["path"] = path
-        assert refusal(stages) == f"stages.log: path: {path} is read by stage pre: choose another"
+        assert refusal(stages) == f"stages.log: {path} is read by stage pre; choose another file"
     stages["log"]["path"] = f"{tmp_path}/log.txt"
     made(stages)
 
@@ -319,9 +334,9 @@ def test_a_stream_that_comes_later_must_not_read_what_is_written(tmp_path):
     clip = tmp_path / "b.mp4"
     shutil.copy(CLIP, clip)
     stages = {"capture": {"use": "capture"}, "log": {"use": "log", "path": str(clip)}}
-    found = graph(stages, {"a": {"source": str(CLIP)}}, {**REGISTRY, **STAGES})
-    with pytest.raises(GraphError, match=r"b\.mp4 is the file of stream b: choose another"):
-        found.stream(1, "b", {"source": str(clip)}, "b")
+    found = graph(stages, {"a": {"source": str(CLIP)}}, {**REGISTRY, **LOCATIONS})
+    with pytest.raises(GraphError, match=r"b\.mp4 is the file of stream b; choose another"):
+        add_stream(found, 1, "b", {"source": str(clip)}, "b")
 
 
 # --- arrays ---
@@ -392,21 +407,20 @@ def test_the_last_stage_that_gives_an_array_counts(monkeypatch):
     assert "post gives 'boxes' (float16 ? x 4)" in refusal(stages)
 
 
-# --- facts ---
+# --- offers ---
 
 
-def test_what_a_stage_tells_reaches_those_before_and_behind_it():
-    facts = {node.name: node.facts for node in made().nodes}
+def test_an_offer_reaches_the_stages_before_and_behind():
+    contexts = {node.name: node.context for node in made().nodes}
     for name in ("capture", "pre", "boxes", "post", "ids", "log", "end"):
-        assert facts[name]["labels"] == ("person",)
-        assert facts[name]["min_score"] == 0.4
-        assert facts[name]["streams"] == ("demo",)
-        assert facts[name]["name"] == name
+        assert contexts[name].get(Labels) == Labels(("person",))
+        assert contexts[name].streams == ("demo",)
+        assert contexts[name].stage == name
 
 
-def test_of_two_that_tell_the_same_those_before_win_and_the_nearest_of_them():
-    facts = {node.name: node.facts["teller"] for node in made().nodes}
-    assert facts == {
+def test_the_nearest_offer_before_a_stage_wins_over_those_behind():
+    found = {node.name: node.context.get(Teller).name for node in made().nodes}
+    assert found == {
         "capture": "boxes",
         "pre": "boxes",
         "boxes": "boxes",
@@ -417,12 +431,12 @@ def test_of_two_that_tell_the_same_those_before_win_and_the_nearest_of_them():
     }
 
 
-def test_every_stage_learns_the_confidence_and_what_those_behind_it_tell():
-    facts = {node.name: node.facts for node in made(confidence=0.4).nodes}
-    assert {of["confidence"] for of in facts.values()} == {0.4}
-    assert facts["boxes"]["behind"]["teller"] == "post"
-    assert facts["post"]["behind"] == {}
-    assert made().nodes[1].facts["confidence"] is None
+def test_every_stage_knows_the_confidence_and_the_offers_behind_it():
+    contexts = {node.name: node.context for node in made(confidence=0.4).nodes}
+    assert {context.confidence for context in contexts.values()} == {0.4}
+    assert contexts["boxes"].get_behind(Teller) == Teller("post")
+    assert contexts["post"].get_behind(Teller) is None
+    assert made().nodes[1].context.confidence is None
 
 
 def test_the_drawing_shows_the_values_in_use_where_settings_leave_them_open(monkeypatch):
@@ -436,9 +450,9 @@ def test_what_one_branch_tells_does_not_reach_the_other():
         "boxes": {"use": "boxes"},
         "other": {"use": "sink", "after": "capture"},
     }
-    facts = {node.name: node.facts for node in made(stages).nodes}
-    assert "labels" not in facts["other"]
-    assert "labels" in facts["capture"]
+    contexts = {node.name: node.context for node in made(stages).nodes}
+    assert contexts["other"].get(Labels) is None
+    assert contexts["capture"].get(Labels) is not None
 
 
 def test_how_often_a_stage_is_replicated_is_its_own_affair():
@@ -607,11 +621,11 @@ def test_a_slot_holds_the_largest_picture_and_the_arrays():
 )
 def test_a_quota_of_the_control_group_counts(quota, cores, tmp_path, monkeypatch):
     (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr(graph_file.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    monkeypatch.setattr(placement.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
     monkeypatch.setattr(
-        graph_file, "open", lambda path: (tmp_path / "cpu.max").open(), raising=False
+        placement, "open", lambda path: (tmp_path / "cpu.max").open(), raising=False
     )
-    assert graph_file.usable_cores() == cores
+    assert placement.usable_cores() == cores
 
 
 # --- drawing ---
@@ -641,7 +655,7 @@ def test_a_password_is_not_drawn():
     config = check(
         {"streams": {"a": {"source": "rtsp://u:secret@cam/x"}}, "stages": stages}, "test.yaml"
     )
-    drawn = build(config, STAGES, "test.yaml").draw()
+    drawn = build(config, LOCATIONS, "test.yaml").draw()
     assert "secret" not in drawn
     assert "a: rtsp://cam/x (live," in drawn
 
@@ -654,7 +668,7 @@ def test_a_password_is_not_drawn():
 def test_every_shipped_file_makes_a_graph(path, cores, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("YARD_URL", "rtsp://camera/stream")
-    found = build(check(load(path), path.name), STAGES, path.name, cores)
+    found = build(check(load(path), path.name), LOCATIONS, path.name, cores)
     assert found.nodes[0].name == "capture"
 
 
@@ -672,7 +686,7 @@ class Bounded(Stage):
 
 @functools.cache
 def shipped():
-    return json.loads(json.dumps(schema(STAGES)))
+    return json.loads(json.dumps(schema(LOCATIONS)))
 
 
 def parts(value):
@@ -715,12 +729,12 @@ def settings_in(whole, use):
     raise KeyError(use)
 
 
-@pytest.mark.parametrize("use", STAGES)
+@pytest.mark.parametrize("use", LOCATIONS)
 def test_the_schema_names_every_setting_of_a_stage_with_a_description(use):
     whole = shipped()
     properties = settings_in(whole, use)
-    kind = graph_file.load_class(use, STAGES, "test")
-    own = set(graph_file.known_keys(kind.Settings, ""))
+    kind = load_class(use, LOCATIONS, "test")
+    own = set(known_keys(kind.Settings, ""))
     assert set(properties) == own | {"use", "after", "process"}
     assert properties["after"]["description"]
     assert [name for name in own if not properties[name].get("description")] == []
@@ -830,5 +844,5 @@ def test_by_the_schema_a_stage_is_one_that_is_known_or_of_the_users_own():
 def test_the_source_reads_the_clip_that_is_shipped():
     stages = {"capture": {"use": "capture"}, "end": {"use": "null"}}
     raw = {"streams": {"a": {"source": str(CLIP)}}, "stages": stages}
-    [stream] = build(check(raw, "test.yaml"), STAGES, "test.yaml").streams
+    [stream] = build(check(raw, "test.yaml"), LOCATIONS, "test.yaml").streams
     assert (stream.name, stream.source, stream.live) == ("a", str(CLIP), False)

@@ -14,7 +14,7 @@ from pipeline.errors import EndRun, RunError
 from pipeline.frame import Frame, Span, Status
 from pipeline.memory.run_info import Bulletin
 from pipeline.memory.stream_table import Entry, Roster
-from pipeline.stage import Array, Settings, Source, Stage
+from pipeline.stage import Array, BatchSettings, Resolved, Source, SourceInfo, Stage
 from pipeline.telemetry.counters import Telemetry, read_trace
 from pipeline.worker import worker as worker_file
 from pipeline.worker.worker import CaptureWorker, Report, Shared, Worker, send_report
@@ -26,11 +26,9 @@ WHILE_AT_WORK = []
 """What a stage looks at while it works."""
 
 
-class NoteSettings(Settings, frozen=True):
+class NoteSettings(BatchSettings, frozen=True):
     fail_at: tuple[int, ...] = ()
     error: str = "ValueError"
-    batch: int = 1
-    batch_wait_ms: float = 0
 
 
 class Note(Stage):
@@ -40,7 +38,7 @@ class Note(Stage):
 
     @property
     def name(self):
-        return self.facts["name"]
+        return self.context.stage
 
     def open(self):
         CALLS.append((self.name, "open", None))
@@ -87,7 +85,7 @@ class Twins(Note):
 
     @classmethod
     def resolve(cls, settings):
-        return {"replicas": settings.replicas}
+        return Resolved(replicas=settings.replicas)
 
 
 class CountSettings(NoteSettings, frozen=True):
@@ -123,12 +121,12 @@ class Pictures(Source):
 
     gives = (IMAGE,)
 
-    class Settings(Settings, frozen=True):
+    class Settings(BatchSettings, frozen=True):
         live: bool = False
 
     @classmethod
     def resolve(cls, settings):
-        return {"live": settings.live}
+        return Resolved((SourceInfo(live=settings.live),))
 
     def open(self):
         self.live = self.settings.live
@@ -584,7 +582,7 @@ def test_a_stage_that_raises_fails_that_frame_and_goes_on(caplog):
     row = stand.shared.telemetry.row(1, stand.node("b").index)
     assert (row.processed, row.failed) == (3, 1)
     [record] = caplog.records
-    assert record.getMessage() == ("b: ValueError: told to fail at 1 (frame 1 of demo; x1)")
+    assert record.getMessage() == ("stages.b: ValueError: told to fail at 1 (frame 1 of demo; x1)")
 
 
 def test_a_failure_that_repeats_is_logged_ever_more_rarely(caplog):
@@ -625,7 +623,7 @@ def test_all_stages_are_closed_the_last_first_though_one_fails(caplog):
     at_work = Stand(chain("note", "note", "note", b={"error": "close"})).open("a")
     at_work.worker.close()
     assert [call[0] for call in calls("close")] == ["c", "b", "a"]
-    assert "b: close: ValueError: told to fail" in caplog.text
+    assert "stages.b: closing failed: ValueError: told to fail" in caplog.text
 
 
 # --- batches ---

@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError, SourceError
 from pipeline.frame import Frame, SlotFullError
 from stages.capture.capture import SEEK_FROM, Capture, CaptureSettings
 from stages.capture.reader import Recorded
-from tests.builders import CLIP, header, pixels, save_image
+from tests.builders import CLIP, context_of, header, pixels, save_image
 
 END_S = 20
 """Longest wait for a thread that is about to answer; none is waited for in vain."""
@@ -26,7 +26,8 @@ END_S = 20
 
 def opened(source, **more):
     made = Capture(
-        CaptureSettings(source=source if isinstance(source, int) else str(source), **more), {}
+        CaptureSettings(source=source if isinstance(source, int) else str(source), **more),
+        context_of(),
     )
     made.resolve(made.settings)
     made.open()
@@ -112,7 +113,7 @@ def test_a_frame_of_the_clip_knows_when_it_was_captured():
     assert first.wall_ns < second.wall_ns
     assert first["image"].shape == (576, 768, 3)
     assert first["image"].dtype == np.uint8
-    assert capture.report()["decoder"]
+    assert capture.info()["decoder"]
     capture.close()
 
 
@@ -520,7 +521,7 @@ def test_cameras_and_addresses_are_live_and_files_are_not(source, mode, live):
 
 
 def test_closing_what_was_never_opened_is_no_error():
-    Capture(CaptureSettings(source=str(CLIP)), {}).close()
+    Capture(CaptureSettings(source=str(CLIP)), context_of()).close()
 
 
 # --- truncated and damaged files ---

@@ -536,14 +536,14 @@ def test_a_daemons_camera_need_not_be_there_at_the_start(camera, quick):
         camera.restart()
         reading.more(3)
         assert reading.states[-2:] == ["waiting", "live"]
-        assert reading.capture.report()["decoder"] == "OpenCV FFmpeg MJPG"
+        assert reading.capture.info()["decoder"] == "OpenCV FFmpeg MJPG"
 
 
 def test_after_a_crash_a_camera_is_waited_for_without_being_told_so(camera, quick):
     camera.kill()
     with pytest.raises(SourceError), Reading(camera.url("/jpeg")):
         pass
-    with Reading(camera.url("/jpeg"), facts={"again": True}) as reading:
+    with Reading(camera.url("/jpeg"), context={"restarted": True}) as reading:
         reading.until_state("waiting", "refused")
         camera.restart()
         reading.more(3)
@@ -686,7 +686,7 @@ def test_a_file_behind_an_address_whose_server_dies_is_a_problem_and_not_begun_a
 
 
 def test_after_a_crash_a_file_behind_an_address_is_not_begun_again(served, quick):
-    reading = Reading(served, facts={"again": True}, mode="lossless")
+    reading = Reading(served, context={"restarted": True}, mode="lossless")
     reading.capture.open()
     reading.capture.skip(15, -1)
     reading.capture.start(lambda: None)

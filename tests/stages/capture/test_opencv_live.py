@@ -309,12 +309,12 @@ class Scripted:
         pass
 
 
-def scripted(monkeypatch, shapes, stamps_ms=(), facts=None, last_ns=None, **more):
+def scripted(monkeypatch, shapes, stamps_ms=(), context=None, last_ns=None, **more):
     """A reading of a scripted camera, picture by picture as if it were lossless; to its end."""
     made = Scripted(shapes, stamps_ms)
     monkeypatch.setattr("stages.capture.opencv_live.cv2.VideoCapture", made)
     settings = {"mode": "lossless", "reconnect": False, **more}
-    reading = Reading(0, facts=facts, **settings)
+    reading = Reading(0, context=context, **settings)
     if last_ns is not None:
         opened = reading.capture.open
         reading.capture.open = lambda: (opened(), reading.capture.skip(3, last_ns))
@@ -362,7 +362,7 @@ def test_a_camera_that_gives_nothing_is_refused(monkeypatch):
 
 def test_a_camera_without_timestamps_is_timed_by_when_its_pictures_come(monkeypatch):
     started_ns = time.monotonic_ns()
-    reading, _ = scripted(monkeypatch, [(4, 6)] * 3, facts={"started_ns": started_ns})
+    reading, _ = scripted(monkeypatch, [(4, 6)] * 3, context={"started_ns": started_ns})
     times = [0]
     for picture in reading.pictures:
         times += [picture.source_ns, picture.captured_ns - started_ns]
@@ -371,10 +371,10 @@ def test_a_camera_without_timestamps_is_timed_by_when_its_pictures_come(monkeypa
 
 def test_a_cameras_clock_counts_from_the_start_of_the_run_so_that_it_survives_a_crash(monkeypatch):
     stamps_ms = [5000.0, 5040.0, 5080.0]
-    facts = {"started_ns": 1}
-    before, _ = scripted(monkeypatch, [(4, 6)] * 3, stamps_ms, facts)
+    context = {"started_ns": 1}
+    before, _ = scripted(monkeypatch, [(4, 6)] * 3, stamps_ms, context)
     times = [picture.source_ns for picture in before.pictures]
-    after, _ = scripted(monkeypatch, [(4, 6)] * 3, stamps_ms, facts, last_ns=times[-1])
+    after, _ = scripted(monkeypatch, [(4, 6)] * 3, stamps_ms, context, last_ns=times[-1])
     assert after.pictures[0].source_ns > times[-1] > times[0] > 0
     assert times[1] - times[0] == 40_000_000
     assert len(after.pictures) == 3  # of a camera nothing is passed by

@@ -1,6 +1,5 @@
 """The detector finds the objects in an image, with any model of its task."""
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,29 +14,34 @@ from models.families.base import DetectorFamily
 from models.inspect import inspect
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
-from pipeline.graph.graph import usable_cores
+from pipeline.graph import placement
+from pipeline.stage import Context
 from run import main
 from stages.detections import CANDIDATES
 from stages.inference.detector import Detector, DetectorSettings
 from stages.inference.preprocess import Preprocess
+from stages.thresholds import Suppression
 from tests.models.builders import save
 from tests.models.softmax import TABLE_LINE
 
 CLIP = Path(__file__).parents[2] / "clips" / "demo.mp4"
 
 
-def make(model, **facts):
+def make(model, *offers, behind=None, confidence=None):
     """Preprocess and an open detector for a model."""
     settings = DetectorSettings(model=str(model), device="cpu")
-    facts = dict(Detector.resolve(settings)) | facts
-    detector = Detector(settings, facts)
+    made = (*offers, *Detector.resolve(settings).offers)
+    context = Context(
+        offers=made, offers_behind=made if behind is None else behind, confidence=confidence
+    )
+    detector = Detector(settings, context)
     detector.open()
-    return Preprocess(Preprocess.Settings(), facts), detector
+    return Preprocess(Preprocess.Settings(), context), detector
 
 
 @pytest.fixture(scope="module")
 def embedded():
-    preprocess, detector = make("ssdlite_mobilenet_v2", min_score=0.4)
+    preprocess, detector = make("ssdlite_mobilenet_v2", Suppression(0.4))
     yield preprocess, detector
     detector.close()
 
@@ -108,7 +112,7 @@ def test_equal_images_give_equal_results(embedded, street):
 
 
 def test_the_provider_in_use_is_reported(embedded):
-    assert embedded[1].report() == {"provider": "CPUExecutionProvider"}
+    assert embedded[1].info() == {"provider": "CPUExecutionProvider"}
 
 
 def scores_of(stages):
@@ -120,8 +124,8 @@ def test_candidates_below_the_score_that_nms_needs_are_left_out(tmp_path):
     rows[0, 4, :3] = 0.03, 0.0625, 0.75
     path = save(tmp_path / "m.onnx", [1, 3, 64, 64], {"output0": rows})
     assert scores_of(make(path)) == [0.0625, 0.75]
-    assert scores_of(make(path, min_score=0.5)) == [0.75]
-    assert len(scores_of(make(path, min_score=0.02))) == 3
+    assert scores_of(make(path, Suppression(0.5))) == [0.75]
+    assert len(scores_of(make(path, Suppression(0.02)))) == 3
 
 
 @pytest.mark.parametrize(("end_to_end", "weak"), [(False, []), (True, [0.25])])
@@ -132,7 +136,7 @@ def test_candidates_without_nms_below_the_confidence_are_left_out_or_weak(
     rows[0, 4, :3] = 0.03, 0.25, 0.75
     path = save(tmp_path / "m.onnx", [1, 3, 64, 64], {"output0": rows})
     contract = msgspec.structs.replace(inspect(path), end_to_end=end_to_end)
-    found = run(make(path, contract=contract, confidence=0.5), np.zeros((64, 64, 3), np.uint8))
+    found = run(make(path, contract, confidence=0.5), np.zeros((64, 64, 3), np.uint8))
     assert found["scores"].tolist() == [0.75]
     assert found["weak_scores"].tolist() == weak
 
@@ -141,9 +145,8 @@ def test_the_score_that_nms_needs_is_that_of_the_following_one(tmp_path):
     rows = np.zeros((1, 6, 84), np.float32)
     rows[0, 4, :2] = 0.25, 0.75
     path = save(tmp_path / "m.onnx", [1, 3, 64, 64], {"output0": rows})
-    behind = {"min_score": 0.2, "contract": inspect(path)}
-    of_another_model = {"min_score": 0.5, "behind": behind}
-    assert scores_of(make(path, **of_another_model)) == [0.25, 0.75]
+    behind = (Suppression(0.2), inspect(path))
+    assert scores_of(make(path, Suppression(0.5), behind=behind)) == [0.25, 0.75]
 
 
 def test_a_second_input_for_the_size_gets_the_size_of_the_input(tmp_path):
@@ -260,16 +263,17 @@ def four_cores(monkeypatch):
 def test_replicas_follow_the_settings_and_the_cores(four_cores, monkeypatch, settings, replicas):
     monkeypatch.setattr(runtime, "gpu_present", lambda: False)
     monkeypatch.setattr(stages.inference.detector, "check_device", lambda device: None)
-    assert resolve(**settings)["replicas"] == replicas
+    assert resolve(**settings).replicas == replicas
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("100000 100000", 1), ("max 100000", 2)])
 def test_replicas_and_cores_respect_the_cpu_quota(tmp_path, monkeypatch, quota, cores):
     (tmp_path / "cpu.max").write_text(quota)
-    module = sys.modules[usable_cores.__module__]
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: {0, 1})
-    monkeypatch.setattr(module, "open", lambda path: (tmp_path / "cpu.max").open(), raising=False)
-    assert resolve(device="cpu")["replicas"] == cores
+    monkeypatch.setattr(placement.os, "sched_getaffinity", lambda pid: {0, 1})
+    opened = (tmp_path / "cpu.max").open
+    monkeypatch.setattr(placement, "open", lambda path: opened(), raising=False)
+    resolved = resolve(device="cpu")
+    assert resolved.replicas == cores
 
     made = []
 
@@ -278,14 +282,14 @@ def test_replicas_and_cores_respect_the_cpu_quota(tmp_path, monkeypatch, quota, 
         return SimpleNamespace(on_gpu=False)
 
     monkeypatch.setattr(stages.inference.detector, "Runtime", record)
-    Detector(DetectorSettings(device="cpu"), resolve()).open()
+    Detector(DetectorSettings(device="cpu"), Context(offers=resolved.offers)).open()
     assert made == [cores]
 
 
-def test_resolve_returns_contract_and_labels():
-    facts = resolve()
-    assert facts["contract"].name == "ssdlite_mobilenet_v2"
-    assert facts["labels"][:3] == ("person", "bicycle", "car")
+def test_resolve_offers_contract_and_labels():
+    contract, labels = resolve().offers
+    assert contract.name == "ssdlite_mobilenet_v2"
+    assert labels.names[:3] == ("person", "bicycle", "car")
 
 
 @pytest.mark.parametrize(
@@ -324,8 +328,8 @@ def test_a_device_that_is_not_installed_is_refused_at_the_start():
 
 
 def test_a_device_that_does_not_load_is_refused_on_opening():
-    detector = Detector(DetectorSettings(device="openvino"), resolve())
-    with pytest.raises(SetupError, match=r"openvino: .* has no OpenVINOExecutionProvider"):
+    detector = Detector(DetectorSettings(device="openvino"), Context(offers=resolve().offers))
+    with pytest.raises(SetupError, match="the installed onnxruntime has no OpenVINO"):
         detector.open()
     detector.close()
 

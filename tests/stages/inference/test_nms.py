@@ -1,17 +1,20 @@
 """Non-maximum suppression keeps the best of each overlapping group, class by class."""
 
-from types import SimpleNamespace
-
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from models import zoo
 from models.boxes.iou import overlapping_pairs
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
+from pipeline.stage import RowLimit
 from stages.inference.nms import NonMaxSuppression, NonMaxSuppressionSettings
+from stages.thresholds import Suppression
+from tests.builders import context_of
 
 BOX = (0, 0, 10, 10)
 NEAR = (0, 0, 10, 9)  # IoU with BOX: 0.9
@@ -28,13 +31,16 @@ def frame(boxes, scores, classes=None):
     )
 
 
-def stage(facts=(), **settings):
-    return NonMaxSuppression(NonMaxSuppressionSettings(**settings), dict(facts))
+END_TO_END = msgspec.structs.replace(zoo.resolve("ssdlite_mobilenet_v2"), end_to_end=True)
 
 
-def suppressed(boxes, scores, numbers=None, facts=(), **settings):
+def stage(context=None, **settings):
+    return NonMaxSuppression(NonMaxSuppressionSettings(**settings), context or context_of())
+
+
+def suppressed(boxes, scores, numbers=None, context=None, **settings):
     given = frame(boxes, scores, numbers)
-    stage(facts, **settings).process(given)
+    stage(context, **settings).process(given)
     return given
 
 
@@ -116,19 +122,19 @@ def test_only_max_candidates_are_compared():
 
 
 def test_only_the_wanted_classes_are_kept():
-    facts = {"labels": ("person", "bicycle", "car", "person")}
-    given = suppressed([BOX] * 4, [0.9] * 4, [0, 1, 2, 3], facts, classes=["car", "person"])
+    context = context_of(labels=("person", "bicycle", "car", "person"))
+    given = suppressed([BOX] * 4, [0.9] * 4, [0, 1, 2, 3], context, classes=["car", "person"])
     assert sorted(given["classes"].tolist()) == [0, 2, 3]
 
 
 def test_unwanted_classes_do_not_count_as_candidates():
-    facts = {"labels": ("person", "car")}
+    context = context_of(labels=("person", "car"))
     wanted = {"classes": ["car"], "max_candidates": 1}
-    assert scores_left([BOX, FAR], [0.9, 0.6], [0, 1], facts=facts, **wanted) == [0.6]
+    assert scores_left([BOX, FAR], [0.9, 0.6], [0, 1], context=context, **wanted) == [0.6]
 
 
 def test_an_empty_list_of_classes_keeps_no_box():
-    assert scores_left([BOX], [0.9], facts={"labels": ("person",)}, classes=[]) == []
+    assert scores_left([BOX], [0.9], context=context_of(labels=("person",)), classes=[]) == []
 
 
 def test_classes_of_a_model_without_labels_are_given_by_number():
@@ -146,20 +152,20 @@ def test_classes_of_a_model_without_labels_are_given_by_number():
 )
 def test_an_unknown_label_is_refused(labels, name, complaint):
     with pytest.raises(SetupError, match=complaint):
-        stage({"labels": labels}, classes=[name])
+        stage(context_of(labels=labels), classes=[name])
 
 
 def test_boxes_of_an_end_to_end_model_are_only_filtered_and_sorted():
-    facts = {"contract": SimpleNamespace(end_to_end=True), "labels": ("a", "b")}
+    context = context_of(contract=END_TO_END, labels=("a", "b"))
     boxes, scores, classes = [BOX, NEAR, BOX, FAR], [0.6, 0.9, 0.05, 0.8], [0, 0, 0, 1]
     limits = {"max_boxes": 1, "max_candidates": 1}
-    assert scores_left(boxes, scores, classes, facts=facts, **limits) == [0.9, 0.8, 0.6]
-    assert scores_left(boxes, scores, classes, facts=facts, classes=["a"]) == [0.9, 0.6]
+    assert scores_left(boxes, scores, classes, context=context, **limits) == [0.9, 0.8, 0.6]
+    assert scores_left(boxes, scores, classes, context=context, classes=["a"]) == [0.9, 0.6]
 
 
 def test_resolve_returns_min_score_and_max_boxes():
     settings = NonMaxSuppressionSettings(min_score=0.25, max_boxes=40)
-    assert NonMaxSuppression.resolve(settings) == {"min_score": 0.25, "max_boxes": 40}
+    assert NonMaxSuppression.resolve(settings).offers == (Suppression(0.25), RowLimit(40))
 
 
 def test_results_have_the_declared_dtypes():

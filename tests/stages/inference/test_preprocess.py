@@ -8,7 +8,9 @@ import stages.inference.preprocess
 from models.inspect import inspect
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
+from pipeline.stage import Context
 from stages.inference.preprocess import Preprocess
+from tests.builders import context_of
 from tests.models.builders import save
 
 BLUE, GREEN, RED = 10, 20, 30
@@ -22,7 +24,7 @@ def stage(tmp_path, shape=(1, 3, 64, 64), dtype="float32", **changes):
     changes = {"colour": "bgr", "scale": 1.0} | changes
     changed = msgspec.structs.replace(contract.input, **changes)
     return Preprocess(
-        Preprocess.Settings(), {"contract": msgspec.structs.replace(contract, input=changed)}
+        Preprocess.Settings(), context_of(contract=msgspec.structs.replace(contract, input=changed))
     )
 
 
@@ -31,8 +33,8 @@ def test_the_input_is_that_of_the_following_model_where_there_are_two(tmp_path):
         inspect(save(tmp_path / f"{side}.onnx", (1, 3, side, side), {"output0": (1, 6, anchors)}))
         for side, anchors in ((64, 84), (96, 189))
     )
-    facts = {"contract": before, "behind": {"contract": behind}}
-    found = run(Preprocess(Preprocess.Settings(), facts), plain(32, 32))
+    context = Context(offers=(before,), offers_behind=(behind,))
+    found = run(Preprocess(Preprocess.Settings(), context), plain(32, 32))
     assert found["input"].shape == (1, 3, 96, 96)
 
 
@@ -168,4 +170,4 @@ def test_an_image_of_a_wrong_size_fails_the_frame_with_both_sizes(tmp_path):
 
 def test_a_graph_without_a_detector_is_refused():
     with pytest.raises(SetupError, match="no detector follows"):
-        Preprocess(Preprocess.Settings(), {})
+        Preprocess(Preprocess.Settings(), context_of())

@@ -31,10 +31,11 @@ PLAY = """
     import numpy as np
     from pipeline.errors import EndRun
     from pipeline.frame import Frame
+    from pipeline.stage import Context
     from stages.sinks.window import Window, WindowSettings
 
     live, streams = {live}, {streams}
-    stage = Window(WindowSettings(), {{"live": live, "streams": streams}})
+    stage = Window(WindowSettings(), Context(live=live, streams=streams))
     stage.open()
 
     beats = 0

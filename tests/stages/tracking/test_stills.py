@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.frame import Frame
+from pipeline.stage import Context
 from stages.capture.capture import Capture, CaptureSettings
 from tests.builders import CLIP, header, save_image
 
@@ -28,8 +29,8 @@ def photos(tmp_path):
 
 
 def opened(source, **settings):
-    facts = {"stream": "demo"}
-    made = Capture(CaptureSettings(source=str(source), **settings), facts)
+    context = Context(stream="demo")
+    made = Capture(CaptureSettings(source=str(source), **settings), context)
     made.open()
     return made
 
@@ -100,16 +101,18 @@ def test_frames_of_a_video_are_no_stills_and_have_no_file():
 
 
 @pytest.mark.parametrize(
-    ("settings", "facts", "lines"),
-    [({}, {}, 1), ({"sequence": True}, {}, 0), ({}, {"again": True}, 0)],
+    ("settings", "given", "lines"),
+    [({}, {}, 1), ({"sequence": True}, {}, 0), ({}, {"restarted": True}, 0)],
 )
-def test_that_pictures_are_not_tracked_is_said_once(settings, facts, lines, photos, caplog):
+def test_that_pictures_are_not_tracked_is_said_once(settings, given, lines, photos, caplog):
     caplog.set_level("INFO")
-    stage = Capture(CaptureSettings(source=str(photos), **settings), {"stream": "demo", **facts})
+    stage = Capture(
+        CaptureSettings(source=str(photos), **settings), Context(stream="demo", **given)
+    )
     stage.open()
     said = [text for text in caplog.messages if "sequence: true" in text]
     assert len(said) == lines
-    assert not said or said[0].startswith("demo: ")
+    assert not said or said[0].startswith("streams.demo: ")
 
 
 def test_a_name_of_any_bytes_is_a_name():

@@ -6,10 +6,11 @@ import pytest
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from stages.tracking.tracker import Tracker, TrackerSettings
+from tests.builders import context_of
 
 
 def tracker(**settings):
-    return Tracker(TrackerSettings(**settings), {})
+    return Tracker(TrackerSettings(**settings), context_of())
 
 
 def frame(seq=0, lefts=(0,), stream="demo", scores=None):

@@ -24,6 +24,7 @@ from stages.sinks.clips import recorder as clip_files
 from stages.sinks.clips.clips import Clips, ClipsSettings
 from stages.sinks.clips.recorder import LOCK, stamp
 from stages.sinks.video.video_file import CODECS
+from tests.builders import context_of
 from tests.processes.runs import CLIP, ROOT, Run, wait_until
 
 pytestmark = pytest.mark.live
@@ -77,8 +78,8 @@ def opened(tmp_path):
     def make(folder=tmp_path / "clips", live=False, streams=("demo",), **settings):
         # Not a whole number of frames, as then it would be for rounding to decide.
         given = {"before_s": 2, "after_s": 0.95, "annotate": False, "width": 384} | settings
-        facts = {"streams": streams, "labels": ("person", "car"), "live": live}
-        sink = Clips(ClipsSettings(folder=str(folder), **given), facts)
+        context = context_of(streams=streams, labels=("person", "car"), live=live)
+        sink = Clips(ClipsSettings(folder=str(folder), **given), context)
         sink.resolve(sink.settings)
         sinks.append(sink)
         sink.open()
@@ -633,9 +634,10 @@ def test_a_folder_has_one_who_writes(opened, tmp_path):
 KILLED = """
 import sys
 sys.path.insert(0, {root!r})
+from tests.builders import context_of
 from tests.stages.sinks.clips.test_clips import Clips, ClipsSettings, event, person, frame
-facts = {{"streams": ("demo",), "labels": ("person", "car"), "live": True}}
-sink = Clips(ClipsSettings(folder={folder!r}, before_s=2, after_s=0.95), facts)
+context = context_of(streams=("demo",), labels=("person", "car"), live=True)
+sink = Clips(ClipsSettings(folder={folder!r}, before_s=2, after_s=0.95), context)
 sink.open()
 event(sink, range(50), range(20, 30))
 for seq in range(60, 300):
@@ -788,11 +790,11 @@ def test_what_cannot_work_is_refused_before_the_run(settings, said):
 
 
 def test_a_label_that_the_model_does_not_know_is_refused():
-    with pytest.raises(SetupError, match="has no label 'persn'; did you mean 'person'"):
-        Clips(ClipsSettings(labels=("persn",)), {"labels": ("person", "car")})
-    with pytest.raises(SetupError, match=r"the model has no labels \(found 'person'\)"):
-        Clips(ClipsSettings(labels=("person",)), {})
-    Clips(ClipsSettings(labels=("3",)), {})
+    with pytest.raises(SetupError, match="finds no 'persn'; did you mean 'person'"):
+        Clips(ClipsSettings(labels=("persn",)), context_of(labels=("person", "car")))
+    with pytest.raises(SetupError, match="expected numbers, as the model tells no labels"):
+        Clips(ClipsSettings(labels=("person",)), context_of())
+    Clips(ClipsSettings(labels=("3",)), context_of())
 
 
 @pytest.mark.parametrize(

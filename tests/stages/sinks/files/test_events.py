@@ -10,6 +10,7 @@ import pytest
 from pipeline.errors import EndRun, RunError, SetupError
 from pipeline.frame import Frame
 from stages.sinks.files.events import Events, EventsSettings, utc_ms
+from tests.builders import context_of
 
 
 def frame(seq=0, stream="demo", objects=(), ids=None, time_s=None):
@@ -25,8 +26,8 @@ def frame(seq=0, stream="demo", objects=(), ids=None, time_s=None):
     return Frame.of(stream, seq, seq / 10 if time_s is None else time_s, **arrays)
 
 
-def opened(path, **facts):
-    events = Events(EventsSettings(path=str(path)), facts)
+def opened(path, **given):
+    events = Events(EventsSettings(path=str(path)), context_of(**given))
     events.open()
     return events
 
@@ -269,7 +270,7 @@ def test_a_line_written_in_pieces_is_whole(tmp_path, monkeypatch):
 
 
 def test_close_may_be_called_twice_and_without_open(tmp_path):
-    events = Events(EventsSettings(path=str(tmp_path / "out.jsonl")), {})
+    events = Events(EventsSettings(path=str(tmp_path / "out.jsonl")), context_of())
     events.close()
     events.open()
     events.close()

@@ -1,12 +1,15 @@
 """MOTChallenge text: the format, one file per stream, and going on after a crash."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
+from pipeline.graph.resources import stream_path
 from stages.sinks.files.mot import Mot, MotSettings
-from stages.sinks.files.output_path import stream_path
+from tests.builders import context_of
 
 
 def frame(seq=0, stream="demo", boxes=((10, 20, 40.5, 80.25),), ids=(3,)):
@@ -22,7 +25,7 @@ def frame(seq=0, stream="demo", boxes=((10, 20, 40.5, 80.25),), ids=(3,)):
 
 
 def opened(path, streams=("demo",)):
-    mot = Mot(MotSettings(path=str(path)), {"streams": streams})
+    mot = Mot(MotSettings(path=str(path)), context_of(streams=streams))
     mot.open()
     return mot
 
@@ -56,7 +59,7 @@ def test_a_frame_without_objects_has_no_line_and_empties_an_old_file(tmp_path):
     ],
 )
 def test_each_stream_has_a_file(path, streams, file):
-    assert stream_path(path, "yard", streams) == file
+    assert stream_path(Path(path), "yard", streams) == Path(file)
 
 
 def test_streams_do_not_mix(tmp_path):

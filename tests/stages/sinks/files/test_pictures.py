@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import GraphError, RunError, SetupError
 from pipeline.frame import Frame
-from stages import STAGES
+from stages import LOCATIONS
 from stages.sinks.files import pictures
 from stages.sinks.files.pictures import (
     UNFINISHED,
@@ -19,7 +19,7 @@ from stages.sinks.files.pictures import (
     encode,
     stream_folder,
 )
-from tests.builders import graph, save_image
+from tests.builders import context_of, graph, save_image
 
 
 def frame(seq=0, file="", stream="demo", still=True, boxes=((4, 8, 30, 40),), size=(60, 80)):
@@ -38,7 +38,7 @@ def frame(seq=0, file="", stream="demo", still=True, boxes=((4, 8, 30, 40),), si
 
 
 def opened(folder, streams=("demo",), **settings):
-    sink = Pictures(PicturesSettings(folder=str(folder), **settings), {"streams": streams})
+    sink = Pictures(PicturesSettings(folder=str(folder), **settings), context_of(streams=streams))
     sink.open()
     return sink
 
@@ -259,7 +259,7 @@ def built(source, *folders, streams=("photos",)):
     for i, folder in enumerate(folders):
         stages[f"out{i}"] = {"use": "pictures", "after": "boxes", "folder": str(folder)}
     named = {name: {"source": str(source)} for name in streams}
-    return graph(stages, named, {**STAGES, "boxes": "tests.processes.stages:Boxes"})
+    return graph(stages, named, {**LOCATIONS, "boxes": "tests.processes.stages:Boxes"})
 
 
 def test_it_does_not_write_over_its_sources(tmp_path):

@@ -10,6 +10,7 @@ from pipeline.errors import RunError
 from stages.sinks.files.events import Events, EventsSettings
 from stages.sinks.files.mot import Mot, MotSettings
 from stages.sinks.files.text_file import Mark, ResumableTextFile
+from tests.builders import context_of
 from tests.stages.sinks.files.test_events import frame
 
 FOREIGN = b'{"stream":"foreign"}\n'
@@ -97,9 +98,9 @@ class Killed:
         self.stage = self._opened()
 
     def _opened(self):
-        facts = {"streams": self.streams, "labels": ()}
+        context = context_of(streams=self.streams, labels=())
         settings = EventsSettings if self.kind is Events else MotSettings
-        stage = self.kind(settings(path=str(self.path)), facts)
+        stage = self.kind(settings(path=str(self.path)), context)
         stage.open()
         for stream, state in self.saved.items():
             stage.restore(stream, state)

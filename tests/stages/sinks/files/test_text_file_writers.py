@@ -12,6 +12,7 @@ from pipeline.errors import EndRun, SetupError
 from stages.sinks.files import text_file
 from stages.sinks.files.mot import Mot, MotSettings
 from stages.sinks.files.text_file import ResumableTextFile
+from tests.builders import context_of
 
 FOREIGN = b'{"stream":"foreign"}\n'
 
@@ -45,10 +46,10 @@ def test_a_second_writer_is_refused_and_nothing_is_cut(how, tmp_path, monkeypatc
 
 def test_mot_is_refused_before_the_first_frame(tmp_path, monkeypatch):
     monkeypatch.setattr(text_file, "LOCK_PATIENCE_S", 0)
-    facts = {"streams": ("a", "b")}
-    first = Mot(MotSettings(path=str(tmp_path / "out.txt")), facts)
+    context = context_of(streams=("a", "b"))
+    first = Mot(MotSettings(path=str(tmp_path / "out.txt")), context)
     first.open()
-    second = Mot(MotSettings(path=str(tmp_path / "out.txt")), facts)
+    second = Mot(MotSettings(path=str(tmp_path / "out.txt")), context)
     with pytest.raises(SetupError, match=r"out-a\.txt' is being written by another run"):
         second.open()
     second.close()

@@ -23,10 +23,10 @@ from stages.sinks.publish import mqtt as module
 from stages.sinks.publish import publisher as delivery
 from stages.sinks.publish.mqtt import Address, Mqtt, MqttSettings, address_of, slug
 from tests.broker import Broker, Listener, dropped, wait_until
-from tests.builders import ROOT
+from tests.builders import ROOT, context_of
 
 LABELS = ("person", "car", "traffic light")
-FACTS = {"streams": ("yard",), "labels": LABELS}
+CONTEXT = context_of(streams=("yard",), labels=LABELS)
 
 
 def frame(seq, objects=(), stream="yard", interval_s=0.5):
@@ -81,10 +81,10 @@ def sink(tmp_path, broker):
     """Makes opened sinks, and closes them."""
     made = []
 
-    def sink(facts=FACTS, port=None, run=None, **settings):
+    def sink(context=CONTEXT, port=None, run=None, **settings):
         given = {"min_frames": 1, "leave_after_s": 1.0, "spool": str(tmp_path / "spool.db")}
         given |= {"broker": f"127.0.0.1:{port or broker.port}", **settings}
-        stage = Mqtt(MqttSettings(**given), facts)
+        stage = Mqtt(MqttSettings(**given), context)
         Mqtt.resolve(stage.settings)
         if run is not None:
             stage.run = run
@@ -172,7 +172,7 @@ def test_frames_are_told_if_asked_for_as_in_the_events_sink(broker, listen, sink
     wait_until(lambda: len(events_of(listener)) == 4)
     assert frames_of(listener) == frames
     if frames:
-        as_event = event_of(frame(1, [(1, 0), (2, 1)]), FACTS["labels"])
+        as_event = event_of(frame(1, [(1, 0), (2, 1)]), LABELS)
         told = listener.texts("eyeline/yard/frames")[frames.index(1)]
         assert told == msgspec.json.encode(as_event).decode()
 
@@ -236,7 +236,7 @@ def test_many_messages_arrive_in_order(broker, listen, sink, qos):
         stage.process(frame(seq))
     wait_until(lambda: len(frames_of(listener)) >= 2000)
     assert frames_of(listener) == list(range(2000))
-    wait_until(lambda: stage.tally()["sent"] == 2000)
+    wait_until(lambda: stage.counters()["sent"] == 2000)
 
 
 # --- when the broker is away ---
@@ -258,13 +258,13 @@ def test_a_broker_that_is_away_at_the_start_is_no_error(broker, listen, sink, so
     stage = sink(events="all")
     for seq in range(50):
         stage.process(frame(seq))
-    wait_until(lambda: stage.tally()["spooled"] == 50)
+    wait_until(lambda: stage.counters()["spooled"] == 50)
     for seq in range(50, 100):
         stage.process(frame(seq))
     broker.start()
     listener = listen(broker)
-    wait_until(lambda: stage.tally()["waiting"] == 0)
-    assert stage.tally()["sent"] == 100
+    wait_until(lambda: stage.counters()["waiting"] == 0)
+    assert stage.counters()["sent"] == 100
     assert lines(caplog)[0] == (
         "mqtt: 127.0.0.1 is away: connection refused; spooling, tried again in N s"
     )
@@ -287,7 +287,7 @@ def test_a_broker_killed_again_and_again_misses_nothing(broker, listen, sink, so
             broker.kill()
         elif seq % 200 == 199:
             broker.start()
-    wait_until(lambda: stage.tally()["waiting"] == 0)
+    wait_until(lambda: stage.counters()["waiting"] == 0)
     wait_until(lambda: len(arrived(listener)) == 600)
     assert arrived(listener) == list(range(600))
     assert not dropped(stage)
@@ -304,7 +304,7 @@ def test_a_broker_that_freezes_is_taken_for_away_and_nothing_is_lost(
     listener = listen(broker.start(), keep=True)
     stage = sink(events="all")
     stage.process(frame(0))
-    wait_until(lambda: stage.tally()["sent"] == 1)
+    wait_until(lambda: stage.counters()["sent"] == 1)
     broker.signal(signal.SIGSTOP)
     for seq in range(1, 300):
         stage.process(frame(seq))
@@ -320,20 +320,20 @@ def test_what_waits_at_the_end_is_told(sink):
     for seq in range(5):
         stage.process(frame(seq))
     stage.close()
-    assert stage.tally()["waiting"] == 5
+    assert stage.counters()["waiting"] == 5
 
 
 def test_beyond_the_bound_the_oldest_are_dropped_and_counted(broker, listen, sink, soon):
     stage = sink(events="all", spool_messages=100)
     for seq in range(1000):
         stage.process(frame(seq))
-    wait_until(lambda: stage.tally()["spooled"] == 1000)
+    wait_until(lambda: stage.counters()["spooled"] == 1000)
     assert dropped(stage) == {"spool_full": 900}
     listener = listen(broker.start())
-    wait_until(lambda: stage.tally()["waiting"] == 0)
+    wait_until(lambda: stage.counters()["waiting"] == 0)
     stage.process(frame(1000))
     wait_until(lambda: 1000 in frames_of(listener))
-    wait_until(lambda: stage.tally()["sent"] == 101)
+    wait_until(lambda: stage.counters()["sent"] == 101)
 
 
 def test_what_is_left_at_the_end_is_sent_by_the_next_run(broker, listen, sink, caplog):
@@ -366,7 +366,7 @@ def test_states_are_not_spooled_but_told_as_they_are_when_the_broker_is_back(bro
     broker.start()
     wait_until(lambda: len(events_of(listener)) > 20)
     listener.wait_for("eyeline/yard/person/count", "1")
-    wait_until(lambda: stage.tally()["waiting"] == 0)
+    wait_until(lambda: stage.counters()["waiting"] == 0)
     told = listener.texts("eyeline/yard/person/count")
     assert set(told) == {"1"}, "what it was in between is over"
 
@@ -378,7 +378,7 @@ def test_a_run_too_short_to_have_connected_still_tells_all(broker, listen, sink)
         stage.process(frame(seq, [(1, 0)]))
     stage.end("yard")
     stage.close()
-    assert stage.tally()["waiting"] == 0
+    assert stage.counters()["waiting"] == 0
     wait_until(lambda: len(frames_of(listener)) == 300)
     listener.wait_for("eyeline/yard/person/present", "OFF")
     listener.wait_for("eyeline/availability", "offline")
@@ -389,7 +389,7 @@ def test_closing_is_bounded_whatever_the_broker_does(broker, sink, monkeypatch):
     broker.start()
     stage = sink(events="all")
     stage.process(frame(0))
-    wait_until(lambda: stage.tally()["sent"] == 1)
+    wait_until(lambda: stage.counters()["sent"] == 1)
     broker.signal(signal.SIGSTOP)
     for seq in range(1, 100):
         stage.process(frame(seq))
@@ -397,7 +397,7 @@ def test_closing_is_bounded_whatever_the_broker_does(broker, sink, monkeypatch):
     broker.signal(signal.SIGCONT)
     assert stage._thread is None
     left = sink(events="all")
-    wait_until(lambda: left.tally()["sent"] == 99)
+    wait_until(lambda: left.counters()["sent"] == 99)
 
 
 # --- crashes ---
@@ -406,7 +406,7 @@ def test_closing_is_bounded_whatever_the_broker_does(broker, sink, monkeypatch):
 def test_after_a_crash_who_was_there_is_still_there_and_nothing_is_lost(broker, listen, sink):
     first = sink()
     first.process(frame(0, [(1, 0)]))
-    wait_until(lambda: first.tally()["spooled"] == 1)
+    wait_until(lambda: first.counters()["spooled"] == 1)
     first.process(frame(1, [(1, 0), (2, 1)]))
     saved = first.state("yard")
     first.outbox._memory.clear()  # the process is dead: its memory is gone
@@ -432,8 +432,8 @@ CHILD = """
 import json, sys
 sys.path.insert(0, {root!r})
 from stages.sinks.publish.mqtt import Mqtt, MqttSettings
-from tests.stages.sinks.publish.test_mqtt import FACTS, frame
-stage = Mqtt(MqttSettings(**json.loads(sys.argv[1])), FACTS)
+from tests.stages.sinks.publish.test_mqtt import CONTEXT, frame
+stage = Mqtt(MqttSettings(**json.loads(sys.argv[1])), CONTEXT)
 stage.open()
 for seq in range(10_000):
     stage.process(frame(seq, [(1, 0)]))
@@ -485,7 +485,7 @@ def test_what_was_spooled_when_the_process_is_killed_is_sent_by_the_next(
         kill(process)
     listener = listen(broker.start())
     stage = sink(events="all")
-    wait_until(lambda: stage.tally()["waiting"] == 0 and stage.tally()["sent"] > 100)
+    wait_until(lambda: stage.counters()["waiting"] == 0 and stage.counters()["sent"] > 100)
     wait_until(lambda: len(frames_of(listener)) + len(events_of(listener)) == stage.sent)
     assert frames_of(listener) == list(range(len(frames_of(listener))))
 
@@ -520,7 +520,7 @@ def configs(listener):
 def test_home_assistant_finds_a_device_per_stream_with_two_entities_per_label(broker, listen, sink):
     listener = listen(broker.start())
     sink(
-        facts={"streams": ("yard", "gate"), "labels": LABELS},
+        context=context_of(streams=("yard", "gate"), labels=LABELS),
         labels=["person", "traffic light"],
         discovery="homeassistant",
     )
@@ -618,9 +618,9 @@ def test_with_user_and_password(guarded, listen, sink):
 def test_a_wrong_password_is_told_but_not_shown(guarded, sink, caplog, login):
     caplog.set_level(logging.DEBUG)
     stage = sink(port=guarded.port, **login)
-    wait_until(lambda: "trouble" in stage.report())
-    assert stage.report()["trouble"] == "not authorized; see user and password"
-    assert "horse" not in caplog.text + repr(stage.report())
+    wait_until(lambda: "trouble" in stage.info())
+    assert stage.info()["trouble"] == "not authorized; see user and password"
+    assert "horse" not in caplog.text + repr(stage.info())
 
 
 @pytest.fixture
@@ -677,8 +677,8 @@ def test_tls_with_certificates_of_ones_own(secure, certificates, sink):
     )
     for seq in range(500):
         stage.process(frame(seq))
-    wait_until(lambda: stage.tally()["sent"] == 500, str(stage.report()))
-    assert "trouble" not in stage.report()
+    wait_until(lambda: stage.counters()["sent"] == 500, str(stage.info()))
+    assert "trouble" not in stage.info()
 
 
 LEFT_TO_THE_COLLECTOR = pytest.mark.filterwarnings(
@@ -690,24 +690,24 @@ LEFT_TO_THE_COLLECTOR = pytest.mark.filterwarnings(
 @LEFT_TO_THE_COLLECTOR
 def test_a_certificate_that_nobody_vouches_for_is_not_accepted(secure, sink):
     stage = sink(broker=f"mqtts://127.0.0.1:{secure.port}")
-    wait_until(lambda: "trouble" in stage.report())
-    assert "certificate is not trusted" in stage.report()["trouble"]
-    assert "set ca" in stage.report()["trouble"]
+    wait_until(lambda: "trouble" in stage.info())
+    assert "certificate is not trusted" in stage.info()["trouble"]
+    assert "set ca" in stage.info()["trouble"]
 
 
 @LEFT_TO_THE_COLLECTOR
 def test_a_certificate_for_another_host_is_not_accepted(secure, certificates, sink):
     stage = sink(broker=f"mqtts://localhost:{secure.port}", ca=str(certificates / "ca.pem"))
-    wait_until(lambda: "trouble" in stage.report())
-    assert "certificate is not trusted" in stage.report()["trouble"]
+    wait_until(lambda: "trouble" in stage.info())
+    assert "certificate is not trusted" in stage.info()["trouble"]
 
 
 @LEFT_TO_THE_COLLECTOR
 def test_tls_where_there_is_none_is_told(broker, sink):
     broker.start()
     stage = sink(broker=f"mqtts://127.0.0.1:{broker.port}")
-    wait_until(lambda: "trouble" in stage.report())
-    assert re.search("no TLS|connection reset|connection lost|no answer", stage.report()["trouble"])
+    wait_until(lambda: "trouble" in stage.info())
+    assert re.search("no TLS|connection reset|connection lost|no answer", stage.info()["trouble"])
 
 
 @pytest.mark.parametrize(
@@ -716,8 +716,8 @@ def test_tls_where_there_is_none_is_told(broker, sink):
 )
 def test_why_there_is_no_connection_is_told(sink, address, reason):
     stage = sink(broker=address)
-    wait_until(lambda: "trouble" in stage.report())
-    assert stage.report()["trouble"] == reason
+    wait_until(lambda: "trouble" in stage.info())
+    assert stage.info()["trouble"] == reason
 
 
 def test_two_with_one_client_id_are_told_of_each_other(broker, sink, tmp_path, caplog, monkeypatch):
@@ -830,7 +830,7 @@ def test_the_spool_of_each_broker_and_prefix_is_its_own():
 
 
 def test_closing_without_having_opened_leaves_no_trace(tmp_path):
-    stage = Mqtt(MqttSettings(spool=str(tmp_path / "spool.db")), FACTS)
+    stage = Mqtt(MqttSettings(spool=str(tmp_path / "spool.db")), CONTEXT)
     stage.close()
     assert list(tmp_path.iterdir()) == []
 

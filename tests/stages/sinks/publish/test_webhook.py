@@ -24,9 +24,9 @@ from stages.sinks.publish import publisher as delivery
 from stages.sinks.publish import webhook as module
 from stages.sinks.publish.webhook import Webhook, WebhookSettings, url_of
 from tests.broker import dropped, free_port, wait_until
-from tests.builders import ROOT
+from tests.builders import ROOT, context_of
 
-FACTS = {"streams": ("yard",), "labels": ("person", "car")}
+CONTEXT = context_of(streams=("yard",), labels=("person", "car"))
 
 
 def frame(seq, objects=(), stream="yard"):
@@ -139,7 +139,7 @@ def sink(tmp_path):
         given |= {"spool": str(tmp_path / "spool.db"), "timeout_s": 5.0}
         if server is not None:
             given["url"] = f"http://127.0.0.1:{server.port}/hook"
-        stage = Webhook(WebhookSettings(**given | settings), FACTS)
+        stage = Webhook(WebhookSettings(**given | settings), CONTEXT)
         Webhook.resolve(stage.settings)
         stage.open()
         made.append(stage)
@@ -215,8 +215,8 @@ def test_many_are_posted_in_order(server, sink):
     feed(stage, range(3000))
     wait_until(lambda: len(server.taken) == 3000)
     assert server.frames() == list(range(3000))
-    wait_until(lambda: stage.tally()["sent"] == 3000)
-    assert stage.tally()["waiting"] == 0
+    wait_until(lambda: stage.counters()["sent"] == 3000)
+    assert stage.counters()["waiting"] == 0
 
 
 # --- answers ---
@@ -231,7 +231,7 @@ def test_errors_that_pass_are_tried_again_with_the_same_key(server, sink, status
     assert len({headers["Idempotency-Key"] for _, headers, _ in server.requests}) == 1
     assert len({body for _, _, body in server.requests}) == 1
     assert len(server.requests) == 6
-    wait_until(lambda: stage.tally()["waiting"] == 0)
+    wait_until(lambda: stage.counters()["waiting"] == 0)
     assert not dropped(stage)
 
 
@@ -308,7 +308,7 @@ def test_a_circle_of_redirections_ends(server, sink):
     stage = sink(server)
     feed(stage, [0])
     wait_until(lambda: dropped(stage) == {"refused": 1})
-    assert "circle" in stage.report()["trouble"]
+    assert "circle" in stage.info()["trouble"]
 
 
 def test_a_server_that_asks_for_time_gets_it(server, sink, caplog):
@@ -364,7 +364,7 @@ def test_the_rest_of_a_good_answer_does_not_matter(server, sink):
     server.answers = [drip_body]
     stage = sink(server, timeout_s=0.3)
     feed(stage, [0])
-    wait_until(lambda: stage.tally()["sent"] == 1)
+    wait_until(lambda: stage.counters()["sent"] == 1)
     feed(stage, [1])
     wait_until(lambda: server.frames() == [0, 1])
 
@@ -386,7 +386,7 @@ def test_a_huge_answer_is_not_read(server, sink):
     server.answers = [huge]
     stage = sink(server)
     feed(stage, [0])
-    wait_until(lambda: stage.tally()["sent"] == 1)
+    wait_until(lambda: stage.counters()["sent"] == 1)
     feed(stage, [1])
     wait_until(lambda: server.frames() == [0, 1])
     assert sum(written) < 100_000_000
@@ -442,7 +442,7 @@ def test_a_server_that_goes_and_comes_back_misses_nothing(sink, caplog):
         with running(port) as server:
             wait_until(lambda server=server: server.taken)
             feed(stage, range(start + 50, start + 100))
-            wait_until(lambda: stage.tally()["waiting"] == 0)
+            wait_until(lambda: stage.counters()["waiting"] == 0)
         got += server.frames()
     assert list(dict.fromkeys(got)) == list(range(300))
     told = [r.getMessage() for r in caplog.records]
@@ -459,7 +459,7 @@ def test_what_is_left_at_the_end_is_posted_by_the_next_run(server, sink):
     server.always = 500
     first = sink(server)
     feed(first, range(150))
-    wait_until(lambda: "trouble" in first.report())
+    wait_until(lambda: "trouble" in first.info())
     first.close()
     server.always = 200
     second = sink(server)
@@ -478,7 +478,7 @@ def test_closing_is_bounded_whatever_the_server_does(server, sink, monkeypatch):
     assert [t for t in threading.enumerate() if t.name == "webhook"] == []
     second = sink(server)
     wait_until(lambda: len(server.taken) == 3)
-    assert second.tally()["waiting"] == 0
+    assert second.counters()["waiting"] == 0
 
 
 def test_nothing_is_posted_twice_when_all_is_well(server, sink, tmp_path):
@@ -488,7 +488,7 @@ def test_nothing_is_posted_twice_when_all_is_well(server, sink, tmp_path):
     stage.end("yard")
     stage.close()
     assert server.frames() == list(range(100))
-    assert stage.tally()["spooled"] == 0
+    assert stage.counters()["spooled"] == 0
 
 
 # --- TLS ---
@@ -524,22 +524,22 @@ def test_https_with_a_certificate_of_ones_own(secure, own_certificate, sink):
     stage = sink(url=f"https://127.0.0.1:{secure.port}/", ca=str(own_certificate[0]))
     feed(stage, range(3))
     wait_until(lambda: secure.frames() == [0, 1, 2])
-    assert stage.report()["to"] == f"https://127.0.0.1:{secure.port}"
+    assert stage.info()["to"] == f"https://127.0.0.1:{secure.port}"
 
 
 def test_a_certificate_that_nobody_vouches_for_is_not_accepted(secure, sink):
     stage = sink(url=f"https://127.0.0.1:{secure.port}/")
     feed(stage, [0])
-    wait_until(lambda: "trouble" in stage.report())
-    assert "certificate is not trusted" in stage.report()["trouble"]
+    wait_until(lambda: "trouble" in stage.info())
+    assert "certificate is not trusted" in stage.info()["trouble"]
     assert secure.requests == []
 
 
 def test_https_where_there_is_none_is_told(server, sink):
     stage = sink(url=f"https://127.0.0.1:{server.port}/")
     feed(stage, [0])
-    wait_until(lambda: "trouble" in stage.report())
-    assert "no TLS" in stage.report()["trouble"]
+    wait_until(lambda: "trouble" in stage.info())
+    assert "no TLS" in stage.info()["trouble"]
 
 
 # --- settings ---
@@ -595,9 +595,9 @@ def test_credentials_are_never_shown(sink, caplog):
         secret="horse",
     )
     feed(stage, [0])
-    wait_until(lambda: "trouble" in stage.report())
+    wait_until(lambda: "trouble" in stage.info())
     stage.close()
-    assert "horse" not in caplog.text + repr(stage.report())
+    assert "horse" not in caplog.text + repr(stage.info())
     assert "horse" not in Webhook.spool_name(stage.settings)
 
 

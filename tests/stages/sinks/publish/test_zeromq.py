@@ -24,6 +24,7 @@ from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from stages.sinks.files.events import Events, EventsSettings
 from stages.sinks.publish.zeromq import ALIVE_TOPIC, Zmq, ZmqSettings
+from tests.builders import context_of
 from tests.processes.runs import CLIP, ROOT, Run
 
 DEADLINE_S = 30.0
@@ -65,7 +66,7 @@ def opened():
 
     def make(address="tcp://127.0.0.1:0", **settings):
         sink = Zmq(
-            ZmqSettings(address=address, **{"alive_s": 0.1} | settings), {"labels": ("cat",)}
+            ZmqSettings(address=address, **{"alive_s": 0.1} | settings), context_of(labels=("cat",))
         )
         sink.resolve(sink.settings)
         sinks.append(sink)
@@ -97,7 +98,7 @@ def subscribe():
             subscriber.curve_serverkey = server.encode()
         for topic in topics:
             subscriber.subscribe(topic)
-        subscriber.connect(sink if isinstance(sink, str) else sink.report()["address"])
+        subscriber.connect(sink if isinstance(sink, str) else sink.info()["address"])
         return subscriber
 
     yield make
@@ -129,7 +130,7 @@ def test_a_message_is_the_stream_and_what_the_events_sink_writes(opened, subscri
     sink = opened()
     subscriber = subscribe(sink, ("demo", ALIVE_TOPIC.decode()))
     join(sink, subscriber)
-    written = Events(EventsSettings(path=str(tmp_path / "out.jsonl")), {"labels": ("cat",)})
+    written = Events(EventsSettings(path=str(tmp_path / "out.jsonl")), context_of(labels=("cat",)))
     written.open()
     for seq in range(3):
         sink.process(frame(seq))
@@ -276,7 +277,7 @@ def server():
 def test_curve_lets_in_those_it_knows(opened, subscribe, server):
     one, other = keys(), keys()
     sink = opened(secret_key=server[1], clients=(one[0], other[0]))
-    assert sink.report()["public_key"] == server[0]
+    assert sink.info()["public_key"] == server[0]
     subscribers = [subscribe(sink, curve=(pair, server[0])) for pair in (one, other)]
     join(sink, *subscribers)
     sink.process(frame(7))
@@ -330,14 +331,14 @@ def test_curve_keeps_out_all_others_and_says_why(
 def test_the_key_may_be_in_a_file(opened, subscribe, server, tmp_path):
     (tmp_path / "key").write_text(server[1] + "\n")
     sink = opened(secret_key_file=str(tmp_path / "key"), clients="any")
-    assert sink.report()["public_key"] == server[0]
+    assert sink.info()["public_key"] == server[0]
 
 
 def test_whoever_speaks_anything_else_is_refused_and_harms_nobody(opened, subscribe, caplog, rng):
     sink = opened()
     subscriber = subscribe(sink)
     join(sink, subscriber)
-    host, port = sink.report()["address"].removeprefix("tcp://").split(":")
+    host, port = sink.info()["address"].removeprefix("tcp://").split(":")
     strangers = []
     with caplog.at_level(logging.WARNING):
         for number in range(20):
@@ -486,7 +487,7 @@ def test_settings_out_of_bounds_are_refused(settings):
 )
 def test_the_address_is_told_with_the_port_that_was_free(opened, server, address, told):
     sink = opened(address, secret_key=server[1], clients="any")
-    assert re.fullmatch(told, sink.report()["address"])
+    assert re.fullmatch(told, sink.info()["address"])
 
 
 # --- a run ---
@@ -519,7 +520,7 @@ def lines_of(sink, process):
 
 def test_the_subscriber_in_the_documentation_works(opened):
     sink = opened()
-    address = sink.report()["address"]
+    address = sink.info()["address"]
     with example(0, **{"tcp://127.0.0.1:5556": address}) as process:
         assert re.fullmatch(r"demo \d+ \['cat'\]\n", lines_of(sink, process))
 
@@ -527,7 +528,7 @@ def test_the_subscriber_in_the_documentation_works(opened):
 def test_the_subscriber_with_keys_in_the_documentation_works(opened, server):
     public, secret = keys()
     sink = opened(secret_key=server[1], clients=(public,))
-    address = sink.report()["address"]
+    address = sink.info()["address"]
     replaced = {"tcp://eyeline.lan:5556": address, "SERVER_PUBLIC": server[0]}
     replaced |= {"CLIENT_PUBLIC": public, "CLIENT_SECRET": secret}
     with example(1, **replaced) as process:

@@ -19,6 +19,7 @@ from pipeline.frame import Frame
 from stages.sinks.rtsp import rtsp
 from stages.sinks.rtsp import server as rtsp_server
 from stages.sinks.rtsp.rtsp import Rtsp, RtspSettings, encode
+from tests.builders import context_of
 from tests.processes.runs import CLIP, Run
 
 pytestmark = pytest.mark.live
@@ -45,7 +46,9 @@ def opened():
     sinks = []
 
     def make(streams=("demo",), **settings):
-        sink = Rtsp(RtspSettings(port=0, **settings), {"streams": streams, "labels": ("person",)})
+        sink = Rtsp(
+            RtspSettings(port=0, **settings), context_of(streams=streams, labels=("person",))
+        )
         sinks.append(sink)
         sink.resolve(sink.settings)
         sink.open()
@@ -57,7 +60,7 @@ def opened():
 
 
 def url(sink, stream="demo", login=""):
-    return sink.report()["address"].replace("{stream}", stream).replace("//", f"//{login}")
+    return sink.info()["address"].replace("{stream}", stream).replace("//", f"//{login}")
 
 
 def wait_until(condition, why="nothing came of it"):
@@ -201,7 +204,7 @@ def test_each_stream_has_a_path_of_its_own(opened):
         for seq in itertools.count()
         for stream, level in (("yard", 60), ("door", 180))
     )
-    assert sink.report()["address"].endswith("/live/{stream}.mjpg")
+    assert sink.info()["address"].endswith("/live/{stream}.mjpg")
     with Player(sink, frames), Viewer(url(sink, "yard")) as yard, Viewer(url(sink, "door")) as door:
         for _ in range(3):
             assert yard.read()[-8:].mean() == pytest.approx(60, abs=6)
@@ -434,7 +437,7 @@ def test_settings_out_of_bounds_are_refused(settings):
 
 def test_a_port_may_be_text_as_the_environment_and_the_command_line_give_it(opened):
     settings = msgspec.convert({"port": "8554"}, RtspSettings)
-    assert Rtsp(settings, {}).report()["address"] == "rtsp://127.0.0.1:8554/{stream}"
+    assert Rtsp(settings, context_of()).info()["address"] == "rtsp://127.0.0.1:8554/{stream}"
 
 
 # --- when it cannot listen ---
@@ -443,7 +446,7 @@ def test_a_port_may_be_text_as_the_environment_and_the_command_line_give_it(open
 def test_a_port_that_is_taken_is_said_in_one_line():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        sink = Rtsp(RtspSettings(port=port), {})
+        sink = Rtsp(RtspSettings(port=port), context_of())
         with pytest.raises(SetupError, match=f"port {port} is taken .* set another port"):
             sink.open()
         sink.close()
@@ -462,7 +465,7 @@ def test_what_the_system_refuses_is_said_in_one_line(monkeypatch, number, why):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(rtsp_server.socket, "create_server", refuse)
-    sink = Rtsp(RtspSettings(), {})
+    sink = Rtsp(RtspSettings(), context_of())
     with pytest.raises(SetupError, match=why):
         sink.open()
     sink.close()
@@ -474,7 +477,7 @@ def test_closing_leaves_no_thread_and_no_descriptor():
 
     before = left()
     for _ in range(3):
-        sink = Rtsp(RtspSettings(port=0), {"streams": ("demo",)})
+        sink = Rtsp(RtspSettings(port=0), context_of(streams=("demo",)))
         sink.open()
         with watch(sink):
             sink.process(frame(0))

@@ -15,6 +15,7 @@ from stages.sinks.video import video
 from stages.sinks.video.rate import fps_of
 from stages.sinks.video.video import TRIAL_FRAMES, Video, VideoSettings
 from stages.sinks.video.video_file import CODECS
+from tests.builders import context_of
 
 NONE = {
     "boxes": np.empty((0, 4), np.float32),
@@ -35,7 +36,7 @@ def frame(seq, stream="demo", size=(72, 96), fps=10, objects=NONE):
 
 
 def opened(path, streams=("demo",), **settings):
-    sink = Video(VideoSettings(path=str(path), **settings), {"streams": streams})
+    sink = Video(VideoSettings(path=str(path), **settings), context_of(streams=streams))
     sink.open()
     return sink
 
@@ -175,11 +176,11 @@ def test_after_a_crash_the_video_goes_on_in_a_new_part_at_its_rate(tmp_path):
 
 
 def test_of_a_file_a_crash_loses_no_more_than_two_pictures(tmp_path):
-    settings, facts = (
+    settings, context = (
         VideoSettings(path=str(tmp_path / "out.avi")),
-        {"live": False, "streams": ("demo",)},
+        context_of(live=False, streams=("demo",)),
     )
-    first = Video(settings, facts)
+    first = Video(settings, context)
     for seq in range(3):
         first.process(frame(seq))
     assert (tmp_path / "out.avi").exists()
@@ -191,9 +192,11 @@ def test_of_a_file_a_crash_loses_no_more_than_two_pictures(tmp_path):
 
 def test_what_was_completed_after_its_state_was_saved_is_not_written_over(tmp_path):
     (tmp_path / "out.avi").write_text("of an earlier run")
-    facts = {"streams": ("demo",), "started_ns": time.monotonic_ns()}
+    context = context_of(streams=("demo",), started_ns=time.monotonic_ns())
     os.utime(tmp_path / "out.avi", (1, 1))
-    first, second = (Video(VideoSettings(path=str(tmp_path / "out.avi")), facts) for _ in range(2))
+    first, second = (
+        Video(VideoSettings(path=str(tmp_path / "out.avi")), context) for _ in range(2)
+    )
     first.process(frame(0))
     saved = first.state("demo")
     first.close()  # told to end by a reload, say
@@ -229,7 +232,7 @@ def test_what_is_written_at_once_is_written_again_at_the_rate_of_the_frames(tmp_
     sink.end("demo")
     pictures, fps = read(tmp_path / "out.mp4")
     assert (brightness(pictures), fps) == (list(range(15)), pytest.approx(10))
-    assert sink.tally() == {"repeated": 0, "left_out": 0}
+    assert sink.counters() == {"repeated": 0, "left_out": 0}
 
 
 def test_the_rate_that_the_source_declares_is_taken_if_its_times_confirm_it(tmp_path):
@@ -250,17 +253,17 @@ def test_the_frames_that_are_missing_are_repeated_pictures(tmp_path):
         sink.process(frame(seq))
     sink.end("demo")
     assert brightness(read(tmp_path / "out.mp4")[0]) == [0, 1, 1, 1, 4, 5]
-    assert sink.tally() == {"repeated": 2, "left_out": 0}
+    assert sink.counters() == {"repeated": 2, "left_out": 0}
 
 
 def test_a_live_stream_does_not_wait_for_the_encoder(tmp_path):
-    facts = {"streams": ("demo",), "live": True}
-    sink = Video(VideoSettings(path=str(tmp_path / "out.mp4"), fps=10), facts)
+    context = context_of(streams=("demo",), live=True)
+    sink = Video(VideoSettings(path=str(tmp_path / "out.mp4"), fps=10), context)
     sink.process(frame(0))
     with sink._files["demo"]._open._room:  # the encoder's thread stops
         for seq in range(1, 10):
             sink.process(frame(seq))
-    assert sink.tally()["left_out"] >= 5
+    assert sink.counters()["left_out"] >= 5
     sink._files["demo"]._open._end_thread()
     sink._files["demo"]._open._start()
     sink.process(frame(10))

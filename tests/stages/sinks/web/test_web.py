@@ -30,6 +30,7 @@ from stages.sinks.web import server as web_server
 from stages.sinks.web.activity import Feed
 from stages.sinks.web.metrics import BOUNDS_S, BUCKETS_S, History, percentile, why_not_ready
 from stages.sinks.web.web import Scratch, Web, WebSettings
+from tests.builders import context_of
 
 TOKEN = "correct-horse-battery"
 DEADLINE_S = 20.0
@@ -70,7 +71,7 @@ def stage_status(name="detector", **fields):
         "busy_ms": Percentiles(12.0, 14.0, 15.0, 20.0),
         "waited_ms": 1.5,
         "cpu_s": 11.0,
-        "facts": {"provider": "CPUExecutionProvider", "trouble": "none to speak of"},
+        "info": {"provider": "CPUExecutionProvider", "trouble": "none to speak of"},
         "counts": {"sent": 42},
         "workers": [WorkerStatus("detector.1", 4711, 1), WorkerStatus("detector.2", 4712, 0)],
     }
@@ -126,10 +127,10 @@ class Page:
             **{"port": 0, "token": TOKEN, "sources": ("0", "rtsp://cam")} | settings
         )
         Web.resolve(given)
-        self.stage = Web(given, {"labels": ("person", "car"), "streams": ("yard",)})
+        self.stage = Web(given, context_of(labels=("person", "car"), streams=("yard",)))
         self.stage.run = run
         self.stage.open()
-        self.port = int(self.stage.report()["address"].rstrip("/").rpartition(":")[2])
+        self.port = int(self.stage.info()["address"].rstrip("/").rpartition(":")[2])
 
     def ask(self, method, path, body=None, token=None, **headers):
         """Status, headers, body."""
@@ -257,7 +258,7 @@ def test_a_port_may_be_text_but_not_too_high():
 
 
 def test_a_taken_port_is_told_in_one_line(page):
-    other = Web(WebSettings(port=page.port), {})
+    other = Web(WebSettings(port=page.port), context_of())
     other.run = page.run
     with pytest.raises(SetupError, match=f"port {page.port} is taken"):
         other.open()
@@ -358,7 +359,7 @@ def test_metrics_come_as_openmetrics_where_that_is_understood(page):
 
 def test_a_stage_may_report_what_it_likes(opened):
     facts = {"stage": "x", "with space": "y", 'quo"te': "z", "fine": 'a"b\\c\nd'}
-    page = opened(StandIn(stages=[stage_status(facts=facts)]))
+    page = opened(StandIn(stages=[stage_status(info=facts)]))
     found = samples_of(page.get("/metrics")[2].decode())
     info = next(dict(key[1:]) for key in found if key[0] == "eyeline_stage_info")
     assert info == {"stage": "detector", "use": "detector", "fine": 'a"b\\c\nd'}

@@ -1,0 +1,338 @@
+"""From settings to a checked graph: stages joined, arrays matched, offers resolved."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from pipeline.config import (
+    Config,
+    StreamSettings,
+    convert,
+    hint,
+    known_keys,
+    refuse_unknown,
+)
+from pipeline.context import Context, RowLimit, SourceInfo
+from pipeline.errors import ConfigError, GraphError, SetupError, StageUnavailable
+from pipeline.graph import placement, resources
+from pipeline.graph.graph import NO_EXTERNAL_FILES, ExternalFiles, Graph, Node, StreamSpec
+from pipeline.graph.load import LINKS, Registry, load_class, settings_of
+from pipeline.memory.arena import ANSWER_BYTES
+from pipeline.messages import display_value
+from pipeline.stage import Array, Resolved, Settings, Source, Stage
+
+T = TypeVar("T")
+
+MAX_STAGES = 200
+
+
+def build(
+    config: Config,
+    registry: Registry,
+    where: str,
+    cores: int | None = None,
+    external: ExternalFiles = NO_EXTERNAL_FILES,
+    keep_unavailable: bool = False,
+) -> Graph:
+    """Join the configured stages, check that they fit, and place them in processes.
+
+    Args:
+        config: the settings.
+        registry: the names a stage's `use` may give.
+        where: the settings file's name, for messages.
+        cores: how many processors to plan for; None: those this process may use.
+        external: files that no stage may write.
+        keep_unavailable: keep the last stages that this machine cannot run, to draw the graph;
+            else they are left out with a line in the log.
+
+    Raises:
+        ConfigError: an unknown stage, bad settings.
+        GraphError: stages that do not join.
+        SetupError: settings that point at something that cannot work.
+    """
+    cores = cores or placement.usable_cores()
+    nodes = _nodes(config, registry, where)
+    _join(nodes, config, where)
+    for node in nodes:
+        _check_arrays(node, where)
+    streams = _resolve(nodes, config, where, keep_unavailable)
+    for node in nodes:
+        _check_answer(node, where)
+    resources.check(nodes, streams, list(config.streams), external, where)
+    groups = placement.place(nodes, config, cores, where)
+    workers = placement.workers(groups, streams)
+    busiest = max(node.replicas for node in nodes)
+    width, height = (int(side) for side in config.max_frame.split("x"))
+    return Graph(
+        config=config,
+        streams=tuple(
+            replace(stream, slots=stream.slots or placement.slots_for(busiest, stream.live, nodes))
+            for stream in streams
+        ),
+        nodes=tuple(nodes),
+        workers=workers,
+        slot_bytes=-(-(width * height * 3 + _ROOM_FOR_ARRAYS) // (1 << 20)) * (1 << 20),
+        external=external,
+    )
+
+
+def add_stream(
+    graph: Graph, index: int, name: str, table: Mapping[str, Any], where: str
+) -> StreamSpec:
+    """Make one more stream for a graph that runs.
+
+    Args:
+        graph: that of the run.
+        index: number of the stream in the run.
+        name: its name.
+        table: its settings, as under `streams` in a settings file.
+        where: start of messages.
+
+    Raises:
+        ConfigError: bad settings.
+        SetupError: settings that point at something that cannot work.
+    """
+    source = graph.nodes[0]
+    own = {k: v for k, v in graph.config.stages[source.name].items() if k not in LINKS}
+    stream = _stream(source.kind, own, index, name, table, where)
+    names = [*(other.name for other in graph.streams), name]
+    resources.check(graph.nodes, [stream], names, graph.external, where)
+    busiest = max(node.replicas for node in graph.nodes)
+    slots = stream.slots or placement.slots_for(busiest, stream.live, graph.nodes)
+    return replace(stream, slots=slots, added=True)
+
+
+_ROOM_FOR_ARRAYS = 40 << 20
+"""Room in a slot beside the picture: model input, boxes. A float32 input of 1536 x 1536 fits."""
+
+
+def _nodes(config: Config, registry: Registry, where: str) -> list[Node]:
+    nodes: list[Node] = []
+    for name, table in config.stages.items():
+        at = f"{where}: stages.{name}"
+        if not isinstance(table.get("use"), str):
+            raise ConfigError(
+                f"{at}: use: expected the name of a stage, found {display_value(table.get('use'))}"
+            )
+        for key in LINKS[1:]:
+            if not isinstance(table.get(key), str | None):
+                raise ConfigError(
+                    f"{at}: {key}: expected a name, found {display_value(table[key])}"
+                )
+        kind = load_class(table["use"], registry, at)
+        own = {key: value for key, value in table.items() if key not in LINKS}
+        # The source's settings are complete only with a stream's own, see `_resolve`.
+        if issubclass(kind, Source):
+            refuse_unknown(own, known_keys(kind.Settings, ""), LINKS, at)
+            settings = Settings()
+        else:
+            settings = settings_of(own, kind, at)
+        nodes.append(
+            Node(len(nodes), name, table["use"], kind, settings, None, table.get("process"))
+        )
+    if len(nodes) > MAX_STAGES:
+        raise GraphError(
+            f"{where}: {len(nodes)} stages are more than the {MAX_STAGES} there may be"
+        )
+    return nodes
+
+
+def _join(nodes: list[Node], config: Config, where: str) -> None:
+    names = {node.name: node for node in nodes}
+    above: Node | None = None
+    for node in nodes:
+        after = config.stages[node.name].get("after")
+        if after is not None and after not in names:
+            raise GraphError(
+                f"{where}: stages.{node.name}: after: no stage is named {display_value(after)}"
+                f"{hint(after, [name for name in names if name != node.name])}"
+            )
+        if issubclass(node.kind, Source):
+            if after is not None:
+                raise GraphError(
+                    f"{where}: stages.{node.name}: after: a source stage cannot follow another "
+                    "stage; remove `after`"
+                )
+        else:
+            node.after = names[after] if after is not None else above
+            if node.after is None:
+                raise GraphError(
+                    f"{where}: stages.{node.name}: the first stage must be a source "
+                    f"(use: capture), found {node.kind.__name__}"
+                )
+            node.after.next.append(node)
+        above = node
+    sources = [node.name for node in nodes if issubclass(node.kind, Source)]
+    if len(sources) != 1:
+        raise GraphError(
+            f"{where}: stages: expected one source stage, found "
+            f"{', '.join(sources) or 'none'}; cameras and files go under `streams`"
+        )
+    for node in nodes:
+        seen = [node]
+        for before in node.before():
+            if before in seen:
+                cycle = " -> ".join(n.name for n in reversed([*seen, before]))
+                raise GraphError(f"{where}: stages: {cycle} is a cycle")
+            seen.append(before)
+    # Stages are worked on in the order of their indices, so each must come after what it follows.
+    nodes.sort(key=lambda node: len(list(node.before())))
+    for index, node in enumerate(nodes):
+        node.index = index
+
+
+def _check_arrays(node: Node, where: str) -> None:
+    given: dict[str, tuple[Array, str]] = {}
+    for before in reversed(list(node.before())):
+        given.update({array.name: (array, before.name) for array in before.kind.gives})
+    for want in node.kind.takes:
+        if want.name not in given:
+            if want.optional:
+                continue
+            raise GraphError(
+                f"{where}: stages.{node.name}: takes {want.name!r}, which no stage before it "
+                f"gives (given: {', '.join(given) or 'nothing'})"
+            )
+        have, giver = given[want.name]
+        if not _fits(want, have):
+            raise GraphError(
+                f"{where}: stages.{node.name}: takes {_describe(want)}, {giver} gives "
+                f"{_describe(have)}"
+            )
+
+
+def _check_answer(node: Node, where: str) -> None:
+    """Refuse more boxes than an ordered stage's answer to a frame can be saved with."""
+    limit = node.context.get(RowLimit)
+    if limit is None or not node.kind.ordered:
+        return
+    per_row = sum(
+        np.dtype(array.dtype).itemsize * math.prod(side or 1 for side in array.shape[1:])
+        for array in node.kind.gives
+        if array.shape and array.shape[0] is None and array.dtype
+    )
+    room = ANSWER_BYTES - _ROOM_FOR_NAMES
+    if limit.rows * per_row > room:
+        raise GraphError(
+            f"{where}: stages.{node.name}: its answer to a frame of {limit.rows} boxes cannot be "
+            f"saved (found {limit.rows * per_row} bytes, room for {room}); set max_boxes of the "
+            f"stage that suppresses boxes to at most {room // per_row}"
+        )
+
+
+_ROOM_FOR_NAMES = 1024
+"""Of a saved answer, beside the values of its arrays."""
+
+
+def _fits(want: Array, have: Array) -> bool:
+    if want.dtype and have.dtype and want.dtype != have.dtype:
+        return False
+    if want.shape is None or have.shape is None:
+        return True
+    if len(want.shape) != len(have.shape):
+        return False
+    return all(
+        None in sides or sides[0] == sides[1] for sides in zip(want.shape, have.shape, strict=True)
+    )
+
+
+def _describe(array: Array) -> str:
+    sides = "" if array.shape is None else " x ".join(str(side or "?") for side in array.shape)
+    return f"{array.name!r} ({array.dtype or 'any type'} {sides})"
+
+
+def _resolve(
+    nodes: list[Node], config: Config, where: str, keep_unavailable: bool
+) -> list[StreamSpec]:
+    """Let every stage check its settings, and give each the offers of the others."""
+    source = nodes[0]
+    own = {k: v for k, v in config.stages[source.name].items() if k not in LINKS}
+    streams = [
+        _stream(source.kind, own, index, name, table, f"{where}: streams.{name}")
+        for index, (name, table) in enumerate(config.streams.items())
+    ]
+    run = Context(
+        streams=tuple(stream.name for stream in streams),
+        live=any(stream.live for stream in streams),
+        confidence=config.confidence,
+        started_ns=time.monotonic_ns(),
+    )
+    offers: dict[Node, tuple[object, ...]] = {source: ()}
+    for node in nodes[1:]:
+        at = f"{where}: stages.{node.name}"
+        try:
+            resolved = _resolve_stage(node.kind, node.settings, at)
+        except StageUnavailable as error:
+            if not node.leaf:
+                raise
+            if keep_unavailable:
+                offers[node] = ()
+                continue
+            logging.warning("%s; leaving it out", str(error).removeprefix(f"{where}: "))
+            _leave_out(node)
+            continue
+        node.fixed_replicas, offers[node] = resolved.replicas, resolved.offers
+    nodes[:] = [node for node in nodes if node in offers]
+    for index, node in enumerate(nodes):
+        node.index = index
+    for node in nodes:
+        before = [offer for other in node.before() for offer in offers[other]]
+        behind = [offer for other in node.behind() for offer in offers[other]]
+        node.context = msgspec.structs.replace(
+            run, stage=node.name, offers=(*offers[node], *before), offers_behind=tuple(behind)
+        )
+        if node is not source:
+            # Made here so that it can be refused here; the worker makes its own.
+            stage = _located(f"{where}: stages.{node.name}", node.kind, node.settings, node.context)
+            node.effective = stage.effective()
+    return streams
+
+
+def _leave_out(node: Node) -> None:
+    assert node.after is not None
+    node.after.next.remove(node)
+
+
+def _resolve_stage(kind: type[Stage], settings: Settings, at: str) -> Resolved:
+    resolved: object = _located(at, kind.resolve, settings)
+    if not isinstance(resolved, Resolved):
+        raise GraphError(
+            f"{at}: resolve of {kind.__name__}: expected a Resolved (see pipeline/stage.py), found "
+            f"{type(resolved).__name__}"
+        )
+    return resolved
+
+
+def _stream(
+    kind: type[Stage],
+    own: Mapping[str, Any],
+    index: int,
+    name: str,
+    table: Mapping[str, Any],
+    at: str,
+) -> StreamSpec:
+    """A stream of the settings in `table`, where they say nothing those of the source stage."""
+    of_stream = known_keys(StreamSettings, "")
+    settings = convert({k: v for k, v in table.items() if k in of_stream}, StreamSettings, at)
+    rest = {**own, **{k: v for k, v in table.items() if k not in of_stream}}
+    capture = convert(rest, kind.Settings, at, tuple(of_stream))
+    offers = _resolve_stage(kind, capture, at).offers
+    info = next((offer for offer in offers if isinstance(offer, SourceInfo)), SourceInfo())
+    slots = 0 if settings.slots == "auto" else settings.slots
+    return StreamSpec(index, name, settings, capture, info, slots)
+
+
+def _located(where: str, call: Callable[..., T], *args: Any) -> T:
+    """Call, and put the place in front of an error's message."""
+    try:
+        return call(*args)
+    except SetupError as error:
+        raise error.at(where) from None
