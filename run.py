@@ -85,6 +85,7 @@ from pipeline import config as config_file
 from pipeline.commands.terminal import LiveTable, closing_lines, lasting, set_up_logging
 from pipeline.errors import ConfigError, EyelineError, RunError, SetupError
 from pipeline.graph import graph as graph_of
+from pipeline.graph.schema import schema as settings_schema
 from pipeline.messages import display_value, name_of, one_line, printable
 from pipeline.service.service import Service, files_in
 from pipeline.supervisor.supervisor import (
@@ -646,7 +647,7 @@ def reload_command(args: argparse.Namespace) -> int:
 
 def schema_command(args: argparse.Namespace) -> int:
     """Print the JSON schema of the settings."""
-    print(json.dumps(graph_of.schema(STAGES), indent=2))
+    print(json.dumps(settings_schema(STAGES), indent=2))
     return 0
 
 

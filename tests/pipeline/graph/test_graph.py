@@ -14,7 +14,8 @@ from msgspec import Meta
 from pipeline.config import check, load
 from pipeline.errors import ConfigError, EyelineError, GraphError, SetupError
 from pipeline.graph import graph as graph_file
-from pipeline.graph.graph import build, schema
+from pipeline.graph.graph import build
+from pipeline.graph.schema import schema
 from pipeline.stage import Array, Settings, Stage
 from stages import STAGES
 from tests.builders import CLIP, IMAGE, ROOT, graph
