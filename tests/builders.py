@@ -13,7 +13,8 @@ from pipeline.config import check
 from pipeline.edge import Return
 from pipeline.frame import Frame, Header, Status
 from pipeline.graph.graph import Graph, build
-from pipeline.memory.arena import Arena, Board
+from pipeline.memory.arena import Arena
+from pipeline.memory.worker_table import WorkerTable
 from pipeline.stage import Array, Settings, Source, Stage
 
 ROOT = Path(__file__).parents[1]
@@ -32,8 +33,8 @@ def arena(
     return Arena("demo", slots, stages, ordered, slot_bytes)
 
 
-def board(workers: int = 3) -> Board:
-    return Board(workers)
+def worker_table(workers: int = 3) -> WorkerTable:
+    return WorkerTable(workers)
 
 
 def header(**fields: Any) -> Header:

@@ -24,7 +24,7 @@ LAYERS = {
 OWN = {"pipeline", "models", "stages", "run", "tests"}
 ALONE = {
     "mmap": [
-        "pipeline/memory/arena.py",
+        "pipeline/memory/shared.py",
         "models/onnx_header.py",
     ],  # the latter maps a file to read it
     # The former for frames under way; the latter, a sink, for events.
@@ -119,7 +119,7 @@ def test_tests_import_onnxruntime_only_through_models():
 
 def test_shared_memory_is_made_in_one_file():
     makers = [name_of(path) for path in FILES if "os.memfd_create" in calls(tree_of(path))]
-    assert makers == ["pipeline/memory/arena.py"]
+    assert makers == ["pipeline/memory/shared.py"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -27,7 +27,8 @@ from pipeline.config import (
     refuse_unknown,
 )
 from pipeline.errors import ConfigError, GraphError, SetupError
-from pipeline.memory.arena import ANSWER_BYTES, MAX_HOLDS
+from pipeline.memory.saved_states import ANSWER_BYTES
+from pipeline.memory.worker_table import MAX_HOLDS
 from pipeline.messages import display_value
 from pipeline.stage import Array, Settings, Source, Stage
 from pipeline.urls import display_url

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
-from pipeline.memory.arena import WORD, Arena, SharedMemory
+from pipeline.memory.arena import Arena
+from pipeline.memory.shared import WORD, SharedMemory
 
 MOST_STREAMS = 4096
 """Of a run at the same time; as many as `Hold` has room for."""

@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 
 from pipeline.graph.graph import Graph, Node, Stream, Worker
-from pipeline.memory.arena import Arena, Board
+from pipeline.memory.arena import Arena
 from pipeline.memory.run_info import StreamNotice, WorkerNotice
 from pipeline.memory.stream_table import MOST_STREAMS, Entry, Roster
+from pipeline.memory.worker_table import WorkerTable
 from pipeline.status import Condition
 from pipeline.telemetry.counters import StreamRow, Telemetry, read_trace, write_chrome_trace
 from pipeline.worker.worker import state_of
@@ -178,17 +179,22 @@ class Feeds:
     """All streams of a run; also what they share with workers, and what is left of them."""
 
     def __init__(
-        self, graph: Graph, board: Board, telemetry: Telemetry, trace: Path | None
+        self, graph: Graph, worker_table: WorkerTable, telemetry: Telemetry, trace: Path | None
     ) -> None:
         """Begin without any.
 
         Args:
             graph: what runs.
-            board: of the run.
+            worker_table: worker table of the run.
             telemetry: of the run.
             trace: where to write the trace, if at all.
         """
-        self._graph, self._board, self._telemetry, self._trace = graph, board, telemetry, trace
+        self._graph, self._worker_table, self._telemetry, self._trace = (
+            graph,
+            worker_table,
+            telemetry,
+            trace,
+        )
         self.roster = Roster()
         self.arenas: dict[int, Arena] = {}
         self.trace_fds: dict[int, int] = {}
@@ -258,7 +264,7 @@ class Feeds:
         if index is None:
             return f"there are {MOST_STREAMS} streams already"
         try:
-            row = self._board.enlist()
+            row = self._worker_table.add_row()
         except IndexError:
             return f"more than {SPARE_WORKERS} streams were added"
         name = "+".join(node.name for node in nodes)
@@ -277,7 +283,7 @@ class Feeds:
         self._now.pop(index, None)
         if arena is not None:
             arena.discard()
-        self._board.retire(row)
+        self._worker_table.release_row(row)
 
     def _free_index(self) -> int | None:
         for _ in range(MOST_STREAMS):
@@ -308,13 +314,13 @@ class Feeds:
             index = feed.stream.index
             self._gone[self._unique(feed.name)] = feed.summary(self._graph.nodes)
             for stage, left in self.left.items():
-                saved = feed.arena.saved(stage)
+                saved = feed.arena.states.saved(stage)
                 if saved is not None:
                     left[feed.name] = state_of(saved)
             self.roster.clear(index)
             del self._now[index], self.arenas[index]
             self.trace_fds.pop(index, None)
-            self._board.retire(feed.child.spec.index)
+            self._worker_table.release_row(feed.child.spec.index)
             feed.arena.discard()
             logging.info("%s: removed", feed.name)
         return [feed.child for feed in over]

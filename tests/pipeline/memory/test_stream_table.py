@@ -4,7 +4,6 @@ import os
 
 import pytest
 
-from pipeline.memory.arena import Board
 from pipeline.memory.stream_table import MOST_STREAMS, Entry, Roster, Streams
 from tests.builders import arena, header
 
@@ -91,23 +90,3 @@ def test_a_changed_entry_is_read_again(roster):
 def test_an_arena_whose_descriptor_is_closed_already_is_no_arena(roster):
     roster.write(2, entry(fd=999_999))
     assert streams(roster).arena(2) is None
-
-
-def test_rows_of_workers_are_enlisted_retired_and_enlisted_again():
-    made = Board(2, spare=2)
-    assert [made.enlist(), made.enlist()] == [2, 3]
-    with pytest.raises(IndexError):
-        made.enlist()
-    made.hold(2, 0, header())
-    made.ready(2)
-    made.retire(2)
-    assert not made.is_ready(2)
-    assert made.in_hand(2) == 0
-    for worker in (0, 1, 3):
-        made.ready(worker)
-        made.beat(worker, 100)
-    assert made.is_idle(200)
-    before = made.incarnation(2)
-    assert made.enlist() == 2
-    assert made.incarnation(2) == before
-    assert not made.is_idle(200)
