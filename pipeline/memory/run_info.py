@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from pipeline.memory.shared import WORD, SharedMemory
-from pipeline.memory.stream_table import Streams
+from pipeline.memory.stream_table import StreamTableReader
 from pipeline.memory.worker_table import WorkerTable
 from pipeline.status import Condition, RunStatus, StageStatus, StreamStatus, WorkerStatus
 from pipeline.telemetry.counters import Telemetry, busy
@@ -117,7 +117,7 @@ class View:
         bulletin: Bulletin,
         worker_table: WorkerTable,
         telemetry: Telemetry,
-        streams: Streams,
+        streams: StreamTableReader,
         send: Callable[[str, str], None],
         supervisor_pid: int,
     ) -> None:

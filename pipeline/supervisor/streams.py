@@ -16,7 +16,7 @@ import msgspec
 from pipeline.graph.graph import Graph, Node, Stream, Worker
 from pipeline.memory.arena import Arena
 from pipeline.memory.run_info import StreamNotice, WorkerNotice
-from pipeline.memory.stream_table import MOST_STREAMS, Entry, Roster
+from pipeline.memory.stream_table import MAX_STREAMS, StreamEntry, StreamTable
 from pipeline.memory.worker_table import WorkerTable
 from pipeline.status import Condition
 from pipeline.telemetry.counters import StreamRow, Telemetry, read_trace, write_chrome_trace
@@ -195,7 +195,7 @@ class Feeds:
             telemetry,
             trace,
         )
-        self.roster = Roster()
+        self.stream_table = StreamTable()
         self.arenas: dict[int, Arena] = {}
         self.trace_fds: dict[int, int] = {}
         self._now: dict[int, Feed] = {}
@@ -221,7 +221,7 @@ class Feeds:
         return {feed.name: feed for feed in self if not feed.arena.removed}
 
     def begin(self, stream: Stream, child: Child) -> None:
-        """Make what a stream needs: an arena, a row of counters, an entry in the roster."""
+        """Make what a stream needs: an arena, a row of counters, an entry in the stream table."""
         graph = self._graph
         names = [node.name for node in graph.nodes]
         arena = Arena(stream.name, stream.slots, names, graph.ordered, graph.slot_bytes)
@@ -238,9 +238,9 @@ class Feeds:
         self.enter(feed)
 
     def enter(self, feed: Feed) -> None:
-        """Write what workers must know of a stream into the roster."""
+        """Write what workers must know of a stream into the stream table."""
         stream = feed.stream
-        entry = Entry(
+        entry = StreamEntry(
             stream.name,
             stream.live,
             stream.settings.max_age_ms,
@@ -248,7 +248,7 @@ class Feeds:
             stream.slots,
             feed.arena.fd,
         )
-        self.roster.write(stream.index, entry)
+        self.stream_table.write(stream.index, entry)
 
     def add(self, stream: Stream) -> Child | str:
         """Begin one more stream; its capture worker, to be started, or in words why not."""
@@ -262,7 +262,7 @@ class Feeds:
                 )
         index = self._free_index()
         if index is None:
-            return f"there are {MOST_STREAMS} streams already"
+            return f"there are {MAX_STREAMS} streams already"
         try:
             row = self._worker_table.add_row()
         except IndexError:
@@ -286,8 +286,8 @@ class Feeds:
         self._worker_table.release_row(row)
 
     def _free_index(self) -> int | None:
-        for _ in range(MOST_STREAMS):
-            index, self._next = self._next, (self._next + 1) % MOST_STREAMS
+        for _ in range(MAX_STREAMS):
+            index, self._next = self._next, (self._next + 1) % MAX_STREAMS
             if index not in self._now:
                 return index
         return None
@@ -317,7 +317,7 @@ class Feeds:
                 saved = feed.arena.states.saved(stage)
                 if saved is not None:
                     left[feed.name] = state_of(saved)
-            self.roster.clear(index)
+            self.stream_table.clear(index)
             del self._now[index], self.arenas[index]
             self.trace_fds.pop(index, None)
             self._worker_table.release_row(feed.child.spec.index)

@@ -39,7 +39,7 @@ from pipeline.memory.run_info import (
     StageNotice,
     View,
 )
-from pipeline.memory.stream_table import MOST_STREAMS, Streams
+from pipeline.memory.stream_table import MAX_STREAMS, StreamTableReader
 from pipeline.memory.worker_table import WorkerTable
 from pipeline.supervisor import sd_notify
 from pipeline.supervisor.streams import SPARE_WORKERS, Child, Feed, Feeds
@@ -107,7 +107,7 @@ class Supervisor:
         """What to run next: settings that could not be taken up without a new run."""
         self.start_ns = time.monotonic_ns()
         self.worker_table = WorkerTable(len(graph.workers), SPARE_WORKERS)
-        self.telemetry = Telemetry(len(graph.nodes), self.worker_table.max_rows, MOST_STREAMS)
+        self.telemetry = Telemetry(len(graph.nodes), self.worker_table.max_rows, MAX_STREAMS)
         self.bulletin = Bulletin()
         self.feeds = Feeds(graph, self.worker_table, self.telemetry, trace)
         self.children = {worker.index: Child(worker) for worker in graph.workers}
@@ -140,7 +140,7 @@ class Supervisor:
             run=uuid.uuid4().hex,
             graph=graph,
             worker_table=self.worker_table,
-            roster=self.feeds.roster,
+            stream_table=self.feeds.stream_table,
             arenas=self.feeds.arenas,
             left=self.feeds.left,
             telemetry=self.telemetry,
@@ -696,8 +696,8 @@ class Supervisor:
     def view(self) -> View:
         """The run as its stages may see it, from here."""
         names = tuple(node.name for node in self.graph.nodes)
-        streams = Streams(
-            self.feeds.roster,
+        streams = StreamTableReader(
+            self.feeds.stream_table,
             self.feeds.arenas,
             names,
             self.graph.ordered,

@@ -48,7 +48,7 @@ from pipeline.graph.graph import Graph, Node, Stream
 from pipeline.graph.graph import Worker as Spec
 from pipeline.memory.arena import Arena
 from pipeline.memory.run_info import Bulletin, View
-from pipeline.memory.stream_table import Roster, Streams
+from pipeline.memory.stream_table import StreamTable, StreamTableReader
 from pipeline.memory.worker_table import MAX_HOLDS, WorkerTable
 from pipeline.messages import lines
 from pipeline.stage import Source, Stage
@@ -113,7 +113,7 @@ class Shared:
     """Random name of the run, part of the addresses."""
     graph: Graph
     worker_table: WorkerTable
-    roster: Roster
+    stream_table: StreamTable
     arenas: dict[int, Arena]
     """By stream, as they are at the moment of a fork."""
     left: Mapping[str, Mapping[str, bytes]]
@@ -263,9 +263,9 @@ class Worker:
     def _on_hangup(self, signum: int, frame: FrameType | None) -> None:
         self._reopen_due = True
 
-    def _known_streams(self) -> Streams:
-        return Streams(
-            self._shared.roster,
+    def _known_streams(self) -> StreamTableReader:
+        return StreamTableReader(
+            self._shared.stream_table,
             self._shared.arenas,
             tuple(node.name for node in self._graph.nodes),
             self._graph.ordered,

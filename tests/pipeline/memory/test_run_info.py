@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.frame import Span
 from pipeline.memory.run_info import Bulletin, Notice, StageNotice, StreamNotice, View, WorkerNotice
-from pipeline.memory.stream_table import Entry, Roster, Streams
+from pipeline.memory.stream_table import StreamEntry, StreamTable, StreamTableReader
 from pipeline.memory.worker_table import WorkerTable
 from pipeline.status import Condition
 from pipeline.telemetry.counters import Telemetry
@@ -22,9 +22,9 @@ class Stand:
     def __init__(self):
         self.arena = arena()
         self.worker_table, self.telemetry = WorkerTable(2), Telemetry(2, 2, 8)
-        self.bulletin, roster = Bulletin(), Roster()
-        roster.write(5, Entry("yard", True, None, 0, 3, self.arena.fd))
-        streams = Streams(roster, {}, ("capture", "ids"), ("ids",), 1 << 16, 1)
+        self.bulletin, stream_table = Bulletin(), StreamTable()
+        stream_table.write(5, StreamEntry("yard", True, None, 0, 3, self.arena.fd))
+        streams = StreamTableReader(stream_table, {}, ("capture", "ids"), ("ids",), 1 << 16, 1)
         streams._pid = "self"
         self.asked = []
         self.view = View(

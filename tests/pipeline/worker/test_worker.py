@@ -13,7 +13,7 @@ from pipeline.edge import Kind, Message, decode_header, decode_return, encode
 from pipeline.errors import EndRun, RunError
 from pipeline.frame import Frame, Span, Status
 from pipeline.memory.run_info import Bulletin
-from pipeline.memory.stream_table import Entry, Roster
+from pipeline.memory.stream_table import StreamEntry, StreamTable
 from pipeline.stage import Array, Settings, Source, Stage
 from pipeline.telemetry.counters import Telemetry, read_trace
 from pipeline.worker import worker as worker_file
@@ -231,20 +231,22 @@ class Stand:
             stream.index: arena(stream.slots, names, self.graph.ordered)
             for stream in self.graph.streams
         }
-        roster = Roster()
+        stream_table = StreamTable()
         for worker in self.graph.workers:
             if worker.stream is not None:
                 of = self.graph.streams[worker.stream]
                 age = of.settings.max_age_ms
                 fd = self.arenas[of.index].fd
-                roster.write(of.index, Entry(of.name, of.live, age, worker.index, of.slots, fd))
+                stream_table.write(
+                    of.index, StreamEntry(of.name, of.live, age, worker.index, of.slots, fd)
+                )
         self.shared = Shared(
             run="run",
             graph=self.graph,
             worker_table=self.worker_table,
             arenas=self.arenas,
             left={},
-            roster=roster,
+            stream_table=stream_table,
             telemetry=Telemetry(len(names), len(self.graph.workers), len(self.graph.streams)),
             bulletin=Bulletin(),
             report_fd=-1,
