@@ -29,16 +29,17 @@ T = TypeVar("T")
 
 
 class SupervisorSettings(Settings, frozen=True):
-    """How the supervisor treats workers that die, hang, or are asked to stop."""
+    """Limits for workers that die, hang, or are asked to stop."""
 
     restarts: Annotated[int, Meta(ge=0)] = 10
-    """So many deaths of one worker within `window_s` are repaired; the next one ends the run."""
+    """Restarts of one worker within `window_s`; its next death ends the run."""
     window_s: Annotated[float, Meta(gt=0, le=86400)] = 60.0
+    """Seconds over which the restarts of a worker are counted."""
     hang_s: Annotated[float, Meta(gt=0, le=86400)] = 10.0
-    """A worker that has given no sign of life for so long is killed and started again; must be
-    longer than the longest single call of a stage."""
+    """Seconds without a heartbeat after which a worker is killed and restarted; must be longer than
+    the longest single call of a stage."""
     stop_timeout_s: Annotated[float, Meta(ge=0, le=86400)] = 10.0
-    """How long frames in flight may take to drain when the run is asked to stop."""
+    """Seconds that frames in flight may take to drain when the run is asked to stop."""
 
 
 class StreamSettings(Settings, frozen=True):
@@ -70,6 +71,7 @@ class Config(Settings, frozen=True):
     there is no tracker. A confirmed track may continue with weaker ones, see the tracker. null: as
     the card of the model says; without a card, by the settings of nms and tracker."""
     supervisor: SupervisorSettings = SupervisorSettings()
+    """Restarts of workers, and the time they have to stop."""
 
 
 def load(path: Path) -> dict[str, Any]:

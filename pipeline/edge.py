@@ -1,18 +1,17 @@
-"""Edges: how headers get from one worker to the next. The one file that imports zmq.
+"""Edges: how headers get from one worker to the next. The one file here that imports zmq.
 
-Every worker has one inbox, a PULL socket that it binds; whoever has something for it connects a
-PUSH socket. No queue needs a bound of its own, since there are never more frames under way than
-slots.
+Every worker has one inbox, a PULL socket that it binds; its senders connect PUSH sockets to it. No
+queue needs a bound of its own, since there are never more frames in flight than slots.
 
-To **replicas** a frame goes to the one with the least in hand, and only while it has credit; the
-rest waits at the sender, so a slow replica never sits on work that a free one could do. Credit
-costs no message: receivers count what they are through with in shared memory (`Board.done`), and a
-receiver sends a wake-up only to a sender that says it waits.
+Among **replicas**, a frame goes to the one with the least in hand, and only while that one has
+credit; other frames wait at the sender, so a slow replica never holds work that a free one could
+do. Credit costs no message: receivers count finished frames in shared memory (`WorkerTable.done`),
+and a receiver wakes only a sender that waits.
 
-An inbox's address carries the worker's incarnation, so what was sent to a dead worker never
-reaches its successor unasked; the supervisor announces the successor at the moment of death, and
-what is sent from then on waits in the sender's socket. Messages may be lost with a worker: custody
-(`pipeline/worker/in_flight.py`) sends again what does not come back.
+The address of an inbox contains the worker's incarnation, so messages to a dead worker never reach
+its successor; the supervisor announces the successor at the moment of death, and messages sent from
+then on wait in the sender's socket. Messages may be lost with a worker: the capture worker resends
+frames that do not return (`pipeline/worker/in_flight.py`).
 
 Addresses are abstract Unix sockets: they have no file, so none is left behind, and peers of other
 users are refused (IPC_FILTER_UID).
@@ -30,21 +29,21 @@ import msgspec
 import zmq
 
 from pipeline.frame import Header, Span
-from pipeline.memory.arena import Board
+from pipeline.memory.worker_table import WorkerTable
 
 RECONNECT_MS = 10
 
 
 class Return(msgspec.Struct, array_like=True, gc=False):
-    """What the last stages send back to capture in place of the header: the frame is done with."""
+    """The message by which a last stage returns a frame to its capture worker."""
 
     slot: int
     generation: int
     attempt: int
     leaves: int
-    """Bit set of the last stages that are through with it."""
+    """Bit set of the last stages that have finished with it."""
     cause: str
-    """"" if all of them got a live frame; else why not."""
+    """"" if all of them received a live frame, else the cause in the ledger."""
     returned_ns: int
     spans: list[Span]
 
@@ -64,7 +63,7 @@ class Message(msgspec.Struct):
     sender: int
     """Index of the sending worker."""
     incarnation: int
-    """The sender's; its successor has another."""
+    """Incarnation of the sender; its successor has another."""
     stage: int
     """Index of the stage that the frame comes from."""
     body: bytes
@@ -79,15 +78,15 @@ decode_return: Callable[[bytes], Return] = _return_decoder.decode
 encode: Callable[[Header | Return], bytes] = _encoder.encode
 
 _PREFIX = struct.Struct("<BBHI")
-"""Kind, stage, sender, the sender's incarnation."""
+"""Kind, stage, sender, incarnation of the sender."""
 
 
 class Sockets:
     """All sockets of one worker: its inbox, and one PUSH socket per worker it sends to."""
 
-    def __init__(self, run: str, worker: int, board: Board) -> None:
-        self._run, self._worker, self._board = run, worker, board
-        self._incarnation = board.incarnation(worker)
+    def __init__(self, run: str, worker: int, worker_table: WorkerTable) -> None:
+        self._run, self._worker, self._worker_table = run, worker, worker_table
+        self._incarnation = worker_table.incarnation(worker)
         self._context = zmq.Context(io_threads=1)
         self._inbox = self._context.socket(zmq.PULL)
         self._inbox.setsockopt(zmq.LINGER, 0)
@@ -98,16 +97,16 @@ class Sockets:
         self._peers: dict[int, tuple[int, zmq.Socket[bytes]]] = {}
         self._wake = self._pack(Kind.WAKE)
         self.blocked: set[Edge] = set()
-        """Edges of this worker that wait for credit; a receiver wakes it while there is any."""
+        """Edges of this worker that wait for credit; receivers wake it while there is one."""
 
     def _address(self, worker: int, incarnation: int) -> str:
         return f"ipc://@eyeline.{self._run}.{worker}.{incarnation}"
 
     def receive(self, timeout_ms: int) -> Message | None:
-        """The next message, of all senders in turn; None when none came in time."""
-        # Asked for its events, a socket heeds who has connected or has something new. Receiving
-        # alone does that at every hundredth message only, if there always is one: a stage that
-        # is overloaded by one stream would not see the others for so long.
+        """Return the next message, of all senders in turn; None if none came in time."""
+        # Reading its events makes a socket look at new connections and new messages. Receiving
+        # alone does so only at every hundredth message while there always is one: a stage that is
+        # overloaded by one stream would not see the other streams for that long.
         if not int(self._inbox.getsockopt(zmq.EVENTS)) & zmq.POLLIN and (
             timeout_ms == 0 or not self._inbox.poll(timeout_ms)
         ):
@@ -117,7 +116,7 @@ class Sockets:
         return Message(Kind(kind), sender, incarnation, stage, data[_PREFIX.size :])
 
     def send_frame(self, worker: int, stage: int, body: bytes) -> None:
-        """Send an encoded header on to a worker."""
+        """Send an encoded header to a worker."""
         self._push(worker, self._pack(Kind.FRAME, stage, body))
 
     def send_return(self, worker: int, done: Return) -> None:
@@ -125,11 +124,11 @@ class Sockets:
         self._push(worker, self._pack(Kind.RETURN, 0, encode(done)))
 
     def wake(self, worker: int) -> None:
-        """Tell a worker that there is credit again."""
+        """Wake a worker: there is credit again."""
         self._push(worker, self._wake)
 
     def own_wake(self) -> Callable[[], None]:
-        """A function with which another thread of this process wakes the inbox's reader."""
+        """Return a function by which another thread of this process wakes the reader."""
         socket: zmq.Socket[bytes] = self._context.socket(zmq.PUSH)
         socket.setsockopt(zmq.LINGER, 0)
         socket.connect("inproc://inbox")
@@ -141,14 +140,14 @@ class Sockets:
         return notify
 
     def close(self) -> None:
-        """Close everything at once; what is still under way is lost, which custody repairs."""
+        """Close all sockets at once; messages in transit are lost and their frames resent."""
         self._context.destroy(linger=0)
 
     def _pack(self, kind: Kind, stage: int = 0, body: bytes = b"") -> bytes:
         return _PREFIX.pack(kind, stage, self._worker, self._incarnation) + body
 
     def _push(self, worker: int, data: bytes) -> None:
-        incarnation = self._board.incarnation(worker)
+        incarnation = self._worker_table.incarnation(worker)
         peer = self._peers.get(worker)
         if peer is None or peer[0] != incarnation:
             if peer is not None:
@@ -163,12 +162,12 @@ class Sockets:
 
 
 class Edge:
-    """From one stage to the workers of a following one."""
+    """The way from one stage to the workers of a following one."""
 
     def __init__(
         self,
         sockets: Sockets,
-        board: Board,
+        worker_table: WorkerTable,
         sender: int,
         stage: int,
         receivers: Sequence[int],
@@ -177,23 +176,23 @@ class Edge:
         """Make an edge.
 
         Args:
-            sockets: of the sending worker.
-            board: of the run.
+            sockets: sockets of the sending worker.
+            worker_table: worker table of the run.
             sender: index of the sending worker.
             stage: index of the stage that the frames come from.
             receivers: indices of the receiving workers: one, or the replicas.
-            credit: how many frames a replica may have in hand; a single receiver takes all.
+            credit: frames that a replica may have in hand; a single receiver takes all.
         """
-        self._sockets, self._board = sockets, board
+        self._sockets, self._worker_table = sockets, worker_table
         self._sender, self._stage, self._credit = sender, stage, credit
         self._receivers = tuple(receivers)
         self._backlog: deque[bytes] = deque()
         self._sent = dict.fromkeys(self._receivers, 0)
-        self._base = {r: board.done(r, sender) for r in self._receivers}
-        self._incarnation = {r: board.incarnation(r) for r in self._receivers}
+        self._base = {r: worker_table.done(r, sender) for r in self._receivers}
+        self._incarnation = {r: worker_table.incarnation(r) for r in self._receivers}
 
     def send(self, header: Header) -> None:
-        """Send a header on, now or as soon as a replica has credit."""
+        """Send a header, now or as soon as a replica has credit."""
         if len(self._receivers) == 1:
             self._sockets.send_frame(self._receivers[0], self._stage, encode(header))
             return
@@ -201,14 +200,14 @@ class Edge:
         self.flush()
 
     def flush(self) -> None:
-        """Send what waits, as far as there is credit."""
+        """Send the waiting headers for which there is credit."""
         while self._backlog:
             receiver = self._free()
             if receiver is None:
-                # Say first that we wait, then look again: a replica that became free between the
-                # two would otherwise not wake us.
+                # First publish that this worker waits, then look again: a replica that became free
+                # between the two would otherwise not wake it.
                 self._sockets.blocked.add(self)
-                self._board.wait_for_work_taken(self._sender, waits=True)
+                self._worker_table.set_sender_waiting(self._sender, waiting=True)
                 receiver = self._free()
                 if receiver is None:
                     return
@@ -216,26 +215,26 @@ class Edge:
             self._sockets.send_frame(receiver, self._stage, self._backlog.popleft())
         if self in self._sockets.blocked:
             self._sockets.blocked.discard(self)
-            self._board.wait_for_work_taken(self._sender, waits=bool(self._sockets.blocked))
+            self._worker_table.set_sender_waiting(self._sender, waiting=bool(self._sockets.blocked))
 
     def forget(self) -> None:
-        """Drop what waits: it is about to be sent again."""
+        """Drop the waiting headers: they are about to be resent."""
         self._backlog.clear()
         self.flush()
 
     @property
     def waiting(self) -> int:
-        """How many frames wait for credit."""
+        """Number of frames that wait for credit."""
         return len(self._backlog)
 
     def _free(self) -> int | None:
-        """The receiver with the least in hand, if any has credit."""
+        """Return the receiver with the least in hand; None if none has credit."""
         best, least = None, self._credit
         for receiver in self._receivers:
-            if not self._board.is_ready(receiver):
+            if not self._worker_table.is_ready(receiver):
                 continue
-            incarnation = self._board.incarnation(receiver)
-            done = self._board.done(receiver, self._sender)
+            incarnation = self._worker_table.incarnation(receiver)
+            done = self._worker_table.done(receiver, self._sender)
             if incarnation != self._incarnation[receiver]:
                 self._incarnation[receiver] = incarnation
                 self._sent[receiver], self._base[receiver] = 0, done
@@ -246,9 +245,9 @@ class Edge:
 
 
 class Reorder:
-    """Puts the frames of one stream that come over several replicas back into `seq` order.
+    """The frames of one stream that arrive from several replicas, put back into `seq` order.
 
-    Bounded by the slots: a frame that is waited for is lent, and so are all that wait behind it.
+    Bounded by the slots: the next frame is lent, and so are all that wait behind it.
     """
 
     def __init__(self, expected: int) -> None:
@@ -257,15 +256,15 @@ class Reorder:
         self._early: dict[int, Header] = {}
 
     def add(self, header: Header) -> None:
-        """Keep a frame until its turn; of one frame, the newest attempt."""
+        """Keep a frame until its turn; of several attempts, the newest."""
         known = self._early.get(header.seq)
         if known is None or (known.generation, known.attempt) < (header.generation, header.attempt):
             self._early[header.seq] = header
 
     def due(self) -> Iterator[Header]:
-        """The frames whose turn it is; the caller moves `expected` on past each that it works on.
+        """Yield the frames whose turn it is; the caller raises `expected` past each processed one.
 
-        A frame that turns out to be void is simply not counted: it comes again.
+        A frame that turns out to be void is not counted: it is resent.
         """
         while True:
             header = self._early.pop(self.expected, None)

@@ -114,6 +114,8 @@ def _redacted(match: re.Match[str]) -> str:
     if match["pair"]:
         return f"{text.partition('=')[0]}=..."
     plain = text.rstrip(".,;:)]}")
+    if "]" not in plain.rpartition("[")[2] and "[" in plain:
+        plain = text[: len(plain) + 1]  # the bracket belongs to an IPv6 address
     if match["login"]:
         return HIDDEN + text[len(plain) :]
     return display_url(plain) + text[len(plain) :]

@@ -14,7 +14,8 @@ from pipeline.edge import Return
 from pipeline.frame import Frame, Header, Status
 from pipeline.graph.build import build
 from pipeline.graph.graph import Graph
-from pipeline.memory.arena import Arena, Board
+from pipeline.memory.arena import Arena
+from pipeline.memory.worker_table import WorkerTable
 from pipeline.stage import Array, Context, Resolved, Settings, Source, SourceInfo, Stage
 from pipeline.testing import context
 from stages.detections import Labels
@@ -35,8 +36,8 @@ def arena(
     return Arena("demo", slots, stages, ordered, slot_bytes)
 
 
-def board(workers: int = 3) -> Board:
-    return Board(workers)
+def worker_table(workers: int = 3) -> WorkerTable:
+    return WorkerTable(workers)
 
 
 def header(**fields: Any) -> Header:

@@ -25,7 +25,7 @@ LAYERS = {
 OWN = {"pipeline", "models", "stages", "run", "tests"}
 ALONE = {
     "mmap": [
-        "pipeline/memory/arena.py",
+        "pipeline/memory/shared.py",
         "models/onnx_header.py",
     ],  # the latter maps a file to read it
     # The former for frames under way; the latter, a sink, for events.
@@ -101,7 +101,6 @@ MAX_FILE_LINES = 400
 MAX_CLASS_LINES = 300
 MAX_ATTRIBUTES = 20
 LARGE = {
-    "pipeline/memory/arena.py": "to be split",
     "pipeline/memory/arena.py:Arena": "to be split",
     "pipeline/service/service.py": "to be split",
     "pipeline/supervisor/supervisor.py": "to be split",
@@ -355,7 +354,7 @@ def test_tests_import_onnxruntime_only_through_models():
 
 def test_shared_memory_is_made_in_one_file():
     makers = [name_of(path) for path in FILES if "os.memfd_create" in calls(tree_of(path))]
-    assert makers == ["pipeline/memory/arena.py"]
+    assert makers == ["pipeline/memory/shared.py"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -25,7 +25,7 @@ from pipeline.errors import ConfigError, GraphError, SetupError, StageUnavailabl
 from pipeline.graph import placement, resources
 from pipeline.graph.graph import NO_EXTERNAL_FILES, ExternalFiles, Graph, Node, StreamSpec
 from pipeline.graph.load import LINKS, Registry, load_class, settings_of
-from pipeline.memory.arena import ANSWER_BYTES
+from pipeline.memory.saved_states import ANSWER_BYTES
 from pipeline.messages import display_value
 from pipeline.stage import Array, Resolved, Settings, Source, Stage
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pipeline.config import Config
 from pipeline.errors import GraphError
 from pipeline.graph.graph import Node, StreamSpec, WorkerSpec
-from pipeline.memory.arena import MAX_HOLDS
+from pipeline.memory.worker_table import MAX_HOLDS
 from pipeline.messages import display_value
 from pipeline.stage import BatchSettings, Settings, Source
 

@@ -1,4 +1,8 @@
-"""JSON schema of a settings file, so that editors complete and check it."""
+"""JSON schema of a settings file, so that editors complete and check it.
+
+The text of a setting is the string below its field. Python does not keep those strings, so they
+are read from the source of the class.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ import ast
 import inspect
 import itertools
 import textwrap
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args
 
 import msgspec
 
@@ -16,17 +21,17 @@ from pipeline.stage import Source
 
 
 def schema(registry: Registry) -> dict[str, Any]:
-    """JSON schema of a settings file, so that editors complete and check it."""
+    """Return the JSON schema of a settings file.
+
+    Args:
+        registry: stages that a settings file can name.
+    """
     kinds = {use: load_class(use, registry, "schema") for use in registry}
     structs: list[type[Any]] = [Config, StreamSettings, *(kind.Settings for kind in kinds.values())]
-    schemas, parts = msgspec.json.schema_components(structs, ref_template="#/$defs/{name}")
-    for struct, ref in zip(structs, schemas, strict=True):
-        part = parts[ref["$ref"].rpartition("/")[2]]
-        for name, text in _attribute_docs(struct).items():
-            part["properties"][name]["description"] = text
+    schemas, parts = _components(structs)
 
     def part_of(at: int) -> dict[str, Any]:
-        return dict(parts[schemas[at]["$ref"].rpartition("/")[2]])
+        return dict(parts[_name_in(schemas[at])])
 
     def properties(at: int) -> dict[str, Any]:
         return dict(part_of(at)["properties"])
@@ -40,8 +45,15 @@ def schema(registry: Registry) -> dict[str, Any]:
         "additionalProperties": False,
     }
     links = {
-        "after": {"type": "string", "description": "The stage it follows; else the one above it."},
-        "process": {"type": "string", "description": "Stages of one such name share a process."},
+        "use": {"description": "Kind of the stage."},
+        "after": {
+            "type": "string",
+            "description": "Name of the stage before it; without it, the one above in the file.",
+        },
+        "process": {
+            "type": "string",
+            "description": "Name of a process; stages with the same name share it.",
+        },
     }
     whole["properties"]["stages"]["additionalProperties"] = {
         "type": "object",
@@ -57,8 +69,8 @@ def schema(registry: Registry) -> dict[str, Any]:
             {
                 "if": {"properties": {"use": {"const": use}}},
                 "then": {
-                    "properties": {"use": {}} | links | properties(i + 2),
-                    # What a source needs may stand under each stream.
+                    "properties": links | properties(i + 2),
+                    # The required settings of a source may be given for each stream instead.
                     "required": [] if i == source else part_of(i + 2).get("required", []),
                     "additionalProperties": False,
                     "description": inspect.getdoc(kind) or "",
@@ -70,20 +82,48 @@ def schema(registry: Registry) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schemas[0], "$defs": parts}
 
 
+def _components(structs: list[type[Any]]) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
+    """Return the schema of each struct, and all parts they refer to, with the texts of fields."""
+    nested = [kind for struct in structs for kind in _structs_in(struct)]
+    everything = list(dict.fromkeys([*structs, *nested]))
+    schemas, parts = msgspec.json.schema_components(everything, ref_template="#/$defs/{name}")
+    for struct, part in zip(everything, schemas, strict=True):
+        for name, text in _attribute_docs(struct).items():
+            parts[_name_in(part)]["properties"][name]["description"] = text
+    by_struct = dict(zip(everything, schemas, strict=True))
+    return tuple(by_struct[struct] for struct in structs), parts
+
+
+def _structs_in(kind: Any) -> Iterator[type[Any]]:
+    """Yield the structs inside a type: in its fields, its arguments, and theirs."""
+    inside: tuple[Any, ...] = get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        inside = tuple(field.type for field in msgspec.structs.fields(kind))
+    for part in inside:
+        if isinstance(part, type) and issubclass(part, msgspec.Struct):
+            yield part
+        yield from _structs_in(part)
+
+
+def _name_in(reference: dict[str, Any]) -> str:
+    """Return the name of the part that a reference leads to."""
+    return str(reference["$ref"].rpartition("/")[2])
+
+
 def _attribute_docs(struct: type[Any]) -> dict[str, str]:
-    """The strings below a Struct's fields, its bases' too, which Python itself does not keep."""
+    """Return the strings below the fields of a struct and of its bases."""
     docs: dict[str, str] = {}
     for kind in reversed(struct.__mro__):
         if not issubclass(kind, msgspec.Struct) or kind is msgspec.Struct:
             continue
         tree = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
         assert isinstance(tree, ast.ClassDef)
-        for field_, text in itertools.pairwise(tree.body):
+        for field, text in itertools.pairwise(tree.body):
             if (
-                isinstance(field_, ast.AnnAssign)
-                and isinstance(field_.target, ast.Name)
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
                 and isinstance(text, ast.Expr)
                 and isinstance(text.value, ast.Constant)
             ):
-                docs[field_.target.id] = " ".join(str(text.value.value).split())
+                docs[field.target.id] = " ".join(str(text.value.value).split())
     return docs

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from pipeline.memory.arena import WORD, Board, SharedMemory
-from pipeline.memory.stream_table import Streams
+from pipeline.memory.shared import WORD, SharedMemory
+from pipeline.memory.stream_table import StreamTableReader
+from pipeline.memory.worker_table import WorkerTable
 from pipeline.status import Condition, RunStatus, StageStatus, StreamStatus, WorkerStatus
 from pipeline.telemetry.counters import Telemetry, busy
 
@@ -114,9 +115,9 @@ class View:
     def __init__(
         self,
         bulletin: Bulletin,
-        board: Board,
+        worker_table: WorkerTable,
         telemetry: Telemetry,
-        streams: Streams,
+        streams: StreamTableReader,
         send: Callable[[str, str], None],
         supervisor_pid: int,
     ) -> None:
@@ -124,13 +125,13 @@ class View:
 
         Args:
             bulletin: of the run.
-            board: of the run.
+            worker_table: worker table of the run.
             telemetry: of the run.
             streams: a view of its own, since several threads may ask.
             send: takes a request to the supervisor: its name, and what is asked as JSON.
             supervisor_pid: process id.
         """
-        self._bulletin, self._board, self._telemetry = bulletin, board, telemetry
+        self._bulletin, self._worker_table, self._telemetry = bulletin, worker_table, telemetry
         self._streams, self._send, self._pid = streams, send, supervisor_pid
 
     def status(self) -> RunStatus:
@@ -228,7 +229,7 @@ class View:
             info=stage.info,
             counts=stage.counts,
             workers=[
-                WorkerStatus(worker.name, worker.pid, self._board.in_hand(worker.row))
+                WorkerStatus(worker.name, worker.pid, self._worker_table.in_hand(worker.row))
                 for worker in workers
             ],
         )

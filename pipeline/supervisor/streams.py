@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 
 from pipeline.graph.graph import Graph, Node, StreamSpec, WorkerSpec
-from pipeline.memory.arena import Arena, Board
+from pipeline.memory.arena import Arena
 from pipeline.memory.run_info import StreamNotice, WorkerNotice
-from pipeline.memory.stream_table import MOST_STREAMS, Entry, Roster
+from pipeline.memory.stream_table import MAX_STREAMS, StreamEntry, StreamTable
+from pipeline.memory.worker_table import WorkerTable
 from pipeline.status import Condition
 from pipeline.telemetry.counters import StreamRow, Telemetry, read_trace, write_chrome_trace
 from pipeline.worker.worker import state_of
@@ -178,18 +179,23 @@ class Feeds:
     """All streams of a run; also what they share with workers, and what is left of them."""
 
     def __init__(
-        self, graph: Graph, board: Board, telemetry: Telemetry, trace: Path | None
+        self, graph: Graph, worker_table: WorkerTable, telemetry: Telemetry, trace: Path | None
     ) -> None:
         """Begin without any.
 
         Args:
             graph: what runs.
-            board: of the run.
+            worker_table: worker table of the run.
             telemetry: of the run.
             trace: where to write the trace, if at all.
         """
-        self._graph, self._board, self._telemetry, self._trace = graph, board, telemetry, trace
-        self.roster = Roster()
+        self._graph, self._worker_table, self._telemetry, self._trace = (
+            graph,
+            worker_table,
+            telemetry,
+            trace,
+        )
+        self.stream_table = StreamTable()
         self.arenas: dict[int, Arena] = {}
         self.trace_fds: dict[int, int] = {}
         self._now: dict[int, Feed] = {}
@@ -215,7 +221,7 @@ class Feeds:
         return {feed.name: feed for feed in self if not feed.arena.removed}
 
     def begin(self, stream: StreamSpec, child: Child) -> None:
-        """Make what a stream needs: an arena, a row of counters, an entry in the roster."""
+        """Make what a stream needs: an arena, a row of counters, an entry in the stream table."""
         graph = self._graph
         names = [node.name for node in graph.nodes]
         arena = Arena(stream.name, stream.slots, names, graph.ordered, graph.slot_bytes)
@@ -232,9 +238,9 @@ class Feeds:
         self.enter(feed)
 
     def enter(self, feed: Feed) -> None:
-        """Write what workers must know of a stream into the roster."""
+        """Write what workers must know of a stream into the stream table."""
         stream = feed.stream
-        entry = Entry(
+        entry = StreamEntry(
             stream.name,
             stream.live,
             stream.settings.max_age_ms,
@@ -242,7 +248,7 @@ class Feeds:
             stream.slots,
             feed.arena.fd,
         )
-        self.roster.write(stream.index, entry)
+        self.stream_table.write(stream.index, entry)
 
     def add(self, stream: StreamSpec) -> Child | str:
         """Begin one more stream; its capture worker, to be started, or in words why not."""
@@ -256,9 +262,9 @@ class Feeds:
                 )
         index = self._free_index()
         if index is None:
-            return f"there are {MOST_STREAMS} streams already"
+            return f"there are {MAX_STREAMS} streams already"
         try:
-            row = self._board.enlist()
+            row = self._worker_table.add_row()
         except IndexError:
             return f"more than {SPARE_WORKERS} streams were added"
         name = "+".join(node.name for node in nodes)
@@ -277,11 +283,11 @@ class Feeds:
         self._now.pop(index, None)
         if arena is not None:
             arena.discard()
-        self._board.retire(row)
+        self._worker_table.release_row(row)
 
     def _free_index(self) -> int | None:
-        for _ in range(MOST_STREAMS):
-            index, self._next = self._next, (self._next + 1) % MOST_STREAMS
+        for _ in range(MAX_STREAMS):
+            index, self._next = self._next, (self._next + 1) % MAX_STREAMS
             if index not in self._now:
                 return index
         return None
@@ -308,13 +314,13 @@ class Feeds:
             index = feed.stream.index
             self._gone[self._unique(feed.name)] = feed.summary(self._graph.nodes)
             for stage, left in self.left.items():
-                saved = feed.arena.saved(stage)
+                saved = feed.arena.states.saved(stage)
                 if saved is not None:
                     left[feed.name] = state_of(saved)
-            self.roster.clear(index)
+            self.stream_table.clear(index)
             del self._now[index], self.arenas[index]
             self.trace_fds.pop(index, None)
-            self._board.retire(feed.child.spec.index)
+            self._worker_table.release_row(feed.child.spec.index)
             feed.arena.discard()
             logging.info("%s: removed", feed.name)
         return [feed.child for feed in over]

@@ -2,7 +2,7 @@
 
 The supervisor has one thread and opens no socket, camera or model, so forking a worker from it is
 safe at any time, and quick, since what the workers import is there already. It learns of deaths
-from pidfds, of hangs from the beats on the board, of facts and errors from one pipe, and of
+from pidfds, of hangs from the beats in the worker table, of facts and errors from one pipe, and of
 signals from a queue that the loop empties.
 """
 
@@ -33,7 +33,6 @@ from pipeline.errors import EyelineError, SetupError
 from pipeline.graph.build import add_stream
 from pipeline.graph.diff import changed_stages, changed_streams, needs_new_run, with_offers_of
 from pipeline.graph.graph import Graph, Node, StreamSpec
-from pipeline.memory.arena import Board
 from pipeline.memory.run_info import (
     REPLIES_KEPT,
     Bulletin,
@@ -41,7 +40,8 @@ from pipeline.memory.run_info import (
     StageNotice,
     View,
 )
-from pipeline.memory.stream_table import MOST_STREAMS, Streams
+from pipeline.memory.stream_table import MAX_STREAMS, StreamTableReader
+from pipeline.memory.worker_table import WorkerTable
 from pipeline.supervisor import sd_notify
 from pipeline.supervisor.streams import SPARE_WORKERS, Child, Feed, Feeds
 from pipeline.telemetry.counters import StageRow, Telemetry, busy
@@ -107,10 +107,10 @@ class Supervisor:
         self.successor: Graph | None = None
         """What to run next: settings that could not be taken up without a new run."""
         self.start_ns = time.monotonic_ns()
-        self.board = Board(len(graph.workers), SPARE_WORKERS)
-        self.telemetry = Telemetry(len(graph.nodes), self.board.most, MOST_STREAMS)
+        self.worker_table = WorkerTable(len(graph.workers), SPARE_WORKERS)
+        self.telemetry = Telemetry(len(graph.nodes), self.worker_table.max_rows, MAX_STREAMS)
         self.bulletin = Bulletin()
-        self.feeds = Feeds(graph, self.board, self.telemetry, trace)
+        self.feeds = Feeds(graph, self.worker_table, self.telemetry, trace)
         self.children = {worker.index: Child(worker) for worker in graph.workers}
         self.phase = Phase.RUNNING
         self.exit = EXIT_OK
@@ -140,8 +140,8 @@ class Supervisor:
         self._shared = Shared(
             run=uuid.uuid4().hex,
             graph=graph,
-            board=self.board,
-            roster=self.feeds.roster,
+            worker_table=self.worker_table,
+            stream_table=self.feeds.stream_table,
             arenas=self.feeds.arenas,
             left=self.feeds.left,
             telemetry=self.telemetry,
@@ -212,7 +212,7 @@ class Supervisor:
         """End the sources, let the frames in flight drain, then close."""
         if self.phase < Phase.DRAINING:
             self.phase = Phase.DRAINING
-            self.board.stop()
+            self.worker_table.stop()
             self._deadline = time.monotonic() + self.graph.config.supervisor.stop_timeout_s
             if self.successor is None:
                 sd_notify.stopping()
@@ -222,7 +222,7 @@ class Supervisor:
     def _dismiss_if_opening(self, feed: Feed) -> None:
         """Do not wait for a source that has not opened yet and has no frame in flight."""
         child = feed.child
-        if not child.alive or self.board.is_ready(child.spec.index):
+        if not child.alive or self.worker_table.is_ready(child.spec.index):
             return
         if not feed.arena.ledger().in_flight:
             child.dismissed = True
@@ -310,7 +310,7 @@ class Supervisor:
             )
         now = time.monotonic()
         child.deaths.append(now)
-        is_first = self.board.incarnation(child.spec.index) == 0
+        is_first = self.worker_table.incarnation(child.spec.index) == 0
         if not is_first and len(child.deaths) <= self.graph.config.supervisor.restarts:
             child.due = now + LONGEST_DELAY_S
             logging.warning("%s; retrying in %g s", text, LONGEST_DELAY_S)
@@ -392,18 +392,18 @@ class Supervisor:
 
     def _renew(self, child: Child) -> None:
         """Start again a worker that ended because it was asked to, or asked for it itself."""
-        self.board.bury(child.spec.index)
-        self.board.raise_epoch()
+        self.worker_table.mark_dead(child.spec.index)
+        self.worker_table.raise_epoch()
         child.due = 0.0 if child.renewed_at else time.monotonic() + LONGEST_DELAY_S
         child.ready_since = child.renewed_at = 0.0
 
     def _repair(self, child: Child, code: int) -> None:
         """Free what the dead worker held, have its frames sent again, start it again."""
-        for hold in self.board.bury(child.spec.index):
+        for hold in self.worker_table.mark_dead(child.spec.index):
             arena = self.feeds.arenas.get(hold.stream)  # None: of a stream that is gone
             if arena is not None and not child.hung:
                 arena.blame(hold.slot, hold.generation)
-        self.board.raise_epoch()
+        self.worker_table.raise_epoch()
         budget = self.graph.config.supervisor
         now = time.monotonic()
         while child.deaths and child.deaths[0] < now - budget.window_s:
@@ -446,7 +446,7 @@ class Supervisor:
             if child.renewed_at and time.monotonic() > child.renewed_at + CLOSE_S:
                 os.kill(child.pid, signal.SIGKILL)
                 continue
-            beat_ns = self.board.last_beat_ns(child.spec.index)
+            beat_ns = self.worker_table.last_beat_ns(child.spec.index)
             silent_ns = now_ns - max(beat_ns or child.started_ns, self._grace_from_ns)
             if silent_ns <= limit_ns:
                 continue
@@ -686,7 +686,7 @@ class Supervisor:
     def ready(self) -> bool:
         """Every stage is open, and every stream has given a picture or is known to wait."""
         return all(
-            self.board.is_ready(child.spec.index)
+            self.worker_table.is_ready(child.spec.index)
             for child in self.children.values()
             if not child.done
         ) and all(
@@ -697,8 +697,8 @@ class Supervisor:
     def view(self) -> View:
         """The run as its stages may see it, from here."""
         names = tuple(node.name for node in self.graph.nodes)
-        streams = Streams(
-            self.feeds.roster,
+        streams = StreamTableReader(
+            self.feeds.stream_table,
             self.feeds.arenas,
             names,
             self.graph.ordered,
@@ -707,7 +707,7 @@ class Supervisor:
         )
         return View(
             self.bulletin,
-            self.board,
+            self.worker_table,
             self.telemetry,
             streams,
             lambda name, body: self._reply(name, self._answer(body)),

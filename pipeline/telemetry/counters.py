@@ -14,7 +14,7 @@ from typing import BinaryIO
 import msgspec
 
 from pipeline.frame import Span
-from pipeline.memory.arena import WORD, SharedMemory
+from pipeline.memory.shared import WORD, SharedMemory
 
 _SUB_BITS = 4
 _OCTAVES = 34

@@ -13,7 +13,8 @@ from collections import deque
 
 from pipeline.edge import Return
 from pipeline.frame import Header, Span, Status
-from pipeline.memory.arena import POISON_BLAMES, Arena, Board
+from pipeline.memory.arena import POISON_BLAMES, Arena
+from pipeline.memory.worker_table import WorkerTable
 
 SETTLE_NS = 1_000_000
 """Between voiding the copies of a frame and asking who holds it. A worker publishes its hold and
@@ -34,7 +35,7 @@ class Custody:
     def __init__(
         self,
         arena: Arena,
-        board: Board,
+        worker_table: WorkerTable,
         stream: int,
         leaves: int,
         too_old_ns: int | None,
@@ -44,13 +45,13 @@ class Custody:
 
         Args:
             arena: of the stream.
-            board: of the run.
+            worker_table: worker table of the run.
             stream: index of the stream.
             leaves: bit set of the last stages; each must return a frame.
             too_old_ns: a live frame older than this is not sent again after a death; None: any is.
             now_ns: monotonic time.
         """
-        self._arena, self._board, self._stream = arena, board, stream
+        self._arena, self._worker_table, self._stream = arena, worker_table, stream
         self._leaves, self._too_old_ns = leaves, too_old_ns
         slots = range(arena.slots)
         self._free = deque(slot for slot in slots if not arena.is_lent(slot))
@@ -61,7 +62,7 @@ class Custody:
         self._due: list[int] = []
         self._due_ns = 0
         self._next_seq = arena.next_seq
-        self._epoch = board.epoch
+        self._epoch = worker_table.epoch
         self._moved_ns = self._idle_since_ns = now_ns
         self._patience_ns = STUCK_NS
         if self._lent:
@@ -159,8 +160,8 @@ class Custody:
         Returns:
             "death" or "unreturned" if frames are about to be sent again, else None.
         """
-        if self._board.epoch != self._epoch:
-            self._epoch = self._board.epoch
+        if self._worker_table.epoch != self._epoch:
+            self._epoch = self._worker_table.epoch
             self._void_all(now_ns)
             return "death"
         if not self._lent or self._due:
@@ -168,13 +169,13 @@ class Custody:
             return None
         if now_ns - self._idle_since_ns < IDLE_NS // 10:
             return None
-        if not self._board.is_idle(now_ns):
+        if not self._worker_table.is_idle(now_ns):
             self._idle_since_ns = now_ns
-        if self._board.is_opening():
+        if self._worker_table.is_opening():
             self._moved_ns = now_ns  # frames wait for a worker that opens, however long that takes
         idle = now_ns - self._idle_since_ns > IDLE_NS and now_ns - self._moved_ns > IDLE_NS
         stuck = now_ns - self._moved_ns > self._patience_ns
-        if stuck and any(self._board.is_held(self._stream, slot) for slot in self._lent):
+        if stuck and any(self._worker_table.is_held(self._stream, slot) for slot in self._lent):
             self._moved_ns = now_ns  # somebody is at work on one, a paused window for example
             return None
         if idle or stuck:
@@ -194,7 +195,9 @@ class Custody:
         if not self._due or now_ns < self._due_ns:
             return []
         select = itertools.takewhile if in_order else filter
-        ready = list(select(lambda slot: not self._board.is_held(self._stream, slot), self._due))
+        ready = list(
+            select(lambda slot: not self._worker_table.is_held(self._stream, slot), self._due)
+        )
         self._due = [slot for slot in self._due if slot not in ready]
         return [self._again(slot, now_ns) for slot in ready]
 

@@ -1,8 +1,8 @@
 """The one loop every worker runs: take, check age, process, hand on, count, beat.
 
 A worker is a fork of the supervisor. It runs a stage, or several that share the process. What it
-has in hand it publishes on the board before it touches it, and withdraws after handing on, so
-that a frame is never sent again while somebody still works on it.
+has in hand it publishes in the worker table before it touches it, and withdraws after handing on,
+so that a frame is never sent again while somebody still works on it.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ from pipeline.errors import (
 from pipeline.frame import Frame, Header, SlotFullError, Span, Status
 from pipeline.graph.graph import Graph, Node, StreamSpec, WorkerSpec
 from pipeline.graph.placement import batch_of
-from pipeline.memory.arena import Arena, Board
+from pipeline.memory.arena import Arena
 from pipeline.memory.run_info import Bulletin, View
-from pipeline.memory.stream_table import Roster, Streams
+from pipeline.memory.stream_table import StreamTable, StreamTableReader
+from pipeline.memory.worker_table import WorkerTable
 from pipeline.messages import lines
 from pipeline.stage import BatchSettings, Context, Settings, Source, Stage
 from pipeline.status import Condition
@@ -113,8 +114,8 @@ class Shared:
     run: str
     """Random name of the run, part of the addresses."""
     graph: Graph
-    board: Board
-    roster: Roster
+    worker_table: WorkerTable
+    stream_table: StreamTable
     arenas: dict[int, Arena]
     """By stream, as they are at the moment of a fork."""
     left: Mapping[str, Mapping[str, bytes]]
@@ -246,7 +247,7 @@ class Worker:
 
     def __init__(self, shared: Shared, spec: WorkerSpec) -> None:
         self._shared, self._spec, self._index = shared, spec, spec.index
-        self._graph, self._board = shared.graph, shared.board
+        self._graph, self._worker_table = shared.graph, shared.worker_table
         self._streams = self._known_streams()
         self._rows: dict[Node, StageRow] = {
             node: shared.telemetry.row(spec.index, node.index) for node in spec.nodes
@@ -262,7 +263,7 @@ class Worker:
         self._told: tuple[dict[str, dict[str, str]], dict[str, dict[str, int]]] | None = None
         self._news_due_ns = 0
         self._reopen_due = False
-        self._sockets = Sockets(shared.run, spec.index, shared.board)
+        self._sockets = Sockets(shared.run, spec.index, shared.worker_table)
         signal.signal(signal.SIGTERM, self._on_terminate)
         signal.signal(signal.SIGHUP, self._on_hangup)
 
@@ -272,9 +273,9 @@ class Worker:
     def _on_hangup(self, signum: int, frame: FrameType | None) -> None:
         self._reopen_due = True
 
-    def _known_streams(self) -> Streams:
-        return Streams(
-            self._shared.roster,
+    def _known_streams(self) -> StreamTableReader:
+        return StreamTableReader(
+            self._shared.stream_table,
             self._shared.arenas,
             tuple(node.name for node in self._graph.nodes),
             self._graph.ordered,
@@ -286,7 +287,7 @@ class Worker:
         """What a stage may see of the run; with streams of its own, as other threads use it."""
         return View(
             self._shared.bulletin,
-            self._board,
+            self._worker_table,
             self._shared.telemetry,
             self._known_streams(),
             lambda name, body: self.tell("request", body, request=name),
@@ -317,7 +318,7 @@ class Worker:
         self._edges = {node: list(self._edges_of(node)) for node in self._spec.nodes}
         self._all_edges = [edge for edges in self._edges.values() for edge in edges]
         self._beat()
-        self._board.ready(self._index)
+        self._worker_table.ready(self._index)
         self._tell_news()
 
     def _make(self, node: Node) -> Stage:
@@ -345,7 +346,7 @@ class Worker:
         left = dict(self._shared.left.get(node.name, {}))
         for stream, entry in self._streams.known().items():
             arena = self._streams.arena(stream)
-            saved = arena.saved(node.name) if arena is not None else None
+            saved = arena.states.saved(node.name) if arena is not None else None
             if saved is None:
                 continue
             progress = msgspec.msgpack.decode(saved, type=_Progress)
@@ -363,7 +364,9 @@ class Worker:
                 # One more waits there, so that no replica idles while it asks for the next. A
                 # live frame rather waits here, for whichever replica is free first.
                 credit += 1
-            yield Edge(self._sockets, self._board, self._index, node.index, receivers, credit)
+            yield Edge(
+                self._sockets, self._worker_table, self._index, node.index, receivers, credit
+            )
 
     def close(self) -> None:
         """Close the stages, last first, whatever state they are in."""
@@ -403,7 +406,7 @@ class Worker:
                     del kept[key]
 
     def _beat(self) -> None:
-        self._board.beat(self._index, time.monotonic_ns())
+        self._worker_table.beat(self._index, time.monotonic_ns())
 
     def _abandon(self, reason: str) -> None:
         self.tell("setup", reason)
@@ -411,7 +414,7 @@ class Worker:
 
     def _beat_for_stage(self) -> None:
         self._beat()
-        if self._board.stopping:
+        if self._worker_table.stopping:
             raise EndRun
         if self._terminated:
             raise _Leave
@@ -455,10 +458,10 @@ class Worker:
             else:
                 self._take(stage, headers)
         for message in messages:
-            if message.incarnation != self._board.incarnation(message.sender):
+            if message.incarnation != self._worker_table.incarnation(message.sender):
                 continue  # a dead sender's frame earns its successor no credit
-            self._board.count_done(self._index, message.sender)
-            if self._board.waits(message.sender):
+            self._worker_table.count_done(self._index, message.sender)
+            if self._worker_table.is_sender_waiting(message.sender):
                 self._sockets.wake(message.sender)
         self._flush()
 
@@ -485,15 +488,15 @@ class Worker:
 
     def _take(self, stage: int, headers: list[Header]) -> bool:
         """Work on frames that came from a stage, unless they are void; whether any was."""
-        board, index = self._board, self._index
+        worker_table, index = self._worker_table, self._index
         for i, header in enumerate(headers):
-            board.hold(index, i, header)
+            worker_table.hold(index, i, header)
         current = [header for header in headers if self._is_current(header)]
         if current:
             self._enter(self._graph.nodes[stage], current)
             self._send_returns()
         for i in range(len(headers)):
-            board.let_go(index, i)
+            worker_table.release(index, i)
         return bool(current)
 
     def _is_current(self, header: Header) -> bool:
@@ -565,7 +568,7 @@ class Worker:
         progress.answers[header.slot] = answer
         progress.next = header.seq + 1
         progress.state = self._stages[node].state(frame.stream)
-        arena.save(node.name, msgspec.msgpack.encode(progress))
+        arena.states.save(node.name, msgspec.msgpack.encode(progress))
 
     def _answer_again(self, node: Node, progress: _Progress, header: Header) -> None:
         """Give the answer of before, without calling the stage."""
@@ -712,7 +715,7 @@ class CaptureWorker(Worker):
         too_old_ns = max(RESTART_TOO_OLD_NS, round(max_age_ms * 1e6))
         self._custody = Custody(
             self._arena,
-            self._board,
+            self._worker_table,
             self._stream.index,
             self._graph.leaves,
             too_old_ns if self._stream.live else None,
@@ -738,7 +741,7 @@ class CaptureWorker(Worker):
 
     def _make(self, node: Node) -> Stage:
         if issubclass(node.kind, Source):
-            restarted = self._board.incarnation(self._index) > 0 or self._stream.added
+            restarted = self._worker_table.incarnation(self._index) > 0 or self._stream.added
             context = msgspec.structs.replace(
                 node.context, stream=self._stream.name, restarted=restarted
             )
@@ -761,7 +764,7 @@ class CaptureWorker(Worker):
             self._source.start(self._sockets.own_wake())
         while not self._terminated and not self._arena.finished:
             now_ns = time.monotonic_ns()
-            self._board.beat(self._index, now_ns)
+            self._worker_table.beat(self._index, now_ns)
             self._forget_streams()
             self._call_idle()
             if now_ns >= self._news_due_ns:
@@ -775,7 +778,7 @@ class CaptureWorker(Worker):
             self._receive(wait_ms)
 
     def _told_to_end(self) -> bool:
-        return self._board.stopping or self._arena.removed
+        return self._worker_table.stopping or self._arena.removed
 
     def _watch_source(self, now_ns: int) -> None:
         """Pause and go on as ordered; tell when the source goes away or comes back."""
@@ -867,11 +870,11 @@ class CaptureWorker(Worker):
             return False
         if not (self._shares and self._custody.in_flight):
             return True
-        return self._board.live_in_flight < self._stream.slots
+        return self._worker_table.live_in_flight < self._stream.slots
 
     def _note_in_flight(self) -> None:
         if self._stream.live:
-            self._board.set_in_flight(self._index, self._custody.in_flight)
+            self._worker_table.set_in_flight(self._index, self._custody.in_flight)
 
     def _is_due(self) -> bool:
         """Whether it is time for the next picture."""
@@ -927,12 +930,12 @@ class CaptureWorker(Worker):
     def _launch(self, header: Header) -> None:
         """Start a lent frame on its way: through the stages here, then to the next workers."""
         self._taken_ns = time.monotonic_ns()
-        self._board.hold(self._index, 0, header)
+        self._worker_table.hold(self._index, 0, header)
         source = self._spec.nodes[0]
         for edge in self._edges[source]:
             edge.send(header)
         self._enter(source, [header])
-        self._board.let_go(self._index, 0)
+        self._worker_table.release(self._index, 0)
         self._send_returns()
 
     def _give_back(self, stream: int, done: Return) -> None:

@@ -28,49 +28,25 @@ Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 class NonMaxSuppressionSettings(Settings, frozen=True):
     """Settings of non-maximum suppression."""
 
-    min_score: Annotated[
-        Fraction | None,
-        msgspec.Meta(
-            description="Boxes with a lower score are dropped. Low by default, because the "
-            "tracker continues tracks of half hidden objects with weak boxes; the score of an "
-            "object is `confidence`. null: 0.1, or the confidence where that is less. "
-            "Given without `confidence`, it also takes the place of the card's score where no "
-            "tracker follows."
-        ),
-    ] = None
-    max_iou: Annotated[
-        Fraction | None,
-        msgspec.Meta(
-            description="Of two boxes of a class that overlap more than this, the better is kept. "
-            "Lower merges people who stand close, higher leaves several boxes on one object. "
-            "null: as the card of the model says, else 0.5."
-        ),
-    ] = None
-    class_agnostic: Annotated[
-        bool,
-        msgspec.Meta(
-            description="Whether boxes of different classes suppress each other too: for models "
-            "that find both a car and a truck in one object.",
-        ),
-    ] = False
-    classes: Annotated[
-        list[str] | None,
-        msgspec.Meta(
-            description="Labels of the objects to keep; null: all. For a model without labels, "
-            "the numbers of the classes, in quotes.",
-        ),
-    ] = None
-    max_candidates: Annotated[
-        int,
-        msgspec.Meta(
-            ge=1,
-            description="Number of boxes, best first, that are compared with each other; bounds "
-            "the time per frame.",
-        ),
-    ] = 1000
-    max_boxes: Annotated[
-        int, msgspec.Meta(ge=1, description="Number of boxes, best first, that are handed on.")
-    ] = 300
+    min_score: Fraction | None = None
+    """Boxes with a lower score are dropped. Low by default, because the tracker continues tracks of
+    half hidden objects with weak boxes; the score of an object is `confidence`. null: 0.1, or the
+    confidence where that is less. Given without `confidence`, it also takes the place of the card's
+    score where no tracker follows."""
+    max_iou: Fraction | None = None
+    """Of two boxes of a class that overlap more than this, the better is kept. Lower merges people
+    who stand close, higher leaves several boxes on one object. null: as the card of the model says,
+    else 0.5."""
+    class_agnostic: bool = False
+    """Whether boxes of different classes suppress each other too: for models that find both a car
+    and a truck in one object."""
+    classes: list[str] | None = None
+    """Labels of the objects to keep; null: all. For a model without labels, the numbers of the
+    classes, in quotes."""
+    max_candidates: Annotated[int, msgspec.Meta(ge=1)] = 1000
+    """Only so many boxes, the best, are compared with each other; bounds the time of a frame."""
+    max_boxes: Annotated[int, msgspec.Meta(ge=1)] = 300
+    """Only so many boxes, the best, are handed on."""
 
 
 class NonMaxSuppression(Stage):

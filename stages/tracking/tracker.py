@@ -7,9 +7,8 @@ detection is handed on that is good enough to begin a track.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,13 +22,9 @@ from stages.tracking.bytetrack import ByteTrack, ByteTrackSettings, Rows
 class TrackerSettings(ByteTrackSettings, frozen=True):
     """Settings of the tracker; all but `kind` are those of ByteTrack."""
 
-    kind: Annotated[
-        Literal["bytetrack", "none"],
-        msgspec.Meta(
-            description="bytetrack: hand on the detections that belong to a confirmed track, "
-            "with its id. none: hand on the detections that reach the confidence, without an id."
-        ),
-    ] = "bytetrack"
+    kind: Literal["bytetrack", "none"] = "bytetrack"
+    """bytetrack: hand on the detections that belong to a confirmed track, with its id. none:
+    hand on the detections that reach the confidence, without an id."""
 
 
 class Tracker(Stage):

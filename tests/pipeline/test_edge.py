@@ -1,4 +1,4 @@
-"""Edges: messages reach who they are for, work goes to whoever is free, order is restored."""
+"""Edges: messages reach their receiver, work goes to a free replica, order is restored."""
 
 import threading
 import uuid
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.edge import Edge, Kind, Reorder, Sockets, decode_header, decode_return
 from pipeline.frame import Span
-from tests.builders import board, header, returned
+from tests.builders import header, returned, worker_table
 
 ARRIVES_MS = 10_000
 """Longest wait for a message that must come; none is waited for in vain."""
@@ -31,7 +31,7 @@ def run():
 
 
 def test_a_frame_arrives_with_its_sender_and_the_stage_it_comes_from(run):
-    shared = board(300)
+    shared = worker_table(300)
     receiver, sender = run(0, shared), run(259, shared)
     sent = header(seq=17, arrays={"image": (0, "|u1", (4, 6, 3))})
     Edge(sender, shared, 259, 199, [0], credit=1).send(sent)
@@ -41,7 +41,7 @@ def test_a_frame_arrives_with_its_sender_and_the_stage_it_comes_from(run):
 
 
 def test_a_return_arrives_as_it_was_sent(run):
-    shared = board()
+    shared = worker_table()
     capture, sink = run(0, shared), run(2, shared)
     sent = returned(header(slot=1), leaves=0b110, cause="stale", spans=[Span(1, 2, 3, 4, 5)])
     sink.send_return(0, sent)
@@ -50,8 +50,8 @@ def test_a_return_arrives_as_it_was_sent(run):
     assert decode_return(message.body) == sent
 
 
-def test_a_wake_up_arrives_from_a_worker_and_from_a_thread_of_ones_own(run):
-    shared = board()
+def test_a_wake_up_arrives_from_a_worker_and_from_an_own_thread(run):
+    shared = worker_table()
     one, other = run(0, shared), run(1, shared)
     other.wake(0)
     assert one.receive(ARRIVES_MS).kind == Kind.WAKE
@@ -64,11 +64,11 @@ def test_a_wake_up_arrives_from_a_worker_and_from_a_thread_of_ones_own(run):
     one.close()
 
 
-def test_a_message_says_which_of_a_workers_lives_sent_it(run):
-    shared = board()
+def test_a_message_carries_the_incarnation_of_its_sender(run):
+    shared = worker_table()
     receiver, first = run(0, shared), run(1, shared)
     first.send_frame(0, 0, b"")
-    shared.bury(1)
+    shared.mark_dead(1)
     first.send_frame(0, 0, b"")
     run(1, shared).send_frame(0, 0, b"")
     found = sorted(receiver.receive(ARRIVES_MS).incarnation for _ in range(3))
@@ -76,12 +76,12 @@ def test_a_message_says_which_of_a_workers_lives_sent_it(run):
 
 
 def test_without_a_message_none_is_received(run):
-    assert run(0, board()).receive(0) is None
-    assert run(1, board()).receive(1) is None
+    assert run(0, worker_table()).receive(0) is None
+    assert run(1, worker_table()).receive(1) is None
 
 
 def test_messages_of_one_sender_arrive_in_order(run):
-    shared = board()
+    shared = worker_table()
     receiver, sender = run(0, shared), run(1, shared)
     edge = Edge(sender, shared, 1, 0, [0], credit=1)
     for seq in range(300):
@@ -90,8 +90,8 @@ def test_messages_of_one_sender_arrive_in_order(run):
     assert seqs == list(range(300))
 
 
-def test_a_sender_of_whom_much_waits_does_not_keep_others_from_being_heard(run):
-    shared = board()
+def test_a_sender_with_many_waiting_messages_does_not_block_others(run):
+    shared = worker_table()
     receiver, many, one = run(0, shared), run(1, shared), run(2, shared)
     for _ in range(90):
         many.send_frame(0, 0, b"")
@@ -102,13 +102,13 @@ def test_a_sender_of_whom_much_waits_does_not_keep_others_from_being_heard(run):
     assert 2 in senders
 
 
-def test_what_is_sent_after_a_death_waits_for_the_successor_and_comes_to_it_alone(run):
-    shared = board()
+def test_messages_after_a_death_wait_for_the_successor_and_reach_it_alone(run):
+    shared = worker_table()
     sender, dead = run(0, shared), run(1, shared)
     edge = Edge(sender, shared, 0, 0, [1], credit=1)
     edge.send(header(seq=1))
     assert decode_header(dead.receive(ARRIVES_MS).body).seq == 1
-    shared.bury(1)
+    shared.mark_dead(1)
     edge.send(header(seq=2))
     edge.send(header(seq=3))
     successor = run(1, shared)
@@ -117,12 +117,12 @@ def test_what_is_sent_after_a_death_waits_for_the_successor_and_comes_to_it_alon
     assert successor.receive(0) is None
 
 
-def test_what_a_dead_worker_had_not_read_does_not_reach_its_successor(run):
-    shared = board()
+def test_messages_a_dead_worker_had_not_read_do_not_reach_its_successor(run):
+    shared = worker_table()
     sender, dead = run(0, shared), run(1, shared)
     edge = Edge(sender, shared, 0, 0, [1], credit=1)
     edge.send(header(seq=1))
-    shared.bury(1)
+    shared.mark_dead(1)
     successor = run(1, shared)
     edge.send(header(seq=2))
     assert decode_header(successor.receive(ARRIVES_MS).body).seq == 2
@@ -130,15 +130,15 @@ def test_what_a_dead_worker_had_not_read_does_not_reach_its_successor(run):
     dead.close()
 
 
-def test_a_receiver_that_is_not_there_yet_gets_what_was_sent_before(run):
-    shared = board()
+def test_a_receiver_that_starts_later_gets_earlier_messages(run):
+    shared = worker_table()
     sender = run(0, shared)
     sender.send_frame(2, 0, b"early")
     assert run(2, shared).receive(ARRIVES_MS).body == b"early"
 
 
-def test_runs_do_not_meet():
-    shared = board()
+def test_workers_of_two_runs_do_not_receive_from_each_other():
+    shared = worker_table()
     one, other = Sockets("one" + uuid.uuid4().hex, 0, shared), Sockets(uuid.uuid4().hex, 0, shared)
     one.wake(0)
     assert one.receive(ARRIVES_MS).kind == Kind.WAKE
@@ -162,7 +162,7 @@ class Sent:
 
 
 def replicas(credit=1, receivers=(1, 2), ready=(1, 2), shared=None, sent=None):
-    shared, sent = shared or board(6), sent or Sent()
+    shared, sent = shared or worker_table(6), sent or Sent()
     for worker in ready:
         shared.ready(worker)
     return Edge(sent, shared, 0, 0, receivers, credit), sent.to, shared
@@ -187,7 +187,7 @@ def test_no_replica_gets_more_than_its_credit():
     assert edge.waiting == 6
 
 
-def test_the_replica_that_is_through_gets_the_next_frame_and_the_slow_one_none():
+def test_the_replica_that_has_finished_gets_the_next_frame():
     edge, to, shared = replicas()
     send(edge, *range(20))
     assert to == {1: [0], 2: [1]}
@@ -197,7 +197,7 @@ def test_the_replica_that_is_through_gets_the_next_frame_and_the_slow_one_none()
     assert to == {1: [0], 2: [1, 2, 3, 4, 5, 6]}
 
 
-def test_of_two_with_credit_the_one_with_less_in_hand_gets_it():
+def test_of_two_replicas_with_credit_the_less_busy_gets_the_frame():
     edge, to, shared = replicas(credit=3)
     send(edge, 0, 1, 2, 3)
     shared.count_done(2, sender=0)
@@ -206,7 +206,7 @@ def test_of_two_with_credit_the_one_with_less_in_hand_gets_it():
     assert to[2][-2:] == [4, 5]
 
 
-def test_what_others_sent_a_replica_is_not_taken_for_ours():
+def test_frames_of_other_senders_do_not_count_as_own_credit():
     edge, to, shared = replicas()
     send(edge, 0, 1, 2)
     shared.count_done(1, sender=3)
@@ -227,7 +227,7 @@ def test_a_replica_that_is_not_ready_gets_nothing_until_it_is():
 def test_a_dead_replica_gets_nothing_and_its_successor_starts_with_full_credit():
     edge, to, shared = replicas()
     send(edge, 0, 1, 2, 3)
-    shared.bury(1)
+    shared.mark_dead(1)
     edge.flush()
     assert to == {1: [0], 2: [1]}
     shared.ready(1)
@@ -244,34 +244,34 @@ def test_with_all_replicas_dead_everything_waits():
     assert edge.waiting == 3
 
 
-def test_a_sender_says_that_it_waits_only_while_it_does():
+def test_a_sender_is_marked_waiting_only_while_it_waits():
     edge, _, shared = replicas()
     send(edge, 0, 1)
-    assert not shared.waits(0)
+    assert not shared.is_sender_waiting(0)
     send(edge, 2)
-    assert shared.waits(0)
+    assert shared.is_sender_waiting(0)
     shared.count_done(1, sender=0)
     edge.flush()
-    assert not shared.waits(0)
+    assert not shared.is_sender_waiting(0)
 
 
-def test_a_replica_that_became_free_while_we_said_that_we_wait_is_not_overlooked():
+def test_a_replica_freed_while_waiting_is_published_is_not_missed():
     edge, to, shared = replicas()
     send(edge, 0, 1)
-    wait_for_work_taken = shared.wait_for_work_taken
+    set_sender_waiting = shared.set_sender_waiting
 
-    def free_at_that_moment(worker, waits):
-        if waits:
+    def free_at_that_moment(worker, waiting):
+        if waiting:
             shared.count_done(2, sender=0)
-        wait_for_work_taken(worker, waits)
+        set_sender_waiting(worker, waiting)
 
-    shared.wait_for_work_taken = free_at_that_moment
+    shared.set_sender_waiting = free_at_that_moment
     send(edge, 2)
     assert to[2] == [1, 2]
     assert edge.waiting == 0
 
 
-def test_what_is_about_to_be_sent_again_is_forgotten():
+def test_waiting_frames_are_dropped_before_a_resend():
     edge, to, shared = replicas()
     send(edge, *range(5))
     edge.forget()
@@ -281,38 +281,38 @@ def test_what_is_about_to_be_sent_again_is_forgotten():
     assert edge.waiting == 0
 
 
-def test_a_sender_that_was_started_again_has_the_credit_of_one():
+def test_a_restarted_sender_has_the_credit_of_one_sender():
     first, _, shared = replicas(credit=2)
     send(first, *range(4))
-    shared.bury(0)
+    shared.mark_dead(0)
     second, again, _ = replicas(credit=2, ready=(), shared=shared)
     send(second, *range(10))
     assert {worker: len(seqs) for worker, seqs in again.items()} == {1: 2, 2: 2}
 
 
-def test_of_two_edges_of_a_sender_neither_takes_back_that_the_other_waits():
+def test_two_edges_of_a_sender_do_not_clear_each_others_waiting_mark():
     sent = Sent()
     one, to, shared = replicas(receivers=(1, 2), ready=(1, 2), sent=sent)
     other, _, _ = replicas(receivers=(3, 4), ready=(3, 4), shared=shared, sent=sent)
     send(one, 0, 1, 2)
     send(other, 0, 1, 2)
-    assert shared.waits(0)
+    assert shared.is_sender_waiting(0)
     shared.count_done(3, sender=0)
     other.flush()
     assert (one.waiting, other.waiting) == (1, 0)
-    assert shared.waits(0)
+    assert shared.is_sender_waiting(0)
     shared.count_done(1, sender=0)
     one.flush()
-    assert not shared.waits(0)
+    assert not shared.is_sender_waiting(0)
     assert to[1] == [0, 2]
 
 
-def test_when_what_waits_is_forgotten_nobody_waits_any_more():
+def test_a_sender_does_not_wait_after_its_frames_were_dropped():
     edge, _, shared = replicas()
     send(edge, 0, 1, 2)
-    assert shared.waits(0)
+    assert shared.is_sender_waiting(0)
     edge.forget()
-    assert not shared.waits(0)
+    assert not shared.is_sender_waiting(0)
 
 
 # --- order ---
@@ -352,7 +352,7 @@ def test_of_one_frame_the_newest_attempt_waits(copies):
     assert reorder.expected == 6
 
 
-def test_of_one_frame_in_a_slot_lent_anew_the_newest_loan_waits():
+def test_of_one_frame_in_a_slot_lent_again_the_newest_loan_waits():
     reorder = Reorder(0)
     reorder.add(header(generation=2, attempt=0))
     reorder.add(header(generation=1, attempt=5))
@@ -368,7 +368,7 @@ def test_a_frame_whose_turn_it_is_not_waits():
     assert len(reorder) == 0
 
 
-def test_a_frame_that_turns_out_void_is_awaited_again():
+def test_a_frame_that_turns_out_void_is_expected_again():
     reorder = Reorder(0)
     reorder.add(header(seq=0, attempt=0))
     reorder.add(header(seq=1))

@@ -227,7 +227,7 @@ def test_pictures_without_a_pixel_are_lent_and_sent_again():
 
 def test_a_state_of_no_bytes_is_saved_and_read_back():
     stand = Stand({"b": {"use": "keep"}})
-    assert stand.arena.saved("b") is None
+    assert stand.arena.states.saved("b") is None
     for text in (b"", b"x", b""):
-        stand.arena.save("b", text)
-        assert stand.arena.saved("b") == text
+        stand.arena.states.save("b", text)
+        assert stand.arena.states.saved("b") == text

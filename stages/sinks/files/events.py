@@ -40,14 +40,9 @@ class Event(msgspec.Struct, kw_only=True):
 class EventsSettings(Settings, frozen=True):
     """Settings of the events sink."""
 
-    path: Annotated[
-        str,
-        msgspec.Meta(
-            min_length=1,
-            description="File to write; '-' is standard output. Starts empty, may be rotated, and "
-            "is locked: two runs cannot write one file.",
-        ),
-    ]
+    path: Annotated[str, msgspec.Meta(min_length=1)]
+    """File to write; '-' is standard output. Starts empty, may be rotated, and is locked: two
+    runs cannot write one file."""
 
     def __post_init__(self) -> None:
         expand_home(self, "path")

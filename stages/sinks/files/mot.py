@@ -30,15 +30,9 @@ from stages.sinks.files.text_file import Mark, ResumableTextFile
 class MotSettings(Settings, frozen=True):
     """Settings of the MOTChallenge sink."""
 
-    path: Annotated[
-        str,
-        msgspec.Meta(
-            min_length=1,
-            description="File to write; {stream} stands for the stream's name, which is added "
-            "where there are several streams. It may be rotated, and is locked: two runs cannot "
-            "write one file.",
-        ),
-    ]
+    path: Annotated[str, msgspec.Meta(min_length=1)]
+    """File to write; {stream} stands for the stream's name, which is added where there are
+    several streams. It may be rotated, and is locked: two runs cannot write one file."""
 
     def __post_init__(self) -> None:
         expand_home(self, "path")

@@ -43,14 +43,9 @@ QUALITY = {
 class PicturesSettings(Settings, frozen=True):
     """Settings of the sink for pictures."""
 
-    folder: Annotated[
-        str,
-        msgspec.Meta(
-            min_length=1,
-            description="Folder to write into; {stream} stands for the stream's name, which is "
-            "added as a folder where there are several streams. Not that of the source.",
-        ),
-    ]
+    folder: Annotated[str, msgspec.Meta(min_length=1)]
+    """Folder to write into; {stream} stands for the stream's name, which is added as a folder
+    where there are several streams. Not that of the source."""
     quality: Annotated[int, msgspec.Meta(ge=1, le=100)] = 90
     """Of JPEG and WebP files."""
     annotate: bool = True

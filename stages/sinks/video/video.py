@@ -38,14 +38,9 @@ MAX_TRIAL_BYTES = 64 << 20
 class VideoSettings(Settings, frozen=True):
     """Settings of the video sink."""
 
-    path: Annotated[
-        str,
-        msgspec.Meta(
-            min_length=1,
-            description="File to write; {stream} stands for the stream's name, which is added "
-            "where there are several streams. Its ending chooses the container.",
-        ),
-    ]
+    path: Annotated[str, msgspec.Meta(min_length=1)]
+    """File to write; {stream} stands for the stream's name, which is added where there are
+    several streams. Its ending chooses the container."""
     codec: Codec = "auto"
     """auto: VP9 in .mp4, .mov, .mkv and .webm, which browsers play; mp4v in .avi."""
     fps: Annotated[float, msgspec.Meta(ge=1, le=240)] | Literal["auto"] = "auto"

@@ -1,4 +1,4 @@
-"""The memory of a stream, whose account closes at every instant, and the board of all workers."""
+"""The memory of a stream: its account closes at every instant, whatever is killed."""
 
 import os
 
@@ -11,8 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pipeline.errors import RunError
 from pipeline.frame import Frame, Status
 from pipeline.memory import arena as arena_file
-from pipeline.memory.arena import FRESH_NS, MAX_HOLDS, PAGE, WORD, Hold, checkpoint_bytes
-from tests.builders import MIB, arena, board, header, lend, total
+from pipeline.memory import shared
+from pipeline.memory.saved_states import checkpoint_bytes
+from pipeline.memory.shared import PAGE, WORD
+from tests.builders import MIB, arena, header, lend, total
 
 CAUSES = ("", "stale", "restart", "poison", "failed:capture", "failed:ids")
 
@@ -157,7 +159,7 @@ def test_only_the_newest_loan_and_attempt_of_a_slot_are_current():
     assert not made.is_current(header(attempt=1))
 
 
-def test_a_header_can_be_made_again_from_the_slot_table():
+def test_a_header_is_rebuilt_from_the_slot_table():
     made = arena()
     lent = header(
         seq=0,
@@ -178,7 +180,7 @@ def test_a_header_can_be_made_again_from_the_slot_table():
     assert made.header_again(2, stream=0).attempt == 1
 
 
-def test_the_picture_of_a_header_made_again_is_the_one_in_the_slot():
+def test_the_image_of_a_rebuilt_header_is_the_one_in_the_slot():
     made = arena()
     first = header(slot=1, limit=made.slot_bytes)
     frame = Frame(first, "demo", made.memory(1))
@@ -193,7 +195,7 @@ def test_the_picture_of_a_header_made_again_is_the_one_in_the_slot():
 
 @pytest.mark.parametrize("still", [False, True])
 @pytest.mark.parametrize("name", ["a.jpg", "größe 1.png", "x" * 255, os.fsdecode(b"\xff.png")])
-def test_the_name_of_the_file_is_in_a_header_made_again(name, still):
+def test_a_rebuilt_header_has_the_name_of_the_file(name, still):
     made = arena()
     first = header(slot=1, limit=made.slot_bytes, still=still)
     frame = Frame(first, "demo", made.memory(1))
@@ -209,7 +211,7 @@ def test_the_name_of_the_file_is_in_a_header_made_again(name, still):
     assert again["image"].tobytes() == bytes(range(75))
 
 
-def test_the_frame_that_comes_into_a_slot_after_one_with_a_file_has_none():
+def test_a_frame_after_one_with_a_file_has_no_file():
     made = arena()
     first = header(slot=1, limit=made.slot_bytes, still=True)
     frame = Frame(first, "demo", made.memory(1))
@@ -226,7 +228,7 @@ def test_slots_do_not_overlap():
     made = arena(slots=3, slot_bytes=PAGE)
     for slot in range(3):
         made.memory(slot)[:] = bytes([slot + 1]) * PAGE
-    made.save("ids", b"x" * 1000)
+    made.states.save("ids", b"x" * 1000)
     lend(made, 0)
     for slot in range(3):
         assert bytes(made.memory(slot)) == bytes([slot + 1]) * PAGE
@@ -257,7 +259,7 @@ def test_the_newest_frames_timestamp_is_known_after_a_crash():
     assert made.last_source_ns == -1
 
 
-def test_that_the_source_has_ended_is_noted():
+def test_the_end_of_the_source_is_recorded():
     made = arena()
     assert not made.ended
     made.ended = True
@@ -289,7 +291,7 @@ def test_the_next_frame_of_a_slot_starts_without_blame():
     assert made.blames(0) == 1
 
 
-def test_the_blame_of_an_earlier_frame_is_not_laid_on_the_one_that_has_the_slot_now():
+def test_blame_of_an_earlier_frame_is_not_put_on_the_current_one():
     made = arena()
     lend(made, 0)
     made.end_loan(0, "")
@@ -303,19 +305,19 @@ def test_the_blame_of_an_earlier_frame_is_not_laid_on_the_one_that_has_the_slot_
 
 def test_a_state_is_read_back_as_last_saved():
     made = arena()
-    assert made.saved("ids") is None
+    assert made.states.saved("ids") is None
     for state in (b"one", b"", b"three, longer", b"4"):
-        made.save("ids", state)
-        assert made.saved("ids") == state
+        made.states.save("ids", state)
+        assert made.states.saved("ids") == state
 
 
 def test_each_stage_has_a_state_of_its_own():
     made = arena(ordered=("ids", "events"))
-    made.save("ids", b"i")
-    made.save("events", b"e" * 100)
-    made.save("ids", b"j")
-    assert made.saved("ids") == b"j"
-    assert made.saved("events") == b"e" * 100
+    made.states.save("ids", b"i")
+    made.states.save("events", b"e" * 100)
+    made.states.save("ids", b"j")
+    assert made.states.saved("ids") == b"j"
+    assert made.states.saved("events") == b"e" * 100
 
 
 @pytest.mark.parametrize("before", [None, b"first", b"second"])
@@ -323,35 +325,36 @@ def test_each_stage_has_a_state_of_its_own():
 def test_killed_while_saving_the_state_before_is_whole(before, stores):
     made = arena()
     for state in (b"first", b"second")[: (b"first", b"second").index(before) + 1 if before else 0]:
-        made.save("ids", state)
-    whole = made._words
-    made._words = Words(whole, stores)
+        made.states.save("ids", state)
+    states = made.states
+    whole = states._words
+    states._words = Words(whole, stores)
     with pytest.raises(Interrupted):
-        made.save("ids", b"the half-written one")
-    made._words = whole
-    assert made.saved("ids") == before
-    made.save("ids", b"after")
-    assert made.saved("ids") == b"after"
+        states.save("ids", b"the half-written one")
+    states._words = whole
+    assert made.states.saved("ids") == before
+    made.states.save("ids", b"after")
+    assert made.states.saved("ids") == b"after"
 
 
-def test_the_largest_state_fits_and_a_larger_one_is_refused_in_words():
+def test_the_largest_state_fits_and_a_larger_one_is_refused():
     made = arena(ordered=("ids", "events"))
-    made.save("events", b"kept")
+    made.states.save("events", b"kept")
     largest = b"x" * (checkpoint_bytes(made.slots) - WORD)
-    made.save("ids", largest)
-    made.save("ids", largest)
+    made.states.save("ids", largest)
+    made.states.save("ids", largest)
     with pytest.raises(
-        RunError, match=r"stage ids: a state of \d+ bytes is more than can be saved"
+        RunError, match=r"stages.ids: the state is too large to be saved \(found \d+ bytes, at most"
     ):
-        made.save("ids", largest + b"x")
-    assert made.saved("ids") == largest
-    assert made.saved("events") == b"kept"
+        made.states.save("ids", largest + b"x")
+    assert made.states.saved("ids") == largest
+    assert made.states.saved("events") == b"kept"
 
 
-def test_however_many_slots_there_are_300_tracked_objects_in_each_can_be_saved():
+def test_states_of_300_tracked_objects_in_each_of_256_slots_fit():
     made = arena(slots=256, slot_bytes=PAGE)
     objects = 300 * (8 + 4 * 4 + 4 + 4)  # ids, boxes, scores, classes
-    made.save("ids", bytes(256 * (objects + 256) + 300 * 128))
+    made.states.save("ids", bytes(256 * (objects + 256) + 300 * 128))
 
 
 # --- memory ---
@@ -366,7 +369,7 @@ def test_a_large_arena_costs_only_what_is_touched():
     assert 2 * MIB <= made.resident_bytes() < 3 * MIB
 
 
-def test_making_room_touches_the_pages_of_free_slots_and_keeps_what_lies_there():
+def test_making_room_touches_pages_of_free_slots_and_keeps_their_content():
     made = arena(slots=3, slot_bytes=4 * MIB)
     made.memory(1)[:3] = b"abc"
     lend(made, 1)
@@ -378,13 +381,13 @@ def test_making_room_touches_the_pages_of_free_slots_and_keeps_what_lies_there()
     assert MIB <= made.resident_bytes() - before <= MIB + 16 * PAGE
 
 
-def test_making_room_refuses_in_words_what_the_machine_has_not(monkeypatch):
+def test_making_room_is_refused_without_enough_memory(monkeypatch):
     made = arena(slots=3, slot_bytes=4 * MIB)
     monkeypatch.setattr(arena_file, "memory_available", lambda: 3 * 2 * MIB - 1)
     with pytest.raises(
         RunError,
-        match="stream demo: 3 slots of 2 MiB need 6 MiB of memory and 5 MiB are available: "
-        "lower `slots` or the size of the picture",
+        match=r"stream demo: 3 slots of 2 MiB need 6 MiB of memory \(found 5 MiB available\); "
+        "lower `slots` or the size of the images",
     ):
         made.make_room(2 * MIB, filled=0)
     assert made.resident_bytes() < MIB
@@ -392,7 +395,7 @@ def test_making_room_refuses_in_words_what_the_machine_has_not(monkeypatch):
     made.make_room(2 * MIB, filled=0)
 
 
-def test_shrinking_gives_memory_back_and_keeps_the_picture():
+def test_shrinking_releases_memory_and_keeps_the_image():
     made = arena(slots=2, slot_bytes=8 * MIB)
     made.memory(0)[:] = b"a" * (8 * MIB)
     made.memory(1)[:] = b"b" * (8 * MIB)
@@ -415,151 +418,24 @@ def test_the_smaller_of_machine_and_control_group_counts(tmp_path, monkeypatch):
             raise FileNotFoundError
         return files[str(path)]
 
-    monkeypatch.setattr(arena_file.Path, "read_text", read_text)
-    assert arena_file.memory_available() == 2_000_000
+    monkeypatch.setattr(shared.Path, "read_text", read_text)
+    assert shared.memory_available() == 2_000_000
     files["/sys/fs/cgroup/memory.max"] = "max\n"
-    assert arena_file.memory_available() == 4000 * 1024
+    assert shared.memory_available() == 4000 * 1024
     files["/sys/fs/cgroup/memory.max"] = "500000\n"
-    assert arena_file.memory_available() == 0
+    assert shared.memory_available() == 0
 
 
-def test_the_memory_has_no_name_that_could_be_left_behind():
+def test_the_memory_leaves_no_name_in_dev_shm():
     before = set(os.listdir("/dev/shm"))
     made = arena()
     assert os.readlink(f"/proc/self/fd/{made._memory.fd}").startswith("/memfd:eyeline:demo")
     assert set(os.listdir("/dev/shm")) == before
 
 
-# --- board ---
-
-
-def test_what_a_worker_has_in_hand_is_seen_until_it_lets_go():
-    made = board()
-    made.hold(1, 0, header(stream=2, slot=5, generation=7))
-    assert made.is_held(2, 5)
-    assert not made.is_held(2, 4)
-    assert not made.is_held(1, 5)
-    made.let_go(1, 0)
-    assert not made.is_held(2, 5)
-
-
-def test_a_slot_is_held_until_the_last_holder_lets_go():
-    made = board()
-    made.hold(0, 0, header(slot=5, generation=7))
-    made.hold(1, 3, header(slot=5, generation=6))
-    made.let_go(0, 0)
-    assert made.is_held(0, 5)
-    made.let_go(1, 3)
-    assert not made.is_held(0, 5)
-
-
-@pytest.mark.parametrize(
-    ("stream", "slot", "generation"),
-    [(0, 0, 1), (0, 256, 1), (4095, 256, 2**40 - 1), (63, 0, 2**40 - 1)],
-)
-def test_a_hold_of_the_largest_numbers_is_read_back(stream, slot, generation):
-    made = board()
-    made.hold(2, MAX_HOLDS - 1, header(stream=stream, slot=slot, generation=generation))
-    assert made.is_held(stream, slot)
-    assert made.bury(2) == [Hold(stream, slot, generation)]
-
-
-def test_the_dead_hold_nothing_and_leave_a_note_of_what_they_held():
-    made = board()
-    held = [header(slot=slot, generation=slot + 1) for slot in range(3)]
-    for i, one in enumerate(held):
-        made.hold(1, i, one)
-    made.hold(2, 0, header(slot=9))
-    assert made.bury(1) == [Hold(0, 0, 1), Hold(0, 1, 2), Hold(0, 2, 3)]
-    assert not any(made.is_held(0, slot) for slot in range(3))
-    assert made.is_held(0, 9)
-    assert made.bury(1) == []
-
-
-def test_a_death_announces_a_successor_that_is_not_ready_yet():
-    made = board()
-    made.ready(1)
-    made.beat(1, 123)
-    made.count_done(1, sender=0)
-    made.wait_for_work_taken(1, waits=True)
-    assert made.is_ready(1)
-    assert made.incarnation(1) == 0
-    made.bury(1)
-    assert made.incarnation(1) == 1
-    assert not made.is_ready(1)
-    assert made.last_beat_ns(1) == 0
-    assert made.done(1, 0) == 0
-    assert not made.waits(1)
-    assert made.incarnation(0) == made.incarnation(2) == 0
-
-
-def test_a_death_alone_does_not_raise_the_epoch():
-    made = board()
-    made.bury(0)
-    assert made.epoch == 0
-    made.raise_epoch()
-    assert made.epoch == 1
-
-
-def test_what_is_done_is_counted_by_sender():
-    made = board(3)
-    made.count_done(2, sender=0)
-    made.count_done(2, sender=0)
-    made.count_done(2, sender=1)
-    assert [[made.done(w, s) for s in range(3)] for w in range(3)] == [
-        [0, 0, 0],
-        [0, 0, 0],
-        [2, 1, 0],
-    ]
-
-
-def test_the_wish_to_stop_is_seen():
-    made = board()
-    assert not made.stopping
-    made.stop()
-    assert made.stopping
-
-
-def test_idle_are_workers_that_are_alive_and_have_nothing_in_hand():
-    made = board(2)
-    now_ns = 10 * FRESH_NS
-    assert not made.is_idle(now_ns)
-    for worker in range(2):
-        made.ready(worker)
-        made.beat(worker, now_ns)
-    assert made.is_idle(now_ns)
-    made.hold(1, 4, header())
-    assert not made.is_idle(now_ns)
-    made.let_go(1, 4)
-    assert not made.is_idle(now_ns + FRESH_NS)
-    made.beat(1, now_ns + FRESH_NS)
-    assert not made.is_idle(now_ns + FRESH_NS)
-    made.beat(0, now_ns + FRESH_NS)
-    assert made.is_idle(now_ns + FRESH_NS)
-    made.bury(0)
-    assert not made.is_idle(now_ns + FRESH_NS)
-
-
-def test_rows_of_many_workers_do_not_overlap():
-    made = board(40)
-    for worker in range(40):
-        made.beat(worker, 1000 + worker)
-        for index in range(MAX_HOLDS):
-            made.hold(worker, index, header(stream=worker, slot=index))
-        for sender in range(40):
-            for _ in range((worker + sender) % 3):
-                made.count_done(worker, sender)
-    for worker in range(40):
-        assert made.last_beat_ns(worker) == 1000 + worker
-        assert [made.done(worker, s) for s in range(40)] == [(worker + s) % 3 for s in range(40)]
-        assert made.bury(worker) == [Hold(worker, slot, 1) for slot in range(MAX_HOLDS)]
-    assert not made.stopping
-    assert made.epoch == 0
-
-
-def test_slots_given_back_free_their_memory_and_leave_ledger_and_states():
+def test_released_slots_free_memory_and_keep_ledger_and_states():
     of = arena(slots=3, slot_bytes=1 << 20)
-    of.save("ids", b"state")
+    of.states.save("ids", b"state")
     for slot in range(3):
         lend(of, slot)
         of.memory(slot)[:] = bytes([1]) * (1 << 20)
@@ -568,4 +444,4 @@ def test_slots_given_back_free_their_memory_and_leave_ledger_and_states():
     of.release_slots()
     assert before - of.resident_bytes() == 3 << 20
     assert of.ledger().delivered == 3
-    assert of.saved("ids") == b"state"
+    assert of.states.saved("ids") == b"state"

@@ -6,9 +6,9 @@ import threading
 import pytest
 
 from pipeline.frame import Span
-from pipeline.memory.arena import Board
 from pipeline.memory.run_info import Bulletin, Notice, StageNotice, StreamNotice, View, WorkerNotice
-from pipeline.memory.stream_table import Entry, Roster, Streams
+from pipeline.memory.stream_table import StreamEntry, StreamTable, StreamTableReader
+from pipeline.memory.worker_table import WorkerTable
 from pipeline.status import Condition
 from pipeline.telemetry.counters import Telemetry
 from tests.builders import arena, header
@@ -21,14 +21,14 @@ class Stand:
 
     def __init__(self):
         self.arena = arena()
-        self.board, self.telemetry = Board(2), Telemetry(2, 2, 8)
-        self.bulletin, roster = Bulletin(), Roster()
-        roster.write(5, Entry("yard", True, None, 0, 3, self.arena.fd))
-        streams = Streams(roster, {}, ("capture", "ids"), ("ids",), 1 << 16, 1)
+        self.worker_table, self.telemetry = WorkerTable(2), Telemetry(2, 2, 8)
+        self.bulletin, stream_table = Bulletin(), StreamTable()
+        stream_table.write(5, StreamEntry("yard", True, None, 0, 3, self.arena.fd))
+        streams = StreamTableReader(stream_table, {}, ("capture", "ids"), ("ids",), 1 << 16, 1)
         streams._pid = "self"
         self.asked = []
         self.view = View(
-            self.bulletin, self.board, self.telemetry, streams, self.take, supervisor_pid=77
+            self.bulletin, self.worker_table, self.telemetry, streams, self.take, supervisor_pid=77
         )
         self.notice = Notice(
             config="a.yaml",
@@ -59,7 +59,7 @@ def test_the_status_joins_what_the_supervisor_knows_with_the_counters(stand):
     stand.arena.end_loan(0, "")
     stand.arena.count_busy(2)
     stand.arena.count_away(1500 * MS)
-    stand.board.hold(1, 0, header(slot=1))
+    stand.worker_table.hold(1, 0, header(slot=1))
     row = stand.telemetry.stream(5)
     row.count(0, 20 * MS, [Span(0, 0, 0, 0, 4 * MS), Span(1, 1, 9 * MS, 9 * MS, 12 * MS)])
     row.count_wait(1, 5 * MS)

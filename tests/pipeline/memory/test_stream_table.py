@@ -1,18 +1,17 @@
-"""The roster, and the streams as a worker knows them."""
+"""The stream table, and how a worker reads it."""
 
 import os
 
 import pytest
 
-from pipeline.memory.arena import Board
-from pipeline.memory.stream_table import MOST_STREAMS, Entry, Roster, Streams
+from pipeline.memory.stream_table import MAX_STREAMS, StreamEntry, StreamTable, StreamTableReader
 from tests.builders import arena, header
 
 LAYOUT = ("capture", "ids"), ("ids",), 1 << 16
 
 
 def entry(name="yard", fd=-1, **more):
-    return Entry(
+    return StreamEntry(
         **{
             "name": name,
             "live": True,
@@ -26,34 +25,34 @@ def entry(name="yard", fd=-1, **more):
 
 
 @pytest.fixture
-def roster():
-    return Roster()
+def stream_table():
+    return StreamTable()
 
 
-def streams(roster, arenas=()):
-    return Streams(roster, dict(arenas), *LAYOUT, os.getpid())
+def streams(stream_table, arenas=()):
+    return StreamTableReader(stream_table, dict(arenas), *LAYOUT, os.getpid())
 
 
-def test_an_entry_is_read_as_it_was_written(roster):
+def test_an_entry_is_read_as_it_was_written(stream_table):
     first, last = entry("a" * 64, 7, max_age_ms=1.5), entry("z")
-    roster.write(0, first)
-    roster.write(MOST_STREAMS - 1, last)
-    assert roster.read(0) == first
-    assert roster.read(MOST_STREAMS - 1) == last
-    assert roster.read(1) is None
+    stream_table.write(0, first)
+    stream_table.write(MAX_STREAMS - 1, last)
+    assert stream_table.read(0) == first
+    assert stream_table.read(MAX_STREAMS - 1) == last
+    assert stream_table.read(1) is None
 
 
-def test_a_cleared_entry_is_gone(roster):
-    roster.write(5, entry())
-    roster.clear(5)
-    assert roster.read(5) is None
+def test_a_cleared_entry_is_gone(stream_table):
+    stream_table.write(5, entry())
+    stream_table.clear(5)
+    assert stream_table.read(5) is None
 
 
-def test_an_arena_that_was_made_later_is_mapped_when_it_is_asked_for(roster):
-    seen = streams(roster)
+def test_an_arena_made_after_the_fork_is_mapped_on_demand(stream_table):
+    seen = streams(stream_table)
     later = arena()
     assert seen.arena(4) is None
-    roster.write(4, entry(fd=later.fd))
+    stream_table.write(4, entry(fd=later.fd))
     mapped = seen.arena(4)
     assert mapped is not later
     frame = header(slot=1, generation=1, width=5, height=2)
@@ -63,51 +62,31 @@ def test_an_arena_that_was_made_later_is_mapped_when_it_is_asked_for(roster):
     assert mapped.size == (5, 2)
     assert seen.arena(4) is mapped
     descriptors = len(os.listdir("/proc/self/fd"))
-    assert streams(roster).arena(4) is not None
+    assert streams(stream_table).arena(4) is not None
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
-def test_a_stream_that_is_gone_is_forgotten(roster):
+def test_a_stream_that_is_gone_is_reported_once_and_not_found(stream_table):
     one = arena()
-    roster.write(1, entry(fd=one.fd))
-    seen = streams(roster, {1: one})
+    stream_table.write(1, entry(fd=one.fd))
+    seen = streams(stream_table, {1: one})
     assert seen.refresh() == []
-    roster.clear(1)
+    stream_table.clear(1)
     assert seen.refresh() == [1]
     assert seen.refresh() == []
     assert seen.arena(1) is None
     assert seen.find(1) is None
 
 
-def test_a_changed_entry_is_read_again(roster):
-    roster.write(1, entry())
-    seen = streams(roster, {1: arena()})
-    roster.write(1, entry(max_age_ms=8.0))
+def test_a_changed_entry_is_read_again(stream_table):
+    stream_table.write(1, entry())
+    seen = streams(stream_table, {1: arena()})
+    stream_table.write(1, entry(max_age_ms=8.0))
     assert seen.find(1).max_age_ms is None
     seen.refresh()
     assert seen.find(1).max_age_ms == 8.0
 
 
-def test_an_arena_whose_descriptor_is_closed_already_is_no_arena(roster):
-    roster.write(2, entry(fd=999_999))
-    assert streams(roster).arena(2) is None
-
-
-def test_rows_of_workers_are_enlisted_retired_and_enlisted_again():
-    made = Board(2, spare=2)
-    assert [made.enlist(), made.enlist()] == [2, 3]
-    with pytest.raises(IndexError):
-        made.enlist()
-    made.hold(2, 0, header())
-    made.ready(2)
-    made.retire(2)
-    assert not made.is_ready(2)
-    assert made.in_hand(2) == 0
-    for worker in (0, 1, 3):
-        made.ready(worker)
-        made.beat(worker, 100)
-    assert made.is_idle(200)
-    before = made.incarnation(2)
-    assert made.enlist() == 2
-    assert made.incarnation(2) == before
-    assert not made.is_idle(200)
+def test_an_arena_whose_descriptor_is_closed_is_not_mapped(stream_table):
+    stream_table.write(2, entry(fd=999_999))
+    assert streams(stream_table).arena(2) is None

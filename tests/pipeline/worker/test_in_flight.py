@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from pipeline.frame import Span, Status
 from pipeline.memory.arena import POISON_BLAMES
 from pipeline.worker.in_flight import IDLE_NS, SETTLE_NS, STUCK_NS, Custody
-from tests.builders import arena, board, header, returned, total
+from tests.builders import arena, header, returned, total, worker_table
 
 LATER_NS = 10 * SETTLE_NS
 WORKER = 1
@@ -18,13 +18,15 @@ class World:
     """A stream in custody, and the workers that its frames go to."""
 
     def __init__(self, slots=3, leaves=1, too_old_ns=None):
-        self.arena, self.board = arena(slots=slots), board(3)
+        self.arena, self.worker_table = arena(slots=slots), worker_table(3)
         self.leaves, self.too_old_ns, self.now_ns = leaves, too_old_ns, 10**9
         self.start()
 
     def start(self):
         """Capture's process begins, also after it was killed: only the arena is left."""
-        self.custody = Custody(self.arena, self.board, 0, self.leaves, self.too_old_ns, self.now_ns)
+        self.custody = Custody(
+            self.arena, self.worker_table, 0, self.leaves, self.too_old_ns, self.now_ns
+        )
 
     def lend(self):
         blank = self.custody.blank()
@@ -40,9 +42,9 @@ class World:
 
     def die(self, worker=WORKER):
         """What the supervisor does when a worker died."""
-        for hold in self.board.bury(worker):
+        for hold in self.worker_table.mark_dead(worker):
             self.arena.blame(hold.slot, hold.generation)
-        self.board.raise_epoch()
+        self.worker_table.raise_epoch()
 
     def sent_again(self):
         """What is sent again after a death, once the copies under way are settled."""
@@ -181,12 +183,12 @@ def test_what_one_branch_returned_before_a_death_is_returned_again():
 def test_a_frame_that_somebody_has_in_hand_is_not_sent_again_until_let_go():
     world = World()
     held, other = world.lend(), world.lend()
-    world.board.hold(2, 0, held)
+    world.worker_table.hold(2, 0, held)
     world.die()
     assert [h.seq for h in world.sent_again()] == [other.seq]
     assert world.custody.waits_for_holders
     assert world.settled() == []
-    world.board.let_go(2, 0)
+    world.worker_table.release(2, 0)
     assert [h.seq for h in world.settled()] == [held.seq]
     assert not world.custody.waits_for_holders
 
@@ -194,20 +196,20 @@ def test_a_frame_that_somebody_has_in_hand_is_not_sent_again_until_let_go():
 def test_in_order_none_is_sent_again_before_an_older_one_that_somebody_has_in_hand():
     world = World()
     first, held, last = world.lend(), world.lend(), world.lend()
-    world.board.hold(2, 0, held)
+    world.worker_table.hold(2, 0, held)
     world.die()
     world.custody.watch(world.now_ns)
     world.now_ns += SETTLE_NS
     assert [h.seq for h in world.custody.due(world.now_ns, in_order=True)] == [first.seq]
     assert world.custody.due(world.now_ns, in_order=True) == []
-    world.board.let_go(2, 0)
+    world.worker_table.release(2, 0)
     both = [h.seq for h in world.custody.due(world.now_ns, in_order=True)]
     assert both == [held.seq, last.seq]
 
 
 def test_what_the_dead_had_in_hand_is_sent_again():
     world = World()
-    world.board.hold(WORKER, 0, world.lend())
+    world.worker_table.hold(WORKER, 0, world.lend())
     world.die()
     assert [h.seq for h in world.sent_again()] == [0]
 
@@ -224,7 +226,7 @@ def test_nothing_is_sent_again_before_holds_and_attempts_have_settled():
 def test_a_second_death_meanwhile_voids_once_more():
     world = World()
     lent = world.lend()
-    world.board.hold(2, 0, lent)
+    world.worker_table.hold(2, 0, lent)
     world.die()
     assert world.sent_again() == []
     world.die(2)
@@ -244,7 +246,7 @@ def test_in_hand_at_more_than_three_deaths_a_frame_is_poison():
     world = World()
     [copy] = [world.lend()]
     for death in range(1, POISON_BLAMES + 2):
-        world.board.hold(WORKER, 0, copy)
+        world.worker_table.hold(WORKER, 0, copy)
         world.die()
         [copy] = world.sent_again()
         if death <= 3:
@@ -296,13 +298,13 @@ def test_the_end_is_kept_in_custody_like_a_frame():
     end = world.custody.lend_end(world.now_ns, 0)
     assert (end.status, end.seq) == (Status.END, 1)
     assert world.custody.in_flight == 1
-    world.board.hold(WORKER, 0, end)
+    world.worker_table.hold(WORKER, 0, end)
     for _ in range(POISON_BLAMES + 2):  # neither poison nor too old: it must arrive
         world.now_ns += 10**9
         world.die()
         [end] = world.sent_again()
         assert end.status == Status.END
-        world.board.hold(WORKER, 0, end)
+        world.worker_table.hold(WORKER, 0, end)
     assert world.give_back(end, 0b01) is None
     assert not world.arena.finished
     assert world.give_back(end, 0b10) == ("", [])
@@ -362,8 +364,8 @@ def test_a_half_written_loan_is_no_frame():
 
 def well(world):
     for worker in range(3):
-        world.board.ready(worker)
-        world.board.beat(worker, world.now_ns)
+        world.worker_table.ready(worker)
+        world.worker_table.beat(worker, world.now_ns)
 
 
 def pass_time(world, seconds, step_s=0.05):
@@ -390,9 +392,9 @@ def test_a_frame_that_nobody_has_and_nobody_returns_is_sent_again():
 
 def test_while_somebody_works_on_a_frame_of_the_stream_nothing_is_taken_for_lost():
     world = World()
-    world.board.hold(2, 0, world.lend())
+    world.worker_table.hold(2, 0, world.lend())
     assert pass_time(world, 3 * STUCK_NS / 1e9, 0.5) is None
-    world.board.let_go(2, 0)
+    world.worker_table.release(2, 0)
     assert pass_time(world, 2 * IDLE_NS / 1e9) == "unreturned"
     assert len(world.settled()) == 1
 
@@ -400,7 +402,7 @@ def test_while_somebody_works_on_a_frame_of_the_stream_nothing_is_taken_for_lost
 def test_while_others_are_busy_a_lost_frame_is_missed_late():
     world = World()
     world.lend()
-    world.board.hold(2, 0, header(stream=1))
+    world.worker_table.hold(2, 0, header(stream=1))
     assert pass_time(world, STUCK_NS / 1e9 - 1, 0.5) is None
     assert pass_time(world, 2, 0.5) == "unreturned"
     assert len(world.settled()) == 1
@@ -410,7 +412,7 @@ def test_frames_that_wait_for_a_stage_that_opens_are_not_missed_however_long():
     world = World()
     well(world)
     world.lend()
-    world.board.bury(2)  # its successor opens for longer than any patience
+    world.worker_table.mark_dead(2)  # its successor opens for longer than any patience
     for _ in range(10):
         world.now_ns += STUCK_NS // 3
         assert world.custody.watch(world.now_ns) is None
@@ -421,7 +423,7 @@ def test_frames_that_wait_for_a_stage_that_opens_are_not_missed_however_long():
 def test_patience_doubles_while_nothing_returns_and_is_short_again_after():
     world = World()
     lent = world.lend()
-    world.board.hold(2, 0, header(slot=world.arena.slots - 1))
+    world.worker_table.hold(2, 0, header(slot=world.arena.slots - 1))
     assert pass_time(world, STUCK_NS / 1e9 + 1, 0.5) == "unreturned"
     [again] = world.settled()
     assert pass_time(world, 2 * STUCK_NS / 1e9 - 1, 0.5) is None
@@ -462,7 +464,7 @@ class Storm(RuleBasedStateMachine):
 
     def launch(self, headers):
         for sent in headers:
-            assert not self.world.board.is_held(0, sent.slot)
+            assert not self.world.worker_table.is_held(0, sent.slot)
             assert self.world.arena.is_current(sent)
             self.messages += [(sent, 0b01), (sent, 0b10)]
 
@@ -471,7 +473,7 @@ class Storm(RuleBasedStateMachine):
     def lend(self):
         blank = self.world.custody.blank()
         # Whoever still has the slot in hand would see it change.
-        assert not self.world.board.is_held(0, blank.slot)
+        assert not self.world.worker_table.is_held(0, blank.slot)
         sent = self.world.lend()
         assert sent.seq == self.lent
         self.lent += 1
@@ -484,11 +486,11 @@ class Storm(RuleBasedStateMachine):
         if worker in self.hands:
             return
         message = self.messages.pop(data.draw(st.integers(0, len(self.messages) - 1)))
-        self.world.board.hold(worker, 0, message[0])
+        self.world.worker_table.hold(worker, 0, message[0])
         if self.world.arena.is_current(message[0]):
             self.hands[worker] = message
         else:
-            self.world.board.let_go(worker, 0)
+            self.world.worker_table.release(worker, 0)
 
     @precondition(lambda self: self.hands)
     @rule(data=st.data(), cause=st.sampled_from(["", "", "failed:ids", "stale"]))
@@ -496,7 +498,7 @@ class Storm(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(sorted(self.hands)))
         sent, leaf = self.hands.pop(worker)
         self.returns.append(returned(sent, leaf, sent.cause or cause))
-        self.world.board.let_go(worker, 0)
+        self.world.worker_table.release(worker, 0)
 
     @precondition(lambda self: self.returns)
     @rule(data=st.data())
@@ -527,7 +529,7 @@ class Storm(RuleBasedStateMachine):
         self.world.custody.watch(self.world.now_ns)  # a death before comes first
         for worker in list(self.hands):
             self.hands.pop(worker)
-            self.world.board.let_go(worker, 0)
+            self.world.worker_table.release(worker, 0)
         self.world.now_ns += LATER_NS
         self.launch(self.world.custody.due(self.world.now_ns))
         self.messages.clear()
@@ -555,7 +557,7 @@ class Storm(RuleBasedStateMachine):
         for worker in list(self.hands):
             sent, leaf = self.hands.pop(worker)
             self.returns.append(returned(sent, leaf))
-            self.world.board.let_go(worker, 0)
+            self.world.worker_table.release(worker, 0)
         for _ in range(2):
             self.world.custody.watch(self.world.now_ns)
             self.world.now_ns += LATER_NS

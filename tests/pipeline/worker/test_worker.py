@@ -13,12 +13,12 @@ from pipeline.edge import Kind, Message, decode_header, decode_return, encode
 from pipeline.errors import EndRun, RunError
 from pipeline.frame import Frame, Span, Status
 from pipeline.memory.run_info import Bulletin
-from pipeline.memory.stream_table import Entry, Roster
+from pipeline.memory.stream_table import StreamEntry, StreamTable
 from pipeline.stage import Array, BatchSettings, Resolved, Source, SourceInfo, Stage
 from pipeline.telemetry.counters import Telemetry, read_trace
 from pipeline.worker import worker as worker_file
 from pipeline.worker.worker import CaptureWorker, Report, Shared, Worker, send_report
-from tests.builders import IMAGE, arena, board, graph, header, returned, total
+from tests.builders import IMAGE, arena, graph, header, returned, total, worker_table
 
 CALLS = []
 """(stage, what it was asked, frame or stream) in the order of the calls."""
@@ -171,7 +171,7 @@ REGISTRY = {
 class FakeSockets:
     """Notes what is sent, gives what is laid into `inbox`."""
 
-    def __init__(self, run, worker, board):
+    def __init__(self, run, worker, worker_table):
         self.blocked = set()
         self.inbox, self.frames, self.returns, self.woken = [], [], [], []
         self.on_frame = None
@@ -224,25 +224,27 @@ class Stand:
         streams = more.pop("streams", ("demo",))
         self.graph = graph(stages, streams, REGISTRY, placement="separate", **more)
         names = [node.name for node in self.graph.nodes]
-        self.board = board(len(self.graph.workers))
+        self.worker_table = worker_table(len(self.graph.workers))
         self.arenas = {
             stream.index: arena(stream.slots, names, self.graph.ordered)
             for stream in self.graph.streams
         }
-        roster = Roster()
+        stream_table = StreamTable()
         for worker in self.graph.workers:
             if worker.stream is not None:
                 of = self.graph.streams[worker.stream]
                 age = of.settings.max_age_ms
                 fd = self.arenas[of.index].fd
-                roster.write(of.index, Entry(of.name, of.live, age, worker.index, of.slots, fd))
+                stream_table.write(
+                    of.index, StreamEntry(of.name, of.live, age, worker.index, of.slots, fd)
+                )
         self.shared = Shared(
             run="run",
             graph=self.graph,
-            board=self.board,
+            worker_table=self.worker_table,
             arenas=self.arenas,
             left={},
-            roster=roster,
+            stream_table=stream_table,
             telemetry=Telemetry(len(names), len(self.graph.workers), len(self.graph.streams)),
             bulletin=Bulletin(),
             report_fd=-1,
@@ -303,7 +305,7 @@ class Stand:
                 Message(
                     Kind.FRAME,
                     sender,
-                    self.board.incarnation(sender),
+                    self.worker_table.incarnation(sender),
                     self.node(after).index,
                     encode(one),
                 )
@@ -499,7 +501,7 @@ def test_a_void_frame_is_let_go_without_a_word():
     stand.take(void)
     assert calls() == []
     assert stand.given_back == []
-    assert stand.board.bury(1) == []  # nothing in hand
+    assert stand.worker_table.mark_dead(1) == []  # nothing in hand
 
 
 def test_a_void_frame_gives_its_sender_credit_all_the_same():
@@ -507,21 +509,23 @@ def test_a_void_frame_gives_its_sender_credit_all_the_same():
     void = stand.lend()
     stand.again()
     stand.take(void)
-    assert stand.board.done(1, 0) == 1
+    assert stand.worker_table.done(1, 0) == 1
 
 
 def test_a_frame_is_in_hand_while_it_is_worked_on_and_handed_on_and_no_longer():
     stand = Stand(chain("add", "note")).open("a")
     held = []
-    WHILE_AT_WORK.append(lambda frame: held.append(stand.board.is_held(0, frame.header.slot)))
+    WHILE_AT_WORK.append(
+        lambda frame: held.append(stand.worker_table.is_held(0, frame.header.slot))
+    )
     send_return = stand.sockets.send_return
     stand.sockets.send_return = lambda *args: (
-        held.append(stand.board.is_held(0, 0)),
+        held.append(stand.worker_table.is_held(0, 0)),
         send_return(*args),
     )
     stand.take(stand.lend())
     assert held == [True, True, True]
-    assert not stand.board.is_held(0, 0)
+    assert not stand.worker_table.is_held(0, 0)
 
 
 @pytest.mark.parametrize(
@@ -669,10 +673,12 @@ def test_in_a_batch_void_and_given_up_frames_are_left_out():
 def test_a_batch_is_in_hand_as_a_whole():
     stand = Stand({"a": {"use": "batch", "batch": 4}}).open("a")
     held = []
-    WHILE_AT_WORK.append(lambda f: held.append([stand.board.is_held(0, s) for s in range(3)]))
+    WHILE_AT_WORK.append(
+        lambda f: held.append([stand.worker_table.is_held(0, s) for s in range(3)])
+    )
     batch_of(stand, 3)
     assert held == [[True] * 3] * 3
-    assert stand.board.bury(1) == []
+    assert stand.worker_table.mark_dead(1) == []
 
 
 def test_a_batch_mixes_streams():
@@ -706,19 +712,19 @@ def test_a_sender_that_waits_is_woken_when_a_frame_is_done():
     stand = Stand(chain("note")).open("a")
     stand.take(stand.lend())
     assert stand.sockets.woken == []
-    stand.board.wait_for_work_taken(0, waits=True)
+    stand.worker_table.set_sender_waiting(0, waiting=True)
     stand.take(stand.lend())
     assert stand.sockets.woken == [0]
-    assert stand.board.done(1, 0) == 2
+    assert stand.worker_table.done(1, 0) == 2
 
 
 def test_a_dead_senders_frame_earns_its_successor_no_credit():
     stand = Stand(chain("note")).open("a")
     message = Message(Kind.FRAME, 0, 0, 0, encode(stand.lend()))
-    stand.board.bury(0)
-    stand.board.wait_for_work_taken(0, waits=True)
+    stand.worker_table.mark_dead(0)
+    stand.worker_table.set_sender_waiting(0, waiting=True)
     stand.worker._work_on([message])
-    assert stand.board.done(1, 0) == 0
+    assert stand.worker_table.done(1, 0) == 0
     assert stand.sockets.woken == []
     assert calls() == [("a", "process", 0)]
 
@@ -796,7 +802,7 @@ def test_after_its_death_an_ordered_stage_goes_on_with_its_state():
     for one in headers[:2]:
         stand.take(one)
     before = counted(stand)
-    stand.board.bury(stand.index)
+    stand.worker_table.mark_dead(stand.index)
     stand.open("a")  # its successor: nothing but the arena is left
     assert calls("restore") == [("a", "restore", "demo")]
     CALLS.clear()
@@ -816,7 +822,7 @@ def test_killed_between_its_work_and_handing_on_nothing_counts_twice():
     stand.sockets.send_frame = killed
     with pytest.raises(SystemExit):
         stand.take(lent)
-    stand.board.bury(stand.index)
+    stand.worker_table.mark_dead(stand.index)
     stand.open("a")
     CALLS.clear()
     stand.take(stand.again())
@@ -832,11 +838,11 @@ def test_killed_before_its_state_is_saved_it_works_on_the_frame_again():
     def killed(*args):
         raise SystemExit
 
-    stand.arena.save = killed
+    stand.arena.states.save = killed
     with pytest.raises(SystemExit):
         stand.take(second)
-    del stand.arena.save
-    stand.board.bury(stand.index)
+    del stand.arena.states.save
+    stand.worker_table.mark_dead(stand.index)
     stand.open("a")
     stand.take(stand.again(1))
     assert counted(stand) == {1: 2}
@@ -852,7 +858,7 @@ def test_two_ordered_stages_killed_between_the_two_go_on_where_each_was():
     stand.take(stand.lend())
     with pytest.raises(RunError):  # stands for a kill in b
         stand.take(stand.lend())
-    stand.board.bury(stand.index)
+    stand.worker_table.mark_dead(stand.index)
     stand.graph.nodes[2].settings = CountSettings()
     stand.open("a")
     CALLS.clear()
@@ -998,8 +1004,8 @@ def test_after_a_death_frames_are_sent_again_and_each_ends_once():
 
     def die_at_5(of, done):
         if of.seq == 5 and of.attempt == 0:
-            stand.board.bury(1)
-            stand.board.raise_epoch()
+            stand.worker_table.mark_dead(1)
+            stand.worker_table.raise_epoch()
             return False
         return True
 
@@ -1016,20 +1022,20 @@ def test_after_a_death_what_waited_for_a_replica_is_not_sent_twice():
 
     def look(timeout_ms):
         """Once all frames wait and no replica is ready, one dies; then both are ready."""
-        if timeout_ms and not stand.board.epoch:
+        if timeout_ms and not stand.worker_table.epoch:
             assert stand.arena.ledger().in_flight == 4
-            stand.board.bury(2)
-            stand.board.raise_epoch()
+            stand.worker_table.mark_dead(2)
+            stand.worker_table.raise_epoch()
         elif timeout_ms and stand.worker._custody.waits_for_holders is False:
             for worker in (1, 2):
-                stand.board.ready(worker)
+                stand.worker_table.ready(worker)
         return receive(timeout_ms)
 
     stand.sockets.receive = look
 
     def give_back(of):
         worker = stand.sockets.frames[-1][0]
-        stand.board.count_done(worker, 0)
+        stand.worker_table.count_done(worker, 0)
         body = encode(returned(of, stand.graph.leaves))
         stand.sockets.inbox.append(Message(Kind.RETURN, worker, 0, 0, body))
 
@@ -1055,8 +1061,8 @@ def test_after_captures_own_death_its_successor_goes_on_behind_the_last_frame():
 
     with pytest.raises(SystemExit):
         run(stand, die_at_5)
-    stand.board.bury(0)
-    stand.board.raise_epoch()
+    stand.worker_table.mark_dead(0)
+    stand.worker_table.raise_epoch()
     seen = {}
 
     def look(of, done):
@@ -1083,7 +1089,7 @@ def test_capture_that_died_with_its_source_at_the_end_does_not_open_it_again():
 
     with pytest.raises(SystemExit):
         run(stand, die_at_the_end)
-    stand.board.bury(0)
+    stand.worker_table.mark_dead(0)
     SCRIPT.append((4, 6))
     ledger = run(stand)
     assert ledger.captured == 2
@@ -1097,7 +1103,7 @@ def test_asked_to_stop_capture_lends_no_more_and_lets_drain_what_is_out():
 
     def stop_at_5(of, done):
         if of.seq == 5:
-            stand.board.stop()
+            stand.worker_table.stop()
         return True
 
     ledger = run(stand, stop_at_5)
@@ -1167,12 +1173,12 @@ def test_live_streams_share_what_is_in_flight_beyond_one_frame_each(slots, other
     stand = Stand({"a": {"use": "note"}, "b": {"use": "note"}}, streams={"demo": demo, "other": {}})
     stand.open("capture")
     assert stand.arena.slots == 3
-    stand.board.set_in_flight(1, others)  # those of another stream's capture worker
+    stand.worker_table.set_in_flight(1, others)  # those of another stream's capture worker
     while stand.worker._read():
         pass
     assert len(stand.sent) == most
-    assert stand.board.live_in_flight == others + most
-    stand.board.set_in_flight(1, 0)
+    assert stand.worker_table.live_in_flight == others + most
+    stand.worker_table.set_in_flight(1, 0)
     while stand.worker._read():
         pass
     assert len(stand.sent) == 3
