@@ -114,11 +114,14 @@ def listeners(graph: Graph, purpose: str) -> Iterator[Listen]:
 
 def file_id(path: str | Path) -> object:
     """Return the same for two names of one file, whether it exists already or not."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return os.path.realpath(path)
-    return found.st_dev, found.st_ino
+    real = os.path.realpath(path)
+    for name in (path, real):  # `new/../photos` is found only once `new` has been made
+        try:
+            found = os.stat(name)
+        except (OSError, ValueError):
+            continue
+        return found.st_dev, found.st_ino
+    return real
 
 
 def _files(

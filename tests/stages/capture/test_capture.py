@@ -517,7 +517,8 @@ def test_settings_out_of_bounds_are_refused(table, words):
     ],
 )
 def test_cameras_and_addresses_are_live_and_files_are_not(source, mode, live):
-    assert Capture.resolve(CaptureSettings(source=source, mode=mode))["live"] is live
+    [info] = Capture.resolve(CaptureSettings(source=source, mode=mode)).offers
+    assert info.live is live
 
 
 def test_closing_what_was_never_opened_is_no_error():
