@@ -32,7 +32,7 @@ from stages.sinks.files.events import utc_ms
 from stages.sinks.listen import is_loopback
 from stages.sinks.web.activity import Feed
 from stages.sinks.web.allowed_sources import NotAllowedError, Sources
-from stages.sinks.web.door import ACCEPTED_AT_ONCE, QUEUE, Door, Health, descriptors_per_kind
+from stages.sinks.web.connections import ACCEPTED_AT_ONCE, QUEUE, Door, Health, descriptors_per_kind
 from stages.sinks.web.metrics import STEP_S, History, exposition, why_not_ready
 from stages.sinks.web.web import WebSettings
 

@@ -25,7 +25,7 @@ from pipeline.frame import Frame
 from pipeline.status import Condition, RunStatus, StageStatus, StreamStatus, WorkerStatus
 from pipeline.telemetry.counters import Percentiles
 from stages.detections import Objects
-from stages.sinks.web import door as web_door
+from stages.sinks.web import connections as web_door
 from stages.sinks.web import server as web_server
 from stages.sinks.web.activity import Feed
 from stages.sinks.web.metrics import BOUNDS_S, BUCKETS_S, History, percentile, why_not_ready

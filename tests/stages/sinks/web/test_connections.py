@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from stages.sinks.web import door as web_door
+from stages.sinks.web import connections as web_door
 from stages.sinks.web import server as web_server
 from tests.stages.sinks.web.test_web import DEADLINE_S, TOKEN, Page, StandIn, wait_until
 
