@@ -74,7 +74,7 @@ class _Address(NamedTuple):
         )
 
 
-class Sources:
+class AllowedSources:
     """The sources that requests may open.
 
     Args:

@@ -1,14 +1,13 @@
-"""Which connections of the status page are served: bounds, penalties, a lane for health checks.
+"""Connections of the status page: how many of each kind are open at a time.
 
-Something outside watches `/healthz`, and restarts the run if it does not answer; clients that flood
-the port must not bring that about. So connections are of three kinds, each with a bound of its own:
+A monitor polls `/healthz` and restarts the run if there is no answer; clients that flood the port
+must not cause that. So there are three kinds of connections, each with a limit of its own:
 
-- served: by the HTTP server. If all are taken, one without a request is closed for a new one.
-- penalised: has brought a wrong token and waits for the answer. It is not counted as served.
-- reserve: comes while all are taken, or from an address of which many are penalised. It may ask
-  for `/healthz` and `/readyz` and nothing else, and is read by a few lines of code and no HTTP
-  server. If all are taken, the oldest is closed for a new one, so one that asks at once is
-  answered.
+- served: handled by the HTTP server. At the limit, an idle one is closed for a new one.
+- penalised: has sent a wrong token and waits for the answer. Does not count as served.
+- health-only: accepted while all served ones are busy, or from an address with many penalised
+  ones. Only `/healthz` and `/readyz` are answered, by a few lines of code and no HTTP server. At
+  the limit, the oldest is closed for a new one, so a client that asks at once is answered.
 """
 
 from __future__ import annotations
@@ -22,51 +21,49 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
-HEALTH = ("/healthz", "/readyz")
-"""Paths that are answered whatever else is going on."""
+from stages.sinks.web.health import HEALTH_PATHS, Health
 
-MAX_CONNECTIONS = 256
-"""Served at a time; beyond that, one that asks for nothing gives way to a new one."""
+MAX_SERVED = 256
+"""Served connections."""
 MAX_PENALISED = 256
-"""Connections that wait for the answer to a wrong token; one more, and the oldest gets it."""
+"""Penalised connections; for one more, the oldest is answered at once."""
 MAX_PENALISED_PER_ADDRESS = 64
-"""From so many on, what else comes from the address goes to the reserve."""
-MAX_RESERVE = 256
-"""More than are accepted at once, so that one that asks at once is answered."""
-MAX_HEAD_BYTES = 8192
-"""Length of a request in the reserve."""
-RESERVE_S = 5.0
-"""How long a connection of the reserve may take to send its request."""
-REFUSED_S = 1.0
-"""How long a connection of the reserve that asks for something else waits for the refusal, so that
-clients that try again at once cost little."""
-ACCEPTED_AT_ONCE = 32
-"""Connections. Few, as it takes some rounds of the event loop until a new one is read: by then no
-more may have come than there is room for, or it would be closed unread."""
-QUEUE = 1024
-"""Connections that wait to be accepted; where they are too many, a client tries again after 1 s."""
+"""Penalised connections of an address, from which on its new connections are health-only."""
+MAX_HEALTH_ONLY = 256
+"""Health-only connections. More than `ACCEPT_BATCH`, so that a client that asks at once is
+answered before its connection is the oldest."""
+MAX_HEALTH_REQUEST_BYTES = 8192
+"""Length of a request on a health-only connection."""
+HEALTH_REQUEST_TIMEOUT_S = 5.0
+"""Time in which a health-only connection must send its request, seconds."""
+REFUSAL_DELAY_S = 1.0
+"""Delay before another request on a health-only connection is refused, seconds, so that clients
+that retry at once cost little."""
+ACCEPT_BATCH = 32
+"""Connections that are accepted at once. A new connection is read a few rounds of the event loop
+later: until then no more than fit may have come, or it would be closed unread."""
+LISTEN_BACKLOG = 1024
+"""Connections that wait to be accepted; when it is full, a client retries after 1 s."""
 OTHER_DESCRIPTORS = 64
-"""What the process needs beside connections."""
+"""File descriptors that the process needs for other things than connections."""
 
-PHRASES = {
+REASONS = {
     200: "OK",
     429: "Too Many Requests",
     500: "Internal Server Error",
     503: "Service Unavailable",
 }
 
-Health = tuple[str, int]
-"""Text and status of the answer to a health check."""
-Serve = Callable[[], web.RequestHandler]
-"""Makes the protocol of a connection that is served."""
+MakeHandler = Callable[[], web.RequestHandler]
+"""Makes the protocol of a served connection."""
 
 
-class Door:
-    """Decides what becomes of each new connection.
+class ConnectionLimiter:
+    """Decides the kind of each new connection, and closes old ones.
 
     Args:
-        health: answers the paths of `HEALTH`.
-        headers: of every answer.
+        health: answers the paths of `HEALTH_PATHS`.
+        headers: headers of every answer.
     """
 
     def __init__(
@@ -75,43 +72,46 @@ class Door:
         self.health, self.headers = health, headers
         self.busy: set[web.RequestHandler] = set()
         """Connections with a request that is being answered."""
-        self._share = descriptors_per_kind()
+        self._limit = connections_per_kind()
         self._served: list[web.RequestHandler] = []
-        """Oldest first; some of them may be closed."""
+        """Oldest first; some may be closed."""
         self._penalised: dict[web.RequestHandler, asyncio.Event] = {}
-        self._wrong: Counter[str] = Counter()
-        """Address -> how many of it are penalised."""
-        self._reading: dict[_Reserve, None] = {}
-        """Of the reserve: have not asked for health, oldest first."""
-        self._answering: dict[_Reserve, None] = {}
-        """Of the reserve: have asked for health."""
+        """Connection -> event that ends its delay, oldest first."""
+        self._penalised_of: Counter[str] = Counter()
+        """Address -> number of its penalised connections."""
+        self._reading: dict[_HealthOnly, None] = {}
+        """Health-only connections that have not sent a health check yet, oldest first."""
+        self._answering: dict[_HealthOnly, None] = {}
+        """Health-only connections with a health check that is being answered, oldest first."""
 
-    def protocol(self, serve: Serve) -> asyncio.Protocol:
+    def protocol(self, make_handler: MakeHandler) -> asyncio.Protocol:
         """Make the protocol of a new connection, whose address is not known yet."""
-        return _Visitor(self, serve)
+        return _Accepted(self, make_handler)
 
-    def admit(self, transport: asyncio.BaseTransport, serve: Serve) -> asyncio.Protocol:
-        """Choose what a new connection is."""
-        if self._wrong[address_of(transport)] >= MAX_PENALISED_PER_ADDRESS:
-            return _Reserve(self, 429)
+    def admit(
+        self, transport: asyncio.BaseTransport, make_handler: MakeHandler
+    ) -> asyncio.Protocol:
+        """Choose the kind of a new connection and make its protocol."""
+        if self._penalised_of[client_address(transport)] >= MAX_PENALISED_PER_ADDRESS:
+            return _HealthOnly(self, 429)
         self._served = [one for one in self._served if one.transport is not None]
         count = sum(one not in self._penalised for one in self._served)
-        if count >= min(MAX_CONNECTIONS, self._share):
+        if count >= min(MAX_SERVED, self._limit):
             idle = next((one for one in self._served if one not in self.busy), None)
             if idle is None:
-                return _Reserve(self, 503)
+                return _HealthOnly(self, 503)
             idle.force_close()
-        self._served.append(serve())
+        self._served.append(make_handler())
         return self._served[-1]
 
     async def penalise(self, connection: web.RequestHandler, seconds: float) -> None:
-        """Have a connection wait that has brought a wrong token."""
+        """Delay a connection that has sent a wrong token."""
         released = asyncio.Event()
-        address = address_of(connection.transport)
-        if len(self._penalised) >= min(MAX_PENALISED, self._share):
+        address = client_address(connection.transport)
+        if len(self._penalised) >= min(MAX_PENALISED, self._limit):
             next(iter(self._penalised.values())).set()
         self._penalised[connection] = released
-        self._wrong[address] += 1
+        self._penalised_of[address] += 1
         try:
             async with asyncio.timeout(seconds):
                 await released.wait()
@@ -119,53 +119,58 @@ class Door:
             pass
         finally:
             del self._penalised[connection]
-            self._wrong[address] -= 1
-            if not self._wrong[address]:
-                del self._wrong[address]
+            self._penalised_of[address] -= 1
+            if not self._penalised_of[address]:
+                del self._penalised_of[address]
 
-    def enter(self, one: _Reserve, answering: bool = False) -> None:
-        """Count a connection of the reserve; close the oldest of its kind if there are too many."""
-        self.leave(one)
+    def add(self, connection: _HealthOnly, answering: bool = False) -> None:
+        """Count a health-only connection; at the limit of its kind, close the oldest."""
+        self.remove(connection)
         others = self._answering if answering else self._reading
-        if len(others) >= min(MAX_RESERVE, self._share):
+        if len(others) >= min(MAX_HEALTH_ONLY, self._limit):
             next(iter(others)).finish()
-        others[one] = None
+        others[connection] = None
 
-    def leave(self, one: _Reserve) -> None:
-        """Count a connection of the reserve no more."""
-        self._reading.pop(one, None)
-        self._answering.pop(one, None)
+    def remove(self, connection: _HealthOnly) -> None:
+        """Stop counting a health-only connection."""
+        self._reading.pop(connection, None)
+        self._answering.pop(connection, None)
 
     def close(self) -> None:
-        """Close the reserve."""
-        for one in [*self._reading, *self._answering]:
-            one.abort()
+        """Close all health-only connections."""
+        for connection in [*self._reading, *self._answering]:
+            connection.abort()
 
 
-class _Visitor(asyncio.Protocol):
-    """A connection until it is known from where it comes."""
+class _Accepted(asyncio.Protocol):
+    """A new connection until its address is known.
 
-    def __init__(self, door: Door, serve: Serve) -> None:
-        self._door, self._serve = door, serve
+    Args:
+        limiter: decides the kind of the connection.
+        make_handler: makes the protocol of a served connection.
+    """
+
+    def __init__(self, limiter: ConnectionLimiter, make_handler: MakeHandler) -> None:
+        self._limiter, self._make_handler = limiter, make_handler
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        protocol = self._door.admit(transport, self._serve)
+        protocol = self._limiter.admit(transport, self._make_handler)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
 
 
-class _Reserve(asyncio.Protocol):
-    """A connection that may ask for the health of the run and nothing else.
+class _HealthOnly(asyncio.Protocol):
+    """A connection on which only health checks are answered.
 
     Args:
-        door: that it came through.
-        refusal: status of the answer to anything else.
+        limiter: counts the connection.
+        refusal: HTTP status of the answer to any other request.
     """
 
-    def __init__(self, door: Door, refusal: int) -> None:
-        self._door, self._refusal = door, refusal
-        self._head = b""
-        self._asked = False
+    def __init__(self, limiter: ConnectionLimiter, refusal: int) -> None:
+        self._limiter, self._refusal = limiter, refusal
+        self._request = b""
+        self._is_complete = False
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._answering: asyncio.Task[None] | None = None
@@ -173,47 +178,52 @@ class _Reserve(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._door.enter(self)
-        self._timer = asyncio.get_running_loop().call_later(RESERVE_S, self.abort)
+        self._limiter.add(self)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(HEALTH_REQUEST_TIMEOUT_S, self.abort)
 
     def data_received(self, data: bytes) -> None:
-        if self._asked:
+        if self._is_complete:
             return  # read and dropped: unread data would make the end of the connection a reset
-        self._head += data[: MAX_HEAD_BYTES + 1]
-        if b"\r\n\r\n" not in self._head and len(self._head) <= MAX_HEAD_BYTES:
+        self._request += data[: MAX_HEALTH_REQUEST_BYTES + 1]
+        is_too_long = len(self._request) > MAX_HEALTH_REQUEST_BYTES
+        if b"\r\n\r\n" not in self._request and not is_too_long:
             return
-        self._asked = True
-        method, _, rest = self._head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
+        self._is_complete = True
+        method, _, rest = self._request.partition(b"\r\n")[0].decode("latin-1").partition(" ")
         path = rest.partition(" ")[0].partition("?")[0]
-        if method in ("GET", "HEAD") and path in HEALTH:
-            self._door.enter(self, answering=True)
+        if method in ("GET", "HEAD") and path in HEALTH_PATHS:
+            self._limiter.add(self, answering=True)
             self._answering = asyncio.create_task(self._answer(path, method == "GET"))
         else:
-            self._wait(REFUSED_S, self.finish)
+            assert self._timer is not None
+            self._timer.cancel()
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(REFUSAL_DELAY_S, self.finish)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._door.leave(self)
+        self._limiter.remove(self)
         if self._timer is not None:
             self._timer.cancel()
         if self._answering is not None:
             self._answering.cancel()
 
     def finish(self) -> None:
-        """End the connection, with the refusal if it has asked for something else than health."""
-        if not self._asked or self._answering is not None:
+        """Close the connection; refuse its request if it is complete and no health check."""
+        if not self._is_complete or self._answering is not None:
             self.abort()
         else:
-            self._send(f"{PHRASES[self._refusal]}\n", self._refusal, Retry_After="5")
+            self._send(f"{REASONS[self._refusal]}\n", self._refusal, Retry_After="5")
 
     def abort(self) -> None:
-        """End the connection without an answer."""
-        self._door.leave(self)
+        """Close the connection without an answer."""
+        self._limiter.remove(self)
         if self._transport is not None:
             self._transport.abort()
 
     async def _answer(self, path: str, body: bool) -> None:
         try:
-            text, status = await self._door.health(path)
+            text, status = await self._limiter.health(path)
         except Exception as error:
             logging.debug("web: %s: %r", path, error)
             text, status = "this could not be answered\n", 500
@@ -221,35 +231,31 @@ class _Reserve(asyncio.Protocol):
 
     def _send(self, text: str, status: int, body: bool = True, **headers: str) -> None:
         head = {
-            **self._door.headers,
+            **self._limiter.headers,
             "Content-Type": "text/plain; charset=utf-8",
             "Content-Length": str(len(text.encode())),
             "Connection": "close",
             **{name.replace("_", "-"): value for name, value in headers.items()},
         }
         lines = [
-            f"HTTP/1.1 {status} {PHRASES[status]}",
-            *(f"{k}: {v}" for k, v in head.items()),
+            f"HTTP/1.1 {status} {REASONS[status]}",
+            *(f"{name}: {value}" for name, value in head.items()),
         ]
         assert self._transport is not None
-        self._door.leave(self)
-        self._transport.write(("\r\n".join(lines) + "\r\n\r\n" + (text if body else "")).encode())
+        self._limiter.remove(self)
+        answer = "\r\n".join(lines) + "\r\n\r\n" + (text if body else "")
+        self._transport.write(answer.encode())
         self._transport.close()
 
-    def _wait(self, seconds: float, call: Callable[[], None]) -> None:
-        assert self._timer is not None
-        self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(seconds, call)
 
-
-def descriptors_per_kind() -> int:
-    """How many connections of each kind the limit of this process allows."""
+def connections_per_kind() -> int:
+    """Return how many connections of each kind the descriptor limit of this process allows."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(8, (soft - OTHER_DESCRIPTORS) // 4)
 
 
-def address_of(transport: asyncio.BaseTransport | None) -> str:
-    """Name the address behind a connection; of IPv6 the network of 64 bits that a client has."""
+def client_address(transport: asyncio.BaseTransport | None) -> str:
+    """Return the address of a client; of IPv6 its network of 64 bits, which one client has."""
     peer = transport.get_extra_info("peername") if transport is not None else None
     if not peer:
         return ""

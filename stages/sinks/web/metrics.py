@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from bisect import bisect_left
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import accumulate
 
-import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -20,153 +16,13 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from pipeline.status import Run, RunStatus, StreamStatus
-from stages.sinks.web.activity import Feed
+from pipeline.status import Run, RunStatus
 
 STATES = ("opening", "live", "waiting", "paused", "ended")
 
 BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10)
 """Bounds of the latency histograms that Prometheus gets; they never change, so that histories
 can be compared."""
-
-STEP_S = 2.0
-"""Between two samples of the page's curves."""
-SAMPLES = 150
-"""Five minutes of them."""
-BOUNDS_S = tuple(0.001 * 1.1**i for i in range(120))
-"""1 ms to 90 s; percentiles of the curves are found between these."""
-
-
-class Sample(msgspec.Struct, array_like=True, frozen=True):
-    """One point of a stream's curves."""
-
-    at_ms: int
-    """Wall clock, Unix epoch."""
-    fps: float
-    """Delivered since the sample before."""
-    p50_ms: float | None
-    """Latency of those; None if there were none."""
-    p95_ms: float | None
-
-
-class History:
-    """How each stream did in the last five minutes; and what changed, for the feed.
-
-    Args:
-        run: to look at.
-        feed: is told of streams that come, go and wait, and of stages that were started again.
-    """
-
-    def __init__(self, run: Run, feed: Feed) -> None:
-        self._run, self._feed = run, feed
-        self._before: RunStatus | None = None
-        self._counts: dict[str, list[int]] = {}
-        self._taken_s = 0.0
-        self.samples: dict[str, deque[Sample]] = {}
-        """By stream, oldest first."""
-
-    def take(self) -> None:
-        """Take a sample of every stream."""
-        status, now_s = self._run.status(), time.monotonic()
-        before = self._before
-        known = {stream.name: stream for stream in before.streams} if before else {}
-        for stream in status.streams:
-            try:
-                counts, _ = self._run.latency(stream.name, BOUNDS_S)
-            except KeyError:
-                continue  # it has just gone
-            last, was = self._counts.get(stream.name), known.get(stream.name)
-            if was is None or was.captured > stream.captured:
-                last = was = None  # it is new, or another by the name of one that was removed
-                self.samples[stream.name] = deque(maxlen=SAMPLES)
-            self._counts[stream.name] = counts
-            if last is not None and was is not None:
-                new = [count - old for count, old in zip(counts, last, strict=True)]
-                fps = (stream.delivered - was.delivered) / max(now_s - self._taken_s, 1e-3)
-                sample = Sample(
-                    int(time.time() * 1e3),
-                    round(fps, 2),
-                    percentile(new, 0.5),
-                    percentile(new, 0.95),
-                )
-                self.samples[stream.name].append(sample)
-            self._tell_condition(stream, was, before is None)
-        gone = known.keys() - {stream.name for stream in status.streams}
-        for name in gone:
-            self.samples.pop(name, None)
-            self._counts.pop(name, None)
-            self._feed.add(time.time_ns(), "removed", stream=name)
-        if before is not None:
-            self._tell_restarts(before, status)
-        self._before, self._taken_s = status, now_s
-
-    def _tell_condition(
-        self, stream: StreamStatus, was: StreamStatus | None, at_start: bool
-    ) -> None:
-        condition = stream.condition
-        if was is None and not at_start:
-            self._feed.add(time.time_ns(), "added", stream=stream.name)
-        state = was.condition.state if was else "opening"
-        if condition.state == state:
-            return
-        if at_start and condition.state == "live":
-            return
-        text: str = condition.state
-        if condition.state == "live" and state == "waiting":
-            text = "live again"
-        elif condition.text:
-            text += f": {condition.text}"
-        urgent = condition.state == "waiting"
-        self._feed.add(time.time_ns(), text, stream=stream.name, urgent=urgent)
-
-    def _tell_restarts(self, before: RunStatus, now: RunStatus) -> None:
-        restarts = {stage.name: stage.restarts for stage in before.stages}
-        for stage in now.stages:
-            new = stage.restarts - restarts.get(stage.name, stage.restarts)
-            if new > 0:
-                times = "" if new == 1 else f" {new} times"
-                text = f"stage {stage.name} died and was started again{times}"
-                self._feed.add(time.time_ns(), text, urgent=True)
-        if now.reload_error and now.reload_error != before.reload_error:
-            text = f"the new settings were refused: {now.reload_error}"
-            self._feed.add(time.time_ns(), text, urgent=True)
-        elif now.reloads > before.reloads:
-            self._feed.add(time.time_ns(), "the settings were read anew")
-
-
-def percentile(cumulative: Sequence[int], share: float) -> float | None:
-    """A percentile in milliseconds of counts up to each of `BOUNDS_S`, and in all.
-
-    Args:
-        cumulative: rising, one more than there are bounds.
-        share: from 0 to 1.
-
-    Returns:
-        By linear interpolation between two bounds; None if the counts are 0.
-    """
-    if cumulative[-1] <= 0:
-        return None
-    rank = share * cumulative[-1]
-    index = bisect_left(cumulative, rank)
-    if index >= len(BOUNDS_S):
-        return round(BOUNDS_S[-1] * 1e3, 1)
-    low_s, below = (BOUNDS_S[index - 1], cumulative[index - 1]) if index else (0.0, 0)
-    part = (rank - below) / max(cumulative[index] - below, 1)
-    return round((low_s + part * (BOUNDS_S[index] - low_s)) * 1e3, 1)
-
-
-def why_not_ready(status: RunStatus) -> str:
-    """What a run that is not ready waits for, in words."""
-    if status.phase != "running":
-        return f"the run is {status.phase}"
-    absent = [stage.name for stage in status.stages if any(not w.pid for w in stage.workers)]
-    opening = [s.name for s in status.streams if s.condition.state == "opening"]
-    reasons = []
-    if absent:
-        reasons.append(f"being started: {', '.join(absent)}")
-    if opening:
-        reasons.append(f"no picture yet: {', '.join(opening)}")
-    return "; ".join(reasons) or "stages are being opened"
 
 
 def exposition(run: Run, viewers: int, accept: str) -> tuple[bytes, str]:

@@ -14,70 +14,29 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 
 from pipeline.errors import SetupError
 from pipeline.frame import ALIGN, Frame, Header
-from pipeline.stage import Array, Settings, Stage
+from pipeline.stage import Array, Stage
 from stages.analytics.object_events import Presence
 from stages.detections import OBJECTS, Objects, labels_of
 from stages.drawing.annotator import Annotator
-from stages.sinks.listen import check_own, is_loopback
-from stages.sinks.web.activity import Feed, as_listed
-from stages.sinks.web.allowed_sources import Sources
+from stages.sinks.listen import is_loopback
+from stages.sinks.web.activity import ActivityLog, to_objects
+from stages.sinks.web.settings import WebSettings, check_settings
 
 if TYPE_CHECKING:
     from stages.sinks.web.server import WebServer
-
-TOKEN_CHARACTERS = 8
-"""The fewest; wrong ones are answered slowly."""
 
 SEEN_FRAMES = 3
 """In so many frames an object must have been seen to be told of."""
 LEFT_AFTER_S = 2.0
 """An object that was not seen for so long has left."""
-
-
-class WebSettings(Settings, frozen=True):
-    """Settings of the status page."""
-
-    address: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
-    """Of the interface to listen at; 0.0.0.0: all of them. Anything but a loopback address needs
-    `token`."""
-    port: Annotated[int, Meta(ge=0, le=65535)] | Annotated[str, Meta(pattern=r"^[0-9]{1,5}$")] = (
-        8080
-    )
-    """0: a free one, which the log tells."""
-    token: str | None = None
-    """Lets a client pause and remove streams, and add those of `sources`; without a token no client
-    may. Beyond a loopback address nothing is shown without it. Best kept in the environment:
-    ${EYELINE_TOKEN}."""
-    sources: tuple[str, ...] = ()
-    """What a request may open that adds a stream: addresses (rtsp://cam.lan, rtsp://192.168.1.*/live;
-    with a port if it is not the usual one, :* for any), files, folders, and cameras of this machine
-    (0, /dev/video0). Nothing by default: a holder of the token could else read this machine's files
-    and reach its network."""
-    pipelines: bool = False
-    """Whether such a request may bring a GStreamer `pipeline`, which can write files and reach any
-    host."""
-    hosts: tuple[str, ...] = ()
-    """Further names by which a browser may reach the page, those of a reverse proxy for example."""
-    width: Annotated[int, Meta(ge=64, le=3840)] = 960
-    """Wider pictures are made smaller."""
-    fps: Annotated[float, Meta(gt=0, le=60)] = 10.0
-    """No more pictures per second and stream than this."""
-    quality: Annotated[int, Meta(ge=1, le=100)] = 75
-    """Of the JPEG pictures."""
-    viewers: Annotated[int, Meta(ge=1, le=256)] = 32
-    """Pages, and streams of pictures, that may be open at a time."""
-    events: Annotated[int, Meta(ge=1, le=10_000)] = 200
-    """How many of the last events are kept for a page that is opened: so many of objects, and so
-    many of all else."""
 
 
 class Web(Stage):
@@ -96,7 +55,7 @@ class Web(Stage):
         super().__init__(settings, facts)
         self._labels = labels_of(facts)
         self._annotator = Annotator(self._labels)
-        self._feed = Feed(settings.events)
+        self._log = ActivityLog(settings.events)
         self._presence = Presence((), SEEN_FRAMES, LEFT_AFTER_S)
         self._streams: dict[str, _Stream] = {}
         self._taken: queue.SimpleQueue[_Taken | str | None] = queue.SimpleQueue()
@@ -112,23 +71,7 @@ class Web(Stage):
             SetupError: it is not, or everybody may, or the token is too easy to guess, or an
                 entry of `sources` cannot be used.
         """
-        if int(settings.port) > 65535:
-            raise SetupError(f"port: expected a number up to 65535, found {settings.port}")
-        check_own(settings.address, "the token")
-        token, is_local = settings.token, is_loopback(settings.address)
-        if token is None and not is_local:
-            raise SetupError(
-                f"address: {settings.address} lets others see the streams; set a token "
-                "(token: ${EYELINE_TOKEN}), or use 127.0.0.1"
-            )
-        if token is not None and len(token) < TOKEN_CHARACTERS:
-            raise SetupError(
-                f"token: expected {TOKEN_CHARACTERS} characters or more, found {len(token)}; "
-                "`openssl rand -hex 16` makes a good one"
-            )
-        if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
-            raise SetupError("token: expected letters, digits and signs of ASCII, without spaces")
-        Sources(settings.sources, settings.pipelines)  # made here to be refused here
+        check_settings(settings)
         return {}
 
     def open(self) -> None:
@@ -143,7 +86,7 @@ class Web(Stage):
             raise SetupError(
                 f"web: {error.name} is not installed: pip install aiohttp prometheus-client"
             ) from None
-        server = WebServer(self.settings, self.run, self._feed)
+        server = WebServer(self.settings, self.run, self._log)
         try:
             server.open()
         except OSError as error:
@@ -169,7 +112,7 @@ class Web(Stage):
         stream.captured_ns = frame.captured_ns
         objects = Objects.of(frame)
         self._note(frame, objects)
-        if stream.busy or self._server is None or not self._server.wants(frame.stream):
+        if stream.busy or self._server is None or not self._server.is_awaited(frame.stream):
             return
         if not self._is_due(stream, frame.captured_ns):
             return
@@ -181,7 +124,7 @@ class Web(Stage):
         """Whoever watches only this stream is told so."""
         self._streams.pop(stream, None)
         for incident in self._presence.end(stream):
-            self._feed.tell(incident, time.time_ns())
+            self._log.add_object(incident, time.time_ns())
         self._taken.put(stream)
 
     def close(self) -> None:
@@ -200,9 +143,9 @@ class Web(Stage):
 
     def _note(self, frame: Frame, objects: Objects) -> None:
         # By the clock of capture: that of a file that is played in a loop jumps back.
-        at_s, listed = frame.captured_ns / 1e9, as_listed(objects, self._labels)
+        at_s, listed = frame.captured_ns / 1e9, to_objects(objects, self._labels)
         for incident in self._presence.update(frame.stream, at_s, frame.wall_ns, listed):
-            self._feed.tell(incident, frame.wall_ns)
+            self._log.add_object(incident, frame.wall_ns)
 
     def _is_due(self, stream: _Stream, captured_ns: int) -> bool:
         interval_ns = round(1e9 / self.settings.fps)
