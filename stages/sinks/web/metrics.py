@@ -1,4 +1,4 @@
-"""What the status page and Prometheus make of the numbers of a run."""
+"""Metrics of a run in the formats of Prometheus and OpenMetrics."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ from pipeline.status import Run, RunStatus
 STATES = ("opening", "live", "waiting", "paused", "ended")
 
 BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10)
-"""Bounds of the latency histograms that Prometheus gets; they never change, so that histories
-can be compared."""
+"""Bounds of the latency histograms, seconds; never changed, so that histories can be compared."""
 
 
 def exposition(run: Run, viewers: int, accept: str) -> tuple[bytes, str]:
-    """The metrics of a run as Prometheus reads them, and their content type.
+    """Return the metrics of a run as text, and its content type.
 
     Args:
-        run: to look at.
-        viewers: how many watch at this moment.
-        accept: what the asking side understands, its `Accept` header.
+        run: run to read.
+        viewers: number of viewers now.
+        accept: `Accept` header of the request, which selects the format.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(list(_metrics(run, viewers))))
@@ -40,6 +39,12 @@ def exposition(run: Run, viewers: int, accept: str) -> tuple[bytes, str]:
 
 
 class _Collector:
+    """Metrics that are already collected.
+
+    Args:
+        metrics: metrics to return.
+    """
+
     def __init__(self, metrics: list[Metric]) -> None:
         self._metrics = metrics
 
@@ -48,19 +53,32 @@ class _Collector:
 
 
 def _metrics(run: Run, viewers: int) -> Iterator[Metric]:
+    """Yield all metrics."""
     status = run.status()
     yield InfoMetricFamily(
-        "eyeline", "The program", value={"version": status.version, "config": status.config}
-    )
-    yield GaugeMetricFamily("eyeline_ready", "1 when every stage is open", value=status.ready)
-    yield GaugeMetricFamily("eyeline_uptime_seconds", "Of the run", value=status.uptime_s)
-    yield CounterMetricFamily(
-        "eyeline_reloads", "Times that settings were read anew", value=status.reloads
+        "eyeline",
+        "Version of Eyeline and name of its settings file",
+        value={"version": status.version, "config": status.config},
     )
     yield GaugeMetricFamily(
-        "eyeline_settings_refused", "1 if the newest were", value=bool(status.reload_error)
+        "eyeline_ready",
+        "1 if every stage is open and every stream has given an image or is known to wait, else 0",
+        value=status.ready,
     )
-    yield GaugeMetricFamily("eyeline_viewers", "Of live pictures", value=viewers)
+    yield GaugeMetricFamily(
+        "eyeline_uptime_seconds", "Seconds since the run started", value=status.uptime_s
+    )
+    yield CounterMetricFamily(
+        "eyeline_reloads", "Number of times the settings were reloaded", value=status.reloads
+    )
+    yield GaugeMetricFamily(
+        "eyeline_settings_refused",
+        "1 if the latest reload was refused, else 0",
+        value=bool(status.reload_error),
+    )
+    yield GaugeMetricFamily(
+        "eyeline_viewers", "Number of connected viewers: pages and image streams", value=viewers
+    )
     yield from _ledger(status)
     yield from _streams(run, status)
     yield from _stages(status)
@@ -69,23 +87,27 @@ def _metrics(run: Run, viewers: int) -> Iterator[Metric]:
 def _ledger(status: RunStatus) -> Iterator[Metric]:
     captured = CounterMetricFamily(
         "eyeline_frames_captured",
-        "Frames captured = delivered + dropped + failed + in flight",
+        "Number of captured frames: delivered + dropped + failed + in flight",
         labels=("stream",),
     )
     delivered = CounterMetricFamily(
-        "eyeline_frames_delivered", "Frames that went all the way", labels=("stream",)
+        "eyeline_frames_delivered", "Number of frames that passed all stages", labels=("stream",)
     )
     dropped = CounterMetricFamily(
-        "eyeline_frames_dropped", "Frames given up on purpose", labels=("stream", "cause")
+        "eyeline_frames_dropped",
+        "Number of frames dropped on purpose, by cause",
+        labels=("stream", "cause"),
     )
     failed = CounterMetricFamily(
-        "eyeline_frames_failed", "Frames that could not be processed", labels=("stream", "cause")
+        "eyeline_frames_failed",
+        "Number of frames that could not be processed, by cause",
+        labels=("stream", "cause"),
     )
     in_flight = GaugeMetricFamily(
-        "eyeline_frames_in_flight", "Frames on their way", labels=("stream",)
+        "eyeline_frames_in_flight", "Number of frames in the pipeline now", labels=("stream",)
     )
     slots = GaugeMetricFamily(
-        "eyeline_slots", "Frames that may be on their way at most", labels=("stream",)
+        "eyeline_slots", "Maximum number of frames in the pipeline", labels=("stream",)
     )
     for stream in status.streams:
         captured.add_metric((stream.name,), stream.captured)
@@ -99,23 +121,39 @@ def _ledger(status: RunStatus) -> Iterator[Metric]:
 
 
 def _streams(run: Run, status: RunStatus) -> Iterator[Metric]:
-    info = InfoMetricFamily("eyeline_stream", "How it is read", labels=("stream",))
-    state = StateSetMetricFamily("eyeline_stream_state", "How its source does", labels=("stream",))
+    info = InfoMetricFamily(
+        "eyeline_stream",
+        "Decoder and kind (live or file) of the source of a stream",
+        labels=("stream",),
+    )
+    state = StateSetMetricFamily(
+        "eyeline_stream_state",
+        "State of the source of a stream: 1 for the current state, else 0",
+        labels=("stream",),
+    )
     size = GaugeMetricFamily(
-        "eyeline_picture_pixels", "Of the newest picture", labels=("stream", "side")
+        "eyeline_picture_pixels",
+        "Width and height of the newest image of a stream",
+        labels=("stream", "side"),
     )
     away = CounterMetricFamily(
-        "eyeline_stream_away_seconds", "Tried, but gave nothing", labels=("stream",)
+        "eyeline_stream_away_seconds",
+        "Seconds in which the source of a stream was tried but gave no image",
+        labels=("stream",),
     )
     reconnects = CounterMetricFamily(
-        "eyeline_stream_reconnects", "Times it came back", labels=("stream",)
+        "eyeline_stream_reconnects",
+        "Number of times the source of a stream became available again",
+        labels=("stream",),
     )
     latency = HistogramMetricFamily(
-        "eyeline_latency_seconds", "From capture to the return of the slot", labels=("stream",)
+        "eyeline_latency_seconds",
+        "Seconds from the capture of a frame to the release of its slot",
+        labels=("stream",),
     )
     hops = GaugeMetricFamily(
         "eyeline_hop_latency_seconds",
-        "From capture to the moment the stage was through, over the whole run",
+        "Seconds from the capture of a frame until the stage has processed it, over the whole run",
         labels=("stream", "stage", "quantile"),
     )
     for stream in status.streams:
@@ -135,8 +173,8 @@ def _streams(run: Run, status: RunStatus) -> Iterator[Metric]:
         try:
             counts, sum_s = run.latency(name, BUCKETS_S)
         except KeyError:
-            continue  # it has just gone
-        # Read while others count: what was counted later must not make a bound exceed the next.
+            continue  # removed since `status`
+        # Read while workers count: a frame counted meanwhile must not make a bound exceed the next.
         bounds = [*(str(float(bound)) for bound in BUCKETS_S), "+Inf"]
         latency.add_metric((name,), list(zip(bounds, accumulate(counts, max), strict=True)), sum_s)
     yield from (info, state, size, away, reconnects, latency, hops)
@@ -144,33 +182,51 @@ def _streams(run: Run, status: RunStatus) -> Iterator[Metric]:
 
 def _stages(status: RunStatus) -> Iterator[Metric]:
     info = InfoMetricFamily(
-        "eyeline_stage", "What it reported: provider, decoder", labels=("stage",)
+        "eyeline_stage",
+        "Kind of a stage (`use`), and properties that it reports, such as its provider",
+        labels=("stage",),
     )
     processed = CounterMetricFamily(
-        "eyeline_stage_processed", "Frames worked on", labels=("stage",)
+        "eyeline_stage_processed", "Number of frames processed by a stage", labels=("stage",)
     )
-    failed = CounterMetricFamily("eyeline_stage_failed", "Frames it failed on", labels=("stage",))
+    failed = CounterMetricFamily(
+        "eyeline_stage_failed", "Number of frames on which a stage failed", labels=("stage",)
+    )
     restarts = CounterMetricFamily(
-        "eyeline_stage_restarts", "Deaths that were repaired", labels=("stage",)
+        "eyeline_stage_restarts",
+        "Number of times a process of a stage died and was restarted",
+        labels=("stage",),
     )
-    cpu = CounterMetricFamily("eyeline_stage_cpu_seconds", "Spent on frames", labels=("stage",))
+    cpu = CounterMetricFamily(
+        "eyeline_stage_cpu_seconds",
+        "Seconds of CPU time that a stage spent on frames",
+        labels=("stage",),
+    )
     busy = GaugeMetricFamily(
         "eyeline_stage_busy_seconds",
-        "Work on one frame, over the whole run",
+        "Seconds that a stage works on one frame, over the whole run",
         labels=("stage", "quantile"),
     )
     waited = GaugeMetricFamily(
-        "eyeline_stage_wait_seconds", "Frames waited for it, on average", labels=("stage",)
+        "eyeline_stage_wait_seconds",
+        "Mean seconds that a frame waits for a stage",
+        labels=("stage",),
     )
-    workers = GaugeMetricFamily("eyeline_stage_workers", "Processes alive", labels=("stage",))
+    workers = GaugeMetricFamily(
+        "eyeline_stage_workers", "Number of running processes of a stage", labels=("stage",)
+    )
     in_hand = GaugeMetricFamily(
-        "eyeline_stage_in_hand", "Frames in work at this moment", labels=("stage",)
+        "eyeline_stage_in_hand",
+        "Number of frames that a stage is working on now",
+        labels=("stage",),
     )
     counts = GaugeMetricFamily(
-        "eyeline_stage_count", "What it counts beside frames", labels=("stage", "what")
+        "eyeline_stage_count",
+        "Value of a counter of a stage, for other things than frames",
+        labels=("stage", "what"),
     )
     for stage in status.stages:
-        # Trouble comes and goes, and would make another metric each time.
+        # A text about trouble changes often, and each text would make a new time series.
         facts = {
             key: value
             for key, value in stage.facts.items()
