@@ -49,13 +49,14 @@ class Authorizer:
             return
         if self._token is None:
             raise HttpError(
-                403,
-                "streams cannot be changed from here: set a token in the settings of the web stage",
+                403, "changes need a token; set a token in the settings of the web stage"
             )
         if not await self._has_token(request, basic=access == "read"):
             is_api = request.path.startswith("/api/")
             ways = "Bearer" if is_api or access == "write" else 'Basic realm="Eyeline", Bearer'
-            raise HttpError(401, "expected the token", WWW_Authenticate=ways)
+            raise HttpError(
+                401, "expected the token, found none or a wrong one", WWW_Authenticate=ways
+            )
 
     async def can_read(self, request: web.Request) -> bool:
         """Return whether the client of an allowed request may also see the streams."""
@@ -81,19 +82,17 @@ class Authorizer:
         # The name of another site may resolve to this machine (DNS rebinding). At an address that
         # is not loopback the token stops such a site, which does not have it.
         if self.is_local and host and _host_name(host) not in self._hosts:
-            raise HttpError(
-                421, "this name is not known here: list it under `hosts` of the web stage"
-            )
+            raise HttpError(421, "unknown host name; add it to `hosts` of the web stage")
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is not None:
             site = origin.lower().partition("://")[2]  # empty for "null"
             if not site or (site != host and _host_name(site) not in self._listed):
-                raise HttpError(403, "requests of other sites are not answered")
+                raise HttpError(403, "requests from other sites are refused")
         if (
             request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
             and request.headers.get("Sec-Fetch-Mode") != "navigate"
         ):
-            raise HttpError(403, "requests of other sites are not answered")
+            raise HttpError(403, "requests from other sites are refused")
 
 
 def _host_name(host: str) -> str:

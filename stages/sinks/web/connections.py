@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 
 from stages.sinks.web.health import HEALTH_PATHS, Health
+from stages.sinks.web.responses import INTERNAL_ERROR
 
 MAX_SERVED = 256
 """Served connections."""
@@ -226,7 +227,7 @@ class _HealthOnly(asyncio.Protocol):
             text, status = await self._limiter.health(path)
         except Exception as error:
             logging.debug("web: %s: %r", path, error)
-            text, status = "this could not be answered\n", 500
+            text, status = f"{INTERNAL_ERROR}\n", 500
         self._send(text, status, body)
 
     def _send(self, text: str, status: int, body: bool = True, **headers: str) -> None:

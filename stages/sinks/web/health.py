@@ -27,7 +27,7 @@ def why_not_ready(status: RunStatus) -> str:
     opening = [s.name for s in status.streams if s.condition.state == "opening"]
     reasons = []
     if absent:
-        reasons.append(f"being started: {', '.join(absent)}")
+        reasons.append(f"starting: {', '.join(absent)}")
     if opening:
-        reasons.append(f"no picture yet: {', '.join(opening)}")
-    return "; ".join(reasons) or "stages are being opened"
+        reasons.append(f"no image yet: {', '.join(opening)}")
+    return "; ".join(reasons) or "stages are opening"

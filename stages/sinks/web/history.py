@@ -113,15 +113,15 @@ class History:
             new = stage.restarts - restarts.get(stage.name, stage.restarts)
             if new > 0:
                 times = "" if new == 1 else f" {new} times"
-                text = f"stage {stage.name} died and was started again{times}"
+                text = f"process of stage {stage.name} died, restarted{times}"
                 self._log.add(time.time_ns(), text, urgent=True)
 
     def _log_reloads(self, before: RunStatus, now: RunStatus) -> None:
         if now.reload_error and now.reload_error != before.reload_error:
-            text = f"the new settings were refused: {now.reload_error}"
+            text = f"settings reload refused: {now.reload_error}"
             self._log.add(time.time_ns(), text, urgent=True)
         elif now.reloads > before.reloads:
-            self._log.add(time.time_ns(), "the settings were read anew")
+            self._log.add(time.time_ns(), "settings reloaded")
 
 
 def percentile(cumulative: Sequence[int], share: float) -> float | None:

@@ -11,7 +11,12 @@ from aiohttp.typedefs import Handler
 
 from stages.sinks.web.auth import Authorizer
 from stages.sinks.web.connections import ConnectionLimiter
-from stages.sinks.web.responses import SECURITY_HEADERS, HttpError, error_response
+from stages.sinks.web.responses import (
+    INTERNAL_ERROR,
+    SECURITY_HEADERS,
+    HttpError,
+    error_response,
+)
 from stages.sinks.web.routes import Route
 from stages.sinks.web.viewers import STREAM_NAME
 
@@ -20,10 +25,9 @@ MAX_BODY_BYTES = 64 << 10
 REQUEST_TIMEOUT_S = 20
 """Time for the body of a request to come and for its answer to be sent, seconds."""
 
-INTERNAL_ERROR = "this could not be answered"
 TEXTS = {
-    404: "there is no such page",
-    413: f"expected a body of {MAX_BODY_BYTES} bytes at most",
+    404: "path not found",
+    413: f"expected a body of at most {MAX_BODY_BYTES} bytes",
 }
 """Status of an error that aiohttp raises -> our text for it."""
 
@@ -99,7 +103,7 @@ class _Policy:
             return error_response(request, error)
         except web.HTTPMethodNotAllowed as error:
             allowed = sorted(error.allowed_methods - {"HEAD"})
-            text = f"expected {' or '.join(allowed)}"
+            text = f"expected method {' or '.join(allowed)}"
             return error_response(request, HttpError(405, text, Allow=", ".join(allowed)))
         except web.HTTPException as error:
             return error_response(
@@ -110,7 +114,7 @@ class _Policy:
         except Exception as error:
             logging.debug("web: %s %s: %r", request.method, request.path, error)
             if request.writer.output_size:
-                raise ConnectionResetError from None  # half an answer cannot be mended
+                raise ConnectionResetError from None  # part of the answer is sent already
             return error_response(request, HttpError(500, INTERNAL_ERROR))
 
     @web.middleware

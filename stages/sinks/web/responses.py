@@ -19,6 +19,8 @@ SECURITY_HEADERS = {
     "X-Frame-Options": "DENY",
 }
 """Headers of every response."""
+INTERNAL_ERROR = "internal error"
+"""Text of an error whose reason the client must not see."""
 
 
 class HttpError(Exception):

@@ -146,7 +146,7 @@ class Routes:
         body = await _json_body(request)
         stream = body.pop("name", None)
         if not isinstance(stream, str) or not STREAM_NAME.fullmatch(stream):
-            raise HttpError(400, "name: expected letters, digits, - and _, beginning with a letter")
+            raise HttpError(400, "name: expected letters, digits, - and _, starting with a letter")
         try:
             # Not in the event loop, as a path may be on a slow disk.
             await self._reader.call(lambda: self._sources.check(body))
@@ -174,7 +174,7 @@ class Routes:
         name = request.match_info["name"]
         status = (await self._reader.status.get()).value
         if all(stream.name != name for stream in status.streams):
-            raise HttpError(404, f"there is no stream named {name}")
+            raise HttpError(404, f"no stream named {name}")
         return name
 
     # --- images ---
@@ -188,7 +188,9 @@ class Routes:
             except TimeoutError:
                 frame = None
         if frame is None:
-            raise HttpError(503, f"{name} gives no picture at the moment", Retry_After="5")
+            raise HttpError(
+                503, f"no image of {name} within {SNAPSHOT_TIMEOUT_S:g} s", Retry_After="5"
+            )
         response = web.Response(body=frame.jpeg, content_type="image/jpeg")
         response.headers["X-Captured-At"] = utc_ms(frame.wall_ns)
         return response
@@ -224,7 +226,7 @@ class Routes:
             try:
                 await websocket.prepare(request)
             except web.HTTPException as error:
-                raise HttpError(error.status, "expected a WebSocket") from None
+                raise HttpError(error.status, "expected a WebSocket handshake") from None
             assert request.transport is not None
             viewer = Viewer(websocket, request.transport, self._broadcaster)
             updates = asyncio.create_task(self._send_updates(viewer))

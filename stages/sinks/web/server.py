@@ -26,7 +26,7 @@ from stages.sinks.web.connections import (
     connections_per_kind,
 )
 from stages.sinks.web.middleware import make_application
-from stages.sinks.web.responses import SECURITY_HEADERS, text_response
+from stages.sinks.web.responses import INTERNAL_ERROR, SECURITY_HEADERS, text_response
 from stages.sinks.web.routes import Routes
 from stages.sinks.web.run_reader import RunReader
 from stages.sinks.web.settings import WebSettings
@@ -120,7 +120,7 @@ class WebServer:
         try:
             asyncio.run(self._serve(listener, started))
         except Exception as error:
-            logging.error("web: the status page has ended: %s: %s", type(error).__name__, error)
+            logging.error("web: status page failed: %s: %s", type(error).__name__, error)
         finally:
             started.set()
 
@@ -171,12 +171,12 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer an error outside of the middlewares: a request that is no HTTP, for example."""
+        """Answer an error outside of the middlewares, for example invalid HTTP."""
         if request.writer.output_size:
-            raise ConnectionResetError  # half an answer cannot be mended
-        text = "expected an HTTP request" if status == 400 else "this could not be answered"
+            raise ConnectionResetError  # part of the answer is sent already
+        text = "expected an HTTP request" if status == 400 else INTERNAL_ERROR
         response = text_response(f"{text}\n", status)
-        response.headers.update(SECURITY_HEADERS)  # of such a request no signal is sent
+        response.headers.update(SECURITY_HEADERS)  # no signal is sent for such a request
         response.force_close()
         return response
 

@@ -64,7 +64,7 @@ def check_settings(settings: WebSettings) -> None:
     token = settings.token
     if token is None and not is_loopback(settings.address):
         raise SetupError(
-            f"address: {settings.address} lets others see the streams; set a token "
+            f"address: {settings.address} is reachable from the network; set a token "
             "(token: ${EYELINE_TOKEN}), or use 127.0.0.1"
         )
     if token is not None and len(token) < MIN_TOKEN_LENGTH:

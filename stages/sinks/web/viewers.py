@@ -106,7 +106,9 @@ class ServerFull(HttpError):  # noqa: N818 - an answer like others
     """Refuses a viewer, since as many as are allowed are there."""
 
     def __init__(self, count: int) -> None:
-        super().__init__(503, f"{count} are watching already, as many as may", Retry_After="10")
+        super().__init__(
+            503, f"all {count} viewer slots are in use; try again later", Retry_After="10"
+        )
 
 
 class ViewerSlots:

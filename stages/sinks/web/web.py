@@ -1,8 +1,8 @@
 """The status page: each stream live with its boxes, the ledger, the graph; metrics; an API.
 
-It answers at `http://127.0.0.1:8080/`. Pictures are copied, drawn and encoded only while somebody
-looks at them, once for all who do; a viewer gets the next one when it has shown the last. What is
-served under which path is told in docs/api.md.
+It answers at `http://127.0.0.1:8080/`. Images are copied, drawn and encoded only while there are
+viewers, once for all of them; a viewer gets the next image when it has shown the last. docs/api.md
+lists the paths.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
     from stages.sinks.web.server import WebServer
 
 SEEN_FRAMES = 3
-"""In so many frames an object must have been seen to be told of."""
+"""Frames in which an object must be seen before it is logged."""
 LEFT_AFTER_S = 2.0
-"""An object that was not seen for so long has left."""
+"""Time without a detection after which an object has left, seconds."""
 
 
 class Web(Stage):
-    """Serves the page from a thread of its own, and gives it pictures and events.
+    """Serves the page in a thread of its own, and gives it images and activities.
 
-    Frames may come out of order, and those that come behind a newer one are passed by.
+    Frames may arrive out of order; one that arrives after a newer one is skipped.
     """
 
     Settings = WebSettings
@@ -58,18 +58,19 @@ class Web(Stage):
         self._log = ActivityLog(settings.events)
         self._presence = Presence((), SEEN_FRAMES, LEFT_AFTER_S)
         self._streams: dict[str, _Stream] = {}
-        self._taken: queue.SimpleQueue[_Taken | str | None] = queue.SimpleQueue()
-        """At most one per stream; a name: that stream is over; None: no more come."""
+        self._to_encode: queue.SimpleQueue[_Copy | str | None] = queue.SimpleQueue()
+        """Copies to encode, at most one per stream; the name of a stream that has ended; None at
+        the end."""
         self._encoder: threading.Thread | None = None
         self._server: WebServer | None = None
 
     @classmethod
     def resolve(cls, settings: WebSettings) -> Mapping[str, Any]:
-        """See that the address is one, and that not everybody may look from elsewhere.
+        """Check the settings.
 
         Raises:
-            SetupError: it is not, or everybody may, or the token is too easy to guess, or an
-                entry of `sources` cannot be used.
+            SetupError: a setting is invalid, or the page would be open to the network without a
+                token.
         """
         check_settings(settings)
         return {}
@@ -78,7 +79,7 @@ class Web(Stage):
         """Listen.
 
         Raises:
-            SetupError: the address or port cannot be had, or a library is missing.
+            SetupError: cannot listen at the address or port, or a library is missing.
         """
         try:
             from stages.sinks.web.server import WebServer
@@ -96,41 +97,40 @@ class Web(Stage):
             logging.info("web: status page at %s", server.url)
         else:
             logging.warning(
-                "web: status page open to the network at %s, for whoever has the token; it is not "
-                "encrypted",
+                "web: status page reachable from the network at %s (token required, no TLS)",
                 server.url,
             )
-        self._encoder = threading.Thread(target=self._encode_all, name="encoder", daemon=True)
+        self._encoder = threading.Thread(target=self._encode_copies, name="encoder", daemon=True)
         self._encoder.start()
 
     def process(self, frame: Frame) -> None:
-        """Note what is seen; take a copy for the encoder if somebody looks and it is time."""
+        """Log the objects; copy the frame for the encoder if a viewer waits and it is due."""
         stream = self._streams.setdefault(frame.stream, _Stream())
-        # Not by `seq`: a stream that is removed and added again begins anew.
+        # Not by `seq`, which starts over when a stream is removed and added again.
         if frame.captured_ns <= stream.captured_ns:
             return
         stream.captured_ns = frame.captured_ns
         objects = Objects.of(frame)
-        self._note(frame, objects)
+        self._log_objects(frame, objects)
         if stream.busy or self._server is None or not self._server.is_awaited(frame.stream):
             return
         if not self._is_due(stream, frame.captured_ns):
             return
         stream.busy = True
         copy = stream.scratch.copy(frame, objects, self.settings.width)
-        self._taken.put(_Taken(stream, copy, frame.wall_ns))
+        self._to_encode.put(_Copy(stream, copy, frame.wall_ns))
 
     def end(self, stream: str) -> None:
-        """Whoever watches only this stream is told so."""
+        """Report the end of a stream to its viewers."""
         self._streams.pop(stream, None)
         for incident in self._presence.end(stream):
             self._log.add_object(incident, time.time_ns())
-        self._taken.put(stream)
+        self._to_encode.put(stream)
 
     def close(self) -> None:
-        """Say goodbye to all viewers."""
+        """Disconnect all viewers."""
         if self._encoder is not None:
-            self._taken.put(None)
+            self._to_encode.put(None)
             self._encoder.join()
             self._encoder = None
         if self._server is not None:
@@ -141,10 +141,10 @@ class Web(Stage):
         """Where the page is."""
         return {"address": self._server.url if self._server is not None else ""}
 
-    def _note(self, frame: Frame, objects: Objects) -> None:
-        # By the clock of capture: that of a file that is played in a loop jumps back.
-        at_s, listed = frame.captured_ns / 1e9, to_objects(objects, self._labels)
-        for incident in self._presence.update(frame.stream, at_s, frame.wall_ns, listed):
+    def _log_objects(self, frame: Frame, objects: Objects) -> None:
+        # By the clock of capture, as the timestamps of a file that is played in a loop jump back.
+        at_s, found = frame.captured_ns / 1e9, to_objects(objects, self._labels)
+        for incident in self._presence.update(frame.stream, at_s, frame.wall_ns, found):
             self._log.add_object(incident, frame.wall_ns)
 
     def _is_due(self, stream: _Stream, captured_ns: int) -> bool:
@@ -157,25 +157,25 @@ class Web(Stage):
         stream.due_ns = (captured_ns if missed else stream.due_ns) + interval_ns
         return True
 
-    def _encode_all(self) -> None:
-        """The encoder's thread: OpenCV lets others work meanwhile."""
+    def _encode_copies(self) -> None:
+        """Draw and encode copies, in a thread: OpenCV releases the GIL."""
         assert self._server is not None
         quality = [cv2.IMWRITE_JPEG_QUALITY, self.settings.quality]
-        while (taken := self._taken.get()) is not None:
-            if isinstance(taken, str):
-                self._annotator.forget(taken)
-                self._server.end(taken)
+        while (copy := self._to_encode.get()) is not None:
+            if isinstance(copy, str):
+                self._annotator.forget(copy)
+                self._server.end(copy)
                 continue
-            name = taken.frame.stream
+            name = copy.frame.stream
             try:
-                jpeg = cv2.imencode(".jpg", self._annotator.draw(taken.frame), quality)[1]
-                self._server.publish(name, jpeg.tobytes(), taken.frame.seq, taken.wall_ns)
+                jpeg = cv2.imencode(".jpg", self._annotator.draw(copy.frame), quality)[1]
+                self._server.publish(name, jpeg.tobytes(), copy.frame.seq, copy.wall_ns)
             except (ValueError, cv2.error) as error:
-                if not taken.stream.failed:
-                    taken.stream.failed = True
-                    logging.warning("web: %s: cannot show its pictures: %s", name, error)
+                if not copy.stream.failed:
+                    copy.stream.failed = True
+                    logging.warning("web: stream %s: cannot show its images: %s", name, error)
             finally:
-                taken.stream.busy = False
+                copy.stream.busy = False
 
     def _cannot(self, error: OSError) -> str:
         address, port = self.settings.address, self.settings.port
@@ -192,21 +192,21 @@ class Web(Stage):
 
 
 class Scratch:
-    """Memory for the copy of a frame, used again, as fresh memory costs more than the copy."""
+    """Memory for the copy of a frame, reused, as new memory costs more than the copy."""
 
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
 
     def copy(self, frame: Frame, objects: Objects, width: int) -> Frame:
-        """A copy of a frame, no wider than `width`, with its objects where they are in the picture.
+        """Copy a frame, scaled down to a width, with the boxes of its objects.
 
         Args:
             frame: with `image` (H, W, 3) uint8 BGR.
-            objects: those of the frame.
-            width: largest, in pixels; tall pictures are no higher than twice that.
+            objects: objects of the frame.
+            width: maximum width, pixels; the maximum height is twice that.
 
         Returns:
-            A frame that is valid until the next call.
+            The copy, valid until the next call.
         """
         image = frame["image"]
         tall, wide = image.shape[:2]
@@ -226,8 +226,8 @@ class Scratch:
             frame.header.stream, frame.seq, attempt=0, slot=0, generation=1, limit=len(self._memory)
         )
         copy = Frame(header, frame.stream, self._memory.data)
-        # Made small before it is drawn on, which is less work, and leaves tags their size. Linear:
-        # 1 to 3 ms up to 4K, where averaging areas takes up to 60.
+        # Scaled before drawing, which is less work and leaves labels their size. Linear: 1 to 3 ms
+        # up to 4K, while averaging areas takes up to 60.
         cv2.resize(image, size, dst=copy.empty("image", (size[1], size[0], 3), np.uint8))
         for name, array in arrays.items():
             copy.put(name, array)
@@ -236,20 +236,21 @@ class Scratch:
 
 @dataclass(eq=False)
 class _Stream:
-    """What the stage keeps of a stream."""
+    """State of a stream."""
 
     captured_ns: int = -1
-    """Of the newest frame."""
+    """Capture time of the newest frame."""
     due_ns: int = -(1 << 62)
-    """When the next picture may be taken, by the capture clock."""
+    """Time from which the next frame may be copied, by the capture clock."""
     busy: bool = False
-    """Its last picture is not encoded yet."""
+    """Whether its last copy is not encoded yet."""
     failed: bool = False
+    """Whether a failure to encode has been logged."""
     scratch: Scratch = field(default_factory=Scratch)
 
 
 @dataclass
-class _Taken:
+class _Copy:
     """A copy of a frame, to be drawn on and encoded."""
 
     stream: _Stream

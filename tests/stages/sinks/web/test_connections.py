@@ -103,7 +103,7 @@ def test_a_health_check_that_fails_tells_nothing(page, clients, monkeypatch):
     page.run.status = lambda: 1 / 0
     monkeypatch.setattr(run_reader, "STATUS_TTL_S", 0)
     page.stage._server._reader.status._cached = None
-    assert page.get("/readyz")[::2] == (500, b"this could not be answered\n")
+    assert page.get("/readyz")[::2] == (500, b"internal error\n")
 
 
 def test_one_who_is_slow_in_the_reserve_gives_way(page, clients, monkeypatch):
