@@ -29,11 +29,12 @@ from stages.sinks.web.viewers import (
 )
 
 PAGE = Path(__file__).parent / "page"
+SCRIPTS = ("dom", "dialogs", "connection", "streams", "graph", "events", "app")
 PAGE_FILES = {
     "/": ("index.html", "text/html"),
     "/style.css": ("style.css", "text/css"),
-    "/app.js": ("app.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
+    **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in SCRIPTS},
 }
 """Path -> file of the page and its content type."""
 SNAPSHOT_TIMEOUT_S = 3

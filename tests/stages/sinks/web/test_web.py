@@ -379,7 +379,8 @@ def test_a_histogram_never_falls_although_others_count_meanwhile(opened):
     [
         ("/", "text/html", b"<title>Eyeline</title>"),
         ("/style.css", "text/css", b"prefers-color-scheme"),
-        ("/app.js", "text/javascript", b"WebSocket"),
+        ("/app.js", "text/javascript", b"connect();"),
+        ("/connection.js", "text/javascript", b"WebSocket"),
         ("/icon.svg", "image/svg+xml", b"<svg"),
     ],
 )
