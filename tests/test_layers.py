@@ -87,8 +87,6 @@ CIRCLES = {
     "stages.sinks.video.video",
     "stages.sinks.video.video_file",
     "stages.sinks.video.vpx",
-    "stages.sinks.web.server",
-    "stages.sinks.web.web",
     "stages.thresholds",
     "stages.tracking.bytetrack",
     "stages.tracking.tracker",
@@ -124,8 +122,6 @@ LARGE = {
     "stages/sinks/publish/zeromq.py": "to be split",
     "stages/sinks/rtsp/server.py": "to be split",
     "stages/sinks/rtsp/server.py:_Client": "to be split",
-    "stages/sinks/web/server.py": "to be split",
-    "stages/sinks/web/server.py:WebServer": "to be split",
 }
 """File, or file:class, that exceeds a limit -> why. Fewer than five."""
 SCRIPTS = {"models/tools/convert_ssdlite.py"}
