@@ -140,7 +140,7 @@ def _nodes(config: Config, registry: Registry, where: str) -> list[Node]:
         )
     if len(nodes) > MAX_STAGES:
         raise GraphError(
-            f"{where}: {len(nodes)} stages are more than the {MAX_STAGES} there may be"
+            f"{where}: stages: too many (found {len(nodes)}); use at most {MAX_STAGES}"
         )
     return nodes
 
@@ -166,22 +166,22 @@ def _join(nodes: list[Node], config: Config, where: str) -> None:
             if node.after is None:
                 raise GraphError(
                     f"{where}: stages.{node.name}: the first stage must be a source "
-                    f"(use: capture), found {node.kind.__name__}"
+                    f"(found {node.kind.__name__}); add `capture: {{use: capture}}` before it"
                 )
             node.after.next.append(node)
         above = node
     sources = [node.name for node in nodes if issubclass(node.kind, Source)]
     if len(sources) != 1:
         raise GraphError(
-            f"{where}: stages: expected one source stage, found "
-            f"{', '.join(sources) or 'none'}; cameras and files go under `streams`"
+            f"{where}: stages: expected one source stage (found "
+            f"{', '.join(sources) or 'none'}); list cameras and files under `streams`"
         )
     for node in nodes:
         seen = [node]
         for before in node.before():
             if before in seen:
                 cycle = " -> ".join(n.name for n in reversed([*seen, before]))
-                raise GraphError(f"{where}: stages: {cycle} is a cycle")
+                raise GraphError(f"{where}: stages: {cycle} is a cycle; change an `after`")
             seen.append(before)
     # Stages are worked on in the order of their indices, so each must come after what it follows.
     nodes.sort(key=lambda node: len(list(node.before())))
@@ -198,14 +198,14 @@ def _check_arrays(node: Node, where: str) -> None:
             if want.optional:
                 continue
             raise GraphError(
-                f"{where}: stages.{node.name}: takes {want.name!r}, which no stage before it "
-                f"gives (given: {', '.join(given) or 'nothing'})"
+                f"{where}: stages.{node.name}: takes the array {want.name!r}, which no stage "
+                f"before it gives (found {', '.join(given) or 'none'}); add a stage that gives it"
             )
         have, giver = given[want.name]
         if not _fits(want, have):
             raise GraphError(
-                f"{where}: stages.{node.name}: takes {_describe(want)}, {giver} gives "
-                f"{_describe(have)}"
+                f"{where}: stages.{node.name}: takes {_describe(want)}, but {giver} gives "
+                f"{_describe(have)}; put another stage before it"
             )
 
 

@@ -56,24 +56,25 @@ def _check_group(group: list[Node], source: Node, config: Config, where: str) ->
     at = f"{where}: process {display_value(group[0].process)} ({names})"
     if ordered and replicas > 1:
         raise GraphError(
-            f"{at}: {ordered[0]} must see frames in order and cannot be replicated: give it "
+            f"{at}: {ordered[0]} must see frames in order and cannot be replicated; give it "
             "another process, or set replicas: 1"
         )
     if source in group:
         for node in group:
             if node.after is not None and node.after not in group:
                 raise GraphError(
-                    f"{at}: {node.name} follows {node.after.name}, which is in another process, "
-                    f"and the process of {source.name} takes no frames from others"
+                    f"{at}: {node.name} follows {node.after.name} of another process, and the "
+                    f"process of {source.name} takes no frames from others; give {node.name} "
+                    "another process"
                 )
         if ordered and len(config.streams) > 1:
             raise GraphError(
-                f"{at}: every stream has a {source.name} process of its own, and {ordered[0]} "
-                "must be in one place: give it another process"
+                f"{at}: each stream has its own {source.name} process, and {ordered[0]} must run "
+                "in one process; give it another one"
             )
         if replicas > 1:
             raise GraphError(
-                f"{at}: {source.name} cannot be replicated: give the replicated stage another "
+                f"{at}: {source.name} cannot be replicated; give the replicated stage another "
                 "process, or set replicas: 1"
             )
 
