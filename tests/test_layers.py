@@ -1,4 +1,4 @@
-"""Who may import whom, and what nobody may use; read from the source, so nothing is run."""
+"""Rules of imports, sizes and names, read from the source: no code is run."""
 
 import ast
 import functools
@@ -125,7 +125,7 @@ LARGE = {
 }
 """File, or file:class, that exceeds a limit -> why. Fewer than five."""
 SCRIPTS = {"models/tools/convert_ssdlite.py"}
-"""Run by hand, imported by nobody."""
+"""Run by hand, never imported."""
 
 
 def name_of(path):
@@ -369,7 +369,7 @@ def test_nothing_runs_what_it_read(path):
                 assert (keyword.arg, text) not in {("allow_pickle", "True"), ("shell", "True")}
 
 
-def test_nobody_imports_a_script():
+def test_no_module_imports_a_script():
     for path in FILES:
         text = path.read_text()
         for script in SCRIPTS:

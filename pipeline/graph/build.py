@@ -111,7 +111,7 @@ def add_stream(
 
 
 _ROOM_FOR_ARRAYS = 40 << 20
-"""Room in a slot beside the picture: model input, boxes. A float32 input of 1536 x 1536 fits."""
+"""Bytes in a slot beside the image: model input, boxes. A float32 input of 1536 x 1536 fits."""
 
 
 def _nodes(config: Config, registry: Registry, where: str) -> list[Node]:
@@ -129,7 +129,7 @@ def _nodes(config: Config, registry: Registry, where: str) -> list[Node]:
                 )
         kind = load_class(table["use"], registry, at)
         own = {key: value for key, value in table.items() if key not in LINKS}
-        # The source's settings are complete only with a stream's own, see `_resolve`.
+        # The settings of a source are complete only with those of a stream, see `_stream`.
         if issubclass(kind, Source):
             refuse_unknown(own, known_keys(kind.Settings, ""), LINKS, at)
             settings = Settings()
@@ -183,7 +183,7 @@ def _join(nodes: list[Node], config: Config, where: str) -> None:
                 cycle = " -> ".join(n.name for n in reversed([*seen, before]))
                 raise GraphError(f"{where}: stages: {cycle} is a cycle; change an `after`")
             seen.append(before)
-    # Stages are worked on in the order of their indices, so each must come after what it follows.
+    # Workers run stages in the order of their indices, so each comes after the one it follows.
     nodes.sort(key=lambda node: len(list(node.before())))
     for index, node in enumerate(nodes):
         node.index = index
@@ -229,7 +229,7 @@ def _check_answer(node: Node, where: str) -> None:
 
 
 _ROOM_FOR_NAMES = 1024
-"""Of a saved answer, beside the values of its arrays."""
+"""Bytes of a saved answer beside the values of its arrays."""
 
 
 def _fits(want: Array, have: Array) -> bool:
@@ -319,7 +319,7 @@ def _stream(
     table: Mapping[str, Any],
     at: str,
 ) -> StreamSpec:
-    """A stream of the settings in `table`, where they say nothing those of the source stage."""
+    """Make a stream from its settings; those that are missing are taken from the source stage."""
     of_stream = known_keys(StreamSettings, "")
     settings = convert({k: v for k, v in table.items() if k in of_stream}, StreamSettings, at)
     rest = {**own, **{k: v for k, v in table.items() if k not in of_stream}}

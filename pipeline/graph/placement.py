@@ -14,7 +14,7 @@ from pipeline.stage import BatchSettings, Settings, Source
 
 
 def usable_cores() -> int:
-    """Processors this process may use: its affinity, or a smaller quota of its control group."""
+    """Return the number of usable processors: the affinity, or a smaller CPU quota (cgroup)."""
     cores = len(os.sched_getaffinity(0))
     try:
         with open("/sys/fs/cgroup/cpu.max") as file:
@@ -22,12 +22,12 @@ def usable_cores() -> int:
         if quota != "max":
             cores = min(cores, max(1, round(int(quota) / int(period))))
     except (OSError, ValueError):
-        pass  # no such control group
+        pass  # no control group with a quota
     return cores
 
 
 def place(nodes: list[Node], config: Config, cores: int, where: str) -> list[list[Node]]:
-    """Group the stages by the process they share."""
+    """Group the stages by process."""
     processes = len(nodes) - 1 + len(config.streams) + sum(n.replicas - 1 for n in nodes)
     separate = config.placement == "separate" or processes <= cores
     groups: dict[str, list[Node]] = {}
@@ -102,10 +102,10 @@ def batch_of(settings: Settings) -> int:
 
 
 def slots_for(replicas: int, live: bool, nodes: Sequence[Node]) -> int:
-    """Enough frames in flight to keep the replicas busy, and for live sources no more."""
+    """Return the number of slots that keeps the replicas busy, for live sources no more."""
     batch = max(batch_of(node.settings) for node in nodes)
     if live:
-        # One frame is captured while the replicas work; with a single replica the stages behind
-        # it need one too, or they would take turns with it.
+        # One frame is captured while the replicas work. With a single replica the stages behind it
+        # need one too, or the two would wait for each other.
         return replicas * batch + (2 if replicas == 1 else 1)
     return 2 * replicas * batch + 4

@@ -168,7 +168,7 @@ def _claim(file: Path, output: Output, owners: Mapping[object, str], at: str) ->
 
 
 def _may_be_shared(path: str | Path) -> bool:
-    """Whether the path is not a file, as /dev/null; conflicts of folders are found elsewhere."""
+    """Return whether the path is no file, such as /dev/null; `_check_locks` looks at folders."""
     return os.path.exists(path) and not os.path.isfile(path)
 
 
@@ -231,7 +231,7 @@ def _check_ports(nodes: Sequence[Node], where: str) -> None:
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Whether two programs cannot listen on the same port of both addresses."""
+    """Return whether two listeners on one port of these addresses conflict."""
     every = {"", "*", "0.0.0.0", "::"}
     names = {"localhost": "127.0.0.1"}
     return one in every or other in every or names.get(one, one) == names.get(other, other)

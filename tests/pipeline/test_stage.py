@@ -47,7 +47,7 @@ def test_a_required_offer_that_is_missing_is_refused():
     ],
 )
 def test_messages_of_a_stage_start_with_its_place(fields, where, caplog):
-    # F5: two stages of one kind could not be told apart in the log.
+    # F5: two stages of one kind had the same name in the log.
     caplog.set_level(logging.INFO)
     Context(**fields).log.info("%d events", 3)
     assert caplog.messages == [f"{where}: 3 events"]

@@ -269,7 +269,7 @@ def test_a_stream_that_is_wrong_is_refused(table, words):
     assert words in refusal(WHOLE, ConfigError, streams={"yard": table})
 
 
-def test_settings_of_the_source_stage_are_those_of_every_stream_that_has_none_of_its_own():
+def test_streams_take_missing_settings_from_the_source_stage():
     stages = {"capture": {"use": "source", "live": True}, "end": {"use": "sink"}}
     found = made(stages, streams={"a": {}, "b": {"live": False}})
     assert [stream.live for stream in found.streams] == [True, False]
@@ -441,7 +441,7 @@ def test_every_stage_knows_the_confidence_and_the_offers_behind_it():
     assert made().nodes[1].context.confidence is None
 
 
-def test_the_drawing_shows_the_values_in_use_where_settings_leave_them_open(monkeypatch):
+def test_the_drawing_shows_values_in_use_for_open_settings(monkeypatch):
     monkeypatch.setattr(Post, "effective", lambda self: {"min_score": 0.1, "max_iou": 0.45})
     assert "post  Post  min_score 0.1, max_iou 0.45\n" in made().draw()
 
@@ -543,7 +543,7 @@ def test_a_replicated_stage_cannot_share_with_capture():
     assert words.startswith("process 'x' (capture, pre, boxes): capture cannot be replicated")
 
 
-def test_an_ordered_stage_cannot_share_with_the_captures_of_several_streams():
+def test_an_ordered_stage_cannot_share_with_several_captures():
     stages = {
         "capture": {"use": "source", "process": "x"},
         "log": {"use": "log", "process": "x"},
@@ -705,7 +705,7 @@ def parts(value):
 TYPES = {"object", "array", "string", "integer", "number", "boolean", "null"}
 
 
-def test_the_schema_has_only_types_that_json_schema_knows_and_references_that_resolve():
+def test_types_and_references_of_the_schema_are_valid():
     whole = shipped()
     assert whole["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     for part in parts(whole):
