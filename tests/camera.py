@@ -36,8 +36,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.sinks.rtsp.rtp_jpeg import H264, Jpeg
-from stages.sinks.rtsp.server import Credentials, Mount, RtspServer
+from stages.sinks.rtsp.mount import Mount
+from stages.sinks.rtsp.rtp_jpeg import Jpeg
+from stages.sinks.rtsp.server import RtspServer
+from tests.rtsp_h264 import H264, MOUNTS, CameraCredentials, H264Mount
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "tests" / "clips" / "demo.mp4"
@@ -225,7 +227,9 @@ def _rows(table: bytes, name: bytes, form: str) -> Iterator[tuple[int, ...]]:
 # --- the process ---
 
 
-def play_clip(mount: Mount, clip: Clip, args: argparse.Namespace, over: threading.Event) -> None:
+def play_clip(
+    mount: H264Mount, clip: Clip, args: argparse.Namespace, over: threading.Event
+) -> None:
     """Send a clip again and again, from its start when the first viewer comes."""
     speed = (args.fps or clip.fps) / clip.fps
     interval_ns = round(clip.duration_ns / len(clip.samples) / speed)
@@ -351,7 +355,7 @@ def _serve(args: argparse.Namespace, over: threading.Event, stack: contextlib.Ex
     credentials = None
     if args.user is not None:
         schemes = {"both": ("digest", "basic")}.get(args.scheme, (args.scheme,))
-        credentials = Credentials(args.user, args.password, schemes)
+        credentials = CameraCredentials(args.user, args.password, schemes)
     clip = read_clip(args.clip)
     transports = args.transports.split(",")
     server = RtspServer(args.address, 0, credentials, transports)
@@ -365,9 +369,11 @@ def _serve(args: argparse.Namespace, over: threading.Event, stack: contextlib.Ex
     if not args.empty:
         # Readers should believe what they are told of the rate, as they do of real cameras.
         h264 = H264(clip.sps, clip.pps, args.fps or clip.fps)
+        mount = server.add(args.h264, h264, MOUNTS[args.start])
         players = (
             threading.Thread(
-                target=play_clip, args=(server.add(args.h264, h264, args.start), clip, args, over)
+                target=play_clip,
+                args=(mount, clip, args, over),
             ),
             threading.Thread(
                 target=play_clock,

@@ -158,7 +158,9 @@ def count_pictures(viewer, sink):
 
     def all_sent():
         return not any(
-            stream.busy or stream.mount.given or any(v._waiting for v in stream.mount.viewers)
+            stream.busy
+            or stream.mount.pending
+            or any(v.sender.waiting for v in stream.mount.viewers)
             for stream in sink._streams.values()
         )
 
@@ -326,7 +328,7 @@ def test_the_rate_is_limited(opened, fps, of_source, want):
     stream = sink._stream("demo")
     jitter_ns = itertools.cycle((0, 3_000_000, -3_000_000, 1_000_000))
     second = [
-        sink._is_due(stream, 10_000_000_000 + round(n * 1e9 / of_source) + next(jitter_ns))
+        stream.rate.is_due(10_000_000_000 + round(n * 1e9 / of_source) + next(jitter_ns))
         for n in range(of_source)
     ]
     assert sum(second) == pytest.approx(want, abs=1)
@@ -341,8 +343,8 @@ def test_a_viewer_that_reads_nothing_does_not_hold_back_the_stage(opened):
             large.header.seq = seq
             sink.process(large)
             wait_until(lambda: not sink._streams["demo"].busy)
-        wait_until(lambda: not sink._streams["demo"].mount.given)
-        assert len(sink._streams["demo"].mount.viewers[0]._waiting) <= 1
+        wait_until(lambda: not sink._streams["demo"].mount.pending)
+        assert len(sink._streams["demo"].mount.viewers[0].sender.waiting) <= 1
         assert viewer.recv(100)
 
 
