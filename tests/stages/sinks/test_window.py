@@ -221,14 +221,14 @@ def test_a_pause_can_be_ended_with_the_run(display):
 def test_a_pause_does_not_hold_a_live_stream(display):
     then = """
         while not stage.paused: stage.idle()
-        before = stage._picture.copy()
+        before = stage._image.copy()
         for seq in range(100, 200): stage.process(frame(seq))
-        print("same picture", (stage._picture == before).all(), flush=True)
+        print("same image", (stage._image == before).all(), flush=True)
     """
     with Play(display, then, live=True) as play:
         assert play.line() == "shown"
         play.press("space")
-        assert play.rest() == ["same picture True", "closed"]
+        assert play.rest() == ["same image True", "closed"]
 
 
 @needs_x
