@@ -27,7 +27,7 @@ class H264:
     Args:
         sps: sequence parameter set, a NAL unit.
         pps: picture parameter set, a NAL unit.
-        fps: told to the reader.
+        fps: frames per second, for the session description.
     """
 
     payload_type = 96

@@ -163,7 +163,7 @@ class Rtsp(Stage):
         self._drawn.put(_Drawn(stream, image, frame.captured_ns, frame.wall_ns))
 
     def end(self, stream: str) -> None:
-        """Its path is gone, and its viewers are told so."""
+        """Remove the path, and disconnect its viewers."""
         self._streams.pop(stream, None)
         self._server.remove(self._path(stream))
         self._annotator.forget(stream)

@@ -26,7 +26,7 @@ needs_x = pytest.mark.skipif(
 DEADLINE_S = 30
 """Only a hang lasts as long."""
 
-# A run of the stage without a pipeline: it tells each step on a line, and goes on when told.
+# A run of the stage without a pipeline: it prints each step on a line, and waits for keys.
 PLAY = """
     import sys, time
     import numpy as np
@@ -79,8 +79,8 @@ def display():
     screen = ["Xvfb", "-displayfd", str(write), "-screen", "0", "1024x768x24", "-noreset"]
     server = subprocess.Popen(screen, pass_fds=[write], stderr=subprocess.DEVNULL)
     os.close(write)
-    with os.fdopen(read) as told:
-        name = f":{told.readline().strip()}"
+    with os.fdopen(read) as reply:
+        name = f":{reply.readline().strip()}"
     yield name
     server.terminate()
     server.wait(DEADLINE_S)
@@ -191,14 +191,14 @@ def test_a_pause_holds_a_file_and_beats_until_it_is_over(display):
     then = """
         while not stage.paused: stage.idle()
         stage.process(frame(seq))
-        print("let go", stage.paused, flush=True)
+        print("continued", stage.paused, flush=True)
     """
     with Play(display, then, live=False) as play:
         assert play.line() == "shown"
         play.press("space")
         assert play.line() == "held"
         play.press("space")
-        assert play.rest() == ["let go False", "closed"]
+        assert play.rest() == ["continued False", "closed"]
 
 
 @needs_x
@@ -365,7 +365,7 @@ def test_a_missing_library_is_named(monkeypatch):
     assert display_problem().startswith("libSM.so.6 is missing; install it")
 
 
-def test_opencv_without_windows_is_told_apart(monkeypatch):
+def test_opencv_without_windows_is_reply_apart(monkeypatch):
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI: NONE\n")
     assert "install opencv-python" in display_problem()
 

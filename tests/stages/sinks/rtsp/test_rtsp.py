@@ -1,4 +1,4 @@
-"""The RTSP sink: what a viewer sees of a stream, and what it costs while nobody looks."""
+"""The RTSP sink: images of a viewer, and the cost without one."""
 
 import errno
 import itertools
@@ -437,7 +437,7 @@ def test_settings_out_of_bounds_are_refused(settings):
         msgspec.convert(settings, RtspSettings)
 
 
-def test_a_port_may_be_text_as_the_environment_and_the_command_line_give_it(opened):
+def test_a_port_may_be_text_as_from_the_command_line(opened):
     settings = msgspec.convert({"port": "8554"}, RtspSettings)
     assert Rtsp(settings, context_of()).info()["address"] == "rtsp://127.0.0.1:8554/{stream}"
 

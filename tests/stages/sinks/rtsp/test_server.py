@@ -531,7 +531,7 @@ def test_a_viewer_begins_where_it_is_let_in(server, start, want):
         assert not mount.key_wanted
 
 
-def test_a_server_without_time_keeps_few_pictures_and_goes_on_with_a_key_picture(server):
+def test_a_busy_server_keeps_few_images_and_continues_with_a_key_image(server):
     mount = server.add("/a", H264(SPS, PPS), MOUNTS["key"])
     with Reader(server) as reader:
         reader.play()
