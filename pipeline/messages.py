@@ -105,3 +105,13 @@ def is_secret(key: str) -> bool:
 def name_of(key: object) -> str:
     """Return a key or name as it may be shown: an address may stand in its place."""
     return str(key) if isinstance(key, str) and _NAME.fullmatch(key) else display_value(key)
+
+
+def passes_power_of_ten(before: int, after: int) -> bool:
+    """Return whether a count reaches 1, 10, 100 ...: for messages about events that repeat.
+
+    Args:
+        before: count before an event.
+        after: count after it.
+    """
+    return after > 0 and (before <= 0 or len(str(after)) > len(str(before)))

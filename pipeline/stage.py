@@ -129,7 +129,7 @@ class Stage:
     """Always in a process of its own: it depends on others (a broker, a browser), whose behaviour
     must not delay another stage."""
 
-    run: Run
+    run: Run | None = None
     """The run it belongs to; the worker sets it before `open`. For stages that show the run."""
 
     def __init__(self, settings: Any, context: Context) -> None:

@@ -92,7 +92,6 @@ CIRCLES = {
     "stages.tracking.tracker",
 }
 CROSSINGS = {
-    ("stages.sinks.publish.publisher", "stages.capture.live_reader"),
     ("stages.sinks.web.allowed_sources", "stages.capture.source"),
 }
 MAX_FILE_LINES = 400
@@ -113,12 +112,6 @@ LARGE = {
     "stages/capture/opencv_live.py": "to be split",
     "stages/sinks/clips/recorder.py": "to be split",
     "stages/sinks/clips/recorder.py:ClipWriter": "to be split",
-    "stages/sinks/publish/mqtt.py": "to be split",
-    "stages/sinks/publish/mqtt.py:Mqtt": "to be split",
-    "stages/sinks/publish/publisher.py": "to be split",
-    "stages/sinks/publish/publisher.py:Delivery": "to be split",
-    "stages/sinks/publish/spool.py": "to be split",
-    "stages/sinks/publish/zeromq.py": "to be split",
 }
 """File, or file:class, that exceeds a limit -> why. Fewer than five."""
 SCRIPTS = {"models/tools/convert_ssdlite.py"}

@@ -1,47 +1,42 @@
-"""What sinks have in common that send to others: what they tell, and that they never hold back.
+"""The base of sinks that send messages over the network: store and forward.
 
-`process` decides what a frame means and leaves it in the outbox. A thread takes it from there to
-whoever wants it, tries again for ever while they are away, and says when they went and came back.
+`process` turns a frame into messages and puts them into the outbox. A thread sends them, retries
+without an end while the destination is unreachable, and logs when it is lost and when it returns.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import select
-import socket
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from pipeline.errors import ConfigError, SetupError
+from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Context, Resolved, Resources, Settings, Stage
-from pipeline.text_files import read_text
 from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader, ObjectChange, Presence
-from stages.capture.live_reader import Backoff
+from stages.backoff import Backoff
 from stages.detections import DETECTIONS, Object, check_labels, labels_of
 from stages.sinks.files.events import event_of, utc_ms
-from stages.sinks.publish.spool import MESSAGE_BYTES, Message, Outbox, Spool, default_path
-
-if TYPE_CHECKING:
-    import ssl
+from stages.sinks.publish.outbox import Outbox
+from stages.sinks.publish.reachability import Reachability
+from stages.sinks.publish.spool import MAX_MESSAGE_BYTES, Message, Spool, default_path
+from stages.sinks.publish.wake import Wake
 
 CLOSE_S = 2.0
-"""So long what is left may take to be sent at the end of a run; the rest waits in the spool."""
+"""Time to send the remaining messages at the end of a run; the rest stays in the spool."""
 STORE_S = 1.0
-"""How often messages go to the disk while nobody takes them."""
-STORE_MESSAGES = 100
-"""So many that are under way go to the disk also while somebody takes them."""
+"""Interval at which messages are written to disk while the destination is unreachable."""
+MAX_UNSTORED_MESSAGES = 100
+"""More messages in memory are written to disk also while the destination is reachable."""
 
 
-class DeliverySettings(Settings, frozen=True):
-    """Settings of all sinks that send to others."""
+class PublisherSettings(Settings, frozen=True):
+    """Settings of all publishers."""
 
     events: Literal["changes", "objects", "all"] = "changes"
     """changes: an object has appeared, or left. objects: these, and each frame with an object in
@@ -49,109 +44,68 @@ class DeliverySettings(Settings, frozen=True):
     labels: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
     """Labels of interest; other objects are left out. Empty: all."""
     min_frames: Annotated[int, Meta(ge=1, le=1000)] = 3
-    """An object has appeared when it was seen in so many frames."""
+    """Number of frames in which an object must be seen to have appeared."""
     leave_after_s: Annotated[float, Meta(ge=0, le=3600)] = 3.0
-    """An object has left when it was not seen for longer than this."""
+    """Time without a detection after which an object has left, in seconds."""
     spool: Annotated[str, Meta(min_length=1)] | None = "auto"
-    """File that keeps what cannot be sent, also from one run to the next. auto: one for this
-    destination, under ${STATE_DIRECTORY} where systemd gives one, else in runs/spool. null: none;
-    it is kept in memory."""
+    """File that keeps the messages that cannot be sent, also from one run to the next. auto: one
+    for this destination, under ${STATE_DIRECTORY} of systemd, else in runs/spool. null: no file;
+    they are kept in memory."""
     spool_mb: Annotated[float, Meta(ge=1, le=1_000_000)] = 64.0
-    """Bound of the spool, in millions of bytes. When it is full, the oldest messages go first."""
+    """Limit of the spool, in millions of bytes; the oldest messages are dropped beyond it."""
     spool_messages: Annotated[int, Meta(ge=1, le=100_000_000)] = 100_000
-    """The same, as a number of messages."""
+    """Limit of the spool, as a number of messages."""
 
 
 class Change(msgspec.Struct, omit_defaults=True):
-    """Told when an object has appeared or left."""
+    """The message about a change of an object."""
 
     event: str
     """appeared or left, or another kind that a stage before gives."""
     stream: str
     time_s: float
-    """Seconds into the stream at which it was first seen, or last."""
+    """Seconds into the stream: the first time it was seen, or the last."""
     captured_at: str
     """Wall-clock time of that frame's capture, ISO 8601, UTC, milliseconds."""
     object: Object
-    """As it was when it had appeared, or when it was last seen."""
+    """The object when it had appeared, or when it was last seen."""
     count: int | None
-    """Objects of this label in the picture now."""
+    """Objects of this label that are present now."""
     seen_s: float | None = None
-    """Of one that has left: seconds from the first frame it was seen in to the last."""
+    """For an object that has left: seconds from the first frame it was seen in to the last."""
     place: str | None = None
     """Name of the zone or line, if a stage before gives it."""
 
 
-class Away(Exception):  # noqa: N818 - a state of affairs
-    """Nobody takes messages at present."""
+class Unreachable(Exception):  # noqa: N818 - a state, which ends
+    """The destination takes no messages at present."""
 
     def __init__(self, reason: str, retry_s: float | None = None) -> None:
-        """Say why.
+        """Keep the reason.
 
         Args:
-            reason: in words, without credentials.
-            retry_s: when to try again, if they have told.
+            reason: text without credentials.
+            retry_s: delay of the next attempt, if the destination asks for one.
         """
         super().__init__(reason)
         self.retry_s = retry_s
 
 
-class Wake:
-    """Wakes the thread that waits for it, also one that waits for a socket too."""
+class Publisher(Stage):
+    """A sink that sends messages: at least once, in order per stream.
 
-    def __init__(self) -> None:
-        self._fd = -1
-
-    def open(self) -> None:
-        """Acquire it."""
-        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-    def fileno(self) -> int:
-        """To be polled: readable once `set`."""
-        return self._fd
-
-    def set(self) -> None:
-        """Wake it; from any thread."""
-        if self._fd >= 0:
-            os.eventfd_write(self._fd, 1)
-
-    def clear(self) -> None:
-        """Go back to sleep."""
-        try:
-            os.eventfd_read(self._fd)
-        except BlockingIOError:
-            pass
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait until it is set, and clear it."""
-        poller = select.poll()
-        poller.register(self._fd, select.POLLIN)
-        poller.poll(max(0, round(timeout_s * 1000)))
-        self.clear()
-
-    def close(self) -> None:
-        """Release it. May be called twice, and before `open`."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-
-class Delivery(Stage):
-    """A sink that sends to others: at least once, in order per stream.
-
-    What a subclass does in the sending thread: `step`, `hang_up`, `is_flushed`. It says `came_up`
-    when its messages are taken, and raises `Away` when they are not.
+    A subclass implements `send_pending`, `disconnect` and `is_flushed`, which the sending thread
+    calls. It calls `connected` once its messages are taken, and raises `Unreachable` when they are
+    not.
     """
 
     takes = (*DETECTIONS, OBJECT_EVENTS)
     ordered = True
     isolated = True
-    name: ClassVar[str]
-    """In the log."""
 
-    settings: DeliverySettings
+    settings: PublisherSettings
 
-    def __init__(self, settings: DeliverySettings, context: Context) -> None:
+    def __init__(self, settings: PublisherSettings, context: Context) -> None:
         super().__init__(settings, context)
         self._labels = labels_of(context)
         check_labels(settings.labels, self._labels)
@@ -159,68 +113,64 @@ class Delivery(Stage):
         self._changes = ChangeReader(presence, self._labels, settings.labels)
         self._encoder = msgspec.json.Encoder()
         self.wake = Wake()
-        self.outbox = Outbox(self.name, self._make_spool(), self.wake.set)
+        self.outbox = Outbox(context.log, self._make_spool(), self.wake.set)
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self._close_by_s = 0.0
         self._backoff = Backoff()
-        self._since_s = time.monotonic()
-        """When it went up or away."""
-        self._is_up = False
-        self._away = ""
-        """Why; empty: it is up, or was not tried yet."""
+        self._reachability = Reachability(context.log)
         self._left = 0
-        """Messages that waited when it was closed."""
+        """Number of messages that waited when it was closed."""
         self.sent = 0
-        """Messages that have arrived."""
+        """Number of messages that have arrived."""
         self.refused = 0
-        """Messages that were not wanted."""
+        """Number of messages that the destination refused."""
 
-    # --- what a subclass says ---
+    # --- for a subclass to implement ---
 
     @property
     def destination(self) -> str:
-        """Where messages go, for people; without credentials."""
+        """The destination, without credentials."""
         raise NotImplementedError
 
     @classmethod
     def spool_name(cls, settings: Any) -> str:
-        """Name of the spool's file: one for each destination."""
+        """Return the name of the spool file: one for each destination."""
         raise NotImplementedError
 
     def topic(self, stream: str, kind: Literal["events", "frames"]) -> str:
-        """Where messages of a kind go, if not all to the same place."""
+        """Return the topic of messages of a kind; empty if there are none."""
         return ""
 
     def counted(self, stream: str, labels: Collection[str]) -> None:
-        """The number of objects of these labels has changed; see `count`."""
+        """Take note that the numbers of objects of these labels have changed; see `count`."""
 
-    def step(self) -> None:
-        """Send what is there; then wait for more, or for a second.
+    def send_pending(self) -> None:
+        """Send the waiting messages; then wait for more, for a second at most.
 
         Raises:
-            Away: nobody takes it.
+            Unreachable: the destination takes no messages.
         """
         raise NotImplementedError
 
     def is_flushed(self) -> bool:
-        """Whether all has been sent."""
+        """Return whether all messages were sent."""
         return not self.outbox.in_memory and not self.outbox.in_spool
 
-    def hang_up(self) -> None:
-        """Let go of the connection, if there is one."""
+    def disconnect(self) -> None:
+        """Close the connection, if there is one."""
 
     def interrupt(self) -> None:
-        """Make a `step` that takes long return, from another thread."""
+        """Make a long `send_pending` return; from another thread."""
 
     # --- the stage ---
 
     @classmethod
     def resolve(cls, settings: Any) -> Resolved:
-        """See that the spool may be where it is said to.
+        """Check the path of the spool.
 
         Raises:
-            SetupError: it may not.
+            SetupError: it is a directory.
         """
         if settings.spool not in (None, "auto") and Path(settings.spool).is_dir():
             raise SetupError(
@@ -235,16 +185,16 @@ class Delivery(Stage):
         return Resources() if path is None else Resources(locks=(path,))
 
     def open(self) -> None:
-        """Find what an earlier run has left, and begin to send."""
+        """Open the spool, and start the sending thread."""
         self.wake.open()
         self.outbox.open()
-        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=self.context.stage, daemon=True)
         self._thread.start()
 
     def process(self, frame: Frame) -> None:
-        """See who came and who left, and leave what is to be told in the outbox."""
+        """Put the messages of a frame into the outbox."""
         event = event_of(frame, self._labels)
-        self._tell(frame.stream, self._changes.update(frame, event.objects))
+        self._put_changes(frame.stream, self._changes.update(frame, event.objects))
         wanted = self.settings.events
         if wanted == "changes":
             return
@@ -254,11 +204,11 @@ class Delivery(Stage):
             self._put(frame.stream, "frames", event)
 
     def end(self, stream: str) -> None:
-        """Whoever was in the picture has left."""
-        self._tell(stream, self._changes.end(stream))
+        """Report the objects that were present as left."""
+        self._put_changes(stream, self._changes.end(stream))
 
     def close(self) -> None:
-        """Send what is left for a while; the rest stays in the spool."""
+        """Send the remaining messages for a while; the rest stays in the spool."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._close_by_s = time.monotonic() + CLOSE_S
@@ -268,8 +218,8 @@ class Delivery(Stage):
             if thread.is_alive():
                 self.interrupt()
                 thread.join(0.5)
-            # Looking up a name, or connecting, cannot be interrupted: such a thread is left alone,
-            # and ends by itself when it finds that it is not wanted any more.
+            # A name lookup, or a connect, cannot be interrupted: such a thread is not waited for,
+            # and ends by itself when it returns.
             self._left = self.outbox.in_spool + self.outbox.in_memory
             self.outbox.close()
             self._log_end(self._left)
@@ -279,11 +229,11 @@ class Delivery(Stage):
         self.wake.close()
 
     def state(self, stream: str) -> bytes:
-        """Who is in the picture, and what is not on disk yet."""
+        """Return the present objects, and the messages that are not on disk."""
         return _encode_state(_State(self._changes.state(stream), self.outbox.unsaved(stream)))
 
     def restore(self, stream: str, state: bytes) -> None:
-        """Go on with both; what was under way is sent again."""
+        """Continue with both; messages that were in flight are sent again."""
         if not state:
             return
         saved = _decode_state(state)
@@ -293,20 +243,20 @@ class Delivery(Stage):
             self.outbox.put(message)
 
     def info(self) -> Mapping[str, str]:
-        """Where messages go, and what is or was wrong with it."""
+        """Return the destination, the spool, and why one of them cannot be used."""
         info = {
             "to": self.destination,
             "spool": "none"
             if self.settings.spool is None
             else str(self._spool_path(self.settings)),
         }
-        trouble = self.outbox.trouble or self._away
+        trouble = self.outbox.trouble or self._reachability.reason
         if trouble:
             info["trouble"] = trouble
         return info
 
     def counters(self) -> Mapping[str, int]:
-        """Messages that arrived, wait, went through the spool, and were lost, by cause."""
+        """Return the numbers of messages: sent, waiting, spooled, dropped by cause."""
         outbox = self.outbox
         return {
             "sent": self.sent,
@@ -315,84 +265,70 @@ class Delivery(Stage):
             **{f"dropped_{cause.replace(' ', '_')}": n for cause, n in self._losses().items()},
         }
 
-    # --- for the subclass ---
+    # --- for a subclass to call ---
 
     @property
     def is_closing(self) -> bool:
-        """Whether the run is at its end."""
+        """Whether the stage is being closed."""
         return self._closing.is_set()
 
     def count(self, stream: str, label: str) -> int:
-        """Objects of a label in the picture."""
+        """Return the number of objects of a label that are present."""
         return self._changes.counts(stream).get(label, 0)
 
-    def came_up(self) -> None:
-        """Messages are taken."""
-        if self._is_up:
-            return
-        waiting = self.outbox.in_spool
-        spooled = f"; {waiting} messages from the spool" if waiting else ""
-        if self._away:
-            away_s = time.monotonic() - self._since_s
-            logging.info(
-                "%s: %s is back after %.0f s%s", self.name, self.destination, away_s, spooled
-            )
-        else:
-            logging.info("%s: connected to %s%s", self.name, self.destination, spooled)
-        self._is_up, self._away, self._since_s = True, "", time.monotonic()
+    def connected(self) -> None:
+        """Note, and log, that the destination takes messages."""
+        self._reachability.connected(self.destination, self.outbox.in_spool)
 
     # --- the sending thread ---
 
     def _run(self) -> None:
         while not self._is_finished():
             try:
-                self.step()
-                if self.outbox.in_memory > STORE_MESSAGES or self.outbox.trouble:
+                self.send_pending()
+                if self.outbox.in_memory > MAX_UNSTORED_MESSAGES or self.outbox.trouble:
                     self.outbox.store()
-            except Away as away:
-                self._wait(away)
+            except Unreachable as error:
+                self._wait(error)
             except Exception as error:  # a defect must not end the sending for good
-                logging.debug("%s", self.name, exc_info=error)
-                self._wait(Away(f"{type(error).__name__}: {' '.join(str(error).split())}"))
-        self.hang_up()
+                self.context.log.debug("sending failed", exc_info=error)
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                self._wait(Unreachable(reason))
+        self.disconnect()
 
     def _is_finished(self) -> bool:
-        # Where nothing was tried yet, as the run was so short, there is time to.
+        # In a run so short that no attempt was made yet, there is time for one.
         return self.is_closing and (
-            bool(self._away) or time.monotonic() > self._close_by_s or self.is_flushed()
+            bool(self._reachability.reason)
+            or time.monotonic() > self._close_by_s
+            or self.is_flushed()
         )
 
-    def _wait(self, away: Away) -> None:
-        """Until it is worth to try again."""
-        self.hang_up()
+    def _wait(self, error: Unreachable) -> None:
+        """Disconnect, and wait until the next attempt."""
+        self.disconnect()
         self.outbox.back()
-        now_s, reason = time.monotonic(), str(away)
-        lived_s = now_s - self._since_s if self._is_up else 0.0
-        delay_s = self._backoff.delay_s(lived_s) if away.retry_s is None else away.retry_s
-        if self._is_up or not self._away:
-            self._since_s = now_s
-        self._is_up = False
+        lived_s = self._reachability.connected_s()
+        delay_s = self._backoff.delay_s(lived_s) if error.retry_s is None else error.retry_s
         self.outbox.store()
-        if reason != self._away and not self.is_closing:
+        if self._reachability.lost(str(error)) and not self.is_closing:
             has_disk = self.settings.spool is not None and not self.outbox.trouble
-            logging.warning(
-                "%s: %s is away: %s; %s, tried again in %.0f s",
-                self.name,
+            self.context.log.warning(
+                "%s unreachable: %s; %s, retrying in %.0f s",
                 self.destination,
-                reason,
-                "spooling" if has_disk else "messages wait in memory",
+                error,
+                "spooling to disk" if has_disk else "keeping messages in memory",
                 max(1, delay_s),
             )
-        self._away = reason
-        until_s = now_s + delay_s
+        until_s = time.monotonic() + delay_s
         while (left_s := until_s - time.monotonic()) > 0:
             if self._closing.wait(min(left_s, STORE_S)):
                 return
             self.outbox.store()
 
-    # --- ---
+    # --- messages ---
 
-    def _tell(self, stream: str, changes: Sequence[ObjectChange]) -> None:
+    def _put_changes(self, stream: str, changes: Sequence[ObjectChange]) -> None:
         for change in changes:
             self._put(
                 stream,
@@ -424,8 +360,8 @@ class Delivery(Stage):
         path = self._spool_path(settings)
         if path is None:
             return None
-        most_bytes = max(MESSAGE_BYTES, round(settings.spool_mb * 1e6))
-        return Spool(path, settings.spool_messages, most_bytes)
+        max_bytes = max(MAX_MESSAGE_BYTES, round(settings.spool_mb * 1e6))
+        return Spool(path, settings.spool_messages, max_bytes)
 
     def _losses(self) -> dict[str, int]:
         causes = dict(self.outbox.dropped)
@@ -436,86 +372,16 @@ class Delivery(Stage):
     def _log_end(self, left: int) -> None:
         is_kept = self.settings.spool is not None and not self.outbox.trouble
         lost = ", ".join(f"{count} {cause}" for cause, count in self._losses().items())
-        logging.info(
-            "%s: %d messages sent%s%s",
-            self.name,
+        self.context.log.info(
+            "%d messages sent%s%s",
             self.sent,
             f", {left} {'wait in the spool' if is_kept else 'are lost'}" if left else "",
             f"; dropped: {lost}" if lost else "",
         )
 
 
-def tls_context(
-    ca: str | None, certificate: str | None = None, key: str | None = None
-) -> ssl.SSLContext:
-    """How to speak TLS, from settings of these names.
-
-    Raises:
-        SetupError: a file cannot be read, or is not what it should be.
-    """
-    import ssl
-
-    def reason(error: OSError) -> str:
-        if isinstance(error, ssl.SSLError):
-            return "not in PEM format, or with a passphrase"
-        return error.strerror or str(error)
-
-    for name, file in (("ca", ca), ("certificate", certificate), ("key", key)):
-        if file is not None:
-            _check_readable(name, file)
-    try:
-        context = ssl.create_default_context(cafile=ca)
-    except OSError as error:
-        raise SetupError(f"ca: {ca!r}: {reason(error)}") from None
-    if certificate is not None:
-        try:
-            # Without a password, one with a passphrase would ask for it at the terminal.
-            context.load_cert_chain(certificate, key, password="")
-        except OSError as error:
-            raise SetupError(f"certificate, key: {certificate!r}: {reason(error)}") from None
-    return context
-
-
-def _check_readable(name: str, file: str) -> None:
-    """Refuse what is no small regular file: OpenSSL would wait for a pipe, or read a device.
-
-    Raises:
-        SetupError: it cannot be read.
-    """
-    try:
-        read_text(file)
-    except ConfigError as error:
-        # What is no file may be the key itself.
-        shown = repr(file) if name != "key" or os.path.exists(file) else "the file"
-        raise SetupError(f"{name}: {shown}: {error}") from None
-
-
-def why_not(error: Exception, timeout_s: float) -> str:
-    """Why there is no connection, in words.
-
-    Args:
-        error: what came of it.
-        timeout_s: how long an answer was waited for.
-    """
-    import ssl
-
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return (
-            f"its certificate is not trusted ({error.verify_message}); if it is one of your own, "
-            "set ca"
-        )
-    if isinstance(error, ssl.SSLError):
-        return f"no TLS with it ({error.reason or error}); does it speak TLS at this port?"
-    if isinstance(error, socket.gaierror):
-        return "unknown host"
-    if isinstance(error, TimeoutError):
-        return f"no answer within {timeout_s:g} s"
-    text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-    return text[0].lower() + text[1:]
-
-
 class _State(msgspec.Struct, array_like=True):
-    """Of one stream, to survive a crash."""
+    """State of one stream, which survives a crash."""
 
     presence: bytes
     unsaved: list[Message]

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import hashlib
 import hmac
-import logging
 import re
 import socket
 import threading
@@ -22,13 +21,14 @@ from pipeline.messages import name_of
 from pipeline.stage import Context, Resolved
 from pipeline.urls import login_advice
 from stages.sinks.listen import is_loopback
-from stages.sinks.publish.publisher import Away, Delivery, DeliverySettings, tls_context, why_not
+from stages.sinks.publish.publisher import Publisher, PublisherSettings, Unreachable
+from stages.sinks.publish.tls import connect_error, tls_context
 
 if TYPE_CHECKING:
     import ssl
 
 ATTEMPTS = 3
-"""A batch that was refused so often is given up."""
+"""Refusals after which a batch is dropped."""
 REDIRECTS = 3
 LONGEST_RETRY_S = 300.0
 """Longer is not waited, whatever the server says."""
@@ -38,7 +38,7 @@ OWN_HEADERS = ("host", "content-length", "content-type", "transfer-encoding", "c
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
-class WebhookSettings(DeliverySettings, frozen=True, kw_only=True):
+class WebhookSettings(PublisherSettings, frozen=True, kw_only=True):
     """Settings of the webhook sink."""
 
     url: str
@@ -58,17 +58,16 @@ class WebhookSettings(DeliverySettings, frozen=True, kw_only=True):
     """For a request and its answer, in all."""
 
 
-class Webhook(Delivery):
+class Webhook(Publisher):
     """Posts who came and who left, and frames if asked to.
 
     At least once, in order per stream. Requests that were tried again have the same
     `Idempotency-Key`. An answer 2xx means: taken. 4xx (but 408, 425 and 429) and redirections to
-    other hosts mean: not wanted; after three attempts the messages are given up, and counted.
+    other hosts mean: refused; after three attempts the messages are dropped, and counted.
     Everything else is tried again for ever.
     """
 
     Settings = WebhookSettings
-    name = "webhook"
 
     settings: WebhookSettings
 
@@ -108,7 +107,7 @@ class Webhook(Delivery):
         return super().resolve(settings)
 
     def open(self) -> None:
-        """Begin to post; a server that is away is no error.
+        """Begin to post; an unreachable server is no error.
 
         Raises:
             SetupError: the model knows no such label.
@@ -116,13 +115,12 @@ class Webhook(Delivery):
         self._tls = tls_context(self.settings.ca) if self._url.is_secure else None
         is_open = not self._url.is_secure and not is_loopback(self._url.host)
         if is_open and (self._url.authorization or "authorization" in _lower(self._headers)):
-            logging.warning(
-                "webhook: credentials go to %s for everybody on the way to read; use https://",
-                self.destination,
+            self.context.log.warning(
+                "credentials are sent to %s unencrypted; use https://", self.destination
             )
         super().open()
 
-    # --- what Delivery asks ---
+    # --- for the base class ---
 
     @property
     def destination(self) -> str:
@@ -136,7 +134,7 @@ class Webhook(Delivery):
         digest = hashlib.sha256(settings.url.encode()).hexdigest()[:8]
         return f"webhook-{re.sub('[^A-Za-z0-9.-]', '_', url.host)}-{url.port}-{digest}.db"
 
-    def step(self) -> None:
+    def send_pending(self) -> None:
         """Wait for messages, and for more of them, and post them."""
         if not self.outbox.in_memory and not self.outbox.in_spool:
             self.wake.wait(1.0)
@@ -159,11 +157,11 @@ class Webhook(Delivery):
                 self.refused += len(batch)
                 self._again = self._refusals = 0
                 self.outbox.done(last)
-            raise Away(str(refused)) from None
+            raise Unreachable(str(refused)) from None
         self._again = self._refusals = 0
         self.outbox.done(last)
         self.sent += len(batch)
-        self.came_up()
+        self.connected()
 
     def interrupt(self) -> None:
         """End a request that is under way."""
@@ -191,7 +189,7 @@ class Webhook(Delivery):
         """Post to the URL, or to where it redirects on the same host.
 
         Raises:
-            Away: try again.
+            Unreachable: try again.
             _Refused: it is not wanted.
         """
         headers = {
@@ -211,7 +209,7 @@ class Webhook(Delivery):
                 url = _redirected(url, location, said)
                 continue
             if status in (408, 425, 429) or status >= 500 or status < 200:
-                raise Away(f"it answers {said}", _retry_after(retry_after))
+                raise Unreachable(f"it answers {said}", _retry_after(retry_after))
             if 300 <= status < 400:
                 raise _Refused(status, f"it answers {said}; give the url that takes POST itself")
             raise _Refused(status, f"it answers {said}")
@@ -221,7 +219,7 @@ class Webhook(Delivery):
         """Post once.
 
         Raises:
-            Away: there is none.
+            Unreachable: there is none.
         """
         from http.client import (
             HTTPConnection,
@@ -259,12 +257,12 @@ class Webhook(Delivery):
             return _Answer(answer.status, answer.reason, location, retry_after)
         except (OSError, HTTPException, ValueError) as error:
             if is_late.is_set():
-                raise Away(f"no answer within {timeout_s:g} s") from None
+                raise Unreachable(f"no answer within {timeout_s:g} s") from None
             if isinstance(error, RemoteDisconnected):
-                raise Away("it closes the connection without an answer") from None
+                raise Unreachable("it closes the connection without an answer") from None
             if isinstance(error, HTTPException):
-                raise Away(f"its answer is not HTTP ({type(error).__name__})") from None
-            raise Away(why_not(error, timeout_s)) from None
+                raise Unreachable(f"its answer is not HTTP ({type(error).__name__})") from None
+            raise Unreachable(connect_error(error, timeout_s)) from None
         finally:
             deadline.cancel()
             self._socket = None

@@ -1,17 +1,15 @@
-"""Events for other programs over ZeroMQ: whoever subscribes gets each frame's as it comes.
+"""Events for other programs over ZeroMQ: subscribers get the event of each frame.
 
-A message has two parts: the stream's name, which is the topic, and the JSON that the events sink
-writes. docs/sinks.md shows a subscriber in five lines. What is published while nobody listens is
-gone, and so is what a subscriber is too slow for: ZeroMQ does not wait, and neither does this
-sink. Once a second it tells, under the topic `eyeline/alive`, how many events of each stream it has
-published, so that a subscriber knows silence from a dead line, and what it has missed.
+A message has two parts: the name of the stream, which is the topic, and the JSON of the events
+sink. docs/sinks.md shows a subscriber in five lines. Events without a subscriber, or for one that
+is too slow, are lost: neither ZeroMQ nor this sink waits. Once a second the topic `eyeline/alive`
+has the number of published events of each stream, so that a subscriber can tell a quiet stream from
+a lost connection, and count the events that it has missed.
 """
 
 from __future__ import annotations
 
 import errno
-import ipaddress
-import logging
 import os
 import re
 import socket
@@ -28,30 +26,29 @@ from msgspec import Meta
 
 from pipeline.errors import ConfigError, SetupError
 from pipeline.frame import Frame
-from pipeline.messages import display_value
+from pipeline.messages import display_value, passes_power_of_ten
 from pipeline.stage import Context, Listen, Resolved, Resources, Settings, Stage
 from pipeline.text_files import read_text
-from pipeline.urls import display_url
 from stages.detections import DETECTIONS, labels_of
 from stages.sinks.files.events import event_of, utc_ms
+from stages.sinks.publish.zmq_address import is_local
 
 if TYPE_CHECKING:
     from zmq.auth.thread import ThreadAuthenticator
 
 ALIVE_TOPIC = b"eyeline/alive"
-"""No stream can be called so."""
+"""Cannot be the name of a stream."""
 
 MAKE_KEYS = "python -c \"import zmq; print(b' '.join(zmq.curve_keypair()).decode())\""
 """Prints a public key and the secret one that belongs to it."""
 
-LARGEST_SUBSCRIPTION_BYTES = 1024
+MAX_SUBSCRIPTION_BYTES = 1024
 """Nobody needs a longer one; who sends it is disconnected."""
 DEAD_PEER_MS = 15_000
 """A subscriber whose machine has gone without a word is disconnected after this long."""
 LINGER_MS = 1_000
 """At the end of a run, so long may subscribers take to fetch what is left."""
-IPC_PATH_BYTES = 107
-MOST_REFUSALS = 100
+MAX_REFUSALS = 100
 """Looked at between two frames."""
 
 
@@ -67,22 +64,22 @@ class ZmqSettings(Settings, frozen=True):
     secret_key_file: Annotated[str, Meta(min_length=1)] | None = None
     """The same, from a file that holds nothing else."""
     clients: Literal["any"] | tuple[str, ...] = ()
-    """Public keys of those who may subscribe; any: whoever knows the public key of this sink."""
+    """Public keys of the allowed clients; any: all that know the public key of this sink."""
     high_water: Annotated[int, Meta(ge=1, le=100_000)] = 1000
-    """Messages that wait for one subscriber; what comes while so many do is lost to it."""
+    """Most messages that wait for one subscriber; further ones are lost for it."""
     alive_s: Annotated[float, Meta(ge=0.1, le=3600)] = 1.0
     """Seconds between two messages under `eyeline/alive`."""
 
 
 class Alive(msgspec.Struct):
-    """What is told under `eyeline/alive`."""
+    """The message under `eyeline/alive`."""
 
     now: str
     """Wall clock, ISO 8601, UTC."""
     since: str
     """When the counts began; another one: this sink was started again."""
     events: dict[str, int]
-    """Stream -> how many of its events were published. Of a stream that has ended, told once."""
+    """Stream -> number of its published events. A stream that has ended is in one message more."""
 
 
 class Zmq(Stage):
@@ -108,7 +105,7 @@ class Zmq(Stage):
         """Of an ipc address; ZeroMQ leaves it behind."""
         self._published: dict[str, int] = {}
         self._since = ""
-        self._told: dict[str, str] = {}
+        self._info: dict[str, str] = {}
         self._alive_due_s = 0.0
         self._count = self._overflows = self._refused = 0
 
@@ -165,10 +162,10 @@ class Zmq(Stage):
         self._context = zmq.Context(io_threads=1)
         publisher = self._publisher = self._context.socket(zmq.PUB)
         publisher.setsockopt(zmq.SNDHWM, self.settings.high_water)
-        publisher.setsockopt(zmq.MAXMSGSIZE, LARGEST_SUBSCRIPTION_BYTES)
+        publisher.setsockopt(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION_BYTES)
         publisher.setsockopt(zmq.HEARTBEAT_IVL, DEAD_PEER_MS // 3)
         publisher.setsockopt(zmq.HEARTBEAT_TIMEOUT, DEAD_PEER_MS)
-        # Else an IPv4 address is told as IPv6 does.
+        # Without this, an IPv4 address would be shown as IPv6.
         publisher.setsockopt(zmq.IPV6, "[" in self.settings.address or "*" in self.settings.address)
         secret = secret_of(self.settings)
         if secret is not None:
@@ -193,41 +190,41 @@ class Zmq(Stage):
         self._since = utc_ms(time.time_ns())
         bound = publisher.getsockopt(zmq.LAST_ENDPOINT)
         assert isinstance(bound, bytes)
-        self._told["address"] = bound.rstrip(b"\0").decode()
-        logging.info("zmq: events at %s", self._told["address"])
+        self._info["address"] = bound.rstrip(b"\0").decode()
+        self.context.log.info("events at %s", self._info["address"])
         if secret is not None:
-            self._told["public_key"] = zmq.curve_public(secret.encode()).decode()
-            logging.info("zmq: subscribers need its public key: %s", self._told["public_key"])
+            self._info["public_key"] = zmq.curve_public(secret.encode()).decode()
+            self.context.log.info("subscribers need its public key: %s", self._info["public_key"])
 
     def process(self, frame: Frame) -> None:
-        """Publish the event of a frame, to whoever is fast enough."""
+        """Publish the event of a frame, to the subscribers that are fast enough."""
         self._send(frame.stream.encode(), self._encoder.encode(event_of(frame, self._labels)))
         self._published[frame.stream] = self._published.get(frame.stream, 0) + 1
         self._count += 1
 
     def idle(self) -> None:
-        """Tell that it is alive, when it is time; log who was refused."""
+        """Send the alive message when it is due; log refused subscribers."""
         now_s = time.monotonic()
         if now_s >= self._alive_due_s:
             self._alive_due_s = now_s + self.settings.alive_s
-            self._tell_alive()
-        for _ in range(MOST_REFUSALS):
+            self._send_alive()
+        for _ in range(MAX_REFUSALS):
             try:
                 refusal = zmq.utils.monitor.recv_monitor_message(self._refusals, zmq.NOBLOCK)
             except zmq.Again:
                 break
             self._refused += 1
-            if is_worth_a_line(self._refused):
-                logging.warning("zmq: a subscriber was refused: %s", self._why(refusal))
+            if passes_power_of_ten(self._refused - 1, self._refused):
+                self.context.log.warning("subscriber refused: %s", self._why(refusal))
 
     def end(self, stream: str) -> None:
-        """Tell how many events there were."""
+        """Send the number of events of the stream."""
         self._published.setdefault(stream, 0)
-        self._tell_alive()
+        self._send_alive()
         del self._published[stream]
 
     def close(self) -> None:
-        """Give subscribers a moment to fetch what is left."""
+        """Send the remaining messages for a moment, and close."""
         if self._context is None:
             return
         if self._keys is not None:
@@ -239,11 +236,11 @@ class Zmq(Stage):
             self._file.unlink(missing_ok=True)
 
     def info(self) -> Mapping[str, str]:
-        """Where the events are published, and what a subscriber needs."""
-        return self._told
+        """Return the address, and the public key that subscribers need."""
+        return self._info
 
     def counters(self) -> Mapping[str, int]:
-        """Events that were published, and how often a subscriber was too slow or was refused."""
+        """Return the numbers of published events, full queues and refused subscribers."""
         return {
             "published": self._count,
             "too_slow": self._overflows,
@@ -259,10 +256,12 @@ class Zmq(Stage):
 
         self._keys = ThreadAuthenticator(self._context)
         self._keys.start()
-        self._keys.configure_curve_callback(credentials_provider=_Known(self.settings.clients))
+        self._keys.configure_curve_callback(
+            credentials_provider=_AllowedClients(self.settings.clients)
+        )
 
     def _prepare(self, file: Path) -> None:
-        """See that nothing is taken away from anybody: ZeroMQ removes whatever is in its way."""
+        """Check that no other file is removed: ZeroMQ replaces what is at the path."""
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             mode = file.stat().st_mode
@@ -271,19 +270,19 @@ class Zmq(Stage):
         except OSError as error:
             raise SetupError(self._cannot(error)) from None
         if not stat.S_ISSOCK(mode):
-            raise SetupError(f"zmq: {str(file)!r} exists and is no socket; choose another path")
+            raise SetupError(f"{str(file)!r} exists and is no socket; choose another path")
         with socket.socket(socket.AF_UNIX) as probe:
             try:
                 probe.connect(str(file))
             except OSError:
-                return  # left behind by one that is gone
-        raise SetupError(f"zmq: {str(file)!r} is taken by another program; set another address")
+                return  # of a program that has ended
+        raise SetupError(f"{str(file)!r} is taken by another program; set another address")
 
     def _send(self, topic: bytes, body: bytes) -> None:
-        """Send to all subscribers who have room; note when one has none any more.
+        """Send to all subscribers whose queues have room; count when a queue becomes full.
 
-        Asked not to drop, ZeroMQ tells that a queue is full, and sends nothing. It tells that
-        once: then the subscriber counts as slow, until half of its queue is empty.
+        With XPUB_NODROP, ZeroMQ reports a full queue, and sends nothing. It reports it once: then
+        the subscriber counts as slow until half of its queue is empty.
         """
         publisher, parts = self._publisher, (topic, body)
         publisher.setsockopt(zmq.XPUB_NODROP, 1)
@@ -295,14 +294,14 @@ class Zmq(Stage):
         publisher.setsockopt(zmq.XPUB_NODROP, 0)
         publisher.send_multipart(parts, zmq.NOBLOCK)
         self._overflows += 1
-        if is_worth_a_line(self._overflows):
-            logging.warning(
-                "zmq: a subscriber is too slow and loses events: %d wait for it already (x%d)",
+        if passes_power_of_ten(self._overflows - 1, self._overflows):
+            self.context.log.warning(
+                "a subscriber is too slow and loses events: %d wait for it (x%d)",
                 self.settings.high_water,
                 self._overflows,
             )
 
-    def _tell_alive(self) -> None:
+    def _send_alive(self) -> None:
         alive = Alive(utc_ms(time.time_ns()), self._since, self._published)
         self._send(ALIVE_TOPIC, self._encoder.encode(alive))
 
@@ -318,75 +317,45 @@ class Zmq(Stage):
     def _cannot(self, error: OSError | zmq.ZMQError) -> str:
         address = self.settings.address
         if error.errno == errno.EADDRINUSE:
-            return f"zmq: {address} is taken by another program; set another port"
+            return f"{address} is taken by another program; set another port"
         if error.errno == errno.EACCES:
-            return f"zmq: {address} may not be used; set a port from 1024 up, or another path"
+            return f"{address} needs privileges; set a port from 1024 up, or another path"
         if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
             return (
-                f"zmq: this machine has no such address as {address}; set 127.0.0.1, one of its "
+                f"this machine has no address {address}; set 127.0.0.1, one of its "
                 "own, or * for all"
             )
-        return f"zmq: cannot listen at {address} ({os.strerror(error.errno or 0)})"
+        return f"cannot listen on {address} ({os.strerror(error.errno or 0)})"
 
 
-class _Known:
-    """Tells ZeroMQ who may subscribe."""
+class _AllowedClients:
+    """Answers ZeroMQ which clients are allowed."""
 
     def __init__(self, keys: tuple[str, ...]) -> None:
         self._keys = {key.encode() for key in keys}
 
     def callback(self, domain: str, key: bytes) -> bool:
-        """Whether the owner of this public key may."""
+        """Return whether the owner of a public key is allowed."""
         return key in self._keys
 
 
-def is_local(address: str) -> bool:
-    """Whether only this machine can reach the address.
-
-    Raises:
-        SetupError: it is none that can be listened at.
-    """
-    if address.startswith("ipc://"):
-        path = address.removeprefix("ipc://")
-        if not path or path.endswith("/") or len(os.fsencode(path)) > IPC_PATH_BYTES:
-            raise SetupError(
-                f"address: expected ipc:// and the path of a file, of at most {IPC_PATH_BYTES} "
-                f"bytes, found {display_url(address)}"
-            )
-        return True
-    match = re.fullmatch(r"tcp://(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:/]+)):([0-9]{1,5})", address)
-    host = (match[1] or match[2]) if match else ""
-    if not match or int(match[3]) > 65535:
-        raise SetupError(
-            f"address: expected tcp://ADDRESS:PORT or ipc://PATH, found {display_url(address)}; "
-            "for this machine alone: tcp://127.0.0.1:5556"
-        )
-    if host in ("*", "localhost"):
-        return host == "localhost"
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        raise SetupError(
-            "address: expected an IP address of this machine, or * for all, found "
-            f"{display_url(host)}"
-        ) from None
-
-
 def secret_of(settings: ZmqSettings) -> str | None:
-    """The secret key; None if there is to be no encryption.
+    """Return the secret key; None: no encryption.
 
     Raises:
-        SetupError: it is none, or is not where it should be. The message does not hold it.
+        SetupError: it is no key, or cannot be read. The message does not contain it.
     """
     name, secret, file = "secret_key", settings.secret_key, settings.secret_key_file
     if secret is not None and file is not None:
-        raise SetupError("secret_key, secret_key_file: expected one of them, found both")
+        raise SetupError(
+            "secret_key, secret_key_file: expected one of them (found both); remove one"
+        )
     if file is not None:
         name = "secret_key_file"
         try:
             secret = read_text(file).strip()
         except ConfigError as error:
-            # What is no file may be the key itself.
+            # If there is no such file, the value may be the key itself.
             shown = repr(file) if os.path.exists(file) else "the file"
             raise SetupError(f"{name}: {shown} cannot be read ({error})") from None
     if secret is not None and not is_key(secret):
@@ -397,14 +366,9 @@ def secret_of(settings: ZmqSettings) -> str | None:
 
 
 def is_key(text: str) -> bool:
-    """Whether a text can be a CURVE key: 32 bytes in Z85."""
+    """Return whether a text can be a CURVE key: 32 bytes in Z85."""
     try:
         zmq.curve_public(text.encode())
     except (ValueError, zmq.ZMQError):
         return False
     return True
-
-
-def is_worth_a_line(times: int) -> bool:
-    """Whether what has happened so many times is logged: the 1st, 10th, 100th ... time."""
-    return str(times).rstrip("0") == "1"

@@ -92,6 +92,7 @@ class Web(Stage):
             raise SetupError(
                 f"web: {error.name} is not installed: pip install aiohttp prometheus-client"
             ) from None
+        assert self.run is not None, "set by the worker"
         server = WebServer(self.settings, self.run, self._log)
         try:
             server.open()

@@ -17,11 +17,15 @@ pytest.importorskip("paho.mqtt", reason="paho-mqtt is missing: pip install paho-
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.status import Condition
-from stages.capture import live_reader as live
+from stages import backoff
 from stages.sinks.files.events import event_of
+from stages.sinks.publish import broker_connection
 from stages.sinks.publish import mqtt as module
 from stages.sinks.publish import publisher as delivery
-from stages.sinks.publish.mqtt import Address, Mqtt, MqttSettings, address_of, slug
+from stages.sinks.publish.broker_address import Address
+from stages.sinks.publish.mqtt import Mqtt
+from stages.sinks.publish.mqtt_settings import MqttSettings
+from stages.sinks.publish.topics import slug
 from tests.broker import Broker, Listener, dropped, wait_until
 from tests.builders import ROOT, context_of
 
@@ -59,7 +63,7 @@ def broker(tmp_path, request):
 @pytest.fixture
 def soon(monkeypatch):
     """A broker that is away is tried again soon."""
-    monkeypatch.setattr(live, "LONGEST_DELAY_S", 0.3)
+    monkeypatch.setattr(backoff, "MAX_DELAY_S", 0.3)
 
 
 @pytest.fixture
@@ -266,10 +270,11 @@ def test_a_broker_that_is_away_at_the_start_is_no_error(broker, listen, sink, so
     wait_until(lambda: stage.counters()["waiting"] == 0)
     assert stage.counters()["sent"] == 100
     assert lines(caplog)[0] == (
-        "mqtt: 127.0.0.1 is away: connection refused; spooling, tried again in N s"
+        "stages.stage: 127.0.0.1 unreachable: connection refused; spooling to disk, retrying in N s"
     )
     assert re.fullmatch(
-        r"mqtt: 127.0.0.1 is back after N s; \d+ messages from the spool", lines(caplog)[1]
+        r"stages.stage: 127.0.0.1 reachable again after N s; sending \d+ messages from the spool",
+        lines(caplog)[1],
     )
     assert len(caplog.records) == 2
     listener.wait_for("eyeline/availability", "online")
@@ -299,8 +304,8 @@ def test_a_broker_that_freezes_is_taken_for_away_and_nothing_is_lost(
     broker, listen, sink, soon, monkeypatch, caplog
 ):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(module, "ANSWER_S", 0.3)
-    monkeypatch.setattr(module, "CONNECT_S", 0.5)
+    monkeypatch.setattr(broker_connection, "ANSWER_S", 0.3)
+    monkeypatch.setattr(broker_connection, "CONNECT_S", 0.5)
     listener = listen(broker.start(), keep=True)
     stage = sink(events="all")
     stage.process(frame(0))
@@ -309,7 +314,7 @@ def test_a_broker_that_freezes_is_taken_for_away_and_nothing_is_lost(
     for seq in range(1, 300):
         stage.process(frame(seq))
     wait_until(lambda: "confirms nothing" in caplog.text)
-    wait_until(lambda: "does not answer" in caplog.text)
+    wait_until(lambda: "but no answer" in caplog.text)
     broker.signal(signal.SIGCONT)
     wait_until(lambda: len(arrived(listener)) == 300)
     assert arrived(listener) == list(range(300))
@@ -342,9 +347,9 @@ def test_what_is_left_at_the_end_is_sent_by_the_next_run(broker, listen, sink, c
     for seq in range(20):
         first.process(frame(seq))
     first.end("yard")
-    wait_until(lambda: "away" in caplog.text)
+    wait_until(lambda: "unreachable" in caplog.text)
     first.close()
-    assert "mqtt: 0 messages sent, 20 wait in the spool" in caplog.text
+    assert "0 messages sent, 20 wait in the spool" in caplog.text
     listener = listen(broker.start())
     second = sink(events="all")
     second.process(frame(0))
@@ -431,7 +436,8 @@ def test_after_a_crash_who_was_there_is_still_there_and_nothing_is_lost(broker, 
 CHILD = """
 import json, sys
 sys.path.insert(0, {root!r})
-from stages.sinks.publish.mqtt import Mqtt, MqttSettings
+from stages.sinks.publish.mqtt import Mqtt
+from stages.sinks.publish.mqtt_settings import MqttSettings
 from tests.stages.sinks.publish.test_mqtt import CONTEXT, frame
 stage = Mqtt(MqttSettings(**json.loads(sys.argv[1])), CONTEXT)
 stage.open()
@@ -732,7 +738,7 @@ def test_two_with_one_client_id_are_told_of_each_other(broker, sink, tmp_path, c
 
 def test_a_password_in_the_clear_is_warned_of(sink, caplog):
     sink(broker="192.0.2.1:1883", user="eyeline", password="right horse")
-    assert "for everybody on the way to read; set tls" in caplog.text
+    assert "are sent to 192.0.2.1:1883 unencrypted; set `tls: true`" in caplog.text
     assert "horse" not in caplog.text
 
 
@@ -769,7 +775,7 @@ def test_the_client_id_is_the_same_in_every_run_and_differs_with_prefix_and_spoo
     ],
 )
 def test_the_address_of_the_broker(given, address):
-    assert address_of(MqttSettings(**given)) == address
+    assert MqttSettings(**given).address == address
 
 
 @pytest.mark.parametrize(

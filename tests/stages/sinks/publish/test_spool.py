@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.sinks.publish import spool as module
-from stages.sinks.publish.spool import Message, Outbox, Spool, SpoolError, default_path
+from stages.sinks.publish import outbox as module
+from stages.sinks.publish.outbox import Outbox
+from stages.sinks.publish.spool import Message, Spool, SpoolError, default_path
 from tests.builders import ROOT
 
 
@@ -227,7 +228,7 @@ def test_a_damaged_spool_is_put_aside_and_a_new_one_made(path, caplog):
     assert (second.count, second.read(0, 10)) == (0, [])
     second.append(numbered(1))
     assert Path(f"{path}.damaged").stat().st_size > 100_000
-    assert "put aside" in caplog.text
+    assert "was damaged; renamed to" in caplog.text
 
 
 @contextmanager
@@ -277,7 +278,7 @@ def test_it_lies_where_systemd_keeps_the_state_of_a_service(monkeypatch):
 
 def outbox(path=None, most_messages=100_000, most_bytes=10_000_000):
     spool = None if path is None else Spool(path, most_messages, most_bytes)
-    made = Outbox("mqtt", spool, lambda: None)
+    made = Outbox(logging.getLogger(), spool, lambda: None)
     made.open()
     return made
 
@@ -388,8 +389,8 @@ def test_memory_is_bounded_and_the_oldest_go_first(caplog):
     assert box.dropped == {"memory full": 25}
     assert drain(box, 10_000)[0] == 25
     assert [r.getMessage() for r in caplog.records] == [
-        "mqtt: memory full: the oldest messages are dropped, 1 so far",
-        "mqtt: memory full: the oldest messages are dropped, 10 so far",
+        "memory full: the oldest messages were dropped, 1 so far",
+        "memory full: the oldest messages were dropped, 10 so far",
     ]
 
 
@@ -416,7 +417,7 @@ def test_a_disk_that_cannot_be_written_leaves_memory_and_is_told_once(caplog):
         put(box, value)
         box.store()
     assert [r.levelname for r in caplog.records] == ["WARNING"]
-    assert "cannot use the spool '/proc/eyeline/spool.db'" in caplog.text
+    assert "spool '/proc/eyeline/spool.db' cannot be used" in caplog.text
     assert box.trouble
     assert drain(box) == list(range(50))
 

@@ -19,7 +19,7 @@ import pytest
 
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
-from stages.capture import live_reader as live
+from stages import backoff
 from stages.sinks.publish import publisher as delivery
 from stages.sinks.publish import webhook as module
 from stages.sinks.publish.webhook import Webhook, WebhookSettings, url_of
@@ -126,7 +126,7 @@ def server():
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     """What did not work is tried again soon."""
-    monkeypatch.setattr(live, "LONGEST_DELAY_S", 0.05)
+    monkeypatch.setattr(backoff, "MAX_DELAY_S", 0.05)
 
 
 @pytest.fixture
@@ -316,7 +316,7 @@ def test_a_server_that_asks_for_time_gets_it(server, sink, caplog):
     stage = sink(server)
     feed(stage, [0])
     wait_until(lambda: server.frames() == [0])
-    assert "it answers 429 Too Many Requests; spooling, tried again in 1 s" in caplog.text
+    assert "it answers 429 Too Many Requests; spooling to disk, retrying in 1 s" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -413,7 +413,7 @@ def test_an_answer_that_is_none_is_told_in_clean_words(server, sink, caplog, ans
     stage = sink(server)
     feed(stage, [0])
     wait_until(lambda: server.frames() == [0])
-    (line,) = [r.getMessage() for r in caplog.records if "away" in r.getMessage()]
+    (line,) = [r.getMessage() for r in caplog.records if "unreachable" in r.getMessage()]
     assert re.search(words, line)
     assert line.isprintable()
     assert len(line) < 250
@@ -438,7 +438,7 @@ def test_a_server_that_goes_and_comes_back_misses_nothing(sink, caplog):
     stage = sink(url=f"http://127.0.0.1:{port}/")
     for start in (0, 100, 200):
         feed(stage, range(start, start + 50))
-        wait_until(lambda start=start: caplog.text.count("is away") == start // 100 + 1)
+        wait_until(lambda start=start: caplog.text.count("unreachable:") == start // 100 + 1)
         with running(port) as server:
             wait_until(lambda server=server: server.taken)
             feed(stage, range(start + 50, start + 100))
@@ -447,11 +447,11 @@ def test_a_server_that_goes_and_comes_back_misses_nothing(sink, caplog):
     assert list(dict.fromkeys(got)) == list(range(300))
     told = [r.getMessage() for r in caplog.records]
     assert re.fullmatch(
-        rf"webhook: http://127.0.0.1:{port} is away: connection refused; spooling, tried again in "
-        r"1 s",
+        rf"stages.stage: http://127.0.0.1:{port} unreachable: connection refused; "
+        r"spooling to disk, retrying in 1 s",
         told[0],
     )
-    assert re.match(rf"webhook: http://127.0.0.1:{port} is back after \d+ s", told[1])
+    assert re.match(rf"stages.stage: http://127.0.0.1:{port} reachable again after \d+ s", told[1])
     assert len(told) == 6, told
 
 
@@ -603,5 +603,5 @@ def test_credentials_are_never_shown(sink, caplog):
 
 def test_a_token_in_the_clear_is_warned_of(sink, caplog):
     sink(url="http://192.0.2.1/", headers={"authorization": "Bearer horse"})
-    assert "for everybody on the way to read; use https://" in caplog.text
+    assert "are sent to http://192.0.2.1 unencrypted; use https://" in caplog.text
     assert "horse" not in caplog.text

@@ -218,7 +218,7 @@ def test_a_slow_subscriber_loses_and_nobody_else_does(opened, subscribe, caplog)
             while (event := received(fast)[1])["frame"] != seq:
                 assert event["frame"] in (0, seq - 1)
     assert caplog.messages == [
-        "zmq: a subscriber is too slow and loses events: 200 wait for it already (x1)"
+        "stages.stage: a subscriber is too slow and loses events: 200 wait for it (x1)"
     ]
     for more in range(1, 200):
         sink.process(frame(seq + more))
@@ -325,7 +325,7 @@ def test_curve_keeps_out_all_others_and_says_why(
             sink.process(frame(0))
             sink.idle()
             time.sleep(0.001)
-    assert caplog.messages == [f"zmq: a subscriber was refused: {said} (x1)"]
+    assert caplog.messages == [f"stages.stage: subscriber refused: {said} (x1)"]
     assert not refused.poll(0)
 
 
@@ -392,7 +392,7 @@ def test_a_socket_that_was_left_behind_is_used_again(opened, subscribe, tmp_path
 def test_a_socket_in_use_is_not_taken_away(opened, subscribe, tmp_path):
     address = f"ipc://{tmp_path}/events.sock"
     sink = opened(address)
-    with pytest.raises(SetupError, match=r"zmq: '.*events\.sock' is taken by another program; set"):
+    with pytest.raises(SetupError, match=r"'.*events\.sock' is taken by another program; set"):
         opened(address)
     join(sink, subscribe(sink))
 
@@ -407,12 +407,12 @@ def test_a_file_of_another_kind_is_not_removed(opened, tmp_path):
 def test_a_port_in_use_is_said_in_a_line(opened):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(SetupError, match=f"zmq: {address} is taken by another program; set an"):
+        with pytest.raises(SetupError, match=f"{address} is taken by another program; set an"):
             opened(address)
 
 
 def test_an_address_of_another_machine_is_said_in_a_line(opened, server):
-    with pytest.raises(SetupError, match=r"zmq: this machine has no such address as tcp://192\.0"):
+    with pytest.raises(SetupError, match=r"this machine has no address tcp://192\.0"):
         opened("tcp://192.0.2.7:5556", secret_key=server[1], clients="any")
 
 
@@ -426,7 +426,7 @@ def test_an_address_of_another_machine_is_said_in_a_line(opened, server):
         ({"address": "tcp://*:5556"}, "or use tcp://127.0.0.1:5556"),
         ({"address": "tcp://[::]:5556"}, "lets others listen"),
         ({"address": "tcp://192.168.1.9:5556"}, "lets others listen"),
-        ({"address": "5556"}, r"expected tcp://ADDRESS:PORT or ipc://PATH, found 5556"),
+        ({"address": "5556"}, r"expected tcp://ADDRESS:PORT or ipc://PATH .found 5556"),
         ({"address": "tcp://127.0.0.1"}, "expected tcp://ADDRESS:PORT"),
         ({"address": "tcp://127.0.0.1:70000"}, "expected tcp://ADDRESS:PORT"),
         ({"address": "udp://127.0.0.1:5"}, "expected tcp://ADDRESS:PORT"),
@@ -441,7 +441,7 @@ def test_an_address_of_another_machine_is_said_in_a_line(opened, server):
             {"secret_key": "k" * 40, "clients": ("short",)},
             "40 characters, found a text of 5 characters",
         ),
-        ({"secret_key": "k" * 40, "secret_key_file": "f"}, "expected one of them, found both"),
+        ({"secret_key": "k" * 40, "secret_key_file": "f"}, "expected one of them .found both"),
         (
             {"secret_key_file": "/nowhere"},
             r"secret_key_file: the file cannot be read \(No such file",
@@ -574,5 +574,5 @@ def test_a_run_whose_port_is_taken_ends_with_status_2(tmp_path):
         address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         with Run(tmp_path, graph=GRAPH.replace("ADDRESS", address), source=CLIP) as run:
             assert run.wait() == 2
-        assert f"zmq: {address} is taken by another program; set another port" in run.stderr
+        assert f"stages.zmq: {address} is taken by another program; set another port" in run.stderr
         assert "Traceback" not in run.stderr
