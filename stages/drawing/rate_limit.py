@@ -12,7 +12,7 @@ class RateLimit:
 
     def __init__(self, fps: float | None) -> None:
         self._interval_ns = 0 if fps is None else round(1e9 / fps)
-        self._due_ns = 0
+        self._due_ns = -(1 << 62)
         """Time from which on the next frame is taken, by the capture clock."""
 
     def is_due(self, captured_ns: int) -> bool:

@@ -7,8 +7,6 @@ lists the paths.
 
 from __future__ import annotations
 
-import errno
-import logging
 import queue
 import threading
 import time
@@ -26,7 +24,8 @@ from pipeline.stage import Array, Context, Listen, Resolved, Resources, Stage
 from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader, Presence
 from stages.detections import DETECTIONS, Detections, labels_of
 from stages.drawing.annotator import Annotator
-from stages.sinks.listen import is_loopback
+from stages.drawing.rate_limit import RateLimit
+from stages.sinks.listen import bind_error, is_loopback
 from stages.sinks.web.activity import ActivityLog, to_objects
 from stages.sinks.web.settings import WebSettings, check_settings
 
@@ -77,7 +76,7 @@ class Web(Stage):
 
     @classmethod
     def resources(cls, settings: WebSettings) -> Resources:
-        """Declare the address it listens on."""
+        """Declare the address at which the page listens."""
         return Resources(listens=(Listen(settings.address, int(settings.port), "readyz"),))
 
     def open(self) -> None:
@@ -90,20 +89,21 @@ class Web(Stage):
             from stages.sinks.web.server import WebServer
         except ModuleNotFoundError as error:
             raise SetupError(
-                f"web: {error.name} is not installed: pip install aiohttp prometheus-client"
+                f"{error.name} is not installed: pip install aiohttp prometheus-client"
             ) from None
         assert self.run is not None, "set by the worker"
         server = WebServer(self.settings, self.run, self._log)
         try:
             server.open()
         except OSError as error:
-            raise SetupError(self._cannot(error)) from None
+            own = self.settings
+            raise SetupError(bind_error(error, own.address, int(own.port))) from None
         self._server = server
         if is_loopback(self.settings.address):
-            logging.info("web: status page at %s", server.url)
+            self.context.log.info("status page at %s", server.url)
         else:
-            logging.warning(
-                "web: status page reachable from the network at %s (token required, no TLS)",
+            self.context.log.warning(
+                "status page reachable from the network at %s (token required, no TLS)",
                 server.url,
             )
         self._encoder = threading.Thread(target=self._encode_copies, name="encoder", daemon=True)
@@ -111,7 +111,9 @@ class Web(Stage):
 
     def process(self, frame: Frame) -> None:
         """Log the objects; copy the frame for the encoder if a viewer waits and it is due."""
-        stream = self._streams.setdefault(frame.stream, _Stream())
+        stream = self._streams.get(frame.stream)
+        if stream is None:
+            stream = self._streams[frame.stream] = _Stream(RateLimit(self.settings.fps))
         # Not by `seq`, which starts over when a stream is removed and added again.
         if frame.captured_ns <= stream.captured_ns:
             return
@@ -120,7 +122,7 @@ class Web(Stage):
         self._log_objects(frame, objects)
         if stream.busy or self._server is None or not self._server.is_awaited(frame.stream):
             return
-        if not self._is_due(stream, frame.captured_ns):
+        if not stream.rate.is_due(frame.captured_ns):
             return
         stream.busy = True
         copy = stream.scratch.copy(frame, objects, self.settings.width)
@@ -144,7 +146,7 @@ class Web(Stage):
             self._server = None
 
     def info(self) -> Mapping[str, str]:
-        """Where the page is."""
+        """Report the address of the page."""
         return {"address": self._server.url if self._server is not None else ""}
 
     def _log_objects(self, frame: Frame, objects: Detections) -> None:
@@ -152,16 +154,6 @@ class Web(Stage):
         at_s, found = frame.captured_ns / 1e9, to_objects(objects, self._labels)
         for change in self._changes.update(frame, found, at_s):
             self._log.add_object(change, frame.wall_ns)
-
-    def _is_due(self, stream: _Stream, captured_ns: int) -> bool:
-        interval_ns = round(1e9 / self.settings.fps)
-        # A frame a little early is taken: where the source's rate is the limit, or a multiple of
-        # it, its jitter must not cost every second picture.
-        if captured_ns < stream.due_ns - interval_ns // 4:
-            return False
-        missed = captured_ns >= stream.due_ns + interval_ns
-        stream.due_ns = (captured_ns if missed else stream.due_ns) + interval_ns
-        return True
 
     def _encode_copies(self) -> None:
         """Draw and encode copies, in a thread: OpenCV releases the GIL."""
@@ -179,22 +171,9 @@ class Web(Stage):
             except (ValueError, cv2.error) as error:
                 if not copy.stream.failed:
                     copy.stream.failed = True
-                    logging.warning("web: stream %s: cannot show its images: %s", name, error)
+                    self.context.log.warning("stream %s: cannot show its images: %s", name, error)
             finally:
                 copy.stream.busy = False
-
-    def _cannot(self, error: OSError) -> str:
-        address, port = self.settings.address, self.settings.port
-        if error.errno == errno.EADDRINUSE:
-            return f"web: port {port} is taken by another program; set another port"
-        if error.errno == errno.EACCES:
-            return f"web: port {port} needs privileges; set one from 1024 up"
-        if error.errno == errno.EADDRNOTAVAIL:
-            return (
-                f"web: this machine has no address {address}; set 127.0.0.1, one of its own, or "
-                "0.0.0.0 for all"
-            )
-        return f"web: cannot listen at {address} port {port} ({error.strerror})"
 
 
 class Scratch:
@@ -244,10 +223,10 @@ class Scratch:
 class _Stream:
     """State of a stream."""
 
+    rate: RateLimit
+    """Decides whether a frame is copied."""
     captured_ns: int = -1
     """Capture time of the newest frame."""
-    due_ns: int = -(1 << 62)
-    """Time from which the next frame may be copied, by the capture clock."""
     busy: bool = False
     """Whether its last copy is not encoded yet."""
     failed: bool = False

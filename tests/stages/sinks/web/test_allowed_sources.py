@@ -1,4 +1,4 @@
-"""What a request may open as a source: what is listed, however an address or a path is written."""
+"""Sources that a request may open: the listed ones, however an address or a path is written."""
 
 import re
 from urllib.parse import urlsplit
@@ -14,7 +14,7 @@ from stages.capture.capture import CaptureSettings
 from stages.sinks.web.allowed_sources import KEYS, AllowedSources, NotAllowedError
 
 
-def may(entries, source, pipelines=False, **more):
+def allows(entries, source, pipelines=False, **more):
     try:
         AllowedSources(entries, pipelines).check({"source": source, **more})
     except NotAllowedError:
@@ -33,8 +33,8 @@ def may(entries, source, pipelines=False, **more):
         "0",
     ],
 )
-def test_nothing_may_be_opened_by_default(source):
-    assert not may((), source)
+def test_no_source_is_allowed_by_default(source):
+    assert not allows((), source)
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_nothing_may_be_opened_by_default(source):
         ("udp://239.0.0.1:5000", "udp://239.0.0.1:5000"),
     ],
 )
-def test_an_address_that_is_listed_may_be_opened(entry, source):
-    assert may([entry], source)
+def test_listed_address_is_allowed(entry, source):
+    assert allows([entry], source)
 
 
 @pytest.mark.parametrize(
@@ -91,33 +91,33 @@ def test_an_address_that_is_listed_may_be_opened(entry, source):
         ("http://*", "subfile,,start,0,end,9,,:http://a/"),
     ],
 )
-def test_an_address_that_is_not_listed_may_not_be_opened(entry, source):
-    assert not may([entry], source)
+def test_address_that_is_not_listed_is_refused(entry, source):
+    assert not allows([entry], source)
 
 
 PARTS = st.sampled_from([*"a:/@?#.%\\[]* \n", "cam.lan", "evil.example", "%40", "554", "[::1]"])
 
 
 @given(st.lists(PARTS, max_size=8).map("".join))
-def test_no_way_to_write_an_address_leads_to_another_host(behind):
-    """FFmpeg: what stands before the first / ? or #, behind the last @, without the port."""
-    if may(["rtsp://cam.lan"], f"rtsp://{behind}"):
+def test_no_spelling_of_an_address_leads_to_another_host(behind):
+    """FFmpeg's host: before the first / ? or #, after the last @, without the port."""
+    if allows(["rtsp://cam.lan"], f"rtsp://{behind}"):
         authority = re.split("[/?#]", behind)[0]
         host = authority.rpartition("@")[2].partition(":")[0]
         assert host == "cam.lan"
         assert urlsplit(f"rtsp://{behind}").hostname == "cam.lan"
 
 
-def test_files_and_folders_that_are_listed_may_be_opened(tmp_path):
+def test_listed_files_and_folders_are_allowed(tmp_path):
     clips = tmp_path / "clips"
     clips.mkdir()
     (clips / "a.mp4").touch()
     (tmp_path / "secret.mp4").touch()
     (clips / "link.mp4").symlink_to(tmp_path / "secret.mp4")
     folder, file = [str(clips)], [str(tmp_path / "secret.mp4")]
-    assert may(folder, str(clips / "a.mp4"))
-    assert may(folder, str(clips))
-    assert may(file, str(clips / "link.mp4"))
+    assert allows(folder, str(clips / "a.mp4"))
+    assert allows(folder, str(clips))
+    assert allows(file, str(clips / "link.mp4"))
     for source in (
         str(tmp_path / "secret.mp4"),
         str(clips / "link.mp4"),
@@ -127,24 +127,24 @@ def test_files_and_folders_that_are_listed_may_be_opened(tmp_path):
         "x" * 5000,
         "~no-such-user/a.mp4",
     ):
-        assert not may(folder, source), source
+        assert not allows(folder, source), source
 
 
-def test_cameras_of_the_machine_are_listed_by_number_or_path():
-    assert may(["0"], 0)
-    assert may(["0"], "/dev/video0")
-    assert may(["/dev/video0"], "0")
-    assert not may(["0"], 1)
+def test_camera_is_allowed_by_number_or_path():
+    assert allows(["0"], 0)
+    assert allows(["0"], "/dev/video0")
+    assert allows(["/dev/video0"], "0")
+    assert not allows(["0"], 1)
 
 
-def test_a_pipeline_needs_a_setting_of_its_own():
-    assert not may(["rtsp://*"], "rtsp://cam.lan/", pipeline="filesrc ! filesink")
-    assert may((), "name", pipelines=True, pipeline="videotestsrc ! appsink")
-    assert not may((), "/etc/passwd", pipelines=True, pipeline=None)
-    assert not may((), "/etc/passwd", pipelines=True)
+def test_pipeline_needs_a_setting_of_its_own():
+    assert not allows(["rtsp://*"], "rtsp://cam.lan/", pipeline="filesrc ! filesink")
+    assert allows((), "name", pipelines=True, pipeline="videotestsrc ! appsink")
+    assert not allows((), "/etc/passwd", pipelines=True, pipeline=None)
+    assert not allows((), "/etc/passwd", pipelines=True)
 
 
-def test_every_setting_of_a_stream_is_one_that_requests_may_give_or_is_named_here():
+def test_every_stream_setting_is_in_keys_or_named_here():
     """A new setting that can name a file, a host or a program must not be added to KEYS."""
     fields = [
         field.name
@@ -156,7 +156,7 @@ def test_every_setting_of_a_stream_is_one_that_requests_may_give_or_is_named_her
 
 
 @pytest.mark.parametrize("key", ["path", "use", "after", "", "x" * 5000])
-def test_a_key_that_is_none_is_refused(key):
+def test_unknown_key_is_refused(key):
     with pytest.raises(NotAllowedError) as refused:
         AllowedSources(["rtsp://*"], True).check({"source": "rtsp://cam.lan/", key: 1})
     assert len(str(refused.value)) < 300
@@ -174,7 +174,7 @@ def test_a_key_that_is_none_is_refused(key):
         "a\0b",
     ],
 )
-def test_an_entry_that_is_none_is_refused_without_repeating_it(entry):
+def test_invalid_entry_is_refused_and_not_repeated(entry):
     with pytest.raises(SetupError, match=r"^sources: ") as refused:
         AllowedSources([entry], False)
     assert "secret" not in str(refused.value)

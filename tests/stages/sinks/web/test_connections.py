@@ -1,4 +1,4 @@
-"""Health checks, and the holder of the token, are answered while others flood the port."""
+"""Health checks, and clients with the token, are answered while others flood the port."""
 
 import asyncio
 import http.client
@@ -10,7 +10,7 @@ import pytest
 
 from stages.sinks.web import auth, connections, run_reader
 from stages.sinks.web.responses import SECURITY_HEADERS
-from tests.stages.sinks.web.test_web import DEADLINE_S, TOKEN, Page, StandIn, wait_until
+from tests.stages.sinks.web.status_page import DEADLINE_S, TOKEN, Page, StandIn, wait_until
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def page():
 
 @pytest.fixture
 def public(page, monkeypatch):
-    """As if it listened at an address that others reach; a wrong token waits for ever."""
+    """A page that behaves as if open to the network; a wrong token is never answered."""
     monkeypatch.setattr(page.stage._server._authorizer, "is_local", False)
     monkeypatch.setattr(auth, "WRONG_TOKEN_S", 1000)
     monkeypatch.setattr(connections, "REFUSAL_DELAY_S", 0)
@@ -40,7 +40,7 @@ def limiter(page):
 
 
 def wrong(page, clients):
-    """A client that has sent a wrong token and waits for the answer."""
+    """Send a wrong token; return the connection, which waits for the answer."""
     client = clients.enter_context(page.connect())
     before = len(limiter(page)._penalised)
     client.sendall(
@@ -51,7 +51,7 @@ def wrong(page, clients):
 
 
 def ask_from(address, page, path):
-    """The status of an answer to the token's holder, who comes from this address."""
+    """Send a request with the token from an address; return the status of the answer."""
     source = (address, 0)
     with closing(
         http.client.HTTPConnection("127.0.0.1", page.port, DEADLINE_S, source_address=source)
@@ -61,7 +61,7 @@ def ask_from(address, page, path):
 
 
 def occupied(page, clients, monkeypatch):
-    """All connections watch a stream."""
+    """Make all connections busy with a stream."""
     monkeypatch.setattr(connections, "MAX_SERVED", 3)
     monkeypatch.setattr(connections, "REFUSAL_DELAY_S", 0)
     for _ in range(3):
@@ -69,7 +69,7 @@ def occupied(page, clients, monkeypatch):
     wait_until(lambda: page.stage._server._slots.used == 3)
 
 
-def test_health_checks_are_answered_while_all_connections_are_taken(page, clients, monkeypatch):
+def test_health_checks_are_answered_while_all_connections_are_busy(page, clients, monkeypatch):
     occupied(page, clients, monkeypatch)
     for _ in range(5):
         assert page.get("/healthz")[::2] == (200, b"ok\n")
@@ -79,7 +79,7 @@ def test_health_checks_are_answered_while_all_connections_are_taken(page, client
     wait_until(lambda: page.get("/readyz")[::2] == (503, b"not ready\n"))
 
 
-def test_what_the_reserve_answers_is_sealed(page, clients, monkeypatch):
+def test_health_only_answers_have_the_security_headers(page, clients, monkeypatch):
     occupied(page, clients, monkeypatch)
     for path in ("/healthz", "/api/status"):
         headers = page.get(path)[1]
@@ -91,14 +91,14 @@ def test_what_the_reserve_answers_is_sealed(page, clients, monkeypatch):
     "sent",
     [b"POST /healthz HTTP/1.1\r\n\r\n", b"\xff\x00\r\n\r\n", b"GET\r\n\r\n", b"x" * 9000],
 )
-def test_what_is_no_health_check_is_refused_in_the_reserve(page, clients, monkeypatch, sent):
+def test_other_request_on_a_health_only_connection_is_refused(page, clients, monkeypatch, sent):
     occupied(page, clients, monkeypatch)
     client = clients.enter_context(page.connect())
     client.sendall(sent)
     assert client.recv(100).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
 
 
-def test_a_health_check_that_fails_tells_nothing(page, clients, monkeypatch):
+def test_failed_health_check_reveals_nothing(page, clients, monkeypatch):
     occupied(page, clients, monkeypatch)
     page.run.status = lambda: 1 / 0
     monkeypatch.setattr(run_reader, "STATUS_TTL_S", 0)
@@ -106,7 +106,7 @@ def test_a_health_check_that_fails_tells_nothing(page, clients, monkeypatch):
     assert page.get("/readyz")[::2] == (500, b"internal error\n")
 
 
-def test_one_who_is_slow_in_the_reserve_gives_way(page, clients, monkeypatch):
+def test_slow_health_only_connection_is_closed_for_a_new_one(page, clients, monkeypatch):
     occupied(page, clients, monkeypatch)
     monkeypatch.setattr(connections, "MAX_HEALTH_ONLY", 4)
     for _ in range(20):
@@ -115,7 +115,7 @@ def test_one_who_is_slow_in_the_reserve_gives_way(page, clients, monkeypatch):
     wait_until(lambda: len(limiter(page)._reading) <= 4)
 
 
-def test_one_whose_health_check_is_being_answered_does_not_give_way(page, clients, monkeypatch):
+def test_health_check_that_is_being_answered_is_not_closed(page, clients, monkeypatch):
     occupied(page, clients, monkeypatch)
     monkeypatch.setattr(connections, "MAX_HEALTH_ONLY", 4)
     asked, answer = threading.Event(), threading.Event()
@@ -136,17 +136,17 @@ def test_one_whose_health_check_is_being_answered_does_not_give_way(page, client
     assert check.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
-def test_one_who_asks_for_nothing_is_cut_off_in_the_reserve(page, clients, monkeypatch):
+def test_health_only_connection_without_a_request_is_closed(page, clients, monkeypatch):
     occupied(page, clients, monkeypatch)
     monkeypatch.setattr(connections, "HEALTH_REQUEST_TIMEOUT_S", 0.05)
     client = clients.enter_context(page.connect())
     try:
         assert client.recv(100) == b""
     except ConnectionResetError:
-        pass  # cut off just the same
+        pass  # closed all the same
 
 
-def test_wrong_tokens_hold_no_connection(public, clients, monkeypatch):
+def test_wrong_tokens_do_not_count_as_served(public, clients, monkeypatch):
     monkeypatch.setattr(connections, "MAX_SERVED", 3)
     for _ in range(10):
         wrong(public, clients)
@@ -154,7 +154,7 @@ def test_wrong_tokens_hold_no_connection(public, clients, monkeypatch):
     assert public.get("/api/status", token=TOKEN)[0] == 200
 
 
-def test_an_address_of_many_wrong_tokens_may_only_ask_for_health(public, clients, monkeypatch):
+def test_address_with_many_wrong_tokens_gets_health_checks_only(public, clients, monkeypatch):
     monkeypatch.setattr(connections, "MAX_PENALISED_PER_ADDRESS", 2)
     for _ in range(2):
         wrong(public, clients)
@@ -163,7 +163,7 @@ def test_an_address_of_many_wrong_tokens_may_only_ask_for_health(public, clients
     assert ask_from("127.0.0.2", public, "/api/status") == 200
 
 
-def test_of_too_many_wrong_tokens_the_oldest_gets_its_answer(public, clients, monkeypatch):
+def test_oldest_of_too_many_wrong_tokens_is_answered_at_once(public, clients, monkeypatch):
     monkeypatch.setattr(connections, "MAX_PENALISED", 2)
     first, second = wrong(public, clients), wrong(public, clients)
     clients.enter_context(public.connect()).sendall(
@@ -175,7 +175,7 @@ def test_of_too_many_wrong_tokens_the_oldest_gets_its_answer(public, clients, mo
         second.recv(100)
 
 
-def test_there_is_one_guess_per_connection(public, clients, monkeypatch):
+def test_connection_is_closed_after_a_wrong_token(public, clients, monkeypatch):
     monkeypatch.setattr(auth, "WRONG_TOKEN_S", 0)
     client = clients.enter_context(public.connect())
     client.sendall(
@@ -187,7 +187,7 @@ def test_there_is_one_guess_per_connection(public, clients, monkeypatch):
     assert answer.startswith(b"HTTP/1.1 401 ")
 
 
-def test_who_leaves_while_waiting_is_forgotten(public, clients):
+def test_penalised_client_that_disconnects_is_forgotten(public, clients):
     for client in [wrong(public, clients) for _ in range(5)]:
         client.close()
     wait_until(lambda: not limiter(public)._penalised)
@@ -205,7 +205,7 @@ def test_who_leaves_while_waiting_is_forgotten(public, clients):
         (None, ""),
     ],
 )
-def test_the_address_of_a_client_is_its_own_or_its_network(peer, address):
+def test_client_address_of_ipv6_is_its_network(peer, address):
     transport = asyncio.Transport({"peername": peer})
     assert connections.client_address(transport) == address
     assert connections.client_address(None) == ""

@@ -1,4 +1,4 @@
-"""The status page as a person sees it: a real run, in a real browser."""
+"""The status page of a real run in a real browser."""
 
 import json
 import os
@@ -62,7 +62,7 @@ class Shown(Run):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """One for all tests that only look."""
+    """A run for all tests that change nothing."""
     with Shown(tmp_path_factory.mktemp("run")) as run:
         yield run
 
@@ -80,7 +80,7 @@ def browser():
 
 
 def long_clip(path: Path) -> str:
-    """A file that is not over before the browser has asked for its pictures."""
+    """Make a file that does not end before the browser has requested its images."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (320, 240))
     for shade in range(6000):
         writer.write(np.full((240, 320, 3), shade % 256, np.uint8))
@@ -96,12 +96,11 @@ def button(label: str) -> str:
     return f"button[aria-label='{label}']"
 
 
-def test_the_stream_is_shown_live_and_its_ledger_adds_up(run, browser):
+def test_stream_is_shown_live_and_its_ledger_adds_up(run, browser):
     browser.open(run.url)
     first = browser.wait_for(f"{FRAME.format('demo')} >= 0 && {FRAME.format('demo')}")
     browser.wait_for(f"{FRAME.format('demo')} > {first} + 3")
-    # What is on the screen is the picture of the clip, and not only an empty frame: windows, in
-    # front of which no pedestrian walks.
+    # The screen shows the image of the clip: these are windows, which no pedestrian covers.
     found = browser.evaluate(
         f"[...{CANVAS.format('demo')}.getContext('2d').getImageData(340, 40, 64, 64).data]"
     )
@@ -145,7 +144,7 @@ def test_the_stream_is_shown_live_and_its_ledger_adds_up(run, browser):
         (0, "sum", "No frames captured yet"),
     ],
 )
-def test_the_ledger_shows_every_cause_and_its_sum(run, browser, captured, sum_class, text):
+def test_ledger_shows_every_cause_and_its_sum(run, browser, captured, sum_class, text):
     browser.open(run.url)
     browser.wait_for(f"{FRAME.format('demo')} >= 0")
     status = browser.evaluate("fetch('api/status').then((answer) => answer.json())")
@@ -156,7 +155,7 @@ def test_the_ledger_shows_every_cause_and_its_sum(run, browser, captured, sum_cl
         "failed": {"poison": 5, "boxes": 7},
         "in_flight": 3,
     }
-    browser.evaluate("receive = () => {}")  # to nothing newer
+    browser.evaluate("receive = () => {}")  # ignore newer messages
     browser.evaluate(f"receiveStatus({json.dumps(status)}, {{}})")
     assert browser.evaluate("document.querySelector('.sum').className") == sum_class
     assert browser.evaluate("document.querySelector('.sum').textContent") == text
@@ -178,7 +177,7 @@ def test_the_ledger_shows_every_cause_and_its_sum(run, browser, captured, sum_cl
 
 
 @pytest.mark.parametrize("width", [320, 390, 768])
-def test_on_a_phone_nothing_has_to_be_scrolled_sideways(run, browser, width, tmp_path):
+def test_page_on_a_phone_needs_no_sideways_scrolling(run, browser, width, tmp_path):
     browser.resize(width, 844, mobile=True)
     browser.open(run.url)
     browser.wait_for(f"{FRAME.format('demo')} >= 0")
@@ -192,7 +191,7 @@ def test_on_a_phone_nothing_has_to_be_scrolled_sideways(run, browser, width, tmp
     assert sticking_out == []
     shot = cv2.imdecode(np.frombuffer(browser.screenshot(), np.uint8), cv2.IMREAD_COLOR)
     assert shot.shape == (844, width, 3)
-    assert shot.std() > 20  # a picture is on it
+    assert shot.std() > 20  # an image is on it
     small = browser.evaluate(
         "[...document.querySelectorAll('button')].filter((b) => b.checkVisibility())"
         ".map((b) => b.getBoundingClientRect().height).filter((h) => h < 36)"
@@ -201,7 +200,7 @@ def test_on_a_phone_nothing_has_to_be_scrolled_sideways(run, browser, width, tmp
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_can_be_read(run, browser, scheme):
+def test_all_text_has_enough_contrast(run, browser, scheme):
     browser.prefer(scheme)
     browser.open(run.url)
     browser.wait_for(f"{FRAME.format('demo')} >= 0")
@@ -238,9 +237,7 @@ CONTRAST = """
 """
 
 
-def test_a_stream_is_added_paused_resumed_and_removed_after_the_token_was_asked_for_once(
-    own_run, browser, tmp_path
-):
+def test_stream_is_added_paused_resumed_removed_with_one_token_dialog(own_run, browser, tmp_path):
     clip = long_clip(tmp_path / "long.avi")
     browser.open(own_run.url)
     browser.wait_for(f"{FRAME.format('demo')} >= 0")
@@ -283,15 +280,15 @@ def test_a_stream_is_added_paused_resumed_and_removed_after_the_token_was_asked_
     assert not browser.evaluate("document.querySelector('#token-dialog').open")
     assert browser.evaluate("Object.keys(localStorage).length") == 0
     assert TOKEN not in own_run.stderr
-    # The one wrong token, and the stream that could not be added.
+    # The wrong token, and the stream that could not be added.
     assert [problem.split("status of ")[1][:3] for problem in browser.problems] == ["401", "400"]
 
 
-def test_a_lost_connection_is_shown_plainly_and_comes_back_by_itself(own_run, browser):
+def test_lost_connection_is_shown_and_restored(own_run, browser):
     browser.open(own_run.url)
     browser.wait_for(f"{FRAME.format('demo')} >= 0")
     pid = own_run.workers()["web"]
-    os.kill(pid, signal.SIGSTOP)  # it neither answers nor goes
+    os.kill(pid, signal.SIGSTOP)  # it neither answers nor ends
     browser.wait_for("document.querySelector('#notice').checkVisibility()")
     assert "connection to Eyeline is lost" in browser.text()
     assert browser.evaluate("document.querySelector('#main').classList.contains('stale')")
@@ -309,7 +306,7 @@ def test_a_lost_connection_is_shown_plainly_and_comes_back_by_itself(own_run, br
     assert sums[0] == sums[1]
 
 
-def test_sixteen_streams_are_watched_as_far_as_they_are_on_the_screen(tmp_path, browser):
+def test_only_streams_on_the_screen_are_encoded(tmp_path, browser):
     names = [f"cam{number:02}" for number in range(16)]
     browser.resize(1280, 900)
     with Shown(tmp_path, names) as run:
@@ -327,8 +324,8 @@ def test_sixteen_streams_are_watched_as_far_as_they_are_on_the_screen(tmp_path, 
         assert browser.problems == []
 
 
-def test_names_that_streams_bring_are_text(run, browser):
-    """Whatever a stage reports is shown as it is, and never becomes part of the page."""
+def test_names_from_streams_are_shown_as_text(run, browser):
+    """Text that a stage reports is shown as text and never parsed as HTML."""
     browser.open(run.url)
     browser.wait_for(f"{FRAME.format('demo')} >= 0")
     browser.evaluate(
