@@ -1,6 +1,6 @@
 """A source that is read as the worker does it, for tests; of another process by its lines.
 
-    python -m tests.reading '{"source": 7, "stall_timeout_s": 1}' '{"FIRST_DELAY_S": 0.1}'
+    python -m tests.reading '{"source": 7, "stall_timeout_s": 1}' '{"INITIAL_DELAY_S": 0.1}'
 
 prints each change of condition and each picture as a line of JSON, until standard input ends.
 """
@@ -40,7 +40,8 @@ class Reading:
 
     def __init__(self, source: Any, context: Mapping[str, Any] | None = None, **settings: Any):
         from pipeline.stage import Context
-        from stages.capture.capture import Capture, CaptureSettings
+        from stages.capture.capture import Capture
+        from stages.capture.settings import CaptureSettings
 
         self.started_ns = time.monotonic_ns()
         self.pictures: list[Picture] = []
@@ -157,12 +158,14 @@ def main(settings: str, delays: str) -> None:
     """Read until standard input ends; say everything."""
     import run  # noqa: F401 - sets the environment that OpenCV reads when it is imported
     from pipeline.errors import EyelineError
-    from stages.capture import live_reader as live
+    from stages import backoff
+    from stages.capture import watchdog
     from tests.webcam import number_of
 
     for name, value in json.loads(delays).items():
-        assert hasattr(live, name)
-        setattr(live, name, value)
+        module = backoff if hasattr(backoff, name) else watchdog
+        assert hasattr(module, name)
+        setattr(module, name, value)
 
     def say(**what: Any) -> None:
         print(json.dumps(what), flush=True)  # noqa: T201 - who started it reads it

@@ -24,7 +24,7 @@ from pipeline.frame import Frame
 from pipeline.stage import Context, Resolved, Resources, Settings, Stage
 from pipeline.text_files import read_text
 from stages.analytics.object_events import Appeared, Incident, Presence
-from stages.capture.live_reader import Backoff
+from stages.backoff import Backoff
 from stages.detections import DETECTIONS, Object, check_labels, labels_of
 from stages.sinks.files.events import event_of, utc_ms
 from stages.sinks.publish.spool import MESSAGE_BYTES, Message, Outbox, Spool, default_path

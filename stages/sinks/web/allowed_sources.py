@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import SetupError
-from stages.capture.source import PORTS, device_path, normal
+from stages.addresses import PORTS, device_path, parse_source
 
 SCHEMES = (*PORTS, "rtmp", "rtmps", "rtp", "srt", "tcp", "udp")
 """Of addresses that may be listed; others can mean files or programs."""
@@ -150,7 +150,7 @@ def _path(entry: str) -> Path:
 
 def _local(source: str | int) -> Path:
     """The file, folder or device behind a source, whatever links lead to it."""
-    named = normal(source)
+    named = parse_source(source)
     path = device_path(named) if isinstance(named, int) else Path(named)
     return path.resolve()
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from pipeline.config import convert
 from pipeline.errors import ConfigError, SourceError
 from pipeline.frame import Frame, SlotFullError
-from stages.capture.capture import SEEK_FROM, Capture, CaptureSettings
-from stages.capture.reader import Recorded
+from stages.capture.capture import MIN_SEEK, Capture
+from stages.capture.reader import FileReader
+from stages.capture.settings import CaptureSettings
 from tests.builders import CLIP, context_of, header, pixels, save_image
 
 END_S = 20
@@ -214,7 +215,7 @@ def test_an_image_that_claims_more_pixels_than_any_has_is_a_damaged_one(tmp_path
             for kind, data in chunks
         )
     )
-    assert refusal(tmp_path / "1.png") == "1.png: is no image"
+    assert refusal(tmp_path / "1.png") == "1.png: is not an image"
     for name in ("0.png", "2.png"):
         save_image(tmp_path / name, value=7)
     capture = opened(tmp_path)
@@ -230,7 +231,7 @@ def test_a_damaged_image_that_was_counted_is_not_counted_again(folder):
 
 
 def test_far_into_the_clip_it_goes_on_with_the_very_next_picture(clip, monkeypatch):
-    monkeypatch.setattr("stages.capture.capture.SEEK_FROM", 250)
+    monkeypatch.setattr("stages.capture.capture.MIN_SEEK", 250)
     for count in (251, 271, 299):
         capture = opened(CLIP)
         capture.skip(count, round(clip[count - 1][0] * 1e9))
@@ -241,7 +242,7 @@ def test_far_into_the_clip_it_goes_on_with_the_very_next_picture(clip, monkeypat
 
 
 def test_with_all_pictures_passed_by_the_stream_ends(monkeypatch):
-    monkeypatch.setattr("stages.capture.capture.SEEK_FROM", 250)
+    monkeypatch.setattr("stages.capture.capture.MIN_SEEK", 250)
     capture = opened(CLIP)
     capture.skip(300, round(29.9e9))
     assert read(capture) == []
@@ -249,7 +250,7 @@ def test_with_all_pictures_passed_by_the_stream_ends(monkeypatch):
 
 
 def test_a_timestamp_that_is_not_in_the_file_is_not_trusted(clip, monkeypatch):
-    monkeypatch.setattr("stages.capture.capture.SEEK_FROM", 250)
+    monkeypatch.setattr("stages.capture.capture.MIN_SEEK", 250)
     capture = opened(CLIP)
     capture.skip(260, 123)
     assert mark(read(capture, 1)[0]) == clip[260][1]
@@ -262,7 +263,7 @@ def test_the_limit_counts_pictures_of_before_the_crash(video):
     assert len(read(capture)) == 3
 
 
-class Script(Recorded):
+class Script(FileReader):
     """Pictures as a test lays them out: a number is a picture, "damaged" one that cannot be read
     and "lost" one that grab itself passes over. Shows one at a time when `step` is called."""
 
@@ -308,7 +309,7 @@ class Script(Recorded):
         frame.put("image", np.full((2, 2, 3), self.pictures[self.at], np.uint8))
         return True
 
-    def again(self):
+    def reread_last(self):
         self.primed = True
 
     def rewind(self, rounds=1):
@@ -318,7 +319,7 @@ class Script(Recorded):
         self.at = count - 1
         return True
 
-    def trouble(self):
+    def end_reason(self):
         return "", ""
 
     def interrupt(self):
@@ -330,8 +331,8 @@ class Script(Recorded):
 
 def scripted(video, pictures, gated=False, **more):
     capture = opened(video, **more)
-    capture._pictures.close()
-    capture._pictures = Script(pictures, gated)
+    capture._reader.close()
+    capture._reader = Script(pictures, gated)
     return capture
 
 
@@ -447,8 +448,8 @@ def refusal(source, **more):
         ("short.mp4", b"hi", "cannot be read as a video"),
         ("empty.mp4", b"", "cannot be read as a video"),
         ("noise.avi", bytes(range(256)) * 40, "cannot be read as a video"),
-        ("text.png", b"these are words", "is no image"),
-        ("empty.jpg", b"", "is no image"),
+        ("text.png", b"these are words", "is not an image"),
+        ("empty.jpg", b"", "is not an image"),
     ],
 )
 def test_a_file_that_is_none_is_refused(name, content, words, tmp_path):
@@ -477,13 +478,15 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_camera_that_is_not_there_is_refused():
-    assert refusal(97) == "camera 97: no camera at /dev/video97: is it plugged in?"
+    assert refusal(97) == "camera 97: no camera at /dev/video97; check that it is plugged in"
 
 
 def test_an_address_where_nobody_answers_is_refused_without_its_password():
     words = refusal("rtsp://user:secret@127.0.0.1:9/stream")
     assert "secret" not in words
-    assert words.endswith("nothing listens at 127.0.0.1:9: is the camera up, and the port right?")
+    assert words.endswith(
+        "127.0.0.1:9 refused the connection; check the port, and that the camera is on"
+    )
 
 
 @pytest.mark.parametrize(
@@ -517,7 +520,7 @@ def test_settings_out_of_bounds_are_refused(table, words):
     ],
 )
 def test_cameras_and_addresses_are_live_and_files_are_not(source, mode, live):
-    assert Capture.resolve(CaptureSettings(source=source, mode=mode))["live"] is live
+    assert Capture.resolve(CaptureSettings(source=source, mode=mode)).offers[0].live is live
 
 
 def test_closing_what_was_never_opened_is_no_error():
@@ -591,14 +594,14 @@ def live(video, pictures, **more):
     capture = scripted(video, pictures, gated=True, mode="live", **more)
     notified = queue.SimpleQueue()
     capture.start(lambda: notified.put(True))
-    script = capture._pictures
+    script = capture._reader
     assert script.asked.get(timeout=END_S)
     return capture, script, notified
 
 
 def finish(capture):
     """Close, but let the reading thread come to its end first."""
-    capture._pictures.gate.release(100)
+    capture._reader.gate.release(100)
     capture.close()
 
 
@@ -643,10 +646,10 @@ def test_live_a_picture_that_cannot_be_decoded_leaves_the_frame_to_the_next(vide
 
 
 def test_live_after_a_crash_a_file_goes_on_behind_all_that_was_taken_not_the_newest_frame(video):
-    capture = scripted(video, [i % 200 for i in range(SEEK_FROM + 50)], mode="live")
-    capture.skip(SEEK_FROM + 20, 5)
-    script = capture._pictures
-    assert script.at == SEEK_FROM + 19
+    capture = scripted(video, [i % 200 for i in range(MIN_SEEK + 50)], mode="live")
+    capture.skip(MIN_SEEK + 20, 5)
+    script = capture._reader
+    assert script.at == MIN_SEEK + 19
     capture.close()
 
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.capture.clock_rate import WINDOW_NS, ForwardClock, RateCheck
+from stages.capture.clock_rate import WINDOW_NS, RateCheck
+from stages.capture.source_clock import ForwardClock
 
 MS = 1_000_000
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from itertools import chain, repeat
 from types import SimpleNamespace
 
@@ -11,10 +12,13 @@ import numpy as np
 import pytest
 
 from pipeline.errors import SourceError
-from stages.capture.capture import CaptureSettings
+from stages.capture.ffmpeg_log import FfmpegLog, has_other_size
+from stages.capture.frame_offer import DropCounter
 from stages.capture.http_snapshot import open_http
-from stages.capture.live_reader import Live, Missed
-from stages.capture.opencv_live import OpenCVVideo, _Words, has_other_size
+from stages.capture.live_reader import LiveReader
+from stages.capture.opencv_live import OpenCVVideo
+from stages.capture.settings import CaptureSettings
+from stages.capture.watchdog import OVERDUE_S
 from tests.builders import CLIP, ROOT
 from tests.http_camera import jpeg, serving
 from tests.reading import DEADLINE_S
@@ -24,7 +28,7 @@ VARIABLES = ("OPENCV_FFMPEG_LOGLEVEL", "OPENCV_FFMPEG_SKIP_LOG_CALLBACK")
 
 def test_the_environment_is_as_it_was_once_ffmpeg_is_heard():
     before = {name: os.environ.get(name) for name in VARIABLES}
-    _Words().close()
+    FfmpegLog().close()
     assert {name: os.environ.get(name) for name in VARIABLES} == before
 
 
@@ -34,7 +38,7 @@ def test_why_an_address_is_refused_is_known_whatever_was_read_before(first, leve
     code = (
         "import cv2\n"
         f"cv2.VideoCapture({str(first)!r}, cv2.CAP_FFMPEG).grab()\n"
-        "from stages.capture.capture import CaptureSettings\n"
+        "from stages.capture.settings import CaptureSettings\n"
         "from stages.capture.opencv_live import OpenCVVideo\n"
         "try: OpenCVVideo(CaptureSettings(source='rtsp://u:secret@127.0.0.1:9/x'))\n"
         "except Exception as error: print(error.kind)\n"
@@ -95,7 +99,7 @@ def test_an_address_whose_pictures_become_larger_is_left_to_be_opened_again():
         while video.grab():
             kept += video.retrieve(frame)
         assert kept == 30
-        assert video.trouble() == ("closed", "the size of its pictures has changed")
+        assert video.end_reason() == ("closed", "the size of the images has changed")
         video.close()
 
 
@@ -107,7 +111,7 @@ def test_a_host_that_has_answered_is_given_longer_to_send_its_first_picture(monk
         return SimpleNamespace(isOpened=lambda: False, release=lambda: None)
 
     with serving(motion_jpeg(jpeg())) as server:
-        _Words().close()  # or it would be opened below for the first time
+        FfmpegLog().close()  # or it would be opened below for the first time
         monkeypatch.setattr("stages.capture.opencv_live.cv2.VideoCapture", refuse)
         for reader in (open_http, OpenCVVideo):
             with pytest.raises(SourceError):
@@ -116,6 +120,11 @@ def test_a_host_that_has_answered_is_given_longer_to_send_its_first_picture(monk
 
 
 def test_silence_says_what_else_may_be_the_cause():
-    silent = SimpleNamespace(silence_hint=": is the lens cap on?", finite=False)
-    live = Live(lambda: silent, Missed(), lambda: None, first=silent, stall_timeout_s=1)
-    assert live._frozen()[1].endswith("s: is the lens cap on?")
+    silent = SimpleNamespace(
+        silence_hint="; check the lens cap", finite=False, interrupt=lambda: None
+    )
+    reader = LiveReader(lambda: silent, DropCounter(), lambda: None, first=silent)
+    with reader._lock:
+        reader._watchdog.enter(0.01)
+    time.sleep(0.01 + OVERDUE_S)
+    assert reader.condition.text == "opened, but no image within 0.01 s; check the lens cap"

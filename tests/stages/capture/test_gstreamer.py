@@ -14,10 +14,12 @@ import pytest
 
 from pipeline.errors import SetupError, SourceError
 from pipeline.frame import Frame
-from stages.capture import gstreamer
-from stages.capture import live_reader as live
-from stages.capture.capture import CaptureSettings
-from stages.capture.gstreamer import GStreamerVideo, check, missing_gstreamer
+from stages import backoff
+from stages.capture import gstreamer, gstreamer_bindings, gstreamer_pipeline
+from stages.capture.gstreamer import GStreamerVideo
+from stages.capture.gstreamer_bindings import missing_gstreamer
+from stages.capture.gstreamer_check import check_gstreamer
+from stages.capture.settings import CaptureSettings
 from stages.sinks.rtsp.server import Credentials, RtspServer
 from tests.builders import CLIP, ROOT, header
 from tests.camera import Camera, read_clock
@@ -84,19 +86,20 @@ def images(of, most=1000):
 
 
 def test_what_is_missing_is_said_before_the_run_with_the_way_to_install_it(monkeypatch):
-    monkeypatch.setattr(gstreamer, "find_spec", lambda name: None)
-    gstreamer._load.cache_clear()
+    monkeypatch.setattr(gstreamer_bindings, "find_spec", lambda name: None)
+    gstreamer_bindings.load_gstreamer.cache_clear()
     assert "`make gstreamer` installs" in missing_gstreamer()
     for line in (None, "videotestsrc ! appsink"):
         with pytest.raises(SetupError, match="make gstreamer"):
-            check(settings(backend="gstreamer", pipeline=line))
+            check_gstreamer(settings(backend="gstreamer", pipeline=line))
         with pytest.raises(SetupError, match="make gstreamer"):
             GStreamerVideo(settings(backend="gstreamer", pipeline=line))
 
 
 def test_to_import_and_to_ask_loads_nothing():
     code = (
-        "import sys; from stages.capture import capture, gstreamer; gstreamer.missing_gstreamer(); "
+        "import sys; from stages.capture import capture, gstreamer, gstreamer_bindings; "
+        "gstreamer_bindings.missing_gstreamer(); "
         "sys.exit(any(name.partition('.')[0] == 'gi' for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
@@ -117,7 +120,7 @@ def test_to_import_and_to_ask_loads_nothing():
     ],
 )
 def test_a_pipeline_may_end_in_an_appsink_or_where_one_can_follow(line):
-    pipeline, sink = gstreamer._parse(line, own=True)
+    pipeline, sink = gstreamer_pipeline.parse_pipeline(line, custom=True)
     assert sink.get_factory().get_name() == "appsink"
     assert sink.get_parent() == pipeline
 
@@ -128,7 +131,10 @@ REFUSED = [
     ("videotestsrc ! autovideosink", "`! appsink` at its end"),
     ("appsink", "could not link"),
     ("videotestsrc ! ! appsink", "syntax error"),
-    ("videotestsrc ! tee name=t t. ! appsink t. ! appsink", "has 2 appsinks"),
+    (
+        "videotestsrc ! tee name=t t. ! appsink t. ! appsink",
+        "expected one appsink, at its end (found 2)",
+    ),
     ("$(touch here) ! appsink", "syntax error"),
     ("rtspsrc location=rtsp://guest:secret@h/x protocols=morse ! appsink", "protocols"),
 ]
@@ -148,10 +154,10 @@ def test_a_pipeline_that_cannot_be_made_is_refused_in_one_line(line, complaint, 
 
 @needs_gstreamer
 def test_it_is_refused_before_the_run(video):
-    check(settings(pipeline="videotestsrc ! appsink"))
+    check_gstreamer(settings(pipeline="videotestsrc ! appsink"))
     line, complaint = REFUSED[-1]
     with pytest.raises(SetupError, match=f"^pipeline: .*{complaint}") as refused:
-        check(settings(pipeline=line))
+        check_gstreamer(settings(pipeline=line))
     assert "secret" not in str(refused.value)
 
 
@@ -180,7 +186,7 @@ def test_a_file_is_read_to_its_end_each_picture_once(video):
     stamps = []
     while own.grab():
         stamps.append(own.source_ns)
-    assert own.trouble() == ("", "")
+    assert own.end_reason() == ("", "")
     assert stamps == [round(i * SECOND_NS / 10) for i in range(300)]
     assert own.decoder == "GStreamer avdec_h264"
     assert not own.grab()
@@ -239,7 +245,7 @@ def test_what_goes_wrong_in_a_pipeline_is_told_in_its_own_words(line, kind, text
 @needs_gstreamer
 def test_a_pipeline_that_gives_nothing_is_given_up(video, monkeypatch):
     monkeypatch.setattr(gstreamer, "OPEN_TIMEOUT_S", 0.5)
-    with pytest.raises(SourceError, match=r"no picture has come within 0\.5 s") as error:
+    with pytest.raises(SourceError, match=r"no image within 0\.5 s") as error:
         video(pipeline="appsrc is-live=true ! appsink")
     assert error.value.kind == "frozen"
 
@@ -251,9 +257,9 @@ def test_a_pipeline_that_gives_nothing_is_given_up(video, monkeypatch):
 def test_a_decoder_in_hardware_that_fails_gives_way_to_one_in_software(video):
     code = """
 import sys
-from stages.capture import gstreamer
-from stages.capture.capture import CaptureSettings
-parts = gstreamer._load()
+from stages.capture import gstreamer, gstreamer_bindings
+from stages.capture.settings import CaptureSettings
+parts = gstreamer_bindings.load_gstreamer()
 Gst = parts.gst
 from gi.repository import GObject
 
@@ -288,10 +294,10 @@ class Broken(Gst.Element):
 
 tried = []
 GLib = parts.glib
-assert Gst.Element.register(None, "broken", gstreamer.HARDWARE_RANK, Broken)
+assert Gst.Element.register(None, "broken", gstreamer_bindings.HARDWARE_RANK, Broken)
 for source in sys.argv[1:]:
     made = gstreamer.GStreamerVideo(CaptureSettings(source=source))
-    assert made.grab(), made.trouble()
+    assert made.grab(), made.end_reason()
     print(made.decoder, len(tried))
     made.close()
 """
@@ -312,8 +318,8 @@ for source in sys.argv[1:]:
 @pytest.fixture
 def quick(monkeypatch):
     """Cameras are tried again at once."""
-    monkeypatch.setattr(live, "FIRST_DELAY_S", 0.02)
-    monkeypatch.setattr(live, "LONGEST_DELAY_S", 0.1)
+    monkeypatch.setattr(backoff, "INITIAL_DELAY_S", 0.02)
+    monkeypatch.setattr(backoff, "MAX_DELAY_S", 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +334,7 @@ def camera_with_password():
     [
         ("", "/jpeg", "unauthorized", "put USER:PASSWORD@ before the host's name"),
         ("guest:wrong@", "/jpeg", "unauthorized", "wrong user or password"),
-        ("guest:s%3Ae%40c%2Fr%25t@", "/nope", "not_found", "has no such stream"),
+        ("guest:s%3Ae%40c%2Fr%25t@", "/nope", "not_found", "no such stream at"),
     ],
 )
 def test_refusals_are_told_apart(camera_with_password, login, path, kind, text, video):
@@ -448,7 +454,7 @@ def test_of_a_camera_that_froze_no_old_picture_comes(transport, quick):
         reading.more(5)
         camera.freeze()
         reading.until_state("waiting", "frozen")
-        assert "no new picture has come for 0.5 s" in reading.conditions[-1].text
+        assert "no new image for 0.5 s" in reading.conditions[-1].text
         before, thawed_ms = len(reading.pictures), time.time_ns() // 1_000_000
         camera.thaw()
         reading.more(5)
@@ -462,7 +468,7 @@ def test_a_silent_camera_is_given_up_by_the_reader_itself(video):
         own = video(camera.url("/jpeg"), stall_timeout_s=0.5)
         while own.grab():
             pass
-        assert own.trouble() == ("frozen", "no new picture has come for 0.5 s")
+        assert own.end_reason() == ("frozen", "no new image for 0.5 s")
 
 
 @needs_gstreamer
@@ -474,7 +480,7 @@ def test_a_reader_that_waits_is_called_back(video):
         began = time.monotonic()
         assert not own.grab()
         assert time.monotonic() - began < DEADLINE_S
-        assert own.trouble() == ("", "")
+        assert own.end_reason() == ("", "")
 
 
 @needs_gstreamer
@@ -505,7 +511,9 @@ def test_a_reader_that_comes_late_gets_the_newest_picture_and_counts_the_others(
         time.sleep(0.06)  # three pictures
         assert own.grab()
         passed, was_ns = round((own.source_ns - was_ns) / PERIOD_NS), own.source_ns
-        if own.skipped < gstreamer.MOST_WAITING - 1:  # else the machine slept longer than that
+        if (
+            own.skipped < gstreamer_pipeline.MAX_WAITING - 1
+        ):  # else the machine slept longer than that
             assert passed == 1 + own.skipped
         skipped += own.skipped
     assert skipped >= 10
@@ -603,7 +611,7 @@ def webcam(library, tmp_path):
     made.end()
 
 
-QUICK = {"FIRST_DELAY_S": 0.02, "LONGEST_DELAY_S": 0.1}
+QUICK = {"INITIAL_DELAY_S": 0.02, "MAX_DELAY_S": 0.1}
 
 
 def in_order(said):
@@ -626,7 +634,7 @@ def test_a_webcam_that_is_unplugged_is_waited_for(webcam):
     webcam.pictures(5)
     webcam.be("off")
     said = webcam.until(state="waiting", kind="no_device")[-1]
-    assert "is it plugged in?" in said["text"]
+    assert "check that it is plugged in" in said["text"]
     webcam.be("on", "640x480")
     webcam.until(state="live")
     assert webcam.pictures(5)[-1]["shape"] == [480, 640, 3]
@@ -724,7 +732,7 @@ def test_a_file_behind_an_address_ends_like_one(place, served, video):
     count = 0
     while own.grab():
         count += 1
-    assert (count, own.trouble()) == (300, ("", ""))
+    assert (count, own.end_reason()) == (300, ("", ""))
 
 
 @needs_gstreamer
@@ -746,7 +754,7 @@ def test_a_camera_that_sends_jpegs_over_http_is_read_as_they_come(served, video)
     while own.grab():
         greys.append(round(image(own).mean()))
     assert greys == [0, 40, 80, 120, 160]
-    assert own.trouble()[0] == "frozen"
+    assert own.end_reason()[0] == "frozen"
 
 
 @needs_gstreamer
@@ -760,8 +768,8 @@ def test_the_clock_of_jpegs_over_http_is_not_believed(served, video):
 @pytest.mark.parametrize(
     ("body", "kind", "words"),
     [
-        (jpeg(), "image/jpeg", "answers with one picture; remove `backend: gstreamer`"),
-        (b"<html><body>Login</body></html>", "text/html", "is a web page, not a video"),
+        (jpeg(), "image/jpeg", "returns one image; remove `backend: gstreamer`"),
+        (b"<html><body>Login</body></html>", "text/html", "the address is a web page"),
     ],
     ids=["snapshot", "page"],
 )
@@ -771,7 +779,7 @@ def test_what_is_no_stream_over_http_is_told_apart(body, kind, words, video):
             own = video(server.url())
             while own.grab():
                 pass
-            text = own.trouble()[1]
+            text = own.end_reason()[1]
         except SourceError as error:
             text = str(error)
     assert words in text
@@ -782,11 +790,11 @@ def test_a_worker_that_is_forked_after_asking_and_checking_can_use_it():
     code = """
 import os, sys
 from stages.capture import capture
-from stages.capture import gstreamer
-from stages.capture.capture import CaptureSettings
+from stages.capture import gstreamer, gstreamer_check
+from stages.capture.settings import CaptureSettings
 import cv2
 settings = CaptureSettings(source="x", pipeline=f"filesrc location={sys.argv[1]} ! decodebin")
-gstreamer.check(settings)
+gstreamer_check.check_gstreamer(settings)
 for _ in range(2):
     if not (child := os.fork()):
         video = gstreamer.GStreamerVideo(settings)

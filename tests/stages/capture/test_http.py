@@ -12,10 +12,10 @@ import pytest
 
 from pipeline.errors import SourceError
 from pipeline.frame import Frame
-from stages.capture.capture import CaptureSettings
 from stages.capture.http_client import HttpClient
-from stages.capture.http_snapshot import HttpPictures, open_http
-from stages.capture.live_reader import FIRST_PICTURE_S
+from stages.capture.http_snapshot import HttpImages, open_http
+from stages.capture.settings import CaptureSettings
+from stages.capture.watchdog import FIRST_IMAGE_S
 from tests.builders import header, pixels
 from tests.http_camera import jpeg, part, serving, stream
 
@@ -35,7 +35,7 @@ def opened(url, **more):
 
 def picture(reader):
     """The next picture, as a frame; None: it is damaged."""
-    assert reader.grab(), reader.trouble()
+    assert reader.grab(), reader.end_reason()
     frame = Frame(header(), "demo", memoryview(np.empty(1 << 16, np.uint8)))
     return frame if reader.retrieve(frame) else None
 
@@ -74,7 +74,7 @@ def test_a_snapshot_address_is_asked_at_the_rate_of_the_settings(serve, fps, wai
     server = serve(lambda handler: handler.give(jpeg()))
     reader = opened(server.url(), fps=fps)
     waits = []
-    monkeypatch.setattr(reader._over, "wait", lambda timeout: waits.append(timeout))
+    monkeypatch.setattr(reader._stopped, "wait", lambda timeout: waits.append(timeout))
     monkeypatch.setattr("stages.capture.http_snapshot.time.monotonic", lambda: 7.0)
     for _ in range(4):
         assert reader.grab()
@@ -85,7 +85,7 @@ def test_a_snapshot_address_is_asked_at_the_rate_of_the_settings(serve, fps, wai
 @pytest.mark.parametrize("kind", ["", "application/octet-stream"])
 def test_a_jpeg_without_a_type_is_known_by_its_first_bytes(serve, kind):
     reader = opened(serve(lambda handler: handler.give(jpeg(), kind)).url())
-    assert isinstance(reader, HttpPictures)
+    assert isinstance(reader, HttpImages)
     assert picture(reader)
     reader.close()
 
@@ -124,7 +124,7 @@ def test_a_damaged_snapshot_is_no_picture(serve, body):
         assert picture(reader)
     else:
         assert not reader.grab()
-        assert reader.trouble()[0] == "closed"
+        assert reader.end_reason()[0] == "closed"
     reader.close()
 
 
@@ -142,13 +142,13 @@ def test_a_snapshot_address_that_begins_to_refuse_says_why(serve):
     assert reader.grab()
     assert reader.grab()
     assert not reader.grab()
-    assert reader.trouble() == ("failed", reader.trouble()[1])
-    assert "answers with error 503" in reader.trouble()[1]
+    assert reader.end_reason() == ("failed", reader.end_reason()[1])
+    assert "answers with error 503" in reader.end_reason()[1]
     reader.close()
 
 
 def test_a_picture_without_an_end_is_refused(serve, monkeypatch):
-    monkeypatch.setattr("stages.capture.http_snapshot.MAX_PICTURE_BYTES", 100_000)
+    monkeypatch.setattr("stages.capture.http_snapshot.MAX_IMAGE_BYTES", 100_000)
 
     def answer(handler):
         handler.give(kind="image/jpeg", Content_Length="")
@@ -158,7 +158,7 @@ def test_a_picture_without_an_end_is_refused(serve, monkeypatch):
 
     reader = opened(serve(answer).url())
     assert not reader.grab()
-    assert reader.trouble()[0] == "unsupported"
+    assert reader.end_reason()[0] == "unsupported"
     reader.close()
 
 
@@ -183,7 +183,7 @@ def test_pictures_of_an_mjpeg_stream_are_found(serve, boundary, line, length, en
     found = [pixels(picture(reader)) for _ in values]
     assert np.abs(np.subtract(found, values)).max() <= 2
     assert not reader.grab()
-    assert reader.trouble() == ("closed", "the other side has ended the stream")
+    assert reader.end_reason() == ("closed", "stream ended by the other side")
     assert reader.source_ns == -1
     reader.close()
 
@@ -195,7 +195,7 @@ def test_pictures_of_an_mjpeg_stream_keep_their_own_size(serve):
     reader.close()
 
 
-def test_parts_that_are_no_pictures_are_passed_over(serve):
+def test_parts_that_are_no_pictures_are_passed_stopped(serve):
     parts = [part(b'{"motion": 1}', kind=b"application/json"), part(jpeg(60))]
     reader = opened(serve(stream(parts)).url())
     assert pixels(picture(reader)) == pytest.approx(60, abs=2)
@@ -214,7 +214,7 @@ def test_a_picture_of_an_mjpeg_stream_that_is_too_large_is_refused(serve):
     huge = part(b"").replace(b"Length: 0", b"Length: 99999999999")
     reader = opened(serve(stream([huge])).url())
     assert not reader.grab()
-    assert reader.trouble()[0] == "unsupported"
+    assert reader.end_reason()[0] == "unsupported"
     reader.close()
 
 
@@ -243,9 +243,9 @@ def test_the_first_picture_may_take_longer_than_the_next_ones(serve, monkeypatch
     timeouts = []
     monkeypatch.setattr(HttpClient, "set_timeout", lambda self, s: timeouts.append(s))
     reader = opened(serve(stream([part(jpeg())])).url(), stall_timeout_s=2)
-    assert timeouts == [FIRST_PICTURE_S]
+    assert timeouts == [FIRST_IMAGE_S]
     assert reader.grab()
-    assert timeouts == [FIRST_PICTURE_S, 2]
+    assert timeouts == [FIRST_IMAGE_S, 2]
     reader.close()
 
 
@@ -300,7 +300,7 @@ def test_a_camera_with_a_login_is_asked_with_it(serve, answer):
     assert len(server.asked) == 4  # the first request has shown nothing
     assert server.asked[0][1] is None
     assert refusal(server.url(login="guest:secret@")) == ("unauthorized", "wrong user or password")
-    assert "wants a user and a password" in refusal(server.url())[1]
+    assert "login required" in refusal(server.url())[1]
 
 
 def test_a_login_is_not_sent_to_the_host_of_a_redirect(serve):
@@ -328,7 +328,11 @@ def test_a_redirect_is_followed(serve):
 
 @pytest.mark.parametrize(
     ("location", "words"),
-    [("/x", "redirects more than"), ("ftp://host/x", "that is not http"), ("//[x/", "no address")],
+    [
+        ("/x", "more than 5 redirects"),
+        ("ftp://host/x", "that is not http"),
+        ("//[x/", "without a host"),
+    ],
 )
 def test_a_redirect_that_leads_nowhere_is_refused(serve, location, words):
     server = serve(lambda handler: handler.give(status=302, Location=location))
@@ -339,7 +343,7 @@ def test_a_web_page_is_told_from_a_video(serve):
     server = serve(lambda handler: handler.give(b"<html>hello", "text/html; charset=utf-8"))
     kind, words = refusal(server.url("/"))
     assert kind == "failed"
-    assert words.startswith("is a web page, not a video")
+    assert words.startswith("the address is a web page")
 
 
 @pytest.mark.parametrize(
@@ -359,7 +363,7 @@ def test_an_address_of_no_host_is_refused(url):
 def test_a_server_that_does_not_speak_tls_is_told(serve):
     server = serve(lambda handler: handler.give(jpeg()))
     words = refusal(server.url().replace("http:", "https:"))[1]
-    assert "does not speak TLS" in words
+    assert "TLS handshake" in words
 
 
 def test_a_host_that_says_nothing_is_given_up_in_time(monkeypatch):
@@ -369,7 +373,7 @@ def test_a_host_that_says_nothing_is_given_up_in_time(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         kind, words = refusal(f"http://127.0.0.1:{silent.getsockname()[1]}/x")
     assert kind == "timeout"
-    assert words.endswith("does not answer")
+    assert words.endswith(" does not answer; check that the camera is on")
 
 
 def test_an_answer_that_drips_is_given_up_in_time(serve, monkeypatch):

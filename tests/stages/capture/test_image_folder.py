@@ -90,7 +90,7 @@ def test_a_pipe_among_pictures_is_passed_over_with_a_message(name, tmp_path, cap
     capture = opened(tmp_path)
     assert [pixels(frame) for frame in read(capture)] == [7]
     assert capture.missed() == (0, 1)
-    assert f"{tmp_path / name}: not read as a picture: it is no file" in caplog.text
+    assert f"{tmp_path / name}: skipped, not a regular file" in caplog.text
 
 
 def test_a_file_too_large_for_a_picture_is_passed_over_unread(tmp_path, caplog):
@@ -101,7 +101,7 @@ def test_a_file_too_large_for_a_picture_is_passed_over_unread(tmp_path, caplog):
     capture = opened(tmp_path)
     assert [pixels(frame) for frame in read(capture)] == [7]
     assert capture.missed() == (0, 1)
-    assert "1.jpg: not read as a picture: it has 5368709120 bytes" in caplog.text
+    assert "1.jpg: skipped, larger than 1073741824 bytes (found 5368709120)" in caplog.text
 
 
 def test_a_folder_of_pipes_alone_is_refused(tmp_path):

@@ -18,9 +18,12 @@ from hypothesis import strategies as st
 from pipeline.errors import SourceError, StuckSource
 from pipeline.frame import Frame
 from pipeline.status import Condition
-from stages.capture import live_reader as live
-from stages.capture.live_reader import Backoff, Live, Missed
-from stages.capture.reader import Pictures
+from stages import backoff
+from stages.backoff import Backoff
+from stages.capture import watchdog
+from stages.capture.frame_offer import DropCounter
+from stages.capture.live_reader import LiveReader
+from stages.capture.reader import Reader
 from stages.capture.source_clock import SourceClock
 from tests.builders import CLIP, header, pixels
 from tests.camera import Camera, read_clock
@@ -130,7 +133,7 @@ def test_it_never_goes_back_and_is_never_far_ahead_of_us(pictures):
 # --- a scripted source ---
 
 
-class Scripted(Pictures):
+class Scripted(Reader):
     """Pictures as a test lays them out: a number is a picture; a pair, why there is none; an
     event blocks until it is set, or until it is interrupted if it is `gentle`."""
 
@@ -165,7 +168,7 @@ class Scripted(Pictures):
         frame.put("image", np.full((2, 2, 3), self.picture, np.uint8))
         return True
 
-    def trouble(self):
+    def end_reason(self):
         return self.end
 
     def interrupt(self):
@@ -176,15 +179,15 @@ class Scripted(Pictures):
 
 
 class Lab:
-    """A `Live` on scripted connections: of each, its pictures or the error that opening raises."""
+    """A `LiveReader` on scripted connections: readers, or the errors that opening raises."""
 
     def __init__(self, *connections, **options):
         self.connections, self.opened = list(connections), []
-        self.missed, self.frame = Missed(), None
+        self.drops, self.frame = DropCounter(), None
         self.notified = threading.Semaphore(0)
         chances = options.pop("backoff", None) or Backoff()
-        self.live = Live(
-            self.connect, self.missed, self.notified.release, backoff=chances, **options
+        self.live = LiveReader(
+            self.connect, self.drops, self.notified.release, backoff=chances, **options
         )
 
     def connect(self):
@@ -216,8 +219,8 @@ class Lab:
 @pytest.fixture
 def quick(monkeypatch):
     """Cameras are tried again at once."""
-    monkeypatch.setattr(live, "FIRST_DELAY_S", 0.02)
-    monkeypatch.setattr(live, "LONGEST_DELAY_S", 0.1)
+    monkeypatch.setattr(backoff, "INITIAL_DELAY_S", 0.02)
+    monkeypatch.setattr(backoff, "MAX_DELAY_S", 0.1)
 
 
 @pytest.fixture
@@ -276,15 +279,15 @@ def test_a_camera_whose_pictures_are_larger_than_a_slot_waits_until_they_are_not
     made = lab(Scripted([4, threading.Event()]), first=Scripted([1, ("closed", "gone")]))
     made.connections.insert(0, large)
     conditions = []
-    made.live._tell = lambda condition, tell=made.live._tell: (
+    made.live._set_condition = lambda condition, set_=made.live._set_condition: (
         conditions.append(condition),
-        tell(condition),
+        set_(condition),
     )
     made.live.start()
     assert [made.next(), made.next()] == [1, 4]
-    assert made.missed.take() == (0, 1)
+    assert made.drops.take() == (0, 1)
     (too_large,) = (told for told in conditions if told.kind == "unsupported")
-    assert "larger than max_frame" in too_large.text
+    assert "larger than `max_frame`" in too_large.text
     assert large.closed == 1
 
 
@@ -320,7 +323,7 @@ def test_silence_is_noticed_from_outside_and_what_comes_with_its_end_is_thrown_a
 def test_a_picture_that_took_too_long_is_thrown_away_even_if_nobody_watched(lab, monkeypatch):
     late = threading.Event()
     made = lab(Scripted([3]), first=Scripted([1, late, 2]), stall_timeout_s=0.05)
-    monkeypatch.setattr(made.live, "_judge", lambda: (0.0, 1.0))
+    monkeypatch.setattr(made.live, "check_stalled", lambda: (0.0, 1.0))
     made.live.start()
     assert made.next() == 1
     time.sleep(0.06)  # the silence itself
@@ -339,7 +342,7 @@ def test_the_first_picture_may_take_longer(lab):
 
 
 def test_a_library_that_does_not_return_is_given_up_with_its_process(lab, monkeypatch):
-    monkeypatch.setattr(live, "STUCK_S", 0.5)
+    monkeypatch.setattr(watchdog, "STUCK_S", 0.5)
     hung = threading.Event()
     made = lab(first=Scripted([1, hung], gentle=False), stall_timeout_s=0.05)
     made.live.start()
@@ -415,7 +418,7 @@ def test_what_was_never_started_is_closed_too(lab):
 
 
 def test_counts_of_two_threads_are_all_there():
-    missed, threads = Missed(), []
+    missed, threads = DropCounter(), []
     for _ in range(4):
         threads.append(threading.Thread(target=lambda: [missed.add(1, 2) for _ in range(2000)]))
         threads[-1].start()
@@ -486,7 +489,7 @@ def test_a_camera_that_answers_but_gives_no_more_pictures_is_frozen(quick):
     ):
         reading.until_state("waiting", "frozen")
         assert reading.pictures
-        assert "no new picture has come for 0.5 s" in reading.conditions[-1].text
+        assert "no new image for 0.5 s" in reading.conditions[-1].text
         camera.restart(stall_after=None)
         reading.more(3)
         in_order(reading)
@@ -555,7 +558,7 @@ def test_a_camera_that_is_not_to_be_opened_again_ends_the_run(camera, quick):
         camera.kill()
         reading.to_the_end()
         assert reading.capture.problem() == (
-            f"{camera.url('/jpeg')}: the other side has ended the stream"
+            f"{camera.url('/jpeg')}: stream ended by the other side"
         )
         assert reading.conditions[-1].state in ("live", "ended")
 
@@ -681,7 +684,7 @@ def test_a_file_behind_an_address_whose_server_dies_is_a_problem_and_not_begun_a
         reading.to_the_end()
         count = len(reading.pictures)
         assert 5 <= count <= 15
-        assert f"ended after {count} of 20 pictures" in reading.capture.problem()
+        assert f"ended after {count} of 20 images" in reading.capture.problem()
         assert "waiting" not in reading.states
 
 

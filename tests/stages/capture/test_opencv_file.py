@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.capture.container import look_at
+from stages.capture.container import read_container
 from stages.capture.opencv_file import VideoFile
 from stages.capture.packets import codec_of, size_header
 from tests.builders import CLIP
@@ -65,7 +65,7 @@ def test_interlaced_and_wide_gamut_pictures_have_their_colours(name):
 
 def test_a_conversion_that_fails_is_a_decode_failure(monkeypatch, tmp_path):
     capture = opened(write_video(tmp_path / "a.avi", 4))
-    video, results = capture._pictures, iter([False, None, "error", True])
+    video, results = capture._reader, iter([False, None, "error", True])
 
     class Failing:
         def __init__(self, of):
@@ -123,7 +123,7 @@ def test_after_a_crash_amid_changes_of_size_the_pictures_are_the_same(count, tmp
 
 
 def test_a_size_that_cannot_be_followed_is_a_problem_in_words(tmp_path, monkeypatch):
-    class NoRest:
+    class NoSection:
         change, is_over = None, True
 
         def __init__(self, packets):
@@ -132,10 +132,10 @@ def test_a_size_that_cannot_be_followed_is_a_problem_in_words(tmp_path, monkeypa
         def close(self):
             pass
 
-    monkeypatch.setattr("stages.capture.opencv_file.Rest", NoRest)
+    monkeypatch.setattr("stages.capture.opencv_file.Section", NoSection)
     capture = opened(write(tmp_path / "a.ts", SMALL, LARGE))
     assert len(read(capture)) == 20
-    assert "the size of its pictures, 64x48, changes at picture 20" in capture.problem()
+    assert "the size of the images changes from 64x48 at image 20" in capture.problem()
     capture.close()
 
 
@@ -178,7 +178,7 @@ def test_a_stream_without_a_clock_is_played_at_the_rate_that_is_asked_for(tmp_pa
 def test_after_a_crash_the_pictures_are_the_same_sought_or_read(
     name, seek_from, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("stages.capture.capture.SEEK_FROM", seek_from)
+    monkeypatch.setattr("stages.capture.capture.MIN_SEEK", seek_from)
     path = tmp_path / name
     write(path, *[SMALL] * 4) if name == "joined.ts" else write_video(path, 120)
     undisturbed = whole(path)
@@ -255,7 +255,7 @@ def test_a_disk_that_fails_is_a_problem(tmp_path, monkeypatch):
     def broken(fd, count, at):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr("stages.capture.opencv_file.os.pread", broken)
+    monkeypatch.setattr("stages.capture.disk_file.os.pread", broken)
     read(capture)
     assert "cannot be read to its end: Input/output error" in capture.problem()
     capture.close()
@@ -301,7 +301,9 @@ def test_an_mp4_without_its_index_is_said_to_be_incomplete(tmp_path):
 
 
 def test_a_codec_that_is_not_decoded_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("stages.capture.gstreamer.missing_gstreamer", lambda: "not installed")
+    monkeypatch.setattr(
+        "stages.capture.gstreamer_bindings.missing_gstreamer", lambda: "not installed"
+    )
     data = (CLIPS / "interlaced.mp4").read_bytes()
     for code, name in ((b"av01", "AV1 (av01)"), (b"vvc1", "vvc1")):
         path = write(tmp_path / "a.mp4", data.replace(b"avc1", code).replace(b"avcC", b"av1C"))
@@ -389,7 +391,7 @@ def test_a_picture_is_turned_and_mirrored_as_its_file_says(box, matrix, shown, t
 )
 def test_damaged_headers_are_no_error(data, tmp_path):
     with write(tmp_path / "a", data).open("rb") as file:
-        look_at(file)
+        read_container(file)
 
 
 def test_every_time_of_a_file_is_later_than_the_one_before(tmp_path):

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from pipeline.errors import SetupError, SourceError
+from stages.addresses import parse_source
 from stages.capture import opencv_pipe
-from stages.capture import source as sources
-from stages.capture.capture import Capture, CaptureSettings
+from stages.capture.capture import Capture
+from stages.capture.settings import CaptureSettings
 from stages.capture.source import kind_of
 from tests.builders import ROOT
 from tests.reading import DEADLINE_S, Reading
@@ -146,7 +147,7 @@ def test_pictures_without_a_container_get_the_time_of_their_arrival(fifo, caplog
         reading.to_the_end()
     for picture, at_ms in zip(reading.pictures, times_ms(reading), strict=True):
         assert at_ms == pytest.approx((picture.captured_ns - reading.started_ns) / 1e6, abs=1)
-    assert "holds no time stamps" in caplog.text
+    assert "has no timestamps" in caplog.text
 
 
 def test_pictures_without_a_container_are_timed_by_the_rate_of_the_settings(fifo, caplog):
@@ -160,7 +161,7 @@ def test_pictures_that_become_larger_end_a_pipe_with_words(fifo):
     with reading_fifo(fifo, jpegs((16, 16), (16, 16), (64, 64), (64, 64)), fps=4) as reading:
         reading.to_the_end()
     assert len(reading.pictures) == 2
-    assert "the size of its pictures changes" in reading.capture.problem()
+    assert "the size of the images changes" in reading.capture.problem()
 
 
 def test_the_rest_of_a_pipe_is_left_after_so_many_frames(fifo, video):
@@ -179,9 +180,9 @@ def refusal(source, **settings):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "has ended before its first byte"),
-        (b"these are words", "holds nothing that OpenCV reads as a video"),
-        (bytes(70_000), "holds nothing that OpenCV reads as a video"),
+        (b"", "ended before its first byte"),
+        (b"these are words", "holds no video that OpenCV can read"),
+        (bytes(70_000), "holds no video that OpenCV can read"),
     ],
 )
 def test_a_pipe_without_a_video_is_refused(fifo, data, words):
@@ -198,9 +199,9 @@ def test_a_fifo_that_no_program_writes_is_refused_in_time(fifo, monkeypatch):
 
 def test_a_silent_writer_is_given_longer_than_none(fifo, monkeypatch):
     monkeypatch.setattr(opencv_pipe, "OPEN_TIMEOUT_S", 0.01)
-    monkeypatch.setattr(opencv_pipe, "FIRST_PICTURE_S", 0.05)
+    monkeypatch.setattr(opencv_pipe, "FIRST_IMAGE_S", 0.05)
     writer = os.open(fifo, os.O_RDWR)
-    assert refusal(fifo) == ("frozen", "nothing has come within 0.05 s")
+    assert refusal(fifo) == ("frozen", "no data within 0.05 s")
     os.close(writer)
 
 
@@ -260,14 +261,14 @@ def test_a_path_is_what_is_there_whatever_its_name(tmp_path, fifo):
 
 
 def test_a_file_url_is_a_path(tmp_path):
-    assert sources.normal("file:///a%20b/c.mp4") == Path("/a b/c.mp4")
+    assert parse_source("file:///a%20b/c.mp4") == Path("/a b/c.mp4")
 
 
 @pytest.mark.parametrize(
     ("device", "words"),
     [
-        ("/dev/null", "is a device, but no camera"),
-        ("/dev/tty", "is a terminal, not a source of pictures"),
+        ("/dev/null", "this device is not a camera"),
+        ("/dev/tty", "a terminal is not a video source"),
     ],
 )
 def test_a_device_that_is_no_camera_is_refused_before_the_run(device, words):

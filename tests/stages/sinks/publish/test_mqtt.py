@@ -17,7 +17,7 @@ pytest.importorskip("paho.mqtt", reason="paho-mqtt is missing: pip install paho-
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.status import Condition
-from stages.capture import live_reader as live
+from stages import backoff
 from stages.sinks.files.events import event_of
 from stages.sinks.publish import mqtt as module
 from stages.sinks.publish import publisher as delivery
@@ -59,7 +59,7 @@ def broker(tmp_path, request):
 @pytest.fixture
 def soon(monkeypatch):
     """A broker that is away is tried again soon."""
-    monkeypatch.setattr(live, "LONGEST_DELAY_S", 0.3)
+    monkeypatch.setattr(backoff, "MAX_DELAY_S", 0.3)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import pytest
 
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
-from stages.capture import live_reader as live
+from stages import backoff
 from stages.sinks.publish import publisher as delivery
 from stages.sinks.publish import webhook as module
 from stages.sinks.publish.webhook import Webhook, WebhookSettings, url_of
@@ -126,7 +126,7 @@ def server():
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     """What did not work is tried again soon."""
-    monkeypatch.setattr(live, "LONGEST_DELAY_S", 0.05)
+    monkeypatch.setattr(backoff, "MAX_DELAY_S", 0.05)
 
 
 @pytest.fixture
