@@ -34,13 +34,13 @@ _KINDS = {3: "not_found", 15: "unauthorized"}
 def classify_error(
     message: Any, kind: str, settings: CaptureSettings, missing_plugin: str, has_images: bool
 ) -> SourceProblem:
-    """Return the problem behind an error message, without what GStreamer says of addresses.
+    """Return the problem behind an error message, without addresses in its text.
 
     Args:
         message: of the type ERROR.
         kind: see `gstreamer_pipeline.kind_of_pipeline`.
         settings: of the stream.
-        missing_plugin: name of a plugin that GStreamer has asked for; "": none.
+        missing_plugin: name of a plugin that GStreamer lacks; "": none.
         has_images: whether any image has come.
     """
     error, debug = message.parse_error()

@@ -30,7 +30,7 @@ SOURCES = {
     "rtsp": "rtspsrc name=source ! decodebin",
     "http": "souphttpsrc name=source ! decodebin",
     "file": "filesrc name=source ! decodebin",
-    "device": "v4l2src name=source ! capsfilter name=asked ! decodebin",
+    "device": "v4l2src name=source ! capsfilter name=requested ! decodebin",
 }
 """Kind of source -> beginning of its pipeline; `uridecodebin` knows other addresses. Values of the
 settings never become part of such a line: they are set as properties."""
@@ -128,7 +128,7 @@ class Pipeline:
         return bool(answered and latency.parse_latency()[0])
 
     def read_messages(self) -> None:
-        """Take the messages that have come, and note what they say."""
+        """Take the messages that have come, and update the attributes."""
         types = self._gst.MessageType
         wanted = types.ERROR | types.EOS | types.ELEMENT | types.PROGRESS
         while (message := self._bus.pop_filtered(wanted)) is not None:
@@ -183,7 +183,7 @@ class Pipeline:
                 properties["add-reference-timestamp-meta"] = True
             source.connect("select-stream", partial(_is_first_video, []))
         if self._kind == "device":
-            self._whole.get_by_name("asked").set_property("caps", self._requested_caps())
+            self._whole.get_by_name("requested").set_property("caps", self._requested_caps())
             properties["device"] = str(device_path(parsed))
         else:
             properties["location" if self._kind in SOURCES else "uri"] = address

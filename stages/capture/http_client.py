@@ -252,8 +252,8 @@ def _digest(challenge: str, user: str, password: str, path: str, count: int) -> 
     """Return the answer to a challenge of digest authentication (RFC 7616)."""
     from urllib.request import parse_http_list, parse_keqv_list
 
-    asked = parse_keqv_list([part for part in parse_http_list(challenge) if "=" in part])
-    algorithm = asked.get("algorithm", "MD5")
+    challenged = parse_keqv_list([part for part in parse_http_list(challenge) if "=" in part])
+    algorithm = challenged.get("algorithm", "MD5")
     name = _HASHES.get(algorithm.upper().removesuffix("-SESS"))
     if name is None:
         raise SourceError(f"login by {algorithm[:20]!r} is not supported", "failed")
@@ -261,22 +261,22 @@ def _digest(challenge: str, user: str, password: str, path: str, count: int) -> 
     def hashed(text: str) -> str:
         return hashlib.new(name, text.encode(), usedforsecurity=False).hexdigest()
 
-    realm, nonce = asked.get("realm", ""), asked.get("nonce", "")
+    realm, nonce = challenged.get("realm", ""), challenged.get("nonce", "")
     own, number = secrets.token_hex(8), f"{count:08x}"
     secret = hashed(f"{user}:{realm}:{password}")
     if algorithm.upper().endswith("-SESS"):
         secret = hashed(f"{secret}:{nonce}:{own}")
     request = hashed(f"GET:{path}")
     fields = {"username": user, "realm": realm, "nonce": nonce, "uri": path}
-    plain = {"algorithm": algorithm} if "algorithm" in asked else {}
-    if "auth" in [word.strip() for word in asked.get("qop", "").split(",")]:
+    plain = {"algorithm": algorithm} if "algorithm" in challenged else {}
+    if "auth" in [word.strip() for word in challenged.get("qop", "").split(",")]:
         fields["response"] = hashed(f"{secret}:{nonce}:{number}:{own}:auth:{request}")
         fields["cnonce"] = own
         plain |= {"qop": "auth", "nc": number}
     else:
         fields["response"] = hashed(f"{secret}:{nonce}:{request}")
-    if "opaque" in asked:
-        fields["opaque"] = asked["opaque"]
+    if "opaque" in challenged:
+        fields["opaque"] = challenged["opaque"]
     quoted = [f'{key}="{_quoted(value)}"' for key, value in fields.items()]
     return "Digest " + ", ".join(quoted + [f"{key}={value}" for key, value in plain.items()])
 

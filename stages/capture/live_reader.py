@@ -290,7 +290,7 @@ class LiveReader(threading.Thread):
         """Read to the end of this connection.
 
         Returns:
-            Why it has ended, as `Reader.end_reason` says it; None: the thread has other orders.
+            Reason of its end, see `Reader.end_reason`; None: the thread has other orders.
         """
         connection = self._connection
         assert connection is not None

@@ -1,4 +1,4 @@
-"""What FFmpeg says while OpenCV reads an address: heard in any order, and sizes that change."""
+"""FFmpeg's log while OpenCV reads an address, and images that change their size."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ from tests.reading import DEADLINE_S
 VARIABLES = ("OPENCV_FFMPEG_LOGLEVEL", "OPENCV_FFMPEG_SKIP_LOG_CALLBACK")
 
 
-def test_the_environment_is_as_it_was_once_ffmpeg_is_heard():
+def test_configuring_the_ffmpeg_log_restores_the_environment():
     before = {name: os.environ.get(name) for name in VARIABLES}
     FfmpegLog().close()
     assert {name: os.environ.get(name) for name in VARIABLES} == before
@@ -34,7 +34,7 @@ def test_the_environment_is_as_it_was_once_ffmpeg_is_heard():
 
 @pytest.mark.parametrize("first", [CLIP, None], ids=["after a file", "at first"])
 @pytest.mark.parametrize("level", ["-8", "48", None])
-def test_why_an_address_is_refused_is_known_whatever_was_read_before(first, level):
+def test_the_kind_of_a_refusal_is_known_after_any_earlier_reading(first, level):
     code = (
         "import cv2\n"
         f"cv2.VideoCapture({str(first)!r}, cv2.CAP_FFMPEG).grab()\n"
@@ -69,7 +69,7 @@ def test_why_an_address_is_refused_is_known_whatever_was_read_before(first, leve
         ("[swscaler @ 0x1] Slice parameters 0, 1440 are invalid", True),
     ],
 )
-def test_another_size_is_known_by_what_ffmpeg_says(said, changed):
+def test_another_size_is_recognized_in_ffmpegs_log(said, changed):
     assert has_other_size(said, (1080, 1920)) is changed
 
 
@@ -88,7 +88,7 @@ def motion_jpeg(*bodies):
     return answer
 
 
-def test_an_address_whose_pictures_become_larger_is_left_to_be_opened_again():
+def test_an_address_whose_images_become_larger_ends_its_connection():
     small, large = jpeg(50, 64, 48), jpeg(50, 128, 96)
     with serving(motion_jpeg(*[small] * 30, large)) as server:
         video = open_http(CaptureSettings(source=server.url()))
@@ -103,7 +103,7 @@ def test_an_address_whose_pictures_become_larger_is_left_to_be_opened_again():
         video.close()
 
 
-def test_a_host_that_has_answered_is_given_longer_to_send_its_first_picture(monkeypatch):
+def test_a_host_that_has_answered_has_longer_for_its_first_image(monkeypatch):
     asked = []
 
     def refuse(address, backend, params):
@@ -119,7 +119,7 @@ def test_a_host_that_has_answered_is_given_longer_to_send_its_first_picture(monk
     assert [one[cv2.CAP_PROP_OPEN_TIMEOUT_MSEC] for one in asked] == [15_000, 4_000]
 
 
-def test_silence_says_what_else_may_be_the_cause():
+def test_the_text_of_a_silence_ends_with_the_readers_hint():
     silent = SimpleNamespace(
         silence_hint="; check the lens cap", finite=False, interrupt=lambda: None
     )

@@ -1,4 +1,4 @@
-"""Reading with GStreamer: cameras that fail, pipelines of one's own, and what closing leaves."""
+"""Reading with GStreamer: cameras that fail, custom pipelines, webcams, and release of all."""
 
 import http.server
 import itertools
@@ -29,7 +29,7 @@ from tests.webcam import Webcam, build, compiler
 
 
 def loads():
-    """Why GStreamer cannot be used here; "" if it can. Asked of a process of its own."""
+    """Return why GStreamer cannot be used here; "" if it can. A process of its own loads it."""
     asked = subprocess.run(
         [sys.executable, "-m", "stages.capture.gstreamer"], cwd=ROOT, capture_output=True, text=True
     )
@@ -40,7 +40,7 @@ LACKING = loads()
 needs_gstreamer = pytest.mark.skipif(bool(LACKING), reason=LACKING)
 pytestmark = [
     pytest.mark.live,
-    # Of its bindings, which Python's importer finds old-fashioned.
+    # Python's importer warns of the bindings.
     pytest.mark.filterwarnings("ignore::ImportWarning", "ignore::DeprecationWarning"),
 ]
 SECOND_NS = 1_000_000_000
@@ -85,7 +85,7 @@ def images(of, most=1000):
 # --- without GStreamer ---
 
 
-def test_what_is_missing_is_said_before_the_run_with_the_way_to_install_it(monkeypatch):
+def test_missing_bindings_are_reported_before_the_run(monkeypatch):
     monkeypatch.setattr(gstreamer_bindings, "find_spec", lambda name: None)
     gstreamer_bindings.load_gstreamer.cache_clear()
     assert "`make gstreamer` installs" in missing_gstreamer()
@@ -96,7 +96,7 @@ def test_what_is_missing_is_said_before_the_run_with_the_way_to_install_it(monke
             GStreamerVideo(settings(backend="gstreamer", pipeline=line))
 
 
-def test_to_import_and_to_ask_loads_nothing():
+def test_importing_and_checking_does_not_load_gstreamer():
     code = (
         "import sys; from stages.capture import capture, gstreamer, gstreamer_bindings; "
         "gstreamer_bindings.missing_gstreamer(); "
@@ -105,7 +105,7 @@ def test_to_import_and_to_ask_loads_nothing():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-# --- pipelines of one's own ---
+# --- custom pipelines ---
 
 
 @needs_gstreamer
@@ -153,7 +153,7 @@ def test_a_pipeline_that_cannot_be_made_is_refused_in_one_line(line, complaint, 
 
 
 @needs_gstreamer
-def test_it_is_refused_before_the_run(video):
+def test_a_pipeline_that_cannot_be_made_is_refused_before_the_run(video):
     check_gstreamer(settings(pipeline="videotestsrc ! appsink"))
     line, complaint = REFUSED[-1]
     with pytest.raises(SetupError, match=f"^pipeline: .*{complaint}") as refused:
@@ -180,7 +180,7 @@ def test_rows_of_any_width_come_without_their_padding(form, width, video):
 
 
 @needs_gstreamer
-def test_a_file_is_read_to_its_end_each_picture_once(video):
+def test_a_file_is_read_to_its_end_each_image_once(video):
     own = video(pipeline=f"filesrc location={CLIP} ! decodebin ! appsink")
     assert own.finite
     stamps = []
@@ -193,16 +193,16 @@ def test_a_file_is_read_to_its_end_each_picture_once(video):
 
 
 @needs_gstreamer
-def test_it_gives_the_same_pictures_as_opencv(video):
+def test_it_gives_the_same_images_as_opencv(video):
     with Reading(str(CLIP), frames=5) as reading:
         reading.to_the_end()
-    for ours, theirs in zip(images(video(CLIP), 5), reading.pictures, strict=True):
+    for ours, theirs in zip(images(video(CLIP), 5), reading.frames, strict=True):
         apart = np.abs(ours.astype(int) - theirs.image)
         assert apart.mean() < 2  # they round, and weigh colour, each in their own way
 
 
 @needs_gstreamer
-def test_a_picture_without_a_timestamp_has_none(video):
+def test_an_image_without_a_timestamp_has_none(video):
     own = video(
         pipeline="fakesrc num-buffers=3 sizetype=fixed sizemax=27648 ! "
         "video/x-raw,format=BGR,width=96,height=96,framerate=0/1",
@@ -215,7 +215,7 @@ def test_a_picture_without_a_timestamp_has_none(video):
 
 
 @needs_gstreamer
-def test_a_test_picture_is_played_at_its_own_pace(video):
+def test_a_test_image_is_played_at_its_own_pace(video):
     own = video(pipeline="videotestsrc ! video/x-raw,framerate=50/1 ! appsink")
     assert not own.finite
     began = time.monotonic_ns()
@@ -234,7 +234,7 @@ def test_a_test_picture_is_played_at_its_own_pace(video):
         ("videotestsrc ! audio/x-raw ! decodebin", "", "could not link"),
     ],
 )
-def test_what_goes_wrong_in_a_pipeline_is_told_in_its_own_words(line, kind, text, video):
+def test_an_error_in_a_custom_pipeline_is_reported_in_its_own_words(line, kind, text, video):
     with pytest.raises(SetupError) as error:
         video(pipeline=line)
     assert text in str(error.value)
@@ -243,7 +243,7 @@ def test_what_goes_wrong_in_a_pipeline_is_told_in_its_own_words(line, kind, text
 
 
 @needs_gstreamer
-def test_a_pipeline_that_gives_nothing_is_given_up(video, monkeypatch):
+def test_a_pipeline_without_images_is_closed_after_the_timeout(video, monkeypatch):
     monkeypatch.setattr(gstreamer, "OPEN_TIMEOUT_S", 0.5)
     with pytest.raises(SourceError, match=r"no image within 0\.5 s") as error:
         video(pipeline="appsrc is-live=true ! appsink")
@@ -254,7 +254,7 @@ def test_a_pipeline_that_gives_nothing_is_given_up(video, monkeypatch):
 
 
 @needs_gstreamer
-def test_a_decoder_in_hardware_that_fails_gives_way_to_one_in_software(video):
+def test_a_hardware_decoder_that_fails_is_replaced_by_a_software_one(video):
     code = """
 import sys
 from stages.capture import gstreamer, gstreamer_bindings
@@ -317,7 +317,7 @@ for source in sys.argv[1:]:
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Cameras are tried again at once."""
+    """Retry lost cameras at once."""
     monkeypatch.setattr(backoff, "INITIAL_DELAY_S", 0.02)
     monkeypatch.setattr(backoff, "MAX_DELAY_S", 0.1)
 
@@ -337,7 +337,9 @@ def camera_with_password():
         ("guest:s%3Ae%40c%2Fr%25t@", "/nope", "not_found", "no such stream at"),
     ],
 )
-def test_refusals_are_told_apart(camera_with_password, login, path, kind, text, video):
+def test_refusals_of_a_camera_have_different_kinds(
+    camera_with_password, login, path, kind, text, video
+):
     with pytest.raises(SourceError) as error:
         video(f"rtsp://{login}127.0.0.1:{camera_with_password.port}{path}")
     assert error.value.kind == kind
@@ -347,7 +349,7 @@ def test_refusals_are_told_apart(camera_with_password, login, path, kind, text, 
 
 @needs_gstreamer
 def test_a_wrong_password_is_tried_once(video):
-    """Or a camera would lock its user out."""
+    """More attempts can lock a user out of a camera."""
     refused = []
     server = RtspServer("127.0.0.1", 0, Credentials("guest", "right", ("digest", "basic")), ["tcp"])
     server.refused = refused.append
@@ -362,7 +364,7 @@ def test_a_wrong_password_is_tried_once(video):
 
 @needs_gstreamer
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_any_password_opens_the_door(camera_with_password, transport, video):
+def test_a_password_with_any_characters_is_accepted(camera_with_password, transport, video):
     port = camera_with_password.port
     own = video(f"rtsp://guest:s%3Ae%40c%2Fr%25t@127.0.0.1:{port}/jpeg", transport=transport)
     assert own.grab()
@@ -383,7 +385,7 @@ def test_any_password_opens_the_door(camera_with_password, transport, video):
         ("/dev/video99", "no_device"),
     ],
 )
-def test_what_cannot_be_opened_says_why(address, kind, video):
+def test_an_address_that_cannot_be_opened_has_the_right_kind(address, kind, video):
     with pytest.raises(SourceError) as error:
         video(address)
     assert error.value.kind == kind
@@ -391,14 +393,14 @@ def test_what_cannot_be_opened_says_why(address, kind, video):
 
 
 @needs_gstreamer
-def test_a_camera_that_does_not_send_by_udp_says_so(video):
+def test_a_camera_that_does_not_send_by_udp_is_unsupported(video):
     with Camera(transports="tcp") as camera, pytest.raises(SourceError, match="UDP") as error:
         video(camera.url(), transport="udp")
     assert error.value.kind == "unsupported"
 
 
 @needs_gstreamer
-def test_a_camera_that_does_not_answer_is_given_up_in_time(video):
+def test_a_camera_that_does_not_answer_is_closed_in_time(video):
     with Camera() as camera:
         camera.freeze()
         began = time.monotonic()
@@ -408,24 +410,24 @@ def test_a_camera_that_does_not_answer_is_given_up_in_time(video):
         assert time.monotonic() - began < 3 * gstreamer.OPEN_TIMEOUT_S
 
 
-def whole(picture):
-    """The number and time that a picture of the clock tells; every one of them can be read."""
-    clock = read_clock(picture.image)
+def whole(frame):
+    """Return number and time from an image of the clock; each image must be readable."""
+    clock = read_clock(frame.image)
     assert clock is not None
     return clock
 
 
 def reads_in_order(reading):
-    """Each picture once, and the clock goes on over all connections."""
-    times = [picture.source_ns for picture in reading.pictures]
+    """Check that each image came once, and that the clock went on over all connections."""
+    times = [frame.source_ns for frame in reading.frames]
     assert all(before < after for before, after in itertools.pairwise(times))
-    numbers = [whole(picture).wall_ms for picture in reading.pictures]
+    numbers = [whole(frame).wall_ms for frame in reading.frames]
     assert all(before < after for before, after in itertools.pairwise(numbers))
 
 
 @needs_gstreamer
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_a_camera_that_dies_and_comes_back_with_another_size_is_followed(transport, quick):
+def test_a_camera_that_returns_with_another_size_is_followed(transport, quick):
     with (
         Camera(fps=25) as camera,
         Reading(camera.url("/jpeg"), backend="gstreamer", transport=transport) as reading,
@@ -434,9 +436,9 @@ def test_a_camera_that_dies_and_comes_back_with_another_size_is_followed(transpo
         camera.kill()
         reading.until_state("waiting", "refused")
         assert "closed" in reading.kinds
-        before = len(reading.pictures)
+        before = len(reading.frames)
         reading.step(0.3)
-        assert len(reading.pictures) == before
+        assert len(reading.frames) == before
         camera.restart(size="328x248")
         assert {p.image.shape for p in reading.more(10)} == {(248, 328, 3)}
         reads_in_order(reading)
@@ -444,7 +446,7 @@ def test_a_camera_that_dies_and_comes_back_with_another_size_is_followed(transpo
 
 @needs_gstreamer
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_of_a_camera_that_froze_no_old_picture_comes(transport, quick):
+def test_a_camera_that_froze_gives_no_old_image(transport, quick):
     with (
         Camera(fps=25) as camera,
         Reading(
@@ -455,15 +457,15 @@ def test_of_a_camera_that_froze_no_old_picture_comes(transport, quick):
         camera.freeze()
         reading.until_state("waiting", "frozen")
         assert "no new image for 0.5 s" in reading.conditions[-1].text
-        before, thawed_ms = len(reading.pictures), time.time_ns() // 1_000_000
+        before, thawed_ms = len(reading.frames), time.time_ns() // 1_000_000
         camera.thaw()
         reading.more(5)
-        assert all(whole(p).wall_ms >= thawed_ms for p in reading.pictures[before:])
+        assert all(whole(p).wall_ms >= thawed_ms for p in reading.frames[before:])
         reads_in_order(reading)
 
 
 @needs_gstreamer
-def test_a_silent_camera_is_given_up_by_the_reader_itself(video):
+def test_a_silent_camera_ends_the_grab_by_itself(video):
     with Camera(fps=50, stall_after=30) as camera:
         own = video(camera.url("/jpeg"), stall_timeout_s=0.5)
         while own.grab():
@@ -472,7 +474,7 @@ def test_a_silent_camera_is_given_up_by_the_reader_itself(video):
 
 
 @needs_gstreamer
-def test_a_reader_that_waits_is_called_back(video):
+def test_a_waiting_grab_is_interrupted(video):
     with Camera(fps=50, stall_after=1) as camera:
         own = video(camera.url("/jpeg"), stall_timeout_s=60)
         assert own.grab()
@@ -485,7 +487,7 @@ def test_a_reader_that_waits_is_called_back(video):
 
 @needs_gstreamer
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_a_viewer_that_joins_amid_a_group_of_pictures_gets_whole_ones_only(transport, video):
+def test_a_viewer_that_joins_amid_a_group_gets_whole_images_only(transport, video):
     own, clip = video(CLIP), set()
     while own.grab():
         clip.add(hash(image(own).tobytes()))
@@ -503,12 +505,12 @@ PERIOD_NS = SECOND_NS // 50
 
 
 @needs_gstreamer
-def test_a_reader_that_comes_late_gets_the_newest_picture_and_counts_the_others(video):
+def test_a_late_reader_gets_the_newest_image_and_counts_the_others(video):
     own = video(pipeline=LIVE)
     assert own.grab()
     skipped, was_ns = 0, own.source_ns
     while own.source_ns < SECOND_NS:
-        time.sleep(0.06)  # three pictures
+        time.sleep(0.06)  # three images
         assert own.grab()
         passed, was_ns = round((own.source_ns - was_ns) / PERIOD_NS), own.source_ns
         if (
@@ -520,7 +522,7 @@ def test_a_reader_that_comes_late_gets_the_newest_picture_and_counts_the_others(
 
 
 @needs_gstreamer
-def test_lossless_no_picture_is_left_out(video):
+def test_lossless_no_image_is_dropped(video):
     own = video(pipeline=LIVE, mode="lossless")
     stamps = []
     for _ in range(20):
@@ -532,7 +534,7 @@ def test_lossless_no_picture_is_left_out(video):
 
 @needs_gstreamer
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_the_cameras_wall_clock_comes_with_its_pictures(transport, video):
+def test_the_cameras_wall_clock_comes_with_its_images(transport, video):
     with Camera(fps=25) as camera:
         own = video(camera.url("/jpeg"), transport=transport)
         end = time.monotonic() + DEADLINE_S
@@ -548,7 +550,7 @@ def test_the_cameras_wall_clock_comes_with_its_pictures(transport, video):
 
 
 @needs_gstreamer
-def test_closing_takes_everything_back():
+def test_closing_releases_all_descriptors_and_threads():
     with Camera(fps=100) as camera:
         sources = [
             {"source": camera.url("/jpeg")},
@@ -579,7 +581,7 @@ def test_closing_takes_everything_back():
 
 
 def least_held(for_s, enough=(0, 0)):
-    """Descriptors and threads; those of GStreamer's pool end when they have been idle a while."""
+    """Return the least descriptors and threads; GStreamer's pool ends idle threads late."""
     least, end = held(), time.monotonic() + for_s
     while time.monotonic() < end and (least[0] > enough[0] or least[1] > enough[1]):
         time.sleep(0.05)
@@ -621,9 +623,9 @@ def in_order(said):
 
 
 @needs_gstreamer
-def test_a_webcam_is_read_in_the_size_nearest_to_what_is_asked(webcam):
+def test_a_webcam_is_read_in_the_size_nearest_to_the_requested_one(webcam):
     webcam.read(QUICK, backend="gstreamer", width=1920, height=1080, fps=29.97)
-    assert {tuple(one["shape"]) for one in webcam.pictures(10)} == {(240, 320, 3)}
+    assert {tuple(one["shape"]) for one in webcam.images(10)} == {(240, 320, 3)}
     assert webcam.close() == 0
     in_order(webcam.said)
 
@@ -631,13 +633,13 @@ def test_a_webcam_is_read_in_the_size_nearest_to_what_is_asked(webcam):
 @needs_gstreamer
 def test_a_webcam_that_is_unplugged_is_waited_for(webcam):
     webcam.read(QUICK, backend="gstreamer")
-    webcam.pictures(5)
+    webcam.images(5)
     webcam.be("off")
     said = webcam.until(state="waiting", kind="no_device")[-1]
     assert "check that it is plugged in" in said["text"]
     webcam.be("on", "640x480")
     webcam.until(state="live")
-    assert webcam.pictures(5)[-1]["shape"] == [480, 640, 3]
+    assert webcam.images(5)[-1]["shape"] == [480, 640, 3]
     assert webcam.close() == 0
     in_order(webcam.said)
 
@@ -645,27 +647,27 @@ def test_a_webcam_that_is_unplugged_is_waited_for(webcam):
 @needs_gstreamer
 def test_a_webcam_that_falls_silent_is_opened_again(webcam):
     webcam.read(QUICK, backend="gstreamer", stall_timeout_s=0.5)
-    webcam.pictures(5)
+    webcam.images(5)
     webcam.be("silent")
     webcam.until(state="waiting", kind="frozen")
     webcam.be("on")
     webcam.until(state="live")
-    webcam.pictures(5)
+    webcam.images(5)
     assert webcam.close() == 0
     in_order(webcam.said)
 
 
 @needs_gstreamer
-def test_a_webcam_whose_driver_hangs_is_given_up_with_its_process(webcam):
+def test_a_webcam_whose_driver_hangs_ends_its_process(webcam):
     webcam.read(QUICK | {"STUCK_OPENING_S": 5.0}, backend="gstreamer", stall_timeout_s=0.5)
-    webcam.pictures(5)
+    webcam.images(5)
     webcam.be("stuck")
     webcam.until(error="StuckSource")  # it cannot even be closed
     assert webcam.close() == 1
 
 
 @needs_gstreamer
-def test_a_webcam_that_another_program_has_is_told(webcam):
+def test_a_webcam_that_another_program_uses_is_reported(webcam):
     webcam.be("busy")
     webcam.read(QUICK, backend="gstreamer")
     said = webcam.until(error="SourceError")[-1]
@@ -683,7 +685,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
     def do_GET(self):
         if self.path.startswith("/live"):
-            self.send_pictures()
+            self.send_images()
             return
         if self.path.startswith("/locked") and "Authorization" not in self.headers:
             self.send_response(401)
@@ -693,13 +695,13 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
             return
         super().do_GET()
 
-    def send_pictures(self):
+    def send_images(self):
         self.send_response(200)
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
         self.end_headers()
         for number in range(5):
-            picture = np.full((48, 64, 3), number * 40, np.uint8)
-            jpeg = cv2.imencode(".jpg", picture)[1].tobytes()
+            image = np.full((48, 64, 3), number * 40, np.uint8)
+            jpeg = cv2.imencode(".jpg", image)[1].tobytes()
             head = f"--next\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
             self.wfile.write(head.encode() + jpeg + b"\r\n")
         self.wfile.write(b"--next\r\n")
@@ -740,7 +742,7 @@ def test_a_file_behind_an_address_ends_like_one(place, served, video):
     ("path", "kind"),
     [("nope.mp4", "not_found"), ("locked/demo.mp4", "unauthorized"), ("ORIGIN.md", "unsupported")],
 )
-def test_refusals_of_a_web_server_are_told_apart(path, kind, served, video):
+def test_refusals_of_a_web_server_have_different_kinds(path, kind, served, video):
     with pytest.raises(SourceError) as error:
         video(f"http://{served}/{path}")
     assert error.value.kind == kind
@@ -758,7 +760,7 @@ def test_a_camera_that_sends_jpegs_over_http_is_read_as_they_come(served, video)
 
 
 @needs_gstreamer
-def test_the_clock_of_jpegs_over_http_is_not_believed(served, video):
+def test_the_clock_of_jpegs_over_http_is_not_trusted(served, video):
     own = video(f"http://{served}/live", mode="lossless", stall_timeout_s=0.5)
     assert own.grab()
     assert own.rate_known is False
@@ -773,7 +775,7 @@ def test_the_clock_of_jpegs_over_http_is_not_believed(served, video):
     ],
     ids=["snapshot", "page"],
 )
-def test_what_is_no_stream_over_http_is_told_apart(body, kind, words, video):
+def test_snapshots_and_web_pages_over_http_are_reported(body, kind, words, video):
     with serving(lambda handler: handler.give(body, kind)) as server:
         try:
             own = video(server.url())
@@ -786,7 +788,7 @@ def test_what_is_no_stream_over_http_is_told_apart(body, kind, words, video):
 
 
 @needs_gstreamer
-def test_a_worker_that_is_forked_after_asking_and_checking_can_use_it():
+def test_a_worker_forked_after_the_check_can_use_gstreamer():
     code = """
 import os, sys
 from stages.capture import capture

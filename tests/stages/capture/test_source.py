@@ -48,7 +48,7 @@ def test_host_and_port_of_an_address(address, host, port):
     assert host_of(address) == (host, port)
 
 
-def test_what_a_server_answers_is_told_apart():
+def test_error_statuses_of_a_server_have_different_kinds():
     plain, known = "rtsp://cam/x", "rtsp://u:secret@cam/x"
     assert http_error(401, plain)[0] == http_error(401, known)[0] == "unauthorized"
     assert "USER:PASSWORD@" in http_error(401, plain)[1]
@@ -71,7 +71,7 @@ def test_a_host_that_is_not_reached_is_named_without_the_password(kind):
     assert "secret" not in words
 
 
-def test_why_a_webcam_gives_no_picture(tmp_path, monkeypatch):
+def test_each_error_of_a_webcam_has_its_kind_and_text(tmp_path, monkeypatch):
     assert str(device_path(3)) == "/dev/video3"
     assert device_problem(tmp_path / "video0")[0] == "no_device"
 
