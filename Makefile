@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 CV     := $(shell $(PYTHON) -c "import ctypes; [ctypes.CDLL(l) for l in ('libGL.so.1', 'libSM.so.6', 'libICE.so.6', 'libgthread-2.0.so.0')]; print('window')" 2>/dev/null || echo headless)
 ORT    := $(shell $(PYTHON) -c "import ctypes; ctypes.CDLL('libcuda.so.1'); print('gpu')" 2>/dev/null || echo cpu)
 
-.PHONY: help demo test live check soak install gstreamer clean
+.PHONY: help demo test live check soak golden install gstreamer clean
 
 help:
 	@echo "make demo       install, and run the embedded model on the shipped clip"
@@ -16,6 +16,7 @@ help:
 	@echo "make live       the tests that read cameras and a browser in real time, for minutes"
 	@echo "make soak       the tests that take many minutes: kills, hangs, latency, systemd"
 	@echo "make check      ruff and mypy"
+	@echo "make golden     rewrite the texts in tests/golden after a change of words"
 	@echo "make install    install, and run nothing"
 	@echo "make gstreamer  install the GStreamer capture backend (Debian and Ubuntu)"
 	@echo "make clean      remove what was installed and the runs"
@@ -38,6 +39,10 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+golden: $(VENV)/.installed-test
+	EYELINE_GOLDEN=write $(BIN)/python -m pytest -q -m golden
+	@git diff --stat -- tests/golden
 
 install: $(VENV)/.installed-run
 

@@ -8,7 +8,7 @@ import signal
 import sys
 
 for _fd in range(3):
-    # A daemon may be started with some of these closed; no socket may take their place.
+    # A daemon may start with some of these closed; no socket must get their numbers.
     try:
         os.fstat(_fd)
     except OSError:
@@ -24,7 +24,7 @@ def _cannot_start(kind: type[BaseException], error: BaseException, trace: object
     version = sys.version.partition(" ")[0]
     python = os.path.join(root, ".venv", "bin", "python")
     words = " ".join(str(error).split())[:120]
-    if sys.version_info < (3, 11):  # noqa: UP036 - here, and only here, an older one may come by
+    if sys.version_info < (3, 11):  # noqa: UP036 - only here an older version can run
         text = f"Eyeline needs Python 3.11 or newer (found {version}); install one"
     elif "Too many" in words or "memory" in words or issubclass(kind, MemoryError | RuntimeError):
         text = f"cannot start ({kind.__name__}: {words}); check the limits of this shell, ulimit -a"
@@ -40,7 +40,7 @@ def _cannot_start(kind: type[BaseException], error: BaseException, trace: object
 
 if __name__ == "__main__":
     sys.excepthook = _cannot_start  # until main() has its own guard
-    # Until the supervisor heeds signals: nothing has been started yet that would need an end.
+    # Until the supervisor handles signals: no process has been started that would have to end.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
@@ -51,13 +51,13 @@ if __name__ == "__main__":
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 # Before numpy and OpenCV are imported: stages are the unit of parallelism, so libraries start no
-# threads of their own (the supervisor could not fork safely if they did), and what FFmpeg and
-# OpenCV have to say on stderr is said in our own words.
+# threads (the supervisor could not fork safely if they did), and the messages of FFmpeg and OpenCV
+# on stderr are replaced by our own.
 for _name, _value in (
     ("OMP_NUM_THREADS", "1"),
     ("OPENBLAS_NUM_THREADS", "1"),
     ("OPENCV_LOG_LEVEL", "OFF"),
-    ("OPENCV_FFMPEG_LOGLEVEL", "-8"),  # see stages/capture/opencv_live.py, which hears it
+    ("OPENCV_FFMPEG_LOGLEVEL", "-8"),  # see stages/capture/opencv_live.py, which reads its messages
     ("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28)),  # of an image; more are refused unread
     ("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "1"),  # seconds; a silent webcam cannot be interrupted
 ):
@@ -67,7 +67,7 @@ import traceback
 from pathlib import Path
 
 from pipeline.commands.arguments import parse
-from pipeline.commands.terminal import lasting, print_error
+from pipeline.commands.terminal import print_error, stderr_ignoring_hangup
 from pipeline.errors import EyelineError, RunError
 from pipeline.supervisor.supervisor import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SETUP
 
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
             print_error("an argument is not text in UTF-8; rename the file, or write it in UTF-8")
             return EXIT_SETUP
     args, command = parse(argv)
-    # For stages of the user's own, `use: my_package.my_module:MyStage`.
+    # So that `use: my_package.my_module:MyStage` finds modules in the working directory.
     sys.path.append("")
     verbose = bool(vars(args).get("verbose"))
     try:
@@ -100,17 +100,17 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:  # no memory, no descriptors, a full disk behind standard output
         _show_traceback(verbose)
         print_error(f"{error.filename or _place(error)}: {error.strerror or error}")
-        os._exit(EXIT_FAILED)  # what is left in a buffer would be tried again, and complained of
+        os._exit(EXIT_FAILED)  # the interpreter would flush the buffers again, and fail again
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except Exception as error:  # a mistake of ours; run() has stopped and reaped its processes
+    except Exception as error:  # a defect; the supervisor has stopped and reaped its processes
         _show_traceback(verbose)
         print_error(f"{_place(error)}: {type(error).__name__}: {error}")
         return EXIT_FAILED
 
 
 def _place(error: BaseException) -> str:
-    """File and line of this program at which an error arose."""
+    """Return the file and line of this program that raised an error."""
     steps = traceback.extract_tb(error.__traceback__)
     own = [step for step in steps if Path(step.filename).resolve().is_relative_to(ROOT)]
     own = [step for step in own if ".venv" not in step.filename] or steps
@@ -128,5 +128,5 @@ def _show_traceback(verbose: bool) -> None:
 
 if __name__ == "__main__":
     sys.excepthook = sys.__excepthook__
-    sys.stderr = lasting(2, sys.stderr.encoding)
+    sys.stderr = stderr_ignoring_hangup(2, sys.stderr.encoding)
     sys.exit(main())

@@ -311,7 +311,9 @@ def test_more_boxes_than_can_be_saved_are_refused_before_the_start(capsys, boxes
 
 def test_the_only_stage_of_a_file_cannot_be_replaced_by_a_sink(capsys, config):
     config.write_text("streams: {a: {source: x}}\nstages: {end: {use: 'null'}}")
-    assert "no stage is left to put it behind" in refusal(capsys, "check", config, "--sink", "null")
+    assert "the settings file has only sinks; add a source stage" in refusal(
+        capsys, "check", config, "--sink", "null"
+    )
 
 
 def test_a_variable_that_is_not_set_is_named(capsys):
@@ -451,7 +453,7 @@ def test_a_model_that_nothing_is_known_of_is_not_verified(capsys, busy):
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("run.py: m.yaml: nothing to compare with: the card has no sha256")
     code, out, _ = main(capsys, "models", "verify", "m.onnx")
-    assert (code, out.endswith("m.onnx: as its card says\n")) == (0, True)
+    assert (code, out.endswith("m.onnx: matches its card\n")) == (0, True)
 
 
 def test_help_names_every_command(capsys):
@@ -506,7 +508,7 @@ def test_a_file_that_the_user_did_not_name_is_not_named(command, capsys):
 def test_a_source_where_a_settings_file_belongs_is_told_how_to_be_given(word, capsys, busy):
     for words in ([word], ["run", word], ["check", word]):
         assert refusal(capsys, *words) == (
-            f"{word}: not a settings file; to read pictures from it: --source {word}"
+            f"{word}: not a settings file; to use it as a source: --source {word}"
         )
 
 

@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         if args.action is None:
             for model in zoo.known():
-                where = "here" if model.weights else f"run.py models fetch {model.card.name}"
+                where = "available" if model.weights else f"run.py models fetch {model.card.name}"
                 card = model.card
                 print(
                     f"{card.name:24} {card.task:9} {card.family:8} "
@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
         elif args.action == "fetch":
             print(zoo.fetch(args.what))
         else:
-            print(f"{zoo.verify(args.what)}: as its card says")
+            print(f"{zoo.verify(args.what)}: matches its card")
     except NothingToCompare as error:
         print_error(error)
         return EXIT_FAILED

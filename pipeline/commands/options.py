@@ -112,12 +112,12 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _not_settings(word: str) -> str | None:
-    """What to say of a word that is no settings file but was meant for something else, if so."""
+    """Return a message for a word that is a source or a misspelt command; None: it is neither."""
     source = re.sub(r"^(\w+):/(?=[^/]|$)", r"\1://", word)  # as it was before it was a path
     path = Path(word)
     if source.isdecimal() or "://" in source or path.is_dir() or path.suffix.lower() in MEDIA:
         source = display_url(source)
-        return f"{source}: not a settings file; to read pictures from it: --source {source}"
+        return f"{source}: not a settings file; to use it as a source: --source {source}"
     close = difflib.get_close_matches(word[:100], COMMANDS, n=1, cutoff=0.6)
     if close and not path.exists():
         return f"{display_url(word)}: no such command, and no such file; did you mean {close[0]!r}?"
@@ -128,7 +128,9 @@ def _streams(sources: list[str]) -> dict[str, Any]:
     streams: dict[str, Any] = {}
     for source in sources:
         if not source:
-            raise ConfigError("--source: expected a camera index, file, folder or address")
+            raise ConfigError(
+                "--source: expected a camera index, file, folder or address (found nothing)"
+            )
         if source.isdecimal():
             name = f"camera{source[:9]}"
         elif "://" in source or display_url(source) == HIDDEN:
@@ -149,7 +151,7 @@ def _replace_sinks(raw: dict[str, Any], sinks: list[str]) -> None:
     for name in [n for n, table in stages.items() if _use_of(table) in SINKS]:
         del stages[name]
     if not stages:
-        raise ConfigError("--sink: no stage is left to put it behind")
+        raise ConfigError("--sink: the settings file has only sinks; add a source stage")
     last = list(stages)[-1]
     for sink in sinks:
         kind, equals, target = sink.partition("=")
@@ -192,7 +194,7 @@ def _set_models(stages: dict[str, Any], models: list[str]) -> None:
 
 
 def _use_of(table: Any) -> str:
-    """Which stage a table is of; "" if it does not say, which is refused later."""
+    """Return the `use` of a stage's table; "" where it is missing, which is refused later."""
     use = table.get("use") if isinstance(table, dict) else None
     return use if isinstance(use, str) else ""
 
@@ -220,6 +222,6 @@ def build_graph(
             keep_unavailable=keep_unavailable,
         )
     except SetupError as error:
-        if args.config is None:  # a file that the user did not name does not help to find it
+        if args.config is None:  # the name of a default file does not help
             raise type(error)(str(error).removeprefix(f"{where}: ")) from None
         raise

@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
     for path in (args.summary, args.trace):
         if path is not None:
             check_writable(path)
-    # A terminal that is closed ends the run; a daemon, which has none, reads its settings anew.
+    # SIGHUP from a closed terminal ends the run; a daemon, which has none, reloads its settings.
     rebuild = None if sys.stdin.isatty() or sys.stderr.isatty() else lambda: graph_of(args)
     if rebuild is not None:
         setproctitle.setproctitle(f"{TITLE} {args.config or DEFAULT_CONFIG}")
@@ -69,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
             break
         graph = supervisor.successor
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # it ends anyway, and what is written shall be whole
+        signal.signal(number, signal.SIG_IGN)  # the run has ended; its files must be written whole
     if args.summary is not None and not write_json(args.summary, supervisor.summary()):
         code = code or EXIT_FAILED
     if not args.quiet and code != EXIT_SETUP:

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: one live table while it runs, log lines elsewhere."""
+"""Output of the commands in a terminal: the live table, log lines, closing lines, errors."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from pipeline.telemetry.counters import percentiles
 from stages.sinks.files.output_path import check_local
 
 REFRESH_S = 0.5
-MOST_ROWS = 20
-"""Streams that fit on a screen."""
+MAX_ROWS = 20
+"""Number of streams in the table, so that it fits on a screen."""
 
 
 class LiveTable:
-    """One table per run, drawn anew in place; rates and latencies are of the last seconds."""
+    """The table of a run, redrawn in place; rates and latencies are those of the last 5 s."""
 
     def __init__(self, console: Console) -> None:
         # auto_refresh would be a thread, and the supervisor forks.
@@ -48,7 +48,7 @@ class LiveTable:
         self._live.stop()
 
     def tick(self, supervisor: Supervisor) -> None:
-        """Draw, when it is time."""
+        """Draw, at most every `REFRESH_S`."""
         now = time.monotonic()
         if now < self._next:
             return
@@ -87,7 +87,7 @@ def _streams(supervisor: Supervisor, now: _Sample, before: _Sample | None, past_
     for name in ("fps", "p50 ms", "p95 ms", "captured", "delivered", "in flight"):
         table.add_column(name, justify="right")
     table.add_column("dropped, failed")
-    for feed in list(supervisor.feeds)[:MOST_ROWS]:
+    for feed in list(supervisor.feeds)[:MAX_ROWS]:
         index = feed.stream.index
         ledger, buckets = feed.arena.ledger(), now.latency.get(index)
         if buckets is None:
@@ -96,10 +96,10 @@ def _streams(supervisor: Supervisor, now: _Sample, before: _Sample | None, past_
             buckets = [a - b for a, b in zip(buckets, before.latency[index], strict=True)]
         latency = percentiles(buckets, feed.row.latency.max_ms())
         lost = {**ledger.dropped, **ledger.failed}
-        away = feed.condition.state in ("waiting", "paused")
+        is_idle = feed.condition.state in ("waiting", "paused")
         table.add_row(
             feed.name,
-            feed.condition.state if away else f"{sum(buckets) / past_s:.1f}",
+            feed.condition.state if is_idle else f"{sum(buckets) / past_s:.1f}",
             f"{latency.p50:.0f}",
             f"{latency.p95:.0f}",
             str(ledger.captured),
@@ -107,7 +107,7 @@ def _streams(supervisor: Supervisor, now: _Sample, before: _Sample | None, past_
             str(ledger.in_flight),
             ", ".join(f"{cause} {n}" for cause, n in lost.items()) or "-",
         )
-    more = len(supervisor.feeds) - MOST_ROWS
+    more = len(supervisor.feeds) - MAX_ROWS
     if more > 0:
         table.add_row(f"and {more} more")
     return table
@@ -137,25 +137,25 @@ def _stages(supervisor: Supervisor, now: _Sample, before: _Sample | None, past_s
     return table
 
 
-class _Lasting(io.FileIO):
-    """Takes what is written also when nobody is there to see it any more."""
+class _HangupSafeFile(io.FileIO):
+    """A file that accepts data also after the terminal behind it was closed."""
 
     def write(self, data: Any, /) -> int:
         try:
             written = super().write(data)
-        except OSError:  # the terminal was closed
+        except OSError:
             written = None
         return len(data) if written is None else written
 
 
-def lasting(descriptor: int, encoding: str = "utf-8") -> TextIO:
-    """Text to a terminal that may be closed while the run goes on, or ends in order."""
-    buffer = io.BufferedWriter(_Lasting(descriptor, "w", closefd=False))
+def stderr_ignoring_hangup(descriptor: int, encoding: str = "utf-8") -> TextIO:
+    """Return a text file for a terminal that may be closed before the run has ended."""
+    buffer = io.BufferedWriter(_HangupSafeFile(descriptor, "w", closefd=False))
     return io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=True)
 
 
 class _Plain(logging.Formatter):
-    """A record on one line without secrets, whatever wrote it; for debugging, all its lines."""
+    """Formats a record on one line without secrets; a debug message keeps its lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -163,8 +163,8 @@ class _Plain(logging.Formatter):
 
 
 def set_up_logging(level: int, console: Console | None) -> None:
-    """Log to stderr: through the live table's console if there is one, in facts to systemd's
-    journal if that listens there, else in plain lines."""
+    """Log to stderr: above the live table if there is one, as key=value where stderr is systemd's
+    journal, else in plain lines."""
     formatter: logging.Formatter = _Plain("%(asctime)s %(levelname)s %(message)s")
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if console is not None:
@@ -179,7 +179,7 @@ def set_up_logging(level: int, console: Console | None) -> None:
 
 
 def closing_lines(supervisor: Supervisor) -> Sequence[str]:
-    """One line per stream: how its frames ended."""
+    """Return one line per stream with the outcomes of its frames."""
     lines = []
     for feed in supervisor.feeds:
         ledger, row = feed.arena.ledger(), feed.row
@@ -201,7 +201,7 @@ def print_error(error: object) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """See that an output file of a command can be written, and make its folder.
+    """Check that an output file of a command can be written, and make its folder.
 
     Raises:
         ConfigError: it cannot.

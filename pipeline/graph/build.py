@@ -111,7 +111,7 @@ def add_stream(
 
 
 _ROOM_FOR_ARRAYS = 40 << 20
-"""Room in a slot beside the picture: model input, boxes. A float32 input of 1536 x 1536 fits."""
+"""Bytes in a slot beside the image: model input, boxes. A float32 input of 1536 x 1536 fits."""
 
 
 def _nodes(config: Config, registry: Registry, where: str) -> list[Node]:
@@ -129,7 +129,7 @@ def _nodes(config: Config, registry: Registry, where: str) -> list[Node]:
                 )
         kind = load_class(table["use"], registry, at)
         own = {key: value for key, value in table.items() if key not in LINKS}
-        # The source's settings are complete only with a stream's own, see `_resolve`.
+        # The settings of a source are complete only with those of a stream, see `_stream`.
         if issubclass(kind, Source):
             refuse_unknown(own, known_keys(kind.Settings, ""), LINKS, at)
             settings = Settings()
@@ -140,7 +140,7 @@ def _nodes(config: Config, registry: Registry, where: str) -> list[Node]:
         )
     if len(nodes) > MAX_STAGES:
         raise GraphError(
-            f"{where}: {len(nodes)} stages are more than the {MAX_STAGES} there may be"
+            f"{where}: stages: too many (found {len(nodes)}); use at most {MAX_STAGES}"
         )
     return nodes
 
@@ -166,24 +166,24 @@ def _join(nodes: list[Node], config: Config, where: str) -> None:
             if node.after is None:
                 raise GraphError(
                     f"{where}: stages.{node.name}: the first stage must be a source "
-                    f"(use: capture), found {node.kind.__name__}"
+                    f"(found {node.kind.__name__}); add `capture: {{use: capture}}` before it"
                 )
             node.after.next.append(node)
         above = node
     sources = [node.name for node in nodes if issubclass(node.kind, Source)]
     if len(sources) != 1:
         raise GraphError(
-            f"{where}: stages: expected one source stage, found "
-            f"{', '.join(sources) or 'none'}; cameras and files go under `streams`"
+            f"{where}: stages: expected one source stage (found "
+            f"{', '.join(sources) or 'none'}); list cameras and files under `streams`"
         )
     for node in nodes:
         seen = [node]
         for before in node.before():
             if before in seen:
                 cycle = " -> ".join(n.name for n in reversed([*seen, before]))
-                raise GraphError(f"{where}: stages: {cycle} is a cycle")
+                raise GraphError(f"{where}: stages: {cycle} is a cycle; change an `after`")
             seen.append(before)
-    # Stages are worked on in the order of their indices, so each must come after what it follows.
+    # Workers run stages in the order of their indices, so each comes after the one it follows.
     nodes.sort(key=lambda node: len(list(node.before())))
     for index, node in enumerate(nodes):
         node.index = index
@@ -198,14 +198,14 @@ def _check_arrays(node: Node, where: str) -> None:
             if want.optional:
                 continue
             raise GraphError(
-                f"{where}: stages.{node.name}: takes {want.name!r}, which no stage before it "
-                f"gives (given: {', '.join(given) or 'nothing'})"
+                f"{where}: stages.{node.name}: takes the array {want.name!r}, which no stage "
+                f"before it gives (found {', '.join(given) or 'none'}); add a stage that gives it"
             )
         have, giver = given[want.name]
         if not _fits(want, have):
             raise GraphError(
-                f"{where}: stages.{node.name}: takes {_describe(want)}, {giver} gives "
-                f"{_describe(have)}"
+                f"{where}: stages.{node.name}: takes {_describe(want)}, but {giver} gives "
+                f"{_describe(have)}; put another stage before it"
             )
 
 
@@ -229,7 +229,7 @@ def _check_answer(node: Node, where: str) -> None:
 
 
 _ROOM_FOR_NAMES = 1024
-"""Of a saved answer, beside the values of its arrays."""
+"""Bytes of a saved answer beside the values of its arrays."""
 
 
 def _fits(want: Array, have: Array) -> bool:
@@ -319,7 +319,7 @@ def _stream(
     table: Mapping[str, Any],
     at: str,
 ) -> StreamSpec:
-    """A stream of the settings in `table`, where they say nothing those of the source stage."""
+    """Make a stream from its settings; those that are missing are taken from the source stage."""
     of_stream = known_keys(StreamSettings, "")
     settings = convert({k: v for k, v in table.items() if k in of_stream}, StreamSettings, at)
     rest = {**own, **{k: v for k, v in table.items() if k not in of_stream}}

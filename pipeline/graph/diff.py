@@ -1,4 +1,4 @@
-"""What is different in new settings, and so has to be started anew; pure comparisons."""
+"""Differences between the graph of a run and that of new settings; pure comparisons."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from pipeline.stage import Source
 
 @dataclass(frozen=True)
 class StreamChanges:
-    """What becomes of the streams."""
+    """The streams that new settings remove, add or change."""
 
     removed: list[str] = field(default_factory=list)
     added: list[StreamSpec] = field(default_factory=list)
     changed: list[StreamSpec] = field(default_factory=list)
-    """With the place and the slots that the stream has already."""
+    """Other settings, same source; index and slots are those of the running stream."""
     replaced: list[StreamSpec] = field(default_factory=list)
-    """That are to read something else: another stream under the same name."""
+    """Another source: another stream under the same name."""
     other_slots: list[str] = field(default_factory=list)
-    """Whose new number of slots has to wait for the next run."""
+    """Names of the streams whose new number of slots takes effect at the next start."""
 
 
 def needs_new_run(old: Graph, new: Graph) -> bool:
-    """Whether stages were added, removed, put elsewhere, or take other places in memory."""
+    """Return whether stages were added, removed or moved, or need another layout of memory."""
     return _shape(old) != _shape(new)
 
 
 def changed_stages(old: Graph, new: Graph) -> Iterator[tuple[Node, Node]]:
-    """The stages (but the source) whose settings, or the offers they get, are not the same.
+    """Yield the stages, without the source, whose settings or offers have changed.
 
     Args:
-        old: what runs.
-        new: of the same shape.
+        old: that of the run.
+        new: one for which `needs_new_run` is false.
     """
     for node, fresh in zip(old.nodes, new.nodes, strict=True):
         if issubclass(node.kind, Source):
@@ -64,8 +64,8 @@ def changed_streams(have: Mapping[str, StreamSpec], wanted: Iterable[StreamSpec]
     """Compare the streams.
 
     Args:
-        have: those that run, by name; those that a person added by hand are let be.
-        wanted: those of the new settings.
+        have: running streams by name; those that were added on request stay.
+        wanted: streams of the new settings.
     """
     changes = StreamChanges()
     by_name = {stream.name: stream for stream in wanted}
@@ -114,5 +114,5 @@ def _shape(graph: Graph) -> object:
 def _same(one: object, other: object) -> bool:
     try:
         return bool(one == other)
-    except ValueError:  # arrays say so of each element
+    except ValueError:  # arrays compare element by element
         return False

@@ -36,7 +36,7 @@ class Node:
 
     @property
     def leaf(self) -> bool:
-        """Whether nothing follows."""
+        """Whether no stage follows."""
         return not self.next
 
     @property
@@ -46,18 +46,18 @@ class Node:
 
     @property
     def replicated(self) -> bool:
-        """Whether the stage itself decides the number of replicas, be it one."""
+        """Whether the stage decides on a number of replicas, which may be one."""
         return self.fixed_replicas is not None
 
     def before(self) -> Iterator[Node]:
-        """The stages before it, nearest first."""
+        """Yield the stages before it, nearest first."""
         node = self.after
         while node is not None:
             yield node
             node = node.after
 
     def behind(self) -> Iterator[Node]:
-        """The stages behind it, nearest first."""
+        """Yield the stages behind it, nearest first."""
         level = self.next
         while level:
             yield from level
@@ -133,7 +133,7 @@ class Graph:
 
     @property
     def leaves(self) -> int:
-        """Bit set of the last stages."""
+        """The last stages, as a bit set of their indices."""
         return sum(1 << node.index for node in self.nodes if node.leaf)
 
     @property
@@ -142,11 +142,11 @@ class Graph:
         return tuple(node.name for node in self.nodes if node.kind.ordered)
 
     def workers_of(self, node: Node) -> list[int]:
-        """Indices of the workers that run a stage."""
+        """Return the indices of the workers that run a stage."""
         return [worker.index for worker in self.workers if node in worker.nodes]
 
     def draw(self) -> str:
-        """The graph as text: the tree of stages, then the processes."""
+        """Return the graph as text: streams, tree of stages, processes."""
         lines = [
             f"{stream.name}: {stream.source} ({'live' if stream.live else 'lossless'}, "
             f"{stream.slots} slots)"

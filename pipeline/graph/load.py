@@ -23,7 +23,7 @@ LINKS = ("use", "after", "process")
 
 
 def load_class(use: str, registry: Registry, where: str) -> type[Stage]:
-    """The class behind a `use`: a name of the table, or "module:Class".
+    """Return the class of a `use`: a name of the table, or "module:Class".
 
     Raises:
         ConfigError: no such name, module or class, or not a stage.
@@ -47,9 +47,13 @@ def load_class(use: str, registry: Registry, where: str) -> type[Stage]:
             f"{where}: use: {use!r}: module {module_name} has no class {class_name!r}"
         )
     if not (isinstance(kind, type) and issubclass(kind, Stage)):
-        raise ConfigError(f"{where}: use: {use!r} is not a Stage (see pipeline/stage.py)")
+        raise ConfigError(
+            f"{where}: use: {use!r} is not a Stage; derive it from pipeline.stage.Stage"
+        )
     if kind in (Stage, Source, InferenceStage):
-        raise ConfigError(f"{where}: use: {use!r} is the base of all stages and does nothing")
+        raise ConfigError(
+            f"{where}: use: {use!r} is a base class and does nothing; use a class derived from it"
+        )
     return kind
 
 

@@ -14,7 +14,7 @@ from pipeline.stage import BatchSettings, Settings, Source
 
 
 def usable_cores() -> int:
-    """Processors this process may use: its affinity, or a smaller quota of its control group."""
+    """Return the number of usable processors: the affinity, or a smaller CPU quota (cgroup)."""
     cores = len(os.sched_getaffinity(0))
     try:
         with open("/sys/fs/cgroup/cpu.max") as file:
@@ -22,12 +22,12 @@ def usable_cores() -> int:
         if quota != "max":
             cores = min(cores, max(1, round(int(quota) / int(period))))
     except (OSError, ValueError):
-        pass  # no such control group
+        pass  # no control group with a quota
     return cores
 
 
 def place(nodes: list[Node], config: Config, cores: int, where: str) -> list[list[Node]]:
-    """Group the stages by the process they share."""
+    """Group the stages by process."""
     processes = len(nodes) - 1 + len(config.streams) + sum(n.replicas - 1 for n in nodes)
     separate = config.placement == "separate" or processes <= cores
     groups: dict[str, list[Node]] = {}
@@ -56,24 +56,25 @@ def _check_group(group: list[Node], source: Node, config: Config, where: str) ->
     at = f"{where}: process {display_value(group[0].process)} ({names})"
     if ordered and replicas > 1:
         raise GraphError(
-            f"{at}: {ordered[0]} must see frames in order and cannot be replicated: give it "
+            f"{at}: {ordered[0]} must see frames in order and cannot be replicated; give it "
             "another process, or set replicas: 1"
         )
     if source in group:
         for node in group:
             if node.after is not None and node.after not in group:
                 raise GraphError(
-                    f"{at}: {node.name} follows {node.after.name}, which is in another process, "
-                    f"and the process of {source.name} takes no frames from others"
+                    f"{at}: {node.name} follows {node.after.name} of another process, and the "
+                    f"process of {source.name} takes no frames from others; give {node.name} "
+                    "another process"
                 )
         if ordered and len(config.streams) > 1:
             raise GraphError(
-                f"{at}: every stream has a {source.name} process of its own, and {ordered[0]} "
-                "must be in one place: give it another process"
+                f"{at}: each stream has its own {source.name} process, and {ordered[0]} must run "
+                "in one process; give it another one"
             )
         if replicas > 1:
             raise GraphError(
-                f"{at}: {source.name} cannot be replicated: give the replicated stage another "
+                f"{at}: {source.name} cannot be replicated; give the replicated stage another "
                 "process, or set replicas: 1"
             )
 
@@ -101,10 +102,10 @@ def batch_of(settings: Settings) -> int:
 
 
 def slots_for(replicas: int, live: bool, nodes: Sequence[Node]) -> int:
-    """Enough frames in flight to keep the replicas busy, and for live sources no more."""
+    """Return the number of slots that keeps the replicas busy, for live sources no more."""
     batch = max(batch_of(node.settings) for node in nodes)
     if live:
-        # One frame is captured while the replicas work; with a single replica the stages behind
-        # it need one too, or they would take turns with it.
+        # One frame is captured while the replicas work. With a single replica the stages behind it
+        # need one too, or the two would wait for each other.
         return replicas * batch + (2 if replicas == 1 else 1)
     return 2 * replicas * batch + 4

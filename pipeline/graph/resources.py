@@ -114,11 +114,14 @@ def listeners(graph: Graph, purpose: str) -> Iterator[Listen]:
 
 def file_id(path: str | Path) -> object:
     """Return the same for two names of one file, whether it exists already or not."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return os.path.realpath(path)
-    return found.st_dev, found.st_ino
+    real = os.path.realpath(path)
+    for name in (path, real):  # `new/../photos` is found only once `new` has been made
+        try:
+            found = os.stat(name)
+        except (OSError, ValueError):
+            continue
+        return found.st_dev, found.st_ino
+    return real
 
 
 def _files(
@@ -165,7 +168,7 @@ def _claim(file: Path, output: Output, owners: Mapping[object, str], at: str) ->
 
 
 def _may_be_shared(path: str | Path) -> bool:
-    """Whether the path is not a file, as /dev/null; conflicts of folders are found elsewhere."""
+    """Return whether the path is no file, such as /dev/null; `_check_locks` looks at folders."""
     return os.path.exists(path) and not os.path.isfile(path)
 
 
@@ -200,8 +203,8 @@ def _check_locks(
             for folder in {path, *filled}:
                 if file_id(folder) in locked:
                     raise GraphError(
-                        f"{at} {folder} is used by stage {locked[file_id(folder)]}, and only one "
-                        "stage can use it; choose another"
+                        f"{at} {folder} is used by stage {locked[file_id(folder)]} alone; "
+                        "choose another"
                     )
                 own.add(file_id(folder))
         locked |= dict.fromkeys(own, node.name)
@@ -228,7 +231,7 @@ def _check_ports(nodes: Sequence[Node], where: str) -> None:
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Whether two programs cannot listen on the same port of both addresses."""
+    """Return whether two listeners on one port of these addresses conflict."""
     every = {"", "*", "0.0.0.0", "::"}
     names = {"localhost": "127.0.0.1"}
     return one in every or other in every or names.get(one, one) == names.get(other, other)

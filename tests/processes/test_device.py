@@ -33,7 +33,7 @@ def test_a_device_that_fails_once_costs_no_frame(tmp_path):
     assert run.summary["stages"]["model"]["restarts"] == 1
     assert run.summary["stages"]["model"]["provider"] == "CUDAExecutionProvider"
     (line,) = [line for line in run.stderr.splitlines() if "719" in line]
-    assert "failed: CUDAExecutionProvider failed while running ssdlite" in line
+    assert "failed: stages.model: CUDAExecutionProvider failed while running ssdlite" in line
 
 
 def test_a_device_that_keeps_failing_ends_the_run_with_its_message(tmp_path):

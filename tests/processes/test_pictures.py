@@ -72,5 +72,5 @@ stages:
     assert [len(line["objects"]) for line in lines] == [seq % 5 for seq in range(10)]
     assert {found["id"] for line in lines for found in line["objects"]} == {None}
     assert len(list((tmp_path / "out").iterdir())) == 10
-    assert "separate pictures, which are not tracked" in run.stderr
+    assert "separate images, which are not tracked" in run.stderr
     assert str(tmp_path / "out") in run.stderr

@@ -101,6 +101,6 @@ def test_a_second_run_into_the_same_file_is_refused(tmp_path):
         first.process.send_signal(signal.SIGTERM)
         assert first.wait() == 0, first.stderr
     assert second.stderr.splitlines()[-1].startswith(
-        f"run.py: {str(path)!r} is being written by another run"
+        f"run.py: stages.events: {str(path)!r} is being written by another run"
     )
     assert first.ledger["delivered"] == len(first.lines)

@@ -94,7 +94,10 @@ def try_folder(folder: Path) -> None:
 
     Raises:
         OSError: they cannot.
+        ValueError: the name holds a NUL character.
     """
+    if "\0" in str(folder):
+        raise ValueError("a NUL character in a name")
     nearest = folder
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent

@@ -1,1 +1,1 @@
-"""The status page: server, live pictures, metrics."""
+"""The status page: server, live images, metrics."""

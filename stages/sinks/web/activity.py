@@ -1,4 +1,4 @@
-"""What has happened lately, for a person to read: objects came and left, streams went away."""
+"""Log of recent activity, for a person to read: objects, streams and stages."""
 
 from __future__ import annotations
 
@@ -13,79 +13,78 @@ from stages.detections import NO_TRACK_ID, Detections, Object, label
 from stages.sinks.files.events import utc_ms
 
 
-class Happening(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of the feed."""
+class Activity(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of the log."""
 
     number: int
-    """Counts up from 1 for as long as the process lives."""
+    """Number from 1 for as long as the process lives."""
     at: str
     """Wall clock, ISO 8601, UTC."""
     text: str
-    """Of an object: "appeared", "left after 12 s"."""
+    """Change in words; for an object "appeared" or "left after 12 s"."""
     stream: str = ""
+    """Name of the stream; empty for a stage and for the run."""
     label: str = ""
-    """Of an object; empty if this is about something else."""
+    """Label of an object; empty for a stream, a stage and the run."""
     id: int | None = None
     """Track id of an object, if it has one."""
     score: float = 0.0
+    """Score of an object, 0 to 1."""
     urgent: bool = False
-    """Something is wrong."""
+    """Whether something is wrong."""
 
 
-class Feed:
-    """The last things that happened; from any thread.
+class ActivityLog:
+    """The most recent activities. May be used from any thread.
 
     Args:
-        kept: how many, of objects and of all else.
+        size: number of activities of objects to keep, and as many of streams and stages.
     """
 
-    def __init__(self, kept: int) -> None:
-        # Apart, as a busy street would soon wash away that a camera has gone.
-        self._objects: deque[Happening] = deque(maxlen=kept)
-        self._others: deque[Happening] = deque(maxlen=kept)
+    def __init__(self, size: int) -> None:
+        # Separate, so that frequent activities of objects do not evict those of streams.
+        self._objects: deque[Activity] = deque(maxlen=size)
+        self._others: deque[Activity] = deque(maxlen=size)
         self._lock = threading.Lock()
         self.newest = 0
-        """Number of the last one; 0: none yet."""
+        """Number of the newest activity; 0 if there is none."""
 
-    def add(self, wall_ns: int, text: str, **facts: object) -> None:
-        """Add one; `facts` are further fields of `Happening`."""
+    def add(self, wall_ns: int, text: str, **fields: object) -> None:
+        """Add an activity; `fields` are further fields of `Activity`."""
         with self._lock:
             self.newest += 1
-            happening = Happening(self.newest, utc_ms(wall_ns), text, **facts)  # type: ignore[arg-type]
-            (self._objects if happening.label else self._others).append(happening)
+            activity = Activity(self.newest, utc_ms(wall_ns), text, **fields)  # type: ignore[arg-type]
+            (self._objects if activity.label else self._others).append(activity)
 
-    def tell(self, incident: Incident, wall_ns: int) -> None:
-        """Add that an object came or left; `wall_ns` is when that was certain."""
-        found = incident.object
-        if isinstance(incident, Appeared):
-            text = "appeared"
-        else:
-            text = f"left after {incident.seen_s:.0f} s"
+    def add_object(self, event: Incident, wall_ns: int) -> None:
+        """Add that an object appeared or left, which is certain since `wall_ns`."""
+        found = event.object
+        text = "appeared" if isinstance(event, Appeared) else f"left after {event.seen_s:.0f} s"
         if found.id is None:
-            text += f", {incident.count} now"
+            text += f", {event.count} now"
         self.add(
             wall_ns,
             text,
-            stream=incident.stream,
+            stream=event.stream,
             label=found.label,
             id=found.id,
             score=found.score,
         )
 
-    def after(self, number: int) -> list[Happening]:
-        """Those that came after this one, oldest first, as far as they are kept."""
+    def after(self, number: int) -> list[Activity]:
+        """Return the kept activities with a higher number than this, oldest first."""
         with self._lock:
             found = [
-                happening
+                activity
                 for kept in (self._objects, self._others)
-                for happening in kept
-                if happening.number > number
+                for activity in kept
+                if activity.number > number
             ]
-        return sorted(found, key=lambda happening: happening.number)
+        return sorted(found, key=lambda activity: activity.number)
 
 
-def as_listed(objects: Detections, labels: Sequence[str]) -> list[Object]:
-    """The objects of a frame one by one, without their boxes."""
+def to_objects(objects: Detections, labels: Sequence[str]) -> list[Object]:
+    """Return the objects of a frame one by one, without their boxes."""
     return [
         Object(
             None if id == NO_TRACK_ID else id, label(labels, number), number, round(score, 2), ()

@@ -1,8 +1,8 @@
-"""What a request to the status page may open as the source of a stream.
+"""Sources that a request to the status page may open as a stream.
 
-The holder of the token operates the page, but does not own the machine. A source can be a file of
-the machine, or a host that only the machine reaches, and a GStreamer pipeline can also write. So a
-request may open what the settings list, and by default that is nothing.
+A client with the token operates the page, but does not own the machine. A source can be a file of
+the machine, or a host that only the machine can reach, and a GStreamer pipeline can also write. So
+a request may open only the sources that the settings list, and by default they list none.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from pipeline.errors import SetupError
 from stages.addresses import PORTS, device_path, parse_source
 
 SCHEMES = (*PORTS, "rtmp", "rtmps", "rtp", "srt", "tcp", "udp")
-"""Of addresses that may be listed; others can mean files or programs."""
+"""Schemes of addresses that can be listed; others can mean files or programs."""
 
 KEYS = (
     *("source", "mode", "loop", "frames", "fps", "width", "height", "backend", "transport"),
     *("stall_timeout_s", "wait", "reconnect", "slots", "max_age_ms", "sequence"),
 )
-"""Settings of a stream that a request may give. None of them names a file, host or program but
-`source`; a new one is not for requests until it stands here."""
+"""Settings of a stream that a request may contain. Only `source` among them names a file, host or
+program; a new setting is refused in requests until it is listed here."""
 
 ANY = "*"
+"""Stands for any host, part of a host, or port."""
 
 _ENTRY = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://"
@@ -35,8 +36,8 @@ _ENTRY = re.compile(
     r"(?P<path>/[^\s?#\\]*)?",
     re.IGNORECASE | re.ASCII,
 )
-# Only what every reader of addresses takes apart in the same way: no user or password with a raw
-# `/` or `@`, behind which FFmpeg may see another host than we do.
+# Only addresses that every parser reads in the same way: no user or password with a raw `/` or
+# `@`, after which FFmpeg could find another host than this pattern does.
 _SOURCE = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://"
     r"(?:[^\s/?#@\\\[\]]*@)?"
@@ -47,15 +48,15 @@ _SOURCE = re.compile(
 )
 
 _UPWARDS = re.compile(r"(?:/|%2f|%5c)(?:\.|%2e){2}(?:/|%2f|%5c|$)", re.IGNORECASE)
-"""`..` as a part of a path, also in other words."""
+"""`..` as a part of a path, also percent-encoded."""
 
 
 class NotAllowedError(Exception):
-    """A request wants more than it may have; the text is for the one who asks."""
+    """A request asks for more than the settings allow; the text is sent to the client."""
 
 
 class _Address(NamedTuple):
-    """An entry of the list that stands for addresses."""
+    """An entry of the list that is an address."""
 
     scheme: str
     host: str
@@ -63,7 +64,7 @@ class _Address(NamedTuple):
     path: str
 
     def allows(self, source: re.Match[str]) -> bool:
-        """Whether it stands for an address."""
+        """Return whether the entry covers an address."""
         scheme = source["scheme"].lower()
         port = source["port"] or str(PORTS.get(scheme, ""))
         return (
@@ -74,15 +75,15 @@ class _Address(NamedTuple):
         )
 
 
-class Sources:
-    """The sources that requests may open.
+class AllowedSources:
+    """Sources that requests may open.
 
     Args:
-        entries: as in the settings: addresses, files and folders, cameras of the machine.
-        pipelines: whether a request may bring a GStreamer pipeline.
+        entries: entries of the settings: addresses, files, folders, cameras of the machine.
+        pipelines: whether a request may contain a GStreamer pipeline.
 
     Raises:
-        SetupError: an entry is none of these.
+        SetupError: an entry is invalid.
     """
 
     def __init__(self, entries: Sequence[str], pipelines: bool) -> None:
@@ -91,14 +92,14 @@ class Sources:
         self._pipelines = pipelines
 
     def __bool__(self) -> bool:
-        """Whether requests may add streams at all."""
+        """Return whether requests may add streams at all."""
         return bool(self._addresses or self._paths or self._pipelines)
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """See that a request may add a stream with these settings.
+        """Check that a request may add a stream with these settings.
 
         Raises:
-            NotAllowedError: it may not.
+            NotAllowedError: the source or a setting is not allowed.
         """
         for key in settings:
             if key not in KEYS and not (key == "pipeline" and self._pipelines):
@@ -108,8 +109,8 @@ class Sources:
                 raise NotAllowedError(f"{key[:64]!r} cannot be set by a request{allows}")
         if settings.get("pipeline") is None and not self._may_open(settings.get("source")):
             raise NotAllowedError(
-                "source: this one may not be opened by a request: list it, or where it lies, under "
-                "`sources` of the web stage"
+                "source: not allowed in a request; add it, or its host or folder, to `sources` of "
+                "the web stage"
             )
 
     def _may_open(self, source: Any) -> bool:
@@ -122,7 +123,7 @@ class Sources:
             return False
         try:
             path = _local(source)
-        except (OSError, ValueError, RuntimeError):  # NUL, too long a name, no such user behind ~
+        except (OSError, ValueError, RuntimeError):  # NUL, name too long, unknown user after ~
             return False
         return any(path == entry or path.is_relative_to(entry) for entry in self._paths)
 
@@ -145,11 +146,13 @@ def _path(entry: str) -> Path:
     try:
         return _local(entry)
     except (OSError, ValueError, RuntimeError):
-        raise SetupError("sources: expected addresses, paths or numbers of cameras") from None
+        raise SetupError(
+            "sources: expected addresses, paths or numbers of cameras (found another)"
+        ) from None
 
 
 def _local(source: str | int) -> Path:
-    """The file, folder or device behind a source, whatever links lead to it."""
+    """Return the file, folder or device that a source names, with links resolved."""
     named = parse_source(source)
     path = device_path(named) if isinstance(named, int) else Path(named)
     return path.resolve()
@@ -164,7 +167,7 @@ def _host_fits(pattern: str, host: str) -> bool:
     if len(wanted) != len(given):
         return False
     if all(part == ANY or part.isdecimal() for part in wanted) and not _is_ipv4(host):
-        return False  # 192.168.1.* does not mean a name that begins like this
+        return False  # 192.168.1.* does not cover a host name such as 192.168.1.evil
     return all(part in (ANY, own) for part, own in zip(wanted, given, strict=True))
 
 

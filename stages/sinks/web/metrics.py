@@ -1,14 +1,10 @@
-"""What the status page and Prometheus make of the numbers of a run."""
+"""Metrics of a run in the formats of Prometheus and OpenMetrics."""
 
 from __future__ import annotations
 
-import time
-from bisect import bisect_left
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import accumulate
 
-import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -20,162 +16,21 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from pipeline.status import Run, RunStatus, StreamStatus
-from stages.sinks.web.activity import Feed
+from pipeline.status import Run, RunStatus
 
 STATES = ("opening", "live", "waiting", "paused", "ended")
 
 BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10)
-"""Bounds of the latency histograms that Prometheus gets; they never change, so that histories
-can be compared."""
-
-STEP_S = 2.0
-"""Between two samples of the page's curves."""
-SAMPLES = 150
-"""Five minutes of them."""
-BOUNDS_S = tuple(0.001 * 1.1**i for i in range(120))
-"""1 ms to 90 s; percentiles of the curves are found between these."""
-
-
-class Sample(msgspec.Struct, array_like=True, frozen=True):
-    """One point of a stream's curves."""
-
-    at_ms: int
-    """Wall clock, Unix epoch."""
-    fps: float
-    """Delivered since the sample before."""
-    p50_ms: float | None
-    """Latency of those; None if there were none."""
-    p95_ms: float | None
-
-
-class History:
-    """How each stream did in the last five minutes; and what changed, for the feed.
-
-    Args:
-        run: to look at.
-        feed: is told of streams that come, go and wait, and of stages that were started again.
-    """
-
-    def __init__(self, run: Run, feed: Feed) -> None:
-        self._run, self._feed = run, feed
-        self._before: RunStatus | None = None
-        self._counts: dict[str, list[int]] = {}
-        self._taken_s = 0.0
-        self.samples: dict[str, deque[Sample]] = {}
-        """By stream, oldest first."""
-
-    def take(self) -> None:
-        """Take a sample of every stream."""
-        status, now_s = self._run.status(), time.monotonic()
-        before = self._before
-        known = {stream.name: stream for stream in before.streams} if before else {}
-        for stream in status.streams:
-            try:
-                counts, _ = self._run.latency(stream.name, BOUNDS_S)
-            except KeyError:
-                continue  # it has just gone
-            last, was = self._counts.get(stream.name), known.get(stream.name)
-            if was is None or was.captured > stream.captured:
-                last = was = None  # it is new, or another by the name of one that was removed
-                self.samples[stream.name] = deque(maxlen=SAMPLES)
-            self._counts[stream.name] = counts
-            if last is not None and was is not None:
-                new = [count - old for count, old in zip(counts, last, strict=True)]
-                fps = (stream.delivered - was.delivered) / max(now_s - self._taken_s, 1e-3)
-                sample = Sample(
-                    int(time.time() * 1e3),
-                    round(fps, 2),
-                    percentile(new, 0.5),
-                    percentile(new, 0.95),
-                )
-                self.samples[stream.name].append(sample)
-            self._tell_condition(stream, was, before is None)
-        gone = known.keys() - {stream.name for stream in status.streams}
-        for name in gone:
-            self.samples.pop(name, None)
-            self._counts.pop(name, None)
-            self._feed.add(time.time_ns(), "removed", stream=name)
-        if before is not None:
-            self._tell_restarts(before, status)
-        self._before, self._taken_s = status, now_s
-
-    def _tell_condition(
-        self, stream: StreamStatus, was: StreamStatus | None, at_start: bool
-    ) -> None:
-        condition = stream.condition
-        if was is None and not at_start:
-            self._feed.add(time.time_ns(), "added", stream=stream.name)
-        state = was.condition.state if was else "opening"
-        if condition.state == state:
-            return
-        if at_start and condition.state == "live":
-            return
-        text: str = condition.state
-        if condition.state == "live" and state == "waiting":
-            text = "live again"
-        elif condition.text:
-            text += f": {condition.text}"
-        urgent = condition.state == "waiting"
-        self._feed.add(time.time_ns(), text, stream=stream.name, urgent=urgent)
-
-    def _tell_restarts(self, before: RunStatus, now: RunStatus) -> None:
-        restarts = {stage.name: stage.restarts for stage in before.stages}
-        for stage in now.stages:
-            new = stage.restarts - restarts.get(stage.name, stage.restarts)
-            if new > 0:
-                times = "" if new == 1 else f" {new} times"
-                text = f"stage {stage.name} died and was started again{times}"
-                self._feed.add(time.time_ns(), text, urgent=True)
-        if now.reload_error and now.reload_error != before.reload_error:
-            text = f"the new settings were refused: {now.reload_error}"
-            self._feed.add(time.time_ns(), text, urgent=True)
-        elif now.reloads > before.reloads:
-            self._feed.add(time.time_ns(), "the settings were read anew")
-
-
-def percentile(cumulative: Sequence[int], share: float) -> float | None:
-    """A percentile in milliseconds of counts up to each of `BOUNDS_S`, and in all.
-
-    Args:
-        cumulative: rising, one more than there are bounds.
-        share: from 0 to 1.
-
-    Returns:
-        By linear interpolation between two bounds; None if the counts are 0.
-    """
-    if cumulative[-1] <= 0:
-        return None
-    rank = share * cumulative[-1]
-    index = bisect_left(cumulative, rank)
-    if index >= len(BOUNDS_S):
-        return round(BOUNDS_S[-1] * 1e3, 1)
-    low_s, below = (BOUNDS_S[index - 1], cumulative[index - 1]) if index else (0.0, 0)
-    part = (rank - below) / max(cumulative[index] - below, 1)
-    return round((low_s + part * (BOUNDS_S[index] - low_s)) * 1e3, 1)
-
-
-def why_not_ready(status: RunStatus) -> str:
-    """What a run that is not ready waits for, in words."""
-    if status.phase != "running":
-        return f"the run is {status.phase}"
-    absent = [stage.name for stage in status.stages if any(not w.pid for w in stage.workers)]
-    opening = [s.name for s in status.streams if s.condition.state == "opening"]
-    reasons = []
-    if absent:
-        reasons.append(f"being started: {', '.join(absent)}")
-    if opening:
-        reasons.append(f"no picture yet: {', '.join(opening)}")
-    return "; ".join(reasons) or "stages are being opened"
+"""Bounds of the latency histograms, seconds; never changed, so that histories can be compared."""
 
 
 def exposition(run: Run, viewers: int, accept: str) -> tuple[bytes, str]:
-    """The metrics of a run as Prometheus reads them, and their content type.
+    """Return the metrics of a run as text, and its content type.
 
     Args:
-        run: to look at.
-        viewers: how many watch at this moment.
-        accept: what the asking side understands, its `Accept` header.
+        run: run to read.
+        viewers: number of viewers now.
+        accept: `Accept` header of the request, which selects the format.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(list(_metrics(run, viewers))))
@@ -184,6 +39,12 @@ def exposition(run: Run, viewers: int, accept: str) -> tuple[bytes, str]:
 
 
 class _Collector:
+    """Metrics that are already collected.
+
+    Args:
+        metrics: metrics to return.
+    """
+
     def __init__(self, metrics: list[Metric]) -> None:
         self._metrics = metrics
 
@@ -192,19 +53,32 @@ class _Collector:
 
 
 def _metrics(run: Run, viewers: int) -> Iterator[Metric]:
+    """Yield all metrics."""
     status = run.status()
     yield InfoMetricFamily(
-        "eyeline", "The program", value={"version": status.version, "config": status.config}
-    )
-    yield GaugeMetricFamily("eyeline_ready", "1 when every stage is open", value=status.ready)
-    yield GaugeMetricFamily("eyeline_uptime_seconds", "Of the run", value=status.uptime_s)
-    yield CounterMetricFamily(
-        "eyeline_reloads", "Times that settings were read anew", value=status.reloads
+        "eyeline",
+        "Version of Eyeline and name of its settings file",
+        value={"version": status.version, "config": status.config},
     )
     yield GaugeMetricFamily(
-        "eyeline_settings_refused", "1 if the newest were", value=bool(status.reload_error)
+        "eyeline_ready",
+        "1 if every stage is open and every stream has given an image or is known to wait, else 0",
+        value=status.ready,
     )
-    yield GaugeMetricFamily("eyeline_viewers", "Of live pictures", value=viewers)
+    yield GaugeMetricFamily(
+        "eyeline_uptime_seconds", "Seconds since the run started", value=status.uptime_s
+    )
+    yield CounterMetricFamily(
+        "eyeline_reloads", "Number of times the settings were reloaded", value=status.reloads
+    )
+    yield GaugeMetricFamily(
+        "eyeline_settings_refused",
+        "1 if the latest reload was refused, else 0",
+        value=bool(status.reload_error),
+    )
+    yield GaugeMetricFamily(
+        "eyeline_viewers", "Number of connected viewers: pages and image streams", value=viewers
+    )
     yield from _ledger(status)
     yield from _streams(run, status)
     yield from _stages(status)
@@ -213,23 +87,27 @@ def _metrics(run: Run, viewers: int) -> Iterator[Metric]:
 def _ledger(status: RunStatus) -> Iterator[Metric]:
     captured = CounterMetricFamily(
         "eyeline_frames_captured",
-        "Frames captured = delivered + dropped + failed + in flight",
+        "Number of captured frames: delivered + dropped + failed + in flight",
         labels=("stream",),
     )
     delivered = CounterMetricFamily(
-        "eyeline_frames_delivered", "Frames that went all the way", labels=("stream",)
+        "eyeline_frames_delivered", "Number of frames that passed all stages", labels=("stream",)
     )
     dropped = CounterMetricFamily(
-        "eyeline_frames_dropped", "Frames given up on purpose", labels=("stream", "cause")
+        "eyeline_frames_dropped",
+        "Number of frames dropped on purpose, by cause",
+        labels=("stream", "cause"),
     )
     failed = CounterMetricFamily(
-        "eyeline_frames_failed", "Frames that could not be processed", labels=("stream", "cause")
+        "eyeline_frames_failed",
+        "Number of frames that could not be processed, by cause",
+        labels=("stream", "cause"),
     )
     in_flight = GaugeMetricFamily(
-        "eyeline_frames_in_flight", "Frames on their way", labels=("stream",)
+        "eyeline_frames_in_flight", "Number of frames in the pipeline now", labels=("stream",)
     )
     slots = GaugeMetricFamily(
-        "eyeline_slots", "Frames that may be on their way at most", labels=("stream",)
+        "eyeline_slots", "Maximum number of frames in the pipeline", labels=("stream",)
     )
     for stream in status.streams:
         captured.add_metric((stream.name,), stream.captured)
@@ -243,23 +121,39 @@ def _ledger(status: RunStatus) -> Iterator[Metric]:
 
 
 def _streams(run: Run, status: RunStatus) -> Iterator[Metric]:
-    info = InfoMetricFamily("eyeline_stream", "How it is read", labels=("stream",))
-    state = StateSetMetricFamily("eyeline_stream_state", "How its source does", labels=("stream",))
+    info = InfoMetricFamily(
+        "eyeline_stream",
+        "Decoder and kind (live or file) of the source of a stream",
+        labels=("stream",),
+    )
+    state = StateSetMetricFamily(
+        "eyeline_stream_state",
+        "State of the source of a stream: 1 for the current state, else 0",
+        labels=("stream",),
+    )
     size = GaugeMetricFamily(
-        "eyeline_picture_pixels", "Of the newest picture", labels=("stream", "side")
+        "eyeline_picture_pixels",
+        "Width and height of the newest image of a stream",
+        labels=("stream", "side"),
     )
     away = CounterMetricFamily(
-        "eyeline_stream_away_seconds", "Tried, but gave nothing", labels=("stream",)
+        "eyeline_stream_away_seconds",
+        "Seconds in which the source of a stream was tried but gave no image",
+        labels=("stream",),
     )
     reconnects = CounterMetricFamily(
-        "eyeline_stream_reconnects", "Times it came back", labels=("stream",)
+        "eyeline_stream_reconnects",
+        "Number of times the source of a stream became available again",
+        labels=("stream",),
     )
     latency = HistogramMetricFamily(
-        "eyeline_latency_seconds", "From capture to the return of the slot", labels=("stream",)
+        "eyeline_latency_seconds",
+        "Seconds from the capture of a frame to the release of its slot",
+        labels=("stream",),
     )
     hops = GaugeMetricFamily(
         "eyeline_hop_latency_seconds",
-        "From capture to the moment the stage was through, over the whole run",
+        "Seconds from the capture of a frame until the stage has processed it, over the whole run",
         labels=("stream", "stage", "quantile"),
     )
     for stream in status.streams:
@@ -279,8 +173,8 @@ def _streams(run: Run, status: RunStatus) -> Iterator[Metric]:
         try:
             counts, sum_s = run.latency(name, BUCKETS_S)
         except KeyError:
-            continue  # it has just gone
-        # Read while others count: what was counted later must not make a bound exceed the next.
+            continue  # removed since `status`
+        # Read while workers count: a frame counted meanwhile must not make a bound exceed the next.
         bounds = [*(str(float(bound)) for bound in BUCKETS_S), "+Inf"]
         latency.add_metric((name,), list(zip(bounds, accumulate(counts, max), strict=True)), sum_s)
     yield from (info, state, size, away, reconnects, latency, hops)
@@ -288,33 +182,51 @@ def _streams(run: Run, status: RunStatus) -> Iterator[Metric]:
 
 def _stages(status: RunStatus) -> Iterator[Metric]:
     info = InfoMetricFamily(
-        "eyeline_stage", "What it reported: provider, decoder", labels=("stage",)
+        "eyeline_stage",
+        "Kind of a stage (`use`), and properties that it reports, such as its provider",
+        labels=("stage",),
     )
     processed = CounterMetricFamily(
-        "eyeline_stage_processed", "Frames worked on", labels=("stage",)
+        "eyeline_stage_processed", "Number of frames processed by a stage", labels=("stage",)
     )
-    failed = CounterMetricFamily("eyeline_stage_failed", "Frames it failed on", labels=("stage",))
+    failed = CounterMetricFamily(
+        "eyeline_stage_failed", "Number of frames on which a stage failed", labels=("stage",)
+    )
     restarts = CounterMetricFamily(
-        "eyeline_stage_restarts", "Deaths that were repaired", labels=("stage",)
+        "eyeline_stage_restarts",
+        "Number of times a process of a stage died and was restarted",
+        labels=("stage",),
     )
-    cpu = CounterMetricFamily("eyeline_stage_cpu_seconds", "Spent on frames", labels=("stage",))
+    cpu = CounterMetricFamily(
+        "eyeline_stage_cpu_seconds",
+        "Seconds of CPU time that a stage spent on frames",
+        labels=("stage",),
+    )
     busy = GaugeMetricFamily(
         "eyeline_stage_busy_seconds",
-        "Work on one frame, over the whole run",
+        "Seconds that a stage works on one frame, over the whole run",
         labels=("stage", "quantile"),
     )
     waited = GaugeMetricFamily(
-        "eyeline_stage_wait_seconds", "Frames waited for it, on average", labels=("stage",)
+        "eyeline_stage_wait_seconds",
+        "Mean seconds that a frame waits for a stage",
+        labels=("stage",),
     )
-    workers = GaugeMetricFamily("eyeline_stage_workers", "Processes alive", labels=("stage",))
+    workers = GaugeMetricFamily(
+        "eyeline_stage_workers", "Number of running processes of a stage", labels=("stage",)
+    )
     in_hand = GaugeMetricFamily(
-        "eyeline_stage_in_hand", "Frames in work at this moment", labels=("stage",)
+        "eyeline_stage_in_hand",
+        "Number of frames that a stage is working on now",
+        labels=("stage",),
     )
     counts = GaugeMetricFamily(
-        "eyeline_stage_count", "What it counts beside frames", labels=("stage", "what")
+        "eyeline_stage_count",
+        "Value of a counter of a stage, for other things than frames",
+        labels=("stage", "what"),
     )
     for stage in status.stages:
-        # Trouble comes and goes, and would make another metric each time.
+        # A text about trouble changes often, and each text would make a new time series.
         facts = {
             key: value
             for key, value in stage.info.items()

@@ -1,8 +1,8 @@
 """The status page: each stream live with its boxes, the ledger, the graph; metrics; an API.
 
-It answers at `http://127.0.0.1:8080/`. Pictures are copied, drawn and encoded only while somebody
-looks at them, once for all who do; a viewer gets the next one when it has shown the last. What is
-served under which path is told in docs/api.md.
+It answers at `http://127.0.0.1:8080/`. Images are copied, drawn and encoded only while there are
+viewers, once for all of them; a viewer gets the next image when it has shown the last. docs/api.md
+lists the paths.
 """
 
 from __future__ import annotations
@@ -14,76 +14,35 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 
 from pipeline.errors import SetupError
 from pipeline.frame import ALIGN, Frame, Header
-from pipeline.stage import Array, Context, Listen, Resolved, Resources, Settings, Stage
+from pipeline.stage import Array, Context, Listen, Resolved, Resources, Stage
 from stages.analytics.object_events import Presence
 from stages.detections import DETECTIONS, Detections, labels_of
 from stages.drawing.annotator import Annotator
-from stages.sinks.listen import check_own, is_loopback
-from stages.sinks.web.activity import Feed, as_listed
-from stages.sinks.web.allowed_sources import Sources
+from stages.sinks.listen import is_loopback
+from stages.sinks.web.activity import ActivityLog, to_objects
+from stages.sinks.web.settings import WebSettings, check_settings
 
 if TYPE_CHECKING:
     from stages.sinks.web.server import WebServer
 
-TOKEN_CHARACTERS = 8
-"""The fewest; wrong ones are answered slowly."""
-
 SEEN_FRAMES = 3
-"""In so many frames an object must have been seen to be told of."""
+"""Frames in which an object must be seen before it is logged."""
 LEFT_AFTER_S = 2.0
-"""An object that was not seen for so long has left."""
-
-
-class WebSettings(Settings, frozen=True):
-    """Settings of the status page."""
-
-    address: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
-    """Of the interface to listen at; 0.0.0.0: all of them. Anything but a loopback address needs
-    `token`."""
-    port: Annotated[int, Meta(ge=0, le=65535)] | Annotated[str, Meta(pattern=r"^[0-9]{1,5}$")] = (
-        8080
-    )
-    """0: a free one, which the log tells."""
-    token: str | None = None
-    """Lets a client pause and remove streams, and add those of `sources`; without a token no client
-    may. Beyond a loopback address nothing is shown without it. Best kept in the environment:
-    ${EYELINE_TOKEN}."""
-    sources: tuple[str, ...] = ()
-    """What a request may open that adds a stream: addresses (rtsp://cam.lan, rtsp://192.168.1.*/live;
-    with a port if it is not the usual one, :* for any), files, folders, and cameras of this machine
-    (0, /dev/video0). Nothing by default: a holder of the token could else read this machine's files
-    and reach its network."""
-    pipelines: bool = False
-    """Whether such a request may bring a GStreamer `pipeline`, which can write files and reach any
-    host."""
-    hosts: tuple[str, ...] = ()
-    """Further names by which a browser may reach the page, those of a reverse proxy for example."""
-    width: Annotated[int, Meta(ge=64, le=3840)] = 960
-    """Wider pictures are made smaller."""
-    fps: Annotated[float, Meta(gt=0, le=60)] = 10.0
-    """No more pictures per second and stream than this."""
-    quality: Annotated[int, Meta(ge=1, le=100)] = 75
-    """Of the JPEG pictures."""
-    viewers: Annotated[int, Meta(ge=1, le=256)] = 32
-    """Pages, and streams of pictures, that may be open at a time."""
-    events: Annotated[int, Meta(ge=1, le=10_000)] = 200
-    """How many of the last events are kept for a page that is opened: so many of objects, and so
-    many of all else."""
+"""Time without a detection after which an object has left, seconds."""
 
 
 class Web(Stage):
-    """Serves the page from a thread of its own, and gives it pictures and events.
+    """Serves the page in a thread of its own, and gives it images and activities.
 
-    Frames may come out of order, and those that come behind a newer one are passed by.
+    Frames may arrive out of order; one that arrives after a newer one is skipped.
     """
 
     Settings = WebSettings
@@ -96,39 +55,24 @@ class Web(Stage):
         super().__init__(settings, context)
         self._labels = labels_of(context)
         self._annotator = Annotator(self._labels)
-        self._feed = Feed(settings.events)
+        self._log = ActivityLog(settings.events)
         self._presence = Presence((), SEEN_FRAMES, LEFT_AFTER_S)
         self._streams: dict[str, _Stream] = {}
-        self._taken: queue.SimpleQueue[_Taken | str | None] = queue.SimpleQueue()
-        """At most one per stream; a name: that stream is over; None: no more come."""
+        self._to_encode: queue.SimpleQueue[_Copy | str | None] = queue.SimpleQueue()
+        """Copies to encode, at most one per stream; the name of a stream that has ended; None at
+        the end."""
         self._encoder: threading.Thread | None = None
         self._server: WebServer | None = None
 
     @classmethod
     def resolve(cls, settings: WebSettings) -> Resolved:
-        """See that the address is one, and that not everybody may look from elsewhere.
+        """Check the settings.
 
         Raises:
-            SetupError: it is not, or everybody may, or the token is too easy to guess, or an
-                entry of `sources` cannot be used.
+            SetupError: a setting is invalid, or the page would be open to the network without a
+                token.
         """
-        if int(settings.port) > 65535:
-            raise SetupError(f"port: expected a number up to 65535, found {settings.port}")
-        check_own(settings.address, "the token")
-        token, is_local = settings.token, is_loopback(settings.address)
-        if token is None and not is_local:
-            raise SetupError(
-                f"address: {settings.address} lets others see the streams; set a token "
-                "(token: ${EYELINE_TOKEN}), or use 127.0.0.1"
-            )
-        if token is not None and len(token) < TOKEN_CHARACTERS:
-            raise SetupError(
-                f"token: expected {TOKEN_CHARACTERS} characters or more, found {len(token)}; "
-                "`openssl rand -hex 16` makes a good one"
-            )
-        if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
-            raise SetupError("token: expected letters, digits and signs of ASCII, without spaces")
-        Sources(settings.sources, settings.pipelines)  # made here to be refused here
+        check_settings(settings)
         return Resolved()
 
     @classmethod
@@ -140,7 +84,7 @@ class Web(Stage):
         """Listen.
 
         Raises:
-            SetupError: the address or port cannot be had, or a library is missing.
+            SetupError: cannot listen at the address or port, or a library is missing.
         """
         try:
             from stages.sinks.web.server import WebServer
@@ -148,7 +92,7 @@ class Web(Stage):
             raise SetupError(
                 f"web: {error.name} is not installed: pip install aiohttp prometheus-client"
             ) from None
-        server = WebServer(self.settings, self.run, self._feed)
+        server = WebServer(self.settings, self.run, self._log)
         try:
             server.open()
         except OSError as error:
@@ -158,41 +102,40 @@ class Web(Stage):
             logging.info("web: status page at %s", server.url)
         else:
             logging.warning(
-                "web: status page open to the network at %s, for whoever has the token; it is not "
-                "encrypted",
+                "web: status page reachable from the network at %s (token required, no TLS)",
                 server.url,
             )
-        self._encoder = threading.Thread(target=self._encode_all, name="encoder", daemon=True)
+        self._encoder = threading.Thread(target=self._encode_copies, name="encoder", daemon=True)
         self._encoder.start()
 
     def process(self, frame: Frame) -> None:
-        """Note what is seen; take a copy for the encoder if somebody looks and it is time."""
+        """Log the objects; copy the frame for the encoder if a viewer waits and it is due."""
         stream = self._streams.setdefault(frame.stream, _Stream())
-        # Not by `seq`: a stream that is removed and added again begins anew.
+        # Not by `seq`, which starts over when a stream is removed and added again.
         if frame.captured_ns <= stream.captured_ns:
             return
         stream.captured_ns = frame.captured_ns
         objects = Detections.of(frame)
-        self._note(frame, objects)
-        if stream.busy or self._server is None or not self._server.wants(frame.stream):
+        self._log_objects(frame, objects)
+        if stream.busy or self._server is None or not self._server.is_awaited(frame.stream):
             return
         if not self._is_due(stream, frame.captured_ns):
             return
         stream.busy = True
         copy = stream.scratch.copy(frame, objects, self.settings.width)
-        self._taken.put(_Taken(stream, copy, frame.wall_ns))
+        self._to_encode.put(_Copy(stream, copy, frame.wall_ns))
 
     def end(self, stream: str) -> None:
-        """Whoever watches only this stream is told so."""
+        """Report the end of a stream to its viewers."""
         self._streams.pop(stream, None)
         for incident in self._presence.end(stream):
-            self._feed.tell(incident, time.time_ns())
-        self._taken.put(stream)
+            self._log.add_object(incident, time.time_ns())
+        self._to_encode.put(stream)
 
     def close(self) -> None:
-        """Say goodbye to all viewers."""
+        """Disconnect all viewers."""
         if self._encoder is not None:
-            self._taken.put(None)
+            self._to_encode.put(None)
             self._encoder.join()
             self._encoder = None
         if self._server is not None:
@@ -203,11 +146,11 @@ class Web(Stage):
         """Where the page is."""
         return {"address": self._server.url if self._server is not None else ""}
 
-    def _note(self, frame: Frame, objects: Detections) -> None:
-        # By the clock of capture: that of a file that is played in a loop jumps back.
-        at_s, listed = frame.captured_ns / 1e9, as_listed(objects, self._labels)
-        for incident in self._presence.update(frame.stream, at_s, frame.wall_ns, listed):
-            self._feed.tell(incident, frame.wall_ns)
+    def _log_objects(self, frame: Frame, objects: Detections) -> None:
+        # By the clock of capture, as the timestamps of a file that is played in a loop jump back.
+        at_s, found = frame.captured_ns / 1e9, to_objects(objects, self._labels)
+        for incident in self._presence.update(frame.stream, at_s, frame.wall_ns, found):
+            self._log.add_object(incident, frame.wall_ns)
 
     def _is_due(self, stream: _Stream, captured_ns: int) -> bool:
         interval_ns = round(1e9 / self.settings.fps)
@@ -219,25 +162,25 @@ class Web(Stage):
         stream.due_ns = (captured_ns if missed else stream.due_ns) + interval_ns
         return True
 
-    def _encode_all(self) -> None:
-        """The encoder's thread: OpenCV lets others work meanwhile."""
+    def _encode_copies(self) -> None:
+        """Draw and encode copies, in a thread: OpenCV releases the GIL."""
         assert self._server is not None
         quality = [cv2.IMWRITE_JPEG_QUALITY, self.settings.quality]
-        while (taken := self._taken.get()) is not None:
-            if isinstance(taken, str):
-                self._annotator.forget(taken)
-                self._server.end(taken)
+        while (copy := self._to_encode.get()) is not None:
+            if isinstance(copy, str):
+                self._annotator.forget(copy)
+                self._server.end(copy)
                 continue
-            name = taken.frame.stream
+            name = copy.frame.stream
             try:
-                jpeg = cv2.imencode(".jpg", self._annotator.draw(taken.frame), quality)[1]
-                self._server.publish(name, jpeg.tobytes(), taken.frame.seq, taken.wall_ns)
+                jpeg = cv2.imencode(".jpg", self._annotator.draw(copy.frame), quality)[1]
+                self._server.publish(name, jpeg.tobytes(), copy.frame.seq, copy.wall_ns)
             except (ValueError, cv2.error) as error:
-                if not taken.stream.failed:
-                    taken.stream.failed = True
-                    logging.warning("web: %s: cannot show its pictures: %s", name, error)
+                if not copy.stream.failed:
+                    copy.stream.failed = True
+                    logging.warning("web: stream %s: cannot show its images: %s", name, error)
             finally:
-                taken.stream.busy = False
+                copy.stream.busy = False
 
     def _cannot(self, error: OSError) -> str:
         address, port = self.settings.address, self.settings.port
@@ -254,21 +197,21 @@ class Web(Stage):
 
 
 class Scratch:
-    """Memory for the copy of a frame, used again, as fresh memory costs more than the copy."""
+    """Memory for the copy of a frame, reused, as new memory costs more than the copy."""
 
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
 
     def copy(self, frame: Frame, objects: Detections, width: int) -> Frame:
-        """A copy of a frame, no wider than `width`, with its objects where they are in the picture.
+        """Copy a frame, scaled down to a width, with the boxes of its objects.
 
         Args:
             frame: with `image` (H, W, 3) uint8 BGR.
-            objects: those of the frame.
-            width: largest, in pixels; tall pictures are no higher than twice that.
+            objects: objects of the frame.
+            width: maximum width, pixels; the maximum height is twice that.
 
         Returns:
-            A frame that is valid until the next call.
+            The copy, valid until the next call.
         """
         image = frame["image"]
         tall, wide = image.shape[:2]
@@ -288,8 +231,8 @@ class Scratch:
             frame.header.stream, frame.seq, attempt=0, slot=0, generation=1, limit=len(self._memory)
         )
         copy = Frame(header, frame.stream, self._memory.data)
-        # Made small before it is drawn on, which is less work, and leaves tags their size. Linear:
-        # 1 to 3 ms up to 4K, where averaging areas takes up to 60.
+        # Scaled before drawing, which is less work and leaves labels their size. Linear: 1 to 3 ms
+        # up to 4K, while averaging areas takes up to 60.
         cv2.resize(image, size, dst=copy.empty("image", (size[1], size[0], 3), np.uint8))
         for name, array in arrays.items():
             copy.put(name, array)
@@ -298,20 +241,21 @@ class Scratch:
 
 @dataclass(eq=False)
 class _Stream:
-    """What the stage keeps of a stream."""
+    """State of a stream."""
 
     captured_ns: int = -1
-    """Of the newest frame."""
+    """Capture time of the newest frame."""
     due_ns: int = -(1 << 62)
-    """When the next picture may be taken, by the capture clock."""
+    """Time from which the next frame may be copied, by the capture clock."""
     busy: bool = False
-    """Its last picture is not encoded yet."""
+    """Whether its last copy is not encoded yet."""
     failed: bool = False
+    """Whether a failure to encode has been logged."""
     scratch: Scratch = field(default_factory=Scratch)
 
 
 @dataclass
-class _Taken:
+class _Copy:
     """A copy of a frame, to be drawn on and encoded."""
 
     stream: _Stream

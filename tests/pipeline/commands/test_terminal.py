@@ -3,13 +3,13 @@
 import os
 import pty
 
-from pipeline.commands.terminal import lasting
+from pipeline.commands.terminal import stderr_ignoring_hangup
 
 
-def test_what_is_written_to_a_terminal_comes_there_and_is_no_error_when_it_is_closed():
+def test_writing_to_a_terminal_works_also_after_it_was_closed():
     ours, theirs = pty.openpty()
     try:
-        file = lasting(theirs)
+        file = stderr_ignoring_hangup(theirs)
         assert file.isatty()
         file.write("one \u2500\n")
         assert os.read(ours, 100).decode() == "one \u2500\r\n"
@@ -26,7 +26,7 @@ def test_a_terminal_that_takes_nothing_now_is_not_waited_for():
     ours, theirs = os.pipe()
     os.set_blocking(theirs, False)
     try:
-        file = lasting(theirs)
+        file = stderr_ignoring_hangup(theirs)
         file.write("x" * (1 << 20) + "\n")
         file.flush()
         assert os.read(ours, 1) == b"x"

@@ -1,4 +1,4 @@
-"""What new settings change, told without a process."""
+"""Differences between running and new settings, without a process."""
 
 from dataclasses import replace
 
@@ -82,7 +82,7 @@ def test_streams_and_the_supervisors_settings_need_no_new_run():
 
 def test_a_stage_changes_with_its_settings_and_with_what_it_is_told():
     new = of(STAGES | {"a": {"use": "known", "value": 5}})
-    # What `a` knows reaches the source too, which is never started anew for it.
+    # What `a` knows reaches the source too, which is never restarted for it.
     assert names(changed_stages(of(), new)) == ["a", "b", "c"]
 
 

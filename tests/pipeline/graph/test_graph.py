@@ -194,12 +194,12 @@ def test_leaves_and_ordered_stages_are_known():
         ),
         (
             {"a": {"use": "sink"}, "capture": {"use": "source"}},
-            "stages.a: the first stage must be a source (use: capture), found Sink",
+            "stages.a: the first stage must be a source (found Sink); add `capture: ",
         ),
         (
             {"capture": {"use": "source"}, "again": {"use": "source"}},
-            "stages: expected one source stage, found capture, again; "
-            "cameras and files go under `streams`",
+            "stages: expected one source stage (found capture, again); "
+            "list cameras and files under `streams`",
         ),
         (
             {"capture": {"use": "source", "after": "a"}, "a": {"use": "sink"}},
@@ -222,7 +222,7 @@ def test_without_a_source_there_is_no_graph():
 
 def test_very_many_stages_are_refused():
     stages = {f"s{i}": {"use": "sink"} for i in range(MAX_STAGES)}
-    assert "201 stages are more than the 200 there may be" in refusal(stages)
+    assert "stages: too many (found 201); use at most 200" in refusal(stages)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_very_many_stages_are_refused():
         ),
         (
             {"use": "pathlib:Path"},
-            "stages.a: use: 'pathlib:Path' is not a Stage (see pipeline/stage.py)",
+            "stages.a: use: 'pathlib:Path' is not a Stage; derive it from pipeline.stage.Stage",
         ),
         ({"use": ":Sink"}, "stages.a: use: no stage is called a text of 5 characters"),
         ({"use": "sink", "zz": 1}, "stages.a: zz: unknown key; known: after, process, use"),
@@ -269,7 +269,7 @@ def test_a_stream_that_is_wrong_is_refused(table, words):
     assert words in refusal(WHOLE, ConfigError, streams={"yard": table})
 
 
-def test_settings_of_the_source_stage_are_those_of_every_stream_that_has_none_of_its_own():
+def test_streams_take_missing_settings_from_the_source_stage():
     stages = {"capture": {"use": "source", "live": True}, "end": {"use": "sink"}}
     found = made(stages, streams={"a": {}, "b": {"live": False}})
     assert [stream.live for stream in found.streams] == [True, False]
@@ -352,24 +352,24 @@ def picky(monkeypatch, *takes):
     [
         (
             Array("masks"),
-            "stages.picky: takes 'masks', which no stage before it gives "
-            "(given: image, input, boxes)",
+            "stages.picky: takes the array 'masks', which no stage before it gives "
+            "(found image, input, boxes)",
         ),
         (
             Array("boxes", "float64", (None, 4)),
-            "stages.picky: takes 'boxes' (float64 ? x 4), boxes gives 'boxes' (float32 ? x 4)",
+            "stages.picky: takes 'boxes' (float64 ? x 4), but boxes gives 'boxes' (float32 ? x 4)",
         ),
         (
             Array("boxes", "float32", (None, 5)),
-            "stages.picky: takes 'boxes' (float32 ? x 5), boxes gives 'boxes' (float32 ? x 4)",
+            "stages.picky: takes 'boxes' (float32 ? x 5), but boxes gives 'boxes' (float32 ? x 4)",
         ),
         (
             Array("boxes", None, (None, None, None)),
-            "stages.picky: takes 'boxes' (any type ? x ? x ?), boxes gives",
+            "stages.picky: takes 'boxes' (any type ? x ? x ?), but boxes gives",
         ),
         (
             Array("boxes", "int64", None, optional=True),
-            "stages.picky: takes 'boxes' (int64 ), boxes gives",
+            "stages.picky: takes 'boxes' (int64 ), but boxes gives",
         ),
     ],
 )
@@ -398,7 +398,9 @@ def test_what_another_branch_gives_is_not_there():
         "boxes": {"use": "boxes"},
         "ids": {"use": "ids", "after": "capture"},
     }
-    assert "takes 'boxes', which no stage before it gives (given: image)" in refusal(stages)
+    assert "takes the array 'boxes', which no stage before it gives (found image)" in refusal(
+        stages
+    )
 
 
 def test_the_last_stage_that_gives_an_array_counts(monkeypatch):
@@ -439,7 +441,7 @@ def test_every_stage_knows_the_confidence_and_the_offers_behind_it():
     assert made().nodes[1].context.confidence is None
 
 
-def test_the_drawing_shows_the_values_in_use_where_settings_leave_them_open(monkeypatch):
+def test_the_drawing_shows_values_in_use_for_open_settings(monkeypatch):
     monkeypatch.setattr(Post, "effective", lambda self: {"min_score": 0.1, "max_iou": 0.45})
     assert "post  Post  min_score 0.1, max_iou 0.45\n" in made().draw()
 
@@ -530,7 +532,7 @@ def share(*which, **changed):
 
 def test_an_ordered_stage_cannot_share_with_replicas():
     assert refusal(share("boxes", "ids"), placement="separate") == (
-        "process 'x' (boxes, ids): ids must see frames in order and cannot be replicated: give "
+        "process 'x' (boxes, ids): ids must see frames in order and cannot be replicated; give "
         "it another process, or set replicas: 1"
     )
     made(share("boxes", "ids", boxes={"replicas": 1}))
@@ -541,15 +543,15 @@ def test_a_replicated_stage_cannot_share_with_capture():
     assert words.startswith("process 'x' (capture, pre, boxes): capture cannot be replicated")
 
 
-def test_an_ordered_stage_cannot_share_with_the_captures_of_several_streams():
+def test_an_ordered_stage_cannot_share_with_several_captures():
     stages = {
         "capture": {"use": "source", "process": "x"},
         "log": {"use": "log", "process": "x"},
     }
     made(stages)
     assert refusal(stages, streams=["a", "b"]) == (
-        "process 'x' (capture, log): every stream has a capture process of its own, and log must "
-        "be in one place: give it another process"
+        "process 'x' (capture, log): each stream has its own capture process, and log must run "
+        "in one process; give it another one"
     )
 
 
@@ -560,8 +562,8 @@ def test_a_stage_behind_another_process_cannot_share_with_capture():
         "b": {"use": "sink", "process": "x"},
     }
     assert refusal(stages, placement="separate") == (
-        "process 'x' (capture, b): b follows a, which is in another process, and the process of "
-        "capture takes no frames from others"
+        "process 'x' (capture, b): b follows a of another process, and the process of "
+        "capture takes no frames from others; give b another process"
     )
 
 
@@ -703,7 +705,7 @@ def parts(value):
 TYPES = {"object", "array", "string", "integer", "number", "boolean", "null"}
 
 
-def test_the_schema_has_only_types_that_json_schema_knows_and_references_that_resolve():
+def test_types_and_references_of_the_schema_are_valid():
     whole = shipped()
     assert whole["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     for part in parts(whole):

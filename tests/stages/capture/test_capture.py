@@ -520,7 +520,8 @@ def test_settings_out_of_bounds_are_refused(table, words):
     ],
 )
 def test_cameras_and_addresses_are_live_and_files_are_not(source, mode, live):
-    assert Capture.resolve(CaptureSettings(source=source, mode=mode)).offers[0].live is live
+    [info] = Capture.resolve(CaptureSettings(source=source, mode=mode)).offers
+    assert info.live is live
 
 
 def test_closing_a_source_that_was_never_opened_is_no_error():

@@ -20,11 +20,12 @@ from stages.capture.gstreamer import GStreamerVideo
 from stages.capture.gstreamer_bindings import missing_gstreamer
 from stages.capture.gstreamer_check import check_gstreamer
 from stages.capture.settings import CaptureSettings
-from stages.sinks.rtsp.server import Credentials, RtspServer
+from stages.sinks.rtsp.server import RtspServer
 from tests.builders import CLIP, ROOT, header
 from tests.camera import Camera, read_clock
 from tests.http_camera import jpeg, serving
 from tests.reading import DEADLINE_S, Reading, held
+from tests.rtsp_h264 import CameraCredentials
 from tests.webcam import Webcam, build, compiler
 
 
@@ -351,7 +352,7 @@ def test_refusals_of_a_camera_have_different_kinds(
 def test_a_wrong_password_is_tried_once(video):
     """More attempts can lock a user out of a camera."""
     refused = []
-    server = RtspServer("127.0.0.1", 0, Credentials("guest", "right", ("digest", "basic")), ["tcp"])
+    server = RtspServer("127.0.0.1", 0, CameraCredentials("guest", "right"), ["tcp"])
     server.refused = refused.append
     server.open()
     try:

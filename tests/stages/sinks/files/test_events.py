@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.errors import EndRun, RunError, SetupError
 from pipeline.frame import Frame
+from pipeline.stage import Resolved
 from stages.sinks.files.events import Events, EventsSettings, utc_ms
 from tests.builders import context_of
 
@@ -281,10 +282,12 @@ def resolve(path):
     return Events.resolve(EventsSettings(path=str(path)))
 
 
-def test_checking_makes_the_directory_and_no_file(tmp_path):
-    resolve(tmp_path / "new" / "deep" / "out.jsonl")
-    assert (tmp_path / "new" / "deep").is_dir()
-    assert not any((tmp_path / "new" / "deep").iterdir())
+def test_the_folder_is_made_on_opening_and_not_by_a_check(tmp_path):
+    path = tmp_path / "new" / "deep" / "out.jsonl"
+    resolve(path)
+    assert list(tmp_path.iterdir()) == []
+    opened(path).close()
+    assert path.exists()
 
 
 def test_checking_leaves_an_existing_file_as_it_is(tmp_path):
@@ -298,7 +301,7 @@ def test_a_home_folder_is_put_in_place_of_the_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert EventsSettings(path="~/out.jsonl").path == str(tmp_path / "out.jsonl")
     assert EventsSettings(path="~out.jsonl").path == "~out.jsonl"
-    assert resolve(EventsSettings(path="~/new/out.jsonl").path) == {}
+    assert resolve(EventsSettings(path="~/new/out.jsonl").path) == Resolved()
     with pytest.raises(SetupError, match=r"no home folder is known for '~nosuch'; write the whole"):
         resolve("~nosuch/out.jsonl")
     for path in ("~\0/out.jsonl", "~\ud800/out.jsonl"):
@@ -307,7 +310,7 @@ def test_a_home_folder_is_put_in_place_of_the_tilde(tmp_path, monkeypatch):
 
 
 def test_standard_output_needs_no_check():
-    assert resolve("-") == {}
+    assert resolve("-") == Resolved()
 
 
 def test_a_directory_is_refused(tmp_path):

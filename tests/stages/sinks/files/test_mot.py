@@ -106,7 +106,11 @@ def test_standard_output_is_refused():
         Mot.resolve(MotSettings(path="-"))
 
 
-def test_checking_makes_the_directory_before_the_name_of_the_stream_only(tmp_path):
-    Mot.resolve(MotSettings(path=str(tmp_path / "runs" / "{stream}" / "out.txt")))
-    assert (tmp_path / "runs").is_dir()
-    assert not any((tmp_path / "runs").iterdir())
+def test_the_folders_of_streams_are_made_on_opening_and_not_by_a_check(tmp_path):
+    settings = MotSettings(path=str(tmp_path / "runs" / "{stream}" / "out.txt"))
+    Mot.resolve(settings)
+    assert list(tmp_path.iterdir()) == []
+    mot = Mot(settings, context_of(streams=("a", "b")))
+    mot.open()
+    mot.close()
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["a", "b"]

@@ -22,6 +22,7 @@ import zmq.utils.monitor
 
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
+from pipeline.stage import Resolved
 from stages.sinks.files.events import Events, EventsSettings
 from stages.sinks.publish.zeromq import ALIVE_TOPIC, Zmq, ZmqSettings
 from tests.builders import context_of
@@ -465,7 +466,7 @@ def test_a_wrong_secret_is_not_shown(secret, tmp_path):
     "address", ["tcp://127.0.0.1:1", "tcp://localhost:1", "tcp://[::1]:1", "ipc://x", "ipc://@x"]
 )
 def test_this_machine_alone_needs_no_keys(address):
-    assert Zmq.resolve(ZmqSettings(address=address)) == {}
+    assert Zmq.resolve(ZmqSettings(address=address)) == Resolved()
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from pipeline.config import StreamSettings
 from pipeline.errors import SetupError
 from stages.capture.settings import CaptureSettings
-from stages.sinks.web.allowed_sources import KEYS, NotAllowedError, Sources
+from stages.sinks.web.allowed_sources import KEYS, AllowedSources, NotAllowedError
 
 
 def may(entries, source, pipelines=False, **more):
     try:
-        Sources(entries, pipelines).check({"source": source, **more})
+        AllowedSources(entries, pipelines).check({"source": source, **more})
     except NotAllowedError:
         return False
     return True
@@ -158,7 +158,7 @@ def test_every_setting_of_a_stream_is_one_that_requests_may_give_or_is_named_her
 @pytest.mark.parametrize("key", ["path", "use", "after", "", "x" * 5000])
 def test_a_key_that_is_none_is_refused(key):
     with pytest.raises(NotAllowedError) as refused:
-        Sources(["rtsp://*"], True).check({"source": "rtsp://cam.lan/", key: 1})
+        AllowedSources(["rtsp://*"], True).check({"source": "rtsp://cam.lan/", key: 1})
     assert len(str(refused.value)) < 300
 
 
@@ -176,5 +176,5 @@ def test_a_key_that_is_none_is_refused(key):
 )
 def test_an_entry_that_is_none_is_refused_without_repeating_it(entry):
     with pytest.raises(SetupError, match=r"^sources: ") as refused:
-        Sources([entry], False)
+        AllowedSources([entry], False)
     assert "secret" not in str(refused.value)

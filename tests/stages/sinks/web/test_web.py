@@ -25,11 +25,13 @@ from pipeline.frame import Frame
 from pipeline.status import Condition, RunStatus, StageStatus, StreamStatus, WorkerStatus
 from pipeline.telemetry.counters import Percentiles
 from stages.detections import Detections
-from stages.sinks.web import door as web_door
-from stages.sinks.web import server as web_server
-from stages.sinks.web.activity import Feed
-from stages.sinks.web.metrics import BOUNDS_S, BUCKETS_S, History, percentile, why_not_ready
-from stages.sinks.web.web import Scratch, Web, WebSettings
+from stages.sinks.web import auth, connections, middleware, routes, server
+from stages.sinks.web.activity import ActivityLog
+from stages.sinks.web.health import why_not_ready
+from stages.sinks.web.history import BOUNDS_S, History, percentile
+from stages.sinks.web.metrics import BUCKETS_S
+from stages.sinks.web.settings import WebSettings
+from stages.sinks.web.web import Scratch, Web
 from tests.builders import context_of
 
 TOKEN = "correct-horse-battery"
@@ -286,9 +288,9 @@ def test_a_run_that_is_ready_says_so_and_one_that_is_not_says_why(opened):
     run = StandIn(ready=False, streams=[stream_status(), opening], stages=[late])
     status, _, body = opened(run).get("/readyz")
     assert status == 503
-    assert body == b"not ready: being started: detector; no picture yet: gate\n"
+    assert body == b"not ready: starting: detector; no image yet: gate\n"
     assert opened(StandIn(phase="draining")).get("/readyz")[0] == 503
-    assert why_not_ready(run_status(ready=False)) == "stages are being opened"
+    assert why_not_ready(run_status(ready=False)) == "stages are opening"
 
 
 def test_the_status_is_all_there_is_to_know(page):
@@ -378,7 +380,8 @@ def test_a_histogram_never_falls_although_others_count_meanwhile(opened):
     [
         ("/", "text/html", b"<title>Eyeline</title>"),
         ("/style.css", "text/css", b"prefers-color-scheme"),
-        ("/app.js", "text/javascript", b"WebSocket"),
+        ("/app.js", "text/javascript", b"connect();"),
+        ("/connection.js", "text/javascript", b"WebSocket"),
         ("/icon.svg", "image/svg+xml", b"<svg"),
     ],
 )
@@ -390,7 +393,7 @@ def test_the_page_is_there(page, path, kind, holds):
 
 
 def test_the_page_asks_nobody_else_for_anything(page):
-    for path in web_server.PAGE_FILES:
+    for path in routes.PAGE_FILES:
         text = page.get(path)[2].decode().replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"https?://|//[a-z]+\.|@import|\burl\(", text), path
 
@@ -426,7 +429,7 @@ def test_without_a_token_set_nothing_can_be_changed(opened):
 
 @pytest.mark.parametrize("token", [None, "", "wrong", TOKEN[:-1], TOKEN + "x"])
 def test_without_the_token_nothing_is_changed(page, token, monkeypatch):
-    monkeypatch.setattr(web_server, "WRONG_TOKEN_S", 0)
+    monkeypatch.setattr(auth, "WRONG_TOKEN_S", 0)
     status, headers, body = page.ask("POST", "/api/reload", token=token)
     assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")
     assert TOKEN.encode() not in body
@@ -474,8 +477,8 @@ def test_a_refusal_says_why_and_hides_credentials(page):
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({"source": "http://10.0.0.1/"}, "source: this one may not be opened by a request"),
-        ({"source": "/etc/passwd"}, "source: this one may not be opened by a request"),
+        ({"source": "http://10.0.0.1/"}, "source: not allowed in a request"),
+        ({"source": "/etc/passwd"}, "source: not allowed in a request"),
         (
             {"source": "0", "pipeline": "filesrc ! filesink"},
             "'pipeline' cannot be set by a request",
@@ -499,7 +502,7 @@ def test_an_entry_of_sources_that_is_none_is_refused_before_the_start():
 def test_an_unknown_stream_is_not_found(page):
     for method, path in [("DELETE", "/api/streams/no"), ("POST", "/api/streams/no/pause")]:
         status, _, told = page.ask(method, path, None, TOKEN)
-        assert (status, json.loads(told)) == (404, {"error": "there is no stream named no"})
+        assert (status, json.loads(told)) == (404, {"error": "no stream named no"})
     assert page.run.asked == []
 
 
@@ -575,8 +578,8 @@ def test_pictures_are_not_shown_on_other_sites(page, site):
 @pytest.fixture
 def public(opened, monkeypatch):
     """As if it listened at an address that others reach."""
-    monkeypatch.setattr(web_server, "is_loopback", lambda address: False)
-    monkeypatch.setattr(web_server, "WRONG_TOKEN_S", 0)
+    monkeypatch.setattr(auth, "is_loopback", lambda address: False)
+    monkeypatch.setattr(auth, "WRONG_TOKEN_S", 0)
     return opened(StandIn(ready=False))
 
 
@@ -608,8 +611,8 @@ def test_with_the_token_all_is_shown_to_the_network(public):
 def test_what_needs_no_token_tells_nothing(public):
     assert public.get("/healthz")[0] == 200
     assert public.get("/readyz")[::2] == (503, b"not ready\n")
-    assert b"stages are being opened" in public.get("/readyz", token=TOKEN)[2]
-    for path in web_server.PAGE_FILES:
+    assert b"stages are opening" in public.get("/readyz", token=TOKEN)[2]
+    for path in routes.PAGE_FILES:
         assert public.get(path)[0] == 200
 
 
@@ -697,9 +700,9 @@ def test_the_memory_of_a_copy_is_used_again_and_grows_with_what_comes():
 
 
 def test_a_stream_without_a_picture_says_so(page, monkeypatch):
-    monkeypatch.setattr(web_server, "SNAPSHOT_S", 0.05)
+    monkeypatch.setattr(routes, "SNAPSHOT_TIMEOUT_S", 0.05)
     status, headers, body = page.get("/snapshot/yard.jpg")
-    assert (status, body) == (503, b"yard gives no picture at the moment\n")
+    assert (status, body) == (503, b"no image of yard within 0.05 s\n")
     assert "Retry-After" in headers
     assert page.get("/snapshot/none.jpg")[0] == 404
 
@@ -722,7 +725,7 @@ def test_nothing_is_copied_while_nobody_looks(page, monkeypatch):
     assert copied == []
     with feeding(page.stage, lambda seq: frame(20 + seq)):
         assert page.get("/snapshot/yard.jpg")[0] == 200
-    wait_until(lambda: not page.stage._server.wants("yard"))
+    wait_until(lambda: not page.stage._server.is_awaited("yard"))
     seen = len(copied)
     assert seen >= 1
     for seq in range(10_000, 10_020):
@@ -761,7 +764,7 @@ def test_simple_clients_get_a_stream_of_pictures(page):
 
 def test_a_stream_that_is_over_ends_its_pictures(page):
     with page.asks("/stream/yard.mjpg") as client:
-        wait_until(lambda: page.stage._server.wants("yard"))
+        wait_until(lambda: page.stage._server.is_awaited("yard"))
         page.stage.end("yard")
         file = client.makefile("rb")
         text = file.read()
@@ -774,7 +777,7 @@ def test_all_who_look_share_one_copy(page, monkeypatch):
     copied = count_copies(monkeypatch)
     with ExitStack() as stack:
         answers = [stack.enter_context(pictures(page)) for _ in range(5)]
-        waiting = page.stage._server._gallery._waiting
+        waiting = page.stage._server._broadcaster._waiting
         wait_until(lambda: len(waiting.get("yard", ())) == 5)
         page.stage.process(frame(7))
         assert len({read_part(answer) for answer in answers}) == 1
@@ -788,7 +791,7 @@ def test_no_more_pictures_are_taken_than_asked_for(opened, monkeypatch, start_s)
 
     def is_free():
         stream = page.stage._streams.get("yard")
-        return page.stage._server.wants("yard") and not (stream and stream.busy)
+        return page.stage._server.is_awaited("yard") and not (stream and stream.busy)
 
     with pictures(page) as answer:
         for seq in [*range(25), *range(101, 108)]:  # ten per second, and a pause
@@ -804,7 +807,7 @@ def test_what_comes_behind_a_newer_frame_is_not_shown(page, monkeypatch):
     copied = count_copies(monkeypatch)
     page.stage.process(frame(5))
     with page.asks("/stream/yard.mjpg") as client:
-        wait_until(lambda: page.stage._server.wants("yard"))
+        wait_until(lambda: page.stage._server.is_awaited("yard"))
         page.stage.process(frame(3))
         page.stage.process(frame(5))
         assert copied == []
@@ -818,10 +821,10 @@ def test_a_stream_that_is_added_again_begins_anew(page, monkeypatch):
     page.stage.process(frame(100, time_s=50.0))
     page.stage.end("yard")
     with page.asks("/stream/yard.mjpg") as client:
-        wait_until(lambda: page.stage._server.wants("yard"))
+        wait_until(lambda: page.stage._server.is_awaited("yard"))
         page.stage.process(frame(101, time_s=51.0))  # late, after the end
         wait_until(lambda: not page.stage._streams["yard"].busy)
-        wait_until(lambda: page.stage._server.wants("yard"))
+        wait_until(lambda: page.stage._server.is_awaited("yard"))
         page.stage.process(frame(0, time_s=52.0))
         client.shutdown(socket.SHUT_RDWR)
     assert copied == [("yard", 101), ("yard", 0)]
@@ -837,7 +840,7 @@ def test_a_viewer_gets_the_next_picture_when_it_has_shown_the_last(page):
             for _ in range(3):
                 shown.append(await next_picture(viewer))
                 # Nothing is wanted of the stream until this one is on the screen.
-                assert not page.stage._server.wants("yard")
+                assert not page.stage._server.is_awaited("yard")
                 await viewer.send_json({"shown": "yard"})
             await viewer.send_json({"watch": []})
             return shown
@@ -900,25 +903,25 @@ def test_a_viewer_that_says_something_else_is_let_go(page, said):
                     return
 
     asyncio.run(view())
-    wait_until(lambda: page.stage._server._viewers == 0)
+    wait_until(lambda: page.stage._server._slots.used == 0)
 
 
 def test_there_is_room_for_so_many_viewers(opened):
     page = opened(viewers=2)
     clients = [page.asks("/stream/yard.mjpg") for _ in range(2)]
-    wait_until(lambda: page.stage._server._viewers == 2)
+    wait_until(lambda: page.stage._server._slots.used == 2)
     status, headers, body = page.get("/stream/yard.mjpg")
-    assert (status, body) == (503, b"2 are watching already, as many as may\n")
+    assert (status, body) == (503, b"all 2 viewer slots are in use; try again later\n")
     assert headers["Retry-After"] == "10"
     assert page.get("/api/live")[0] == 503
     assert page.get("/api/status")[0] == 200
     for client in clients:
         client.close()
-    wait_until(lambda: page.stage._server._viewers == 0)
+    wait_until(lambda: page.stage._server._slots.used == 0)
 
 
 def test_one_who_does_not_read_costs_the_others_nothing(opened, monkeypatch):
-    monkeypatch.setattr(web_server, "SLOW_S", 0.3)
+    monkeypatch.setattr(routes, "SEND_TIMEOUT_S", 0.3)
     page = opened(quality=100, width=640)
     rng = np.random.default_rng(3)
     noise = rng.integers(0, 256, (480, 640, 3), np.uint8)
@@ -939,14 +942,14 @@ def test_one_who_does_not_read_costs_the_others_nothing(opened, monkeypatch):
             for _ in range(20):
                 assert len(read_part(answer)) > 100_000
         # The one who never read was let go when its picture did not go.
-        wait_until(lambda: page.stage._server._viewers == 0)
+        wait_until(lambda: page.stage._server._slots.used == 0)
         assert page.get("/snapshot/yard.jpg")[0] == 200
 
 
 def test_it_ends_at_once_whoever_is_connected(page):
     clients = [page.asks(path) for path in ("/stream/yard.mjpg", "/snapshot/yard.jpg")]
     clients += [page.connect() for _ in range(5)]
-    wait_until(lambda: page.stage._server._viewers == 2)
+    wait_until(lambda: page.stage._server._slots.used == 2)
     page.stage.close()
     for client in clients:
         with client, client.makefile("rb") as file:
@@ -1056,7 +1059,7 @@ def test_a_thousand_hostile_requests_later_it_still_answers_and_has_told_nothing
     assert page.run.asked == []
     for client in left:
         client.close()
-    wait_until(lambda: page.stage._server._viewers == 0)
+    wait_until(lambda: page.stage._server._slots.used == 0)
     with feeding(page.stage):
         assert page.get("/snapshot/yard.jpg")[0] == 200
     text = bytes(told).decode("latin-1")
@@ -1077,7 +1080,7 @@ def test_a_thousand_hostile_requests_later_it_still_answers_and_has_told_nothing
 
 
 def test_idle_connections_give_way_to_those_who_ask(page, monkeypatch):
-    monkeypatch.setattr(web_door, "MAX_CONNECTIONS", 20)
+    monkeypatch.setattr(connections, "MAX_SERVED", 20)
     idle = [page.connect() for _ in range(60)]
     for client in idle[:30]:
         client.send(b"GET / HTTP/1.1\r\nHo")
@@ -1088,8 +1091,10 @@ def test_idle_connections_give_way_to_those_who_ask(page, monkeypatch):
 
 
 def test_a_flood_of_connections_takes_few_descriptors(opened, monkeypatch):
-    monkeypatch.setattr(web_door, "MAX_CONNECTIONS", 20)
-    monkeypatch.setattr(web_server, "HEADERS_S", 1000)  # so that it is not for this that they go
+    monkeypatch.setattr(connections, "MAX_SERVED", 20)
+    monkeypatch.setattr(
+        server, "KEEPALIVE_TIMEOUT_S", 1000
+    )  # so that it is not for this that they go
     page = opened()
     before = len(os.listdir("/proc/self/fd"))
     with ExitStack() as clients:
@@ -1105,11 +1110,11 @@ def test_a_flood_of_connections_takes_few_descriptors(opened, monkeypatch):
 
 
 def test_when_all_connections_watch_one_more_is_told_so(opened, monkeypatch):
-    monkeypatch.setattr(web_door, "MAX_CONNECTIONS", 3)
-    monkeypatch.setattr(web_door, "REFUSED_S", 0)
+    monkeypatch.setattr(connections, "MAX_SERVED", 3)
+    monkeypatch.setattr(connections, "REFUSAL_DELAY_S", 0)
     page = opened(viewers=3)
     clients = [page.asks("/stream/yard.mjpg") for _ in range(3)]
-    wait_until(lambda: page.stage._server._viewers == 3)
+    wait_until(lambda: page.stage._server._slots.used == 3)
     status, headers, _ = page.get("/")
     assert (status, headers["Retry-After"]) == (503, "5")
     for client in clients:
@@ -1117,7 +1122,7 @@ def test_when_all_connections_watch_one_more_is_told_so(opened, monkeypatch):
 
 
 def test_one_who_asks_for_nothing_is_cut_off(opened, monkeypatch):
-    monkeypatch.setattr(web_server, "HEADERS_S", 0.2)
+    monkeypatch.setattr(server, "KEEPALIVE_TIMEOUT_S", 0.2)
     page = opened()
     for start in (b"", b"GET / HTTP/1.1\r\nHost: loc"):
         with page.connect() as client:
@@ -1126,7 +1131,7 @@ def test_one_who_asks_for_nothing_is_cut_off(opened, monkeypatch):
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(page, monkeypatch):
-    monkeypatch.setattr(web_server, "REQUEST_S", 0.2)
+    monkeypatch.setattr(middleware, "REQUEST_TIMEOUT_S", 0.2)
     with page.connect() as client:
         head = f"POST /api/streams HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
         client.sendall(head.encode() + b"Content-Length: 100\r\n\r\n{")
@@ -1142,7 +1147,7 @@ def test_an_answer_that_fails_tells_nothing(opened):
     run.status = lambda: 1 / 0
     page = opened(run)
     status, _, body = page.get("/api/status")
-    assert (status, json.loads(body)) == (500, {"error": "this could not be answered"})
+    assert (status, json.loads(body)) == (500, {"error": "internal error"})
     assert page.get("/healthz")[0] == 200
 
 
@@ -1171,7 +1176,7 @@ def test_an_object_is_told_of_when_it_comes_and_when_it_leaves(page):
 
 
 def test_a_busy_street_does_not_wash_away_that_a_camera_has_gone():
-    feed = Feed(5)
+    feed = ActivityLog(5)
     feed.add(0, "waiting", stream="gate", urgent=True)
     for id in range(100):
         feed.add(0, "appeared", stream="yard", label="person", id=id)
@@ -1180,9 +1185,9 @@ def test_a_busy_street_does_not_wash_away_that_a_camera_has_gone():
 
 
 def test_the_feed_tells_of_streams_and_stages():
-    run, feed = StandIn(streams=[stream_status("a"), stream_status("b")]), Feed(50)
+    run, feed = StandIn(streams=[stream_status("a"), stream_status("b")]), ActivityLog(50)
     history = History(run, feed)
-    history.take()
+    history.sample()
     assert feed.after(0) == []
     away = Condition("waiting", "refused", "nothing listens there")
     run.now = run_status(
@@ -1190,40 +1195,40 @@ def test_the_feed_tells_of_streams_and_stages():
         stages=[stage_status(restarts=3)],
         reloads=1,
     )
-    history.take()
+    history.sample()
     run.now = run_status(
         streams=[stream_status("a")], stages=[stage_status(restarts=3)], reload_error="line 3: bad"
     )
-    history.take()
+    history.sample()
     assert [(one.stream, one.text, one.urgent) for one in feed.after(0)] == [
         ("a", "waiting: nothing listens there", True),
         ("c", "added", False),
         ("c", "live", False),
         ("b", "removed", False),
-        ("", "stage detector died and was started again 2 times", True),
-        ("", "the settings were read anew", False),
+        ("", "process of stage detector died, restarted 2 times", True),
+        ("", "settings reloaded", False),
         ("a", "live again", False),
         ("c", "removed", False),
-        ("", "the new settings were refused: line 3: bad", True),
+        ("", "settings reload refused: line 3: bad", True),
     ]
 
 
 def test_the_curves_hold_what_came_since_the_sample_before():
     run = StandIn()
-    history = History(run, Feed(10))
-    history.take()
+    history = History(run, ActivityLog(10))
+    history.sample()
     assert list(history.samples["yard"]) == []
     run.took_s = run.took_s + [0.1] * 100
     run.now = run_status(streams=[stream_status(delivered=1050, captured=1100)])
-    history.take()
-    history.take()
+    history.sample()
+    history.sample()
     first, second = history.samples["yard"]
     assert first.fps > 0
     assert first.p50_ms == pytest.approx(100, rel=0.1)
     assert first.p95_ms == pytest.approx(100, rel=0.1)
     assert (second.fps, second.p50_ms, second.p95_ms) == (0, None, None)
     run.now = run_status(streams=[stream_status(captured=1)])
-    history.take()
+    history.sample()
     assert list(history.samples["yard"]) == []  # another stream by the same name
 
 

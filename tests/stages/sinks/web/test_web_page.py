@@ -142,7 +142,7 @@ def test_the_stream_is_shown_live_and_its_ledger_adds_up(run, browser):
     [
         (1057, "sum good", "1,000 + 40 + 2 + 5 + 7 + 3 = 1,057: all accounted for \u2713"),
         (1058, "sum bad", "1,000 + 40 + 2 + 5 + 7 + 3 = 1,057, but 1,058 were captured"),
-        (0, "sum", "Nothing captured yet"),
+        (0, "sum", "No frames captured yet"),
     ],
 )
 def test_the_ledger_shows_every_cause_and_its_sum(run, browser, captured, sum_class, text):
@@ -156,8 +156,8 @@ def test_the_ledger_shows_every_cause_and_its_sum(run, browser, captured, sum_cl
         "failed": {"poison": 5, "boxes": 7},
         "in_flight": 3,
     }
-    browser.evaluate("hear = () => {}")  # to nothing newer
-    browser.evaluate(f"hearStatus({json.dumps(status)}, {{}})")
+    browser.evaluate("receive = () => {}")  # to nothing newer
+    browser.evaluate(f"receiveStatus({json.dumps(status)}, {{}})")
     assert browser.evaluate("document.querySelector('.sum').className") == sum_class
     assert browser.evaluate("document.querySelector('.sum').textContent") == text
     legend = browser.evaluate(
@@ -302,7 +302,7 @@ def test_a_lost_connection_is_shown_plainly_and_comes_back_by_itself(own_run, br
     browser.wait_for(f"{FRAME.format('demo')} > {last}")
     browser.wait_for(
         "[...document.querySelectorAll('#events li')]"
-        ".some((li) => li.textContent.includes('started again')) || "
+        ".some((li) => li.textContent.includes('died, restarted')) || "
         "document.querySelector('[data-stage=web] .trouble').textContent.includes('restarted')"
     )
     sums = browser.evaluate("Object.values(document.querySelector('.sum').dataset)")
@@ -332,7 +332,7 @@ def test_names_that_streams_bring_are_text(run, browser):
     browser.open(run.url)
     browser.wait_for(f"{FRAME.format('demo')} >= 0")
     browser.evaluate(
-        "hearEvents([{number: 1e9, at: new Date().toISOString(), stream: '<b>x</b>',"
+        "receiveEvents([{number: 1e9, at: new Date().toISOString(), stream: '<b>x</b>',"
         " label: '<img src=x onerror=alert(1)>', id: 1, text: 'appeared'}])"
     )
     assert "<img src=x onerror=alert(1)> 1 appeared" in browser.text()

@@ -8,8 +8,8 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from stages.sinks.web import door as web_door
-from stages.sinks.web import server as web_server
+from stages.sinks.web import auth, connections, run_reader
+from stages.sinks.web.responses import SECURITY_HEADERS
 from tests.stages.sinks.web.test_web import DEADLINE_S, TOKEN, Page, StandIn, wait_until
 
 
@@ -23,9 +23,9 @@ def page():
 @pytest.fixture
 def public(page, monkeypatch):
     """As if it listened at an address that others reach; a wrong token waits for ever."""
-    monkeypatch.setattr(page.stage._server, "_is_local", False)
-    monkeypatch.setattr(web_server, "WRONG_TOKEN_S", 1000)
-    monkeypatch.setattr(web_door, "REFUSED_S", 0)
+    monkeypatch.setattr(page.stage._server._authorizer, "is_local", False)
+    monkeypatch.setattr(auth, "WRONG_TOKEN_S", 1000)
+    monkeypatch.setattr(connections, "REFUSAL_DELAY_S", 0)
     return page
 
 
@@ -35,18 +35,18 @@ def clients():
         yield opened
 
 
-def door(page):
-    return page.stage._server._door
+def limiter(page):
+    return page.stage._server._limiter
 
 
 def wrong(page, clients):
     """A client that has sent a wrong token and waits for the answer."""
     client = clients.enter_context(page.connect())
-    before = len(door(page)._penalised)
+    before = len(limiter(page)._penalised)
     client.sendall(
         b"GET /api/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\n\r\n"
     )
-    wait_until(lambda: len(door(page)._penalised) > before)
+    wait_until(lambda: len(limiter(page)._penalised) > before)
     return client
 
 
@@ -62,11 +62,11 @@ def ask_from(address, page, path):
 
 def occupied(page, clients, monkeypatch):
     """All connections watch a stream."""
-    monkeypatch.setattr(web_door, "MAX_CONNECTIONS", 3)
-    monkeypatch.setattr(web_door, "REFUSED_S", 0)
+    monkeypatch.setattr(connections, "MAX_SERVED", 3)
+    monkeypatch.setattr(connections, "REFUSAL_DELAY_S", 0)
     for _ in range(3):
         clients.enter_context(page.asks("/stream/yard.mjpg"))
-    wait_until(lambda: page.stage._server._viewers == 3)
+    wait_until(lambda: page.stage._server._slots.used == 3)
 
 
 def test_health_checks_are_answered_while_all_connections_are_taken(page, clients, monkeypatch):
@@ -83,7 +83,7 @@ def test_what_the_reserve_answers_is_sealed(page, clients, monkeypatch):
     occupied(page, clients, monkeypatch)
     for path in ("/healthz", "/api/status"):
         headers = page.get(path)[1]
-        for name, value in web_server.SEALED.items():
+        for name, value in SECURITY_HEADERS.items():
             assert headers[name] == value
 
 
@@ -101,23 +101,23 @@ def test_what_is_no_health_check_is_refused_in_the_reserve(page, clients, monkey
 def test_a_health_check_that_fails_tells_nothing(page, clients, monkeypatch):
     occupied(page, clients, monkeypatch)
     page.run.status = lambda: 1 / 0
-    monkeypatch.setattr(web_server, "STATUS_KEPT_S", 0)
-    page.stage._server._status._value = None
-    assert page.get("/readyz")[::2] == (500, b"this could not be answered\n")
+    monkeypatch.setattr(run_reader, "STATUS_TTL_S", 0)
+    page.stage._server._reader.status._cached = None
+    assert page.get("/readyz")[::2] == (500, b"internal error\n")
 
 
 def test_one_who_is_slow_in_the_reserve_gives_way(page, clients, monkeypatch):
     occupied(page, clients, monkeypatch)
-    monkeypatch.setattr(web_door, "MAX_RESERVE", 4)
+    monkeypatch.setattr(connections, "MAX_HEALTH_ONLY", 4)
     for _ in range(20):
         clients.enter_context(page.connect()).sendall(b"GET /healthz HTTP/1.1\r\nX: ")
     assert page.get("/healthz")[0] == 200
-    wait_until(lambda: len(door(page)._reading) <= 4)
+    wait_until(lambda: len(limiter(page)._reading) <= 4)
 
 
 def test_one_whose_health_check_is_being_answered_does_not_give_way(page, clients, monkeypatch):
     occupied(page, clients, monkeypatch)
-    monkeypatch.setattr(web_door, "MAX_RESERVE", 4)
+    monkeypatch.setattr(connections, "MAX_HEALTH_ONLY", 4)
     asked, answer = threading.Event(), threading.Event()
 
     def slow_status(status=page.run.now):
@@ -126,7 +126,7 @@ def test_one_whose_health_check_is_being_answered_does_not_give_way(page, client
         return status
 
     page.run.status = slow_status
-    page.stage._server._status._value = None
+    page.stage._server._reader.status._cached = None
     check = clients.enter_context(page.asks("/readyz"))
     assert asked.wait(DEADLINE_S)
     for _ in range(20):
@@ -138,7 +138,7 @@ def test_one_whose_health_check_is_being_answered_does_not_give_way(page, client
 
 def test_one_who_asks_for_nothing_is_cut_off_in_the_reserve(page, clients, monkeypatch):
     occupied(page, clients, monkeypatch)
-    monkeypatch.setattr(web_door, "RESERVE_S", 0.05)
+    monkeypatch.setattr(connections, "HEALTH_REQUEST_TIMEOUT_S", 0.05)
     client = clients.enter_context(page.connect())
     try:
         assert client.recv(100) == b""
@@ -147,7 +147,7 @@ def test_one_who_asks_for_nothing_is_cut_off_in_the_reserve(page, clients, monke
 
 
 def test_wrong_tokens_hold_no_connection(public, clients, monkeypatch):
-    monkeypatch.setattr(web_door, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(connections, "MAX_SERVED", 3)
     for _ in range(10):
         wrong(public, clients)
     assert public.get("/healthz")[0] == 200
@@ -155,7 +155,7 @@ def test_wrong_tokens_hold_no_connection(public, clients, monkeypatch):
 
 
 def test_an_address_of_many_wrong_tokens_may_only_ask_for_health(public, clients, monkeypatch):
-    monkeypatch.setattr(web_door, "MAX_PENALISED_PER_ADDRESS", 2)
+    monkeypatch.setattr(connections, "MAX_PENALISED_PER_ADDRESS", 2)
     for _ in range(2):
         wrong(public, clients)
     assert ask_from("127.0.0.1", public, "/api/status") == 429
@@ -164,7 +164,7 @@ def test_an_address_of_many_wrong_tokens_may_only_ask_for_health(public, clients
 
 
 def test_of_too_many_wrong_tokens_the_oldest_gets_its_answer(public, clients, monkeypatch):
-    monkeypatch.setattr(web_door, "MAX_PENALISED", 2)
+    monkeypatch.setattr(connections, "MAX_PENALISED", 2)
     first, second = wrong(public, clients), wrong(public, clients)
     clients.enter_context(public.connect()).sendall(
         b"GET /api/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\n\r\n"
@@ -176,7 +176,7 @@ def test_of_too_many_wrong_tokens_the_oldest_gets_its_answer(public, clients, mo
 
 
 def test_there_is_one_guess_per_connection(public, clients, monkeypatch):
-    monkeypatch.setattr(web_server, "WRONG_TOKEN_S", 0)
+    monkeypatch.setattr(auth, "WRONG_TOKEN_S", 0)
     client = clients.enter_context(public.connect())
     client.sendall(
         b"GET /api/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\n\r\n"
@@ -190,8 +190,8 @@ def test_there_is_one_guess_per_connection(public, clients, monkeypatch):
 def test_who_leaves_while_waiting_is_forgotten(public, clients):
     for client in [wrong(public, clients) for _ in range(5)]:
         client.close()
-    wait_until(lambda: not door(public)._penalised)
-    assert not door(public)._wrong
+    wait_until(lambda: not limiter(public)._penalised)
+    assert not limiter(public)._penalised_of
 
 
 @pytest.mark.parametrize(
@@ -207,10 +207,10 @@ def test_who_leaves_while_waiting_is_forgotten(public, clients):
 )
 def test_the_address_of_a_client_is_its_own_or_its_network(peer, address):
     transport = asyncio.Transport({"peername": peer})
-    assert web_door.address_of(transport) == address
-    assert web_door.address_of(None) == ""
+    assert connections.client_address(transport) == address
+    assert connections.client_address(None) == ""
 
 
 def test_fewer_descriptors_mean_fewer_connections(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 256))
-    assert web_door.descriptors_per_kind() == 48
+    assert connections.connections_per_kind() == 48

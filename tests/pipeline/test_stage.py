@@ -1,0 +1,141 @@
+"""The contract of a stage: its context, and names of an earlier contract."""
+
+import logging
+
+import msgspec
+import numpy as np
+import pytest
+
+from pipeline.errors import SetupError
+from pipeline.stage import Context, Source, Stage
+from pipeline.testing import ListSink, ListSource, ManualClock, context, run_stages
+from tests.builders import graph
+
+
+def plain(value):
+    """An image of one grey."""
+    return np.full((4, 6, 3), value, np.uint8)
+
+
+class Colour(msgspec.Struct, frozen=True):
+    name: str
+
+
+class Size(msgspec.Struct, frozen=True):
+    px: int
+
+
+def test_the_nearest_offer_wins_and_those_before_win_over_those_behind():
+    made = Context(
+        offers=(Size(1), Colour("near"), Colour("far")), offers_behind=(Colour("later"),)
+    )
+    assert made.get(Colour) == Colour("near")
+    assert made.get_behind(Colour) == Colour("later")
+    assert made.get_behind(Size) is None
+
+
+def test_a_required_offer_that_is_missing_is_refused():
+    with pytest.raises(SetupError, match="no stage before or behind it offers Colour; add one"):
+        Context().require(Colour)
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"stage": "front"}, "stages.front"),
+        ({"stage": "capture", "stream": "yard"}, "streams.yard"),
+    ],
+)
+def test_messages_of_a_stage_start_with_its_place(fields, where, caplog):
+    # F5: two stages of one kind had the same name in the log.
+    caplog.set_level(logging.INFO)
+    Context(**fields).log.info("%d events", 3)
+    assert caplog.messages == [f"{where}: 3 events"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("tally", "counters"),
+        ("report", "info"),
+        ("apart", "isolated"),
+        ("reads", "resources"),
+        ("folders", "resources"),
+    ],
+)
+def test_a_name_of_the_earlier_contract_is_refused_with_the_new_one(old, new):
+    with pytest.raises(TypeError, match=f"^Mine: `{old}` is now called `{new}`; rename it$"):
+        type("Mine", (Stage,), {old: None})
+
+
+def test_a_constructor_with_facts_is_refused():
+    def init(self, settings, facts):
+        pass
+
+    with pytest.raises(TypeError, match="`facts` is now called `context`"):
+        type("Mine", (Stage,), {"__init__": init})
+
+
+class Old(Stage):
+    @classmethod
+    def resolve(cls, settings):
+        return {"replicas": 2}
+
+
+def test_a_resolve_that_returns_a_dictionary_is_refused():
+    with pytest.raises(SetupError, match=r"resolve of Old: expected a Resolved .*, found dict$"):
+        graph({"old": {"use": "tests.pipeline.test_stage:Old"}})
+
+
+def test_an_error_keeps_its_kind_when_its_place_is_added():
+    from pipeline.errors import SourceError
+
+    error = SourceError("refused", "unreachable").at("streams.yard")
+    assert (str(error), error.kind) == ("streams.yard: refused", "unreachable")
+
+
+# --- the kit ---
+
+
+class Brightness(Stage):
+    def process(self, frame):
+        frame.put("mean", [frame["image"].mean()])
+
+
+def test_stages_run_without_a_pipeline():
+    sink = ListSink()
+    frames = run_stages([Brightness(None, context()), sink], ListSource([plain(4), plain(8)], 10.0))
+    assert [frame["mean"].tolist() for frame in frames] == [[4.0], [8.0]]
+    assert [frame.time_s for frame in frames] == [0.0, pytest.approx(0.1)]
+    assert sink.frames == frames
+
+
+def test_a_clock_moves_only_when_it_is_advanced():
+    clock = ManualClock(2.0)
+    clock.advance(0.5)
+    assert (clock.now_s, clock.now_ns) == (2.5, 2_500_000_000)
+
+
+def test_a_context_takes_fields_and_offers():
+    made = context(streams=("a", "b"), colour=Colour("red"))
+    assert made.streams == ("a", "b")
+    assert made.require(Colour) == made.get_behind(Colour) == Colour("red")
+
+
+def test_stages_are_closed_after_an_error():
+    closed = []
+
+    class Failing(Stage):
+        def process(self, frame):
+            raise ValueError("broken")
+
+        def close(self):
+            closed.append(True)
+
+    with pytest.raises(ValueError, match="broken"):
+        run_stages([Failing(None, context())], ListSource([plain(1)]))
+    assert closed == [True]
+
+
+def test_a_source_says_nothing_about_its_stream_unless_it_offers_it():
+    assert Source.resolve(None).offers == ()
