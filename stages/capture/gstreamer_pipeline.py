@@ -73,8 +73,8 @@ class Pipeline:
         self._gst = load_gstreamer().gst
         self._settings, self._kind = settings, kind
         line = settings.pipeline or SOURCES.get(kind, "uridecodebin name=source")
-        self._whole, self._sink = parse_pipeline(line, custom=kind == "pipeline")
-        self._bus: Any = self._whole.get_bus()
+        self._pipeline, self._sink = parse_pipeline(line, custom=kind == "pipeline")
+        self._bus: Any = self._pipeline.get_bus()
         self.accepted = False
         """Whether a network camera has answered the request for its stream."""
         self.ended = False
@@ -85,22 +85,22 @@ class Pipeline:
         """Name of a plugin that GStreamer lacks for this source."""
         try:
             live = kind not in ("file", "pipeline")
-            self._whole.connect("deep-element-added", partial(_set_up_element, live))
+            self._pipeline.connect("deep-element-added", partial(_set_up_element, live))
             if kind != "pipeline":
-                self._set_up_source(self._whole.get_by_name("source"))
+                self._set_up_source(self._pipeline.get_by_name("source"))
             self._sink.set_property("sync", False)
             self.set_droppable(droppable)
-            self._whole.set_state(self._gst.State.PLAYING)
+            self._pipeline.set_state(self._gst.State.PLAYING)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Release it; its threads have ended when this returns. May be called twice."""
-        whole, self._whole = self._whole, None
+        pipeline, self._pipeline = self._pipeline, None
         self._sink = self._bus = self.error = None
-        if whole is not None:
-            whole.set_state(self._gst.State.NULL)
+        if pipeline is not None:
+            pipeline.set_state(self._gst.State.NULL)
 
     def pull(self, timeout_s: float) -> Any:
         """Return the next sample, an image with its caps; None: none came in time."""
@@ -118,7 +118,7 @@ class Pipeline:
     @property
     def has_duration(self) -> bool:
         """Whether the source has an end of its own."""
-        return bool(self._whole.query_duration(self._gst.Format.TIME)[1] > 0)
+        return bool(self._pipeline.query_duration(self._gst.Format.TIME)[1] > 0)
 
     @property
     def is_paced(self) -> bool:
@@ -158,7 +158,7 @@ class Pipeline:
         return bool(failed)
 
     def _decoders(self) -> list[Any]:
-        factories = [element.get_factory() for element in _elements(self._whole)]
+        factories = [element.get_factory() for element in _elements(self._pipeline)]
         kinds = ("Codec/Decoder/Video", "Codec/Decoder/Image")
         return [f for f in factories if f.get_metadata("klass").startswith(kinds)]
 
@@ -183,7 +183,7 @@ class Pipeline:
                 properties["add-reference-timestamp-meta"] = True
             source.connect("select-stream", partial(_is_first_video, []))
         if self._kind == "device":
-            self._whole.get_by_name("requested").set_property("caps", self._requested_caps())
+            self._pipeline.get_by_name("requested").set_property("caps", self._requested_caps())
             properties["device"] = str(device_path(parsed))
         else:
             properties["location" if self._kind in SOURCES else "uri"] = address

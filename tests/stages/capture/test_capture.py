@@ -59,7 +59,7 @@ def mark(frame):
 
 @pytest.fixture(scope="module")
 def clip():
-    """(time, mark) of every frame of the clip."""
+    """Return (time, mark) of every frame of the clip."""
     capture = opened(CLIP)
     assert capture.live is False
     found = [(frame.time_s, mark(frame)) for frame in read(capture)]
@@ -195,7 +195,7 @@ def test_skipping_n_images_is_the_same_as_reading_them(video, count, more):
 @pytest.mark.parametrize("more", [{}, {"loop": True, "frames": 23}])
 @pytest.mark.parametrize("count", [*range(1, 12), 15, 21, 22, 23])
 def test_skipping_in_a_folder_counts_damaged_images(count, more, folder):
-    """Of five images one is damaged: `count` is of images taken, decoded or not."""
+    """One of five images is damaged; `count` is the number of images taken, decoded or not."""
     whole = opened(folder, **more)
     expected, taken = [], 0
     for frame in iter(lambda: read(whole, 1), []):
@@ -302,7 +302,7 @@ class Script(FileReader):
 
     def retrieve(self, frame):
         if self.images[self.at] == "damaged":
-            frame.empty("image", (3, 3, 3), np.uint8)  # filled in part
+            frame.empty("image", (3, 3, 3), np.uint8)  # partly filled
             return False
         if self.images[self.at] == "broken":
             raise OSError("the camera broke")
@@ -340,7 +340,7 @@ def test_damaged_images_are_counted_and_skipped(video):
     capture = scripted(video, [0, "damaged", 2, "lost", "lost", 5, "damaged"])
     frames = read(capture)
     assert [pixels(frame) for frame in frames] == [0, 2, 5]
-    for frame in frames:  # what was filled in part takes no room
+    for frame in frames:  # a partly filled array takes no room
         assert frame.header.arrays == {"image": (0, "|u1", (2, 2, 3))}
         assert frame.header.used == 12
     assert capture.missed() == (0, 4)
@@ -349,7 +349,7 @@ def test_damaged_images_are_counted_and_skipped(video):
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 6, 7, 8])
 def test_after_a_kill_anywhere_no_good_image_is_skipped(count, video):
-    """Lost images are counted, all in a row at once, before the good one behind is lent."""
+    """Lost images in a row are counted at once, before the good one behind them is lent."""
     images = [0, "lost", "lost", 3, 4, "lost", 6, 7]
     capture = scripted(video, images)
     capture.skip(count, -1)
@@ -601,7 +601,7 @@ def live(video, images, **more):
 
 
 def finish(capture):
-    """Close, but let the reading thread come to its end first."""
+    """Close it after its reading thread has ended."""
     capture._reader.gate.release(100)
     capture.close()
 
@@ -619,7 +619,7 @@ def test_live_the_next_image_fills_the_frame_and_others_are_counted(video):
     assert notified.get(timeout=END_S)
     assert capture.collect() is True
     assert pixels(frame) == 2
-    script.step()  # 3: frame is ours now
+    script.step()  # 3: the frame is filled
     script.step()  # 4
     assert pixels(frame) == 2
     other = slot()
@@ -750,7 +750,7 @@ def test_after_a_crash_a_file_played_live_goes_on_at_once_and_at_its_pace(
 
     class Event(threading.Event):
         def wait(self, timeout=None):
-            if timeout is None:  # the thread's own, for its start
+            if timeout is None:  # the event of the thread's start
                 return super().wait()
             waits_s.append(timeout)
             return False
@@ -778,7 +778,7 @@ def test_closing_ends_the_reading_thread_while_images_still_come(tmp_path):
 
 def test_live_after_a_crash_missed_images_are_not_counted_twice(tmp_path):
     capture = opened(many(tmp_path, 10), mode="live", fps=1000)
-    capture.skip(7, 0)  # of which the newest that became a frame is the first
+    capture.skip(7, 0)  # the newest that became a frame is the first
     notified = queue.SimpleQueue()
     capture.start(lambda: notified.put(True))
     assert notified.get(timeout=END_S)

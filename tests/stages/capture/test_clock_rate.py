@@ -8,7 +8,7 @@ MS = 1_000_000
 
 
 def trusted(known, stamps_ms, came_ms):
-    """Whether the stamp of each image is trusted."""
+    """Return whether the stamp of each image is trusted."""
     check = RateCheck()
     check.connect(known)
     return [
@@ -18,7 +18,7 @@ def trusted(known, stamps_ms, came_ms):
 
 
 def every(step_ms, seconds, jitter_ms=0):
-    """Times of images; every third one is late."""
+    """Return the times of images; every third one is late."""
     return [i * step_ms + jitter_ms * (i % 3 == 0) for i in range(round(seconds * 1000 / step_ms))]
 
 

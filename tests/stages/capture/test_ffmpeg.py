@@ -59,7 +59,7 @@ def test_the_kind_of_a_refusal_is_known_after_any_earlier_reading(first, level):
 
 
 @pytest.mark.parametrize(
-    ("said", "changed"),
+    ("logged", "changed"),
     [
         ("", False),
         ("[h264 @ 0x1] Reinit context to 1920x1088, pix_fmt: yuv420p", False),
@@ -69,8 +69,8 @@ def test_the_kind_of_a_refusal_is_known_after_any_earlier_reading(first, level):
         ("[swscaler @ 0x1] Slice parameters 0, 1440 are invalid", True),
     ],
 )
-def test_another_size_is_recognized_in_ffmpegs_log(said, changed):
-    assert has_other_size(said, (1080, 1920)) is changed
+def test_another_size_is_recognized_in_ffmpegs_log(logged, changed):
+    assert has_other_size(logged, (1080, 1920)) is changed
 
 
 def motion_jpeg(*bodies):

@@ -53,7 +53,7 @@ def settings(source="x", **others):
 
 @pytest.fixture
 def video():
-    """Makes readers, and closes them."""
+    """Make readers, and close them at the end."""
     made = []
 
     def make(source="x", **others):
@@ -173,7 +173,7 @@ def test_rows_of_any_width_come_without_their_padding(form, width, video):
         )
     )
     assert [bar.shape for bar in bars] == [(31, width, 3)] * 2
-    assert (bars[0][:8] == bars[0][0]).all()  # upright bars: not a row is shifted
+    assert (bars[0][:8] == bars[0][0]).all()  # upright bars: no row is shifted
     first, last = bars[0][0, 2].tolist(), bars[0][0, width - 3].tolist()
     assert len(set(first)) == 1  # white
     assert last[0] > 150  # blue, in BGR
@@ -199,7 +199,7 @@ def test_it_gives_the_same_images_as_opencv(video):
         reading.to_the_end()
     for ours, theirs in zip(images(video(CLIP), 5), reading.frames, strict=True):
         apart = np.abs(ours.astype(int) - theirs.image)
-        assert apart.mean() < 2  # they round, and weigh colour, each in their own way
+        assert apart.mean() < 2  # each rounds, and weighs colours, in its own way
 
 
 @needs_gstreamer
@@ -514,9 +514,7 @@ def test_a_late_reader_gets_the_newest_image_and_counts_the_others(video):
         time.sleep(0.06)  # three images
         assert own.grab()
         passed, was_ns = round((own.source_ns - was_ns) / PERIOD_NS), own.source_ns
-        if (
-            own.skipped < gstreamer_pipeline.MAX_WAITING - 1
-        ):  # else the machine slept longer than that
+        if own.skipped < gstreamer_pipeline.MAX_WAITING - 1:  # else the sleep was longer
             assert passed == 1 + own.skipped
         skipped += own.skipped
     assert skipped >= 10
@@ -527,7 +525,7 @@ def test_lossless_no_image_is_dropped(video):
     own = video(pipeline=LIVE, mode="lossless")
     stamps = []
     for _ in range(20):
-        time.sleep(0.03)  # slower than they come
+        time.sleep(0.03)  # slower than the images come
         assert own.grab()
         stamps.append(own.source_ns)
     assert stamps == [number * PERIOD_NS for number in range(20)]

@@ -1,4 +1,4 @@
-"""Snapshot addresses and MJPEG streams over HTTP, logins, and answers that are no images."""
+"""Snapshot addresses and MJPEG streams over HTTP, logins, and responses without an image."""
 
 import base64
 import hashlib
@@ -34,7 +34,7 @@ def opened(url, **more):
 
 
 def image(reader):
-    """The next image, as a frame; None: it is damaged."""
+    """Return the next image, as a frame; None: it is damaged."""
     assert reader.grab(), reader.end_reason()
     frame = Frame(header(), "demo", memoryview(np.empty(1 << 16, np.uint8)))
     return frame if reader.retrieve(frame) else None
@@ -101,7 +101,7 @@ def test_a_server_that_closes_each_connection_gets_new_ones(serve):
 def test_a_kept_connection_that_the_server_has_closed_is_replaced(serve):
     def answer(handler):
         handler.give(jpeg())
-        handler.close_connection = True  # without a word
+        handler.close_connection = True  # without a header that says so
 
     server = serve(answer)
     reader = opened(server.url(), fps=1000)
@@ -261,7 +261,7 @@ def basic(handler):
 
 
 def digest(algorithm="MD5", qop="auth"):
-    """Answers to a login by digest authentication alone."""
+    """Accept a login by digest authentication only."""
 
     def hashed(text):
         name = "sha256" if algorithm.startswith("SHA") else "md5"
@@ -297,7 +297,7 @@ def test_a_camera_with_a_login_gets_it_with_each_request(serve, answer):
     reader = opened(server.url("/shot?x=1&y=2", LOGIN), fps=1000)
     assert all(image(reader) for _ in range(3))
     reader.close()
-    assert len(server.asked) == 4  # the first request has shown nothing
+    assert len(server.asked) == 4  # the first request has no login
     assert server.asked[0][1] is None
     assert refusal(server.url(login="guest:secret@")) == ("unauthorized", "wrong user or password")
     assert "login required" in refusal(server.url())[1]

@@ -14,7 +14,7 @@ COUNT = 7
 
 
 def shades(count=COUNT, side=32):
-    """Images of one shade each."""
+    """Return images of one shade each."""
     return [np.full((side, side, 3), 20 * i + 10, np.uint8) for i in range(count)]
 
 

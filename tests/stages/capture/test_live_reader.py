@@ -35,8 +35,8 @@ SECOND_NS = 1_000_000_000
 
 
 class Scripted(Reader):
-    """Images as a test lays them out: a number is an image; a pair, why there is none; an
-    event blocks until it is set, or until it is interrupted if it is `gentle`."""
+    """Images from a list: a number is an image; a pair is the reason of an end; an event blocks
+    until it is set or, if the reader is `gentle`, interrupted."""
 
     decoder = "script"
     source_ns = -1
@@ -57,7 +57,7 @@ class Scripted(Reader):
             self.entered.set()
             while not what.wait(0.01):
                 if self.gentle and self.interrupted.is_set():
-                    return True  # with what was left over
+                    return True  # with an image that was left over
             return self.grab()
         if isinstance(what, tuple):
             self.end = what
@@ -109,7 +109,7 @@ class Lab:
             time.sleep(0.001)
 
     def next(self):
-        """The next image."""
+        """Return the next image."""
         self.wait_for(lambda: self.live.collect() is not None)
         assert self.live.collect()
         value = pixels(self.frame)
@@ -171,7 +171,7 @@ def test_while_a_source_is_lost_its_state_has_reason_and_retry_time(lab):
     )
     assert made.live.collect() is None
     assert made.live.decoder == ""
-    assert len(made.opened) == 1  # and nothing else is done meanwhile
+    assert len(made.opened) == 1  # no further attempt
 
 
 def test_a_camera_with_images_too_large_for_a_slot_waits(lab):
@@ -187,7 +187,7 @@ def test_a_camera_with_images_too_large_for_a_slot_waits(lab):
     made.live.start()
     assert [made.next(), made.next()] == [1, 4]
     assert made.drops.take() == (0, 1)
-    (too_large,) = (told for told in conditions if told.kind == "unsupported")
+    (too_large,) = (one for one in conditions if one.kind == "unsupported")
     assert "larger than `max_frame`" in too_large.text
     assert large.closed == 1
 
@@ -217,7 +217,7 @@ def test_silence_is_noticed_from_outside_and_late_images_dropped(lab):
     # Only the condition is read, as when no frame can be offered.
     made.wait_for(lambda: made.live.condition.kind == "frozen" or made.opened)
     assert silent.interrupted.is_set()
-    assert made.next() == 2  # and not what was left over
+    assert made.next() == 2  # not the image that was left over
     assert silent.closed == 1
 
 
@@ -236,7 +236,7 @@ def test_the_first_image_may_take_longer(lab):
     slow = threading.Event()
     made = lab(Scripted([9]), first=Scripted([slow, 1]), stall_timeout_s=0.01)
     made.live.start()
-    time.sleep(0.05)  # longer than the stall timeout and what is added to it
+    time.sleep(0.05)  # longer than the stall timeout
     assert made.live.condition == Condition("opening")
     slow.set()
     assert made.next() == 1
@@ -252,7 +252,7 @@ def test_a_library_that_does_not_return_raises_stuck_source(lab, monkeypatch):
         with pytest.raises(StuckSource, match="has not returned for"):
             made.wait_for(lambda: made.live.collect() is not None)
         assert made.live.condition.kind == "frozen"
-        made.live.stop()  # does not wait for what will not come
+        made.live.stop()  # does not wait for the thread
         assert made.live.is_alive()
     finally:
         made.live.stop()
@@ -294,7 +294,7 @@ def test_a_source_that_waits_can_be_paused_and_resumed_at_once(lab):
     made.wait_for(lambda: made.live.condition.state == "waiting")
     made.live.pause()
     made.wait_for(lambda: made.live.condition.state == "paused")
-    made.live.resume()  # tries at once
+    made.live.resume()  # retries at once
     assert made.next() == 1
 
 
@@ -422,7 +422,7 @@ def test_the_newest_image_wins_and_the_others_are_counted(quick):
         reading.more(3)
         reading.until(lambda: reading.capture.collect() is True)
         asleep_until = time.monotonic() + 1.0
-        while time.monotonic() < asleep_until:  # a pipeline that is busy offers nothing
+        while time.monotonic() < asleep_until:  # a busy pipeline offers no frame
             reading.missed += reading.capture.missed()
             time.sleep(0.05)
         assert reading.missed[0] >= 10
@@ -482,7 +482,7 @@ def test_a_paused_camera_is_released_and_resumed(camera, quick):
         before_pause = len(reading.frames)
         reading.capture.resume()
         reading.more(3)
-        # One that was in the frame already is still handed out.
+        # An image that was in the frame already still counts.
         assert all(whole(p).wall_ms >= paused_ms for p in reading.frames[before_pause + 1 :])
         assert set(reading.states) == {"opening", "live", "paused"} or set(reading.states) == {
             "live",
@@ -507,23 +507,23 @@ def nothing_more_than(before):
 
 def test_closing_releases_all_descriptors_and_threads(camera, quick):
     with Reading(camera.url("/jpeg")) as reading:
-        reading.more(1)  # whatever a library keeps for good, it has now
+        reading.more(1)  # a library has now all that it keeps
     before = held()
     for _ in range(10):
         with Reading(camera.url("/jpeg")) as reading:
             reading.more(1)
     camera.freeze()
     with Reading(camera.url("/jpeg"), wait=True) as reading:
-        reading.step(0.1)  # the thread opens it, in vain
+        reading.step(0.1)  # the thread fails to open it
     camera.kill()
     assert nothing_more_than(before)
     assert "pump" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_two_hundred_flapping_cameras_leak_nothing(quick):
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # not listening: refuses
-        url = f"rtsp://127.0.0.1:{nobody.getsockname()[1]}/x"
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # not listening: refuses
+        url = f"rtsp://127.0.0.1:{bound.getsockname()[1]}/x"
         with Reading(url, wait=True) as reading:
             reading.until_state("waiting", "refused")
         before = held()

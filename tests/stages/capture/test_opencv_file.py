@@ -21,7 +21,7 @@ SQUARES = {"red": (0, 0, 253), "green": (0, 253, 0), "blue": (253, 0, 0), "yello
 
 
 def squares(frame):
-    """The colours of the four quarters of an image, row by row; "" for another one."""
+    """Return the colours of the quarters of an image, row by row; "" for another colour."""
     image = frame["image"].astype(int)
     height, width = image.shape[:2]
     found = []
@@ -200,7 +200,7 @@ def test_a_place_is_sought_only_if_the_stamps_prove_it(tmp_path):
     assert sought(CLIP, 290, 28_900_000_000) == (True, 28_900_000_000)
     assert sought(CLIP, 290, 28_800_000_000) == (False, -1)  # not the time of that image
     joined = write(tmp_path / "a.ts", *[SMALL] * 8)
-    assert sought(joined, 140, 5_560_000_000) == (False, -1)  # each stamp is there eight times
+    assert sought(joined, 140, 5_560_000_000) == (False, -1)  # each stamp occurs eight times
 
 
 # --- the end of a file ---
@@ -324,7 +324,7 @@ def part(kind, *parts):
 
 
 def avi_with_sound(images, sounds):
-    """An AVI file with so many packets of sound before each image."""
+    """Write an AVI file with so many packets of sound before each image."""
     coded = cv2.imencode(".jpg", np.full((16, 16, 3), 99, np.uint8))[1].tobytes()
     head = struct.pack("<14I", 10**6, 0, 0, 0, images, 0, 2, 0, 16, 16, 0, 0, 0, 0)
     stream = "<4s4sIHHIIIIIIII4H"

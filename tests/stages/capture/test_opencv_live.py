@@ -34,7 +34,7 @@ ALWAYS = "fpsprobesize;0|analyzeduration;2500000"
 
 
 def refusal(source, **settings):
-    """Kind and words with which a source is refused."""
+    """Return kind and text of the error of a source."""
     with pytest.raises(SourceError) as caught, Reading(source, **settings):
         pass
     assert "secret" not in str(caught.value)
@@ -154,7 +154,7 @@ def test_the_error_status_of_a_server_is_recognized(answering, status, kind, wor
 
 
 @pytest.mark.parametrize(
-    ("said", "kind"),
+    ("logged", "kind"),
     [
         ("Failed to resolve hostname cam.local: Name or service not known", "unknown_host"),
         ("Connection to tcp://c?timeout=0 failed: No route to host", "unreachable"),
@@ -163,15 +163,15 @@ def test_the_error_status_of_a_server_is_recognized(answering, status, kind, wor
         ("Error reading HTTP response: Immediate exit requested", "timeout"),
         ("Could not find codec parameters for stream 0", "unsupported"),
         ("Failed reading RTSP data: Connection reset by peer", "closed"),
-        # localhost has two addresses, of which one has answered
+        # localhost has two addresses; one has answered
         ("[::1] failed: Connection refused\nmethod DESCRIBE failed: 401 (x)", "unauthorized"),
         ("", "failed"),
         ("something new", "failed"),
     ],
 )
-def test_ffmpegs_log_is_classified_and_never_shown(said, kind):
+def test_ffmpegs_log_is_classified_and_never_shown(logged, kind):
     url = "rtsp://guest:secret@cam.local:554/x"
-    found, words = classify_error(f"[tcp @ 0x1] {said} {url}", url, "failed")
+    found, words = classify_error(f"[tcp @ 0x1] {logged} {url}", url, "failed")
     assert found == kind
     assert words
     assert "secret" not in words
@@ -272,7 +272,7 @@ def test_a_waiting_grab_is_interrupted_at_once():
 
 
 class Scripted:
-    """In front of a scripted camera: (height, width) of each image."""
+    """A cv2.VideoCapture whose images have the sizes (height, width) of a list."""
 
     def __init__(self, shapes, stamps_ms=()):
         self.shapes, self.stamps_ms, self.at = list(shapes), stamps_ms, -1
@@ -305,7 +305,7 @@ class Scripted:
     def retrieve(self, target):
         image = np.full((*self.shapes[self.at], 3), self.at, np.uint8)
         if target.shape != image.shape:
-            return True, image  # as OpenCV does: an array of its own, without a word
+            return True, image  # as OpenCV does: an array of its own, without an error
         target[...] = image
         return True, target
 
@@ -314,7 +314,7 @@ class Scripted:
 
 
 def scripted(monkeypatch, shapes, stamps_ms=(), context=None, last_ns=None, **more):
-    """A reading of a scripted camera, image by image as if it were lossless; to its end."""
+    """Read a scripted camera losslessly to its end."""
     made = Scripted(shapes, stamps_ms)
     monkeypatch.setattr("stages.capture.opencv_live.cv2.VideoCapture", made)
     settings = {"mode": "lossless", "reconnect": False, **more}
@@ -384,7 +384,7 @@ def test_a_cameras_clock_counts_from_the_start_of_the_run(monkeypatch):
     after, _ = scripted(monkeypatch, [(4, 6)] * 3, stamps_ms, context, last_ns=times[-1])
     assert after.frames[0].source_ns > times[-1] > times[0] > 0
     assert times[1] - times[0] == 40_000_000
-    assert len(after.frames) == 3  # of a camera nothing is passed by
+    assert len(after.frames) == 3  # no image of a camera is skipped
 
 
 # --- a webcam ---
@@ -409,7 +409,7 @@ QUICK = {"INITIAL_DELAY_S": 0.05, "MAX_DELAY_S": 0.2}
 
 
 def in_order(said):
-    """Each image once, and the clock goes on over all connections."""
+    """Check that each image came once, and that the clock went on over all connections."""
     images = [one for one in said if "number" in one]
     assert all(a["number"] < b["number"] and a["ns"] < b["ns"] for a, b in pairwise(images))
 

@@ -6,14 +6,12 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from pipeline.errors import SetupError, SourceError
-from stages.addresses import parse_source
 from stages.capture import opencv_pipe
 from stages.capture.capture import Capture
 from stages.capture.settings import CaptureSettings
@@ -27,7 +25,7 @@ COUNT = 30
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
     """A Matroska file of 20 images per second, whose image `i` has the grey 8 * i at its top
-    left; the rest is noise, as FFmpeg wants some thousand bytes before it opens anything."""
+    left; the rest is noise, as FFmpeg needs some thousand bytes before it opens a file."""
     path = tmp_path_factory.mktemp("pipe") / "grey.mkv"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"FFV1"), 20.0, (40, 24))
     assert writer.isOpened()
@@ -40,7 +38,7 @@ def video(tmp_path_factory):
 
 
 def jpegs(*sizes):
-    """JPEG after JPEG, without a container."""
+    """Return JPEG after JPEG, without a container."""
     return b"".join(
         cv2.imencode(".jpg", np.full((height, width, 3), 100, np.uint8))[1].tobytes()
         for width, height in sizes
@@ -67,7 +65,7 @@ def written(target, data):
 
 @pytest.fixture
 def fifo(tmp_path):
-    path = tmp_path / "a%03d?:b.jpg"  # no name may mean anything
+    path = tmp_path / "a%03d?:b.jpg"  # no character in a name has a meaning
     os.mkfifo(path)
     return path
 
@@ -258,10 +256,6 @@ def test_the_kind_of_a_path_depends_on_the_disk_not_its_name(tmp_path, fifo):
     (tmp_path / "cam").symlink_to("/dev/video77")
     assert kind_of(str(tmp_path / "cam")) == "device"
     assert kind_of("x\0y") == "recorded"
-
-
-def test_a_file_url_is_a_path(tmp_path):
-    assert parse_source("file:///a%20b/c.mp4") == Path("/a b/c.mp4")
 
 
 @pytest.mark.parametrize(

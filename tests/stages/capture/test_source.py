@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from stages.addresses import device_path, host_of
+from stages.addresses import device_path
 from stages.capture.source import (
     device_problem,
     http_error,
@@ -29,23 +29,6 @@ from stages.capture.source import (
 )
 def test_a_source_is_a_file_a_webcam_or_an_address(source, recorded, device):
     assert (is_recorded(source), is_device(source)) == (recorded, device)
-
-
-@pytest.mark.parametrize(
-    ("address", "host", "port"),
-    [
-        ("rtsp://cam/x", "cam", 554),
-        ("rtsps://cam/x", "cam", 322),
-        ("http://cam:8000/x", "cam", 8000),
-        ("rtsp://[fe80::1]:9/x", "fe80::1", 9),
-        ("rtsp://u:12/se@cret@cam:554/x", "u", 12),
-        ("udp://cam", "cam", None),
-        ("rtsp://[bad/x", "?", None),
-        ("rtsp://cam:99999/x", "?", None),
-    ],
-)
-def test_host_and_port_of_an_address(address, host, port):
-    assert host_of(address) == (host, port)
 
 
 def test_error_statuses_of_a_server_have_different_kinds():

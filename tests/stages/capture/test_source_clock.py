@@ -112,7 +112,7 @@ def test_drift_is_followed_up_to_a_second():
     times = live_times(clock, [at * 1.02 for at in came], came)
     assert max(abs(time - at) for time, at in zip(times, came, strict=True)) <= 1000
     steps = np.diff(times)
-    assert ((steps >= 19.9) & (steps <= 41)).all()  # it waits for us, and never stands still
+    assert ((steps >= 19.9) & (steps <= 41)).all()  # it waits for our clock, and never stands still
 
 
 def test_after_a_crash_time_does_not_go_back():
