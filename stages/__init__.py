@@ -24,7 +24,7 @@ STAGES = {
     "preprocess": Entry("stages.inference.preprocess:Preprocess"),
     "detector": Entry("stages.inference.detector:Detector", options=("model", "device")),
     "nms": Entry("stages.inference.nms:NonMaxSuppression"),
-    "tracker": Entry("stages.tracking.tracker:Tracker"),
+    "tracker": Entry("stages.tracking.tracker:TrackerStage"),
     "window": Entry("stages.sinks.window:Window", sink=""),
     "video": Entry("stages.sinks.video.video:Video", sink="path"),
     "pictures": Entry("stages.sinks.files.pictures:Pictures", sink="folder"),
