@@ -353,7 +353,7 @@ def test_a_wrong_password_is_tried_once(video):
     """More attempts can lock a user out of a camera."""
     refused = []
     server = RtspServer("127.0.0.1", 0, CameraCredentials("guest", "right"), ["tcp"])
-    server.refused = refused.append
+    server.count_refusal = refused.append
     server.open()
     try:
         with pytest.raises(SourceError, match="wrong user or password"):
