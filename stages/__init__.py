@@ -25,6 +25,7 @@ STAGES = {
     "detector": Entry("stages.inference.detector:Detector", options=("model", "device")),
     "nms": Entry("stages.inference.nms:NonMaxSuppression"),
     "tracker": Entry("stages.tracking.tracker:TrackerStage"),
+    "object_events": Entry("stages.analytics.object_events:ObjectEvents"),
     "window": Entry("stages.sinks.window:Window", sink=""),
     "video": Entry("stages.sinks.video.video:Video", sink="path"),
     "pictures": Entry("stages.sinks.files.pictures:Pictures", sink="folder"),

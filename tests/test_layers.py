@@ -91,7 +91,6 @@ MAX_CLASS_LINES = 300
 MAX_ATTRIBUTES = 20
 LARGE = {
     "pipeline/memory/arena.py:Arena": "to be split",
-    "pipeline/service/service.py": "to be split",
     "pipeline/supervisor/supervisor.py": "to be split",
     "pipeline/supervisor/supervisor.py:Supervisor": "to be split",
     "pipeline/worker/worker.py": "to be split",
