@@ -1,8 +1,8 @@
-"""A source that is read as the worker does it, for tests; of another process by its lines.
+"""Reading of a source as the worker does it, for tests; in another process too.
 
-    python -m tests.reading '{"source": 7, "stall_timeout_s": 1}' '{"FIRST_DELAY_S": 0.1}'
+    python -m tests.reading '{"source": 7, "stall_timeout_s": 1}' '{"INITIAL_DELAY_S": 0.1}'
 
-prints each change of condition and each picture as a line of JSON, until standard input ends.
+prints each change of condition and each image as a line of JSON, until standard input ends.
 """
 
 from __future__ import annotations
@@ -20,30 +20,31 @@ from typing import Any, NamedTuple
 import numpy as np
 
 DEADLINE_S = 30.0
-"""For what is about to come; none is waited for in vain."""
+"""Longest wait for an event that must come."""
 
 
-class Picture(NamedTuple):
-    """What is kept of a frame."""
+class TakenFrame(NamedTuple):
+    """The parts of a frame that are kept."""
 
     image: Any
     source_ns: int
     captured_ns: int
     wall_ns: int
     used: int
-    """Bytes of the slot."""
+    """Bytes of the slot in use."""
     arrays: dict[str, Any]
 
 
 class Reading:
-    """Offers a frame, collects it, and looks at the condition, again and again."""
+    """Offers frames, collects them, and records the changes of the condition."""
 
     def __init__(self, source: Any, context: Mapping[str, Any] | None = None, **settings: Any):
         from pipeline.stage import Context
-        from stages.capture.capture import Capture, CaptureSettings
+        from stages.capture.capture import Capture
+        from stages.capture.settings import CaptureSettings
 
         self.started_ns = time.monotonic_ns()
-        self.pictures: list[Picture] = []
+        self.frames: list[TakenFrame] = []
         self.conditions: list[Any] = []
         self.ended = False
         self.missed = np.zeros(2, int)
@@ -78,17 +79,17 @@ class Reading:
 
     @property
     def states(self) -> list[str]:
-        """The states so far, each once in a row."""
+        """States so far, without repetitions in a row."""
         states = [condition.state for condition in self.conditions]
         return [s for i, s in enumerate(states) if not i or s != states[i - 1]]
 
     @property
     def kinds(self) -> set[str]:
-        """Every reason to wait so far."""
+        """Kinds of all problems so far."""
         return {condition.kind for condition in self.conditions} - {""}
 
     def step(self, wait_s: float = 0.01) -> None:
-        """Do once what the worker does in a loop."""
+        """Do one round of the worker's loop."""
         condition = self.capture.condition
         if not self.conditions or condition != self.conditions[-1]:
             self.conditions.append(condition)
@@ -97,8 +98,8 @@ class Reading:
         if filled:
             header = self._frame.header
             image = self._frame["image"].copy()
-            self.pictures.append(
-                Picture(
+            self.frames.append(
+                TakenFrame(
                     image,
                     header.source_ns,
                     header.captured_ns,
@@ -117,72 +118,74 @@ class Reading:
             self.ended = True
 
     def until(self, done: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
-        """Go on until something is so."""
+        """Read until `done` returns true."""
         end = time.monotonic() + deadline_s
         while not done():
-            assert time.monotonic() < end, f"in vain: {self.conditions}, {len(self.pictures)}"
+            assert time.monotonic() < end, f"timeout: {self.conditions}, {len(self.frames)}"
             assert not self.ended, f"ended: {self.conditions}"
             self.step()
 
     def until_state(self, state: str, kind: str = "") -> None:
-        """Go on until the source is in this state, for this reason."""
+        """Read until the source is in this state, for this reason."""
 
-        def so() -> bool:
+        def reached() -> bool:
             last = self.conditions[-1] if self.conditions else None
             return last is not None and (last.state, last.kind) == (state, kind)
 
         self.step(0.0)
-        self.until(so)
+        self.until(reached)
 
-    def more(self, pictures: int) -> list[Picture]:
-        """The next so many pictures."""
-        before = len(self.pictures)
-        self.until(lambda: len(self.pictures) >= before + pictures)
-        return self.pictures[before:]
+    def more(self, count: int) -> list[TakenFrame]:
+        """Return the next `count` frames."""
+        before = len(self.frames)
+        self.until(lambda: len(self.frames) >= before + count)
+        return self.frames[before:]
 
     def to_the_end(self) -> None:
-        """Go on until the source has ended."""
+        """Read until the source has ended."""
         end = time.monotonic() + DEADLINE_S
         while not self.ended:
-            assert time.monotonic() < end, f"no end: {self.conditions}, {len(self.pictures)}"
+            assert time.monotonic() < end, f"no end: {self.conditions}, {len(self.frames)}"
             self.step()
 
 
 def held() -> tuple[int, int]:
-    """Descriptors and threads of this process."""
+    """Return the number of descriptors and of threads of this process."""
     return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
 
 
 def main(settings: str, delays: str) -> None:
-    """Read until standard input ends; say everything."""
+    """Read until standard input ends; print all events."""
     import run  # noqa: F401 - sets the environment that OpenCV reads when it is imported
     from pipeline.errors import EyelineError
-    from stages.capture import live_reader as live
+    from stages import backoff
+    from stages.capture import watchdog
     from tests.webcam import number_of
 
     for name, value in json.loads(delays).items():
-        assert hasattr(live, name)
-        setattr(live, name, value)
+        module = backoff if hasattr(backoff, name) else watchdog
+        assert hasattr(module, name)
+        setattr(module, name, value)
 
-    def say(**what: Any) -> None:
-        print(json.dumps(what), flush=True)  # noqa: T201 - who started it reads it
+    def report(**event: Any) -> None:
+        print(json.dumps(event), flush=True)  # noqa: T201 - the parent reads it
 
     try:
         with Reading(**json.loads(settings)) as reading:
-            told = 0
+            reported = 0
             while not reading.ended and not select.select([0], [], [], 0)[0]:
                 reading.step()
-                for condition in reading.conditions[told:]:
-                    say(state=condition.state, kind=condition.kind, text=condition.text)
-                for picture in reading.pictures:
-                    shape = list(picture.image.shape)
-                    say(number=number_of(picture.image), shape=shape, ns=picture.source_ns)
-                told = len(reading.conditions)
-                reading.pictures.clear()
+                for condition in reading.conditions[reported:]:
+                    report(state=condition.state, kind=condition.kind, text=condition.text)
+                for frame in reading.frames:
+                    shape = list(frame.image.shape)
+                    report(number=number_of(frame.image), shape=shape, ns=frame.source_ns)
+                reported = len(reading.conditions)
+                reading.frames.clear()
     except EyelineError as error:
-        say(error=type(error).__name__, kind=getattr(error, "kind", ""), text=str(error))
+        report(error=type(error).__name__, kind=getattr(error, "kind", ""), text=str(error))
         os._exit(1)  # a thread that is stuck would have the interpreter abort
-    say(threads=[thread.name for thread in threading.enumerate()])
+    report(threads=[thread.name for thread in threading.enumerate()])
 
 
 if __name__ == "__main__":

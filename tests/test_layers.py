@@ -70,12 +70,6 @@ OUTSIDE_THE_ORDER = {
     "pipeline.status",
 }
 CIRCLES = {
-    "stages.capture.capture",
-    "stages.capture.gstreamer",
-    "stages.capture.gstreamer_file",
-    "stages.capture.http_snapshot",
-    "stages.capture.opencv_live",
-    "stages.capture.opencv_pipe",
     "stages.sinks.clips.clips",
     "stages.sinks.clips.recorder",
     "stages.sinks.video.avi",
@@ -91,9 +85,7 @@ CIRCLES = {
     "stages.tracking.bytetrack",
     "stages.tracking.tracker",
 }
-CROSSINGS = {
-    ("stages.sinks.web.allowed_sources", "stages.capture.source"),
-}
+CROSSINGS = {}
 MAX_FILE_LINES = 400
 MAX_CLASS_LINES = 300
 MAX_ATTRIBUTES = 20
@@ -103,13 +95,6 @@ LARGE = {
     "pipeline/supervisor/supervisor.py:Supervisor": "to be split",
     "pipeline/worker/worker.py": "to be split",
     "pipeline/worker/worker.py:Worker": "to be split",
-    "stages/capture/capture.py": "to be split",
-    "stages/capture/gstreamer.py": "to be split",
-    "stages/capture/gstreamer.py:GStreamerVideo": "to be split",
-    "stages/capture/live_reader.py": "to be split",
-    "stages/capture/live_reader.py:Live": "to be split",
-    "stages/capture/opencv_file.py:VideoFile": "to be split",
-    "stages/capture/opencv_live.py": "to be split",
     "stages/sinks/clips/recorder.py": "to be split",
     "stages/sinks/clips/recorder.py:ClipWriter": "to be split",
 }

@@ -526,7 +526,7 @@ def test_a_command_that_is_spelt_wrong_gets_a_hint(capsys, tmp_path):
 @pytest.mark.parametrize("address", ["rtsp://", "rtsp:///x", "http://u:p@/x", "rtsp://:554/x"])
 def test_an_address_without_a_host_is_refused(address, capsys, config):
     said = refusal(capsys, "check", config, "--source", address)
-    assert said.endswith(": the host is missing, as in rtsp://HOST/PATH")
+    assert said.endswith(": the host is missing; write it as in rtsp://HOST/PATH")
     assert "u:p" not in said
 
 

@@ -25,10 +25,10 @@ INDEX = 7
 BITS, SQUARE = 16, 16
 
 
-def number_of(picture: NDArray[np.uint8]) -> int:
-    """The number that the camera wrote into a picture, (H, W, 3) uint8 BGR."""
+def number_of(image: NDArray[np.uint8]) -> int:
+    """The number that the camera wrote into an image, (H, W, 3) uint8 BGR."""
     centres = np.arange(BITS) * SQUARE + SQUARE // 2
-    return sum(1 << bit for bit in range(BITS) if picture[SQUARE // 2, centres[bit], 1] > 128)
+    return sum(1 << bit for bit in range(BITS) if image[SQUARE // 2, centres[bit], 1] > 128)
 
 
 def compiler() -> str | None:
@@ -45,7 +45,7 @@ def build(folder: Path) -> Path:
 
 
 class Webcam:
-    """A webcam, and a process that reads it; `said` are the lines of the process."""
+    """A webcam, and a process that reads it; `said` are the reports of the process."""
 
     def __init__(self, library: Path, folder: Path) -> None:
         self._library, self._file = library, folder / "webcam"
@@ -54,7 +54,7 @@ class Webcam:
         self.said: list[dict[str, Any]] = []
 
     def be(self, state: str, size: str = "320x240") -> None:
-        """Change how it is doing: on, silent, stuck, busy or off."""
+        """Set its state: on, silent, stuck, busy or off."""
         new = self._file.with_suffix(".new")
         new.write_text(f"{size} {state}")
         new.replace(self._file)
@@ -87,14 +87,14 @@ class Webcam:
         return said
 
     def until(self, **what: Any) -> list[dict[str, Any]]:
-        """Wait until the process says this; everything up to it."""
+        """Wait until the process reports this; return all reports up to it."""
         before = len(self.said)
         while not what.items() <= self.hear().items():
             assert self.said[-1], f"it ended: {self.said[before:]}"
         return self.said[before:]
 
-    def pictures(self, count: int) -> list[dict[str, Any]]:
-        """The next so many pictures; what else is said meanwhile is passed over."""
+    def images(self, count: int) -> list[dict[str, Any]]:
+        """Return the reports of the next `count` images; skip the others."""
         found: list[dict[str, Any]] = []
         while len(found) < count:
             said = self.hear()
@@ -104,7 +104,7 @@ class Webcam:
         return found
 
     def close(self) -> int:
-        """Have the process end, as it should, and hear the rest; its exit status."""
+        """Make the process end; return its exit status."""
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.close()
@@ -114,7 +114,7 @@ class Webcam:
         return status
 
     def end(self) -> None:
-        """End the process, however it is doing."""
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

@@ -1,4 +1,4 @@
-"""Facts that a video file's own headers tell, and OpenCV does not: mp4, AVI, Matroska, MPEG-TS.
+"""Headers of video files, for facts that OpenCV does not give: mp4, AVI, Matroska, MPEG-TS.
 
 Only headers are read, whatever the size of the file.
 """
@@ -11,39 +11,39 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 MAX_BOXES = 10_000
-"""Boxes of an mp4 file that are looked at, so that a damaged file cannot keep us."""
+"""Boxes of an mp4 file that are read, so that a damaged file ends soon."""
 TOP_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid", b"moof", b"sidx")
 IDENTITY = (1, 0, 0, 1)
 EBML, SEGMENT = 0x1A45DFA3, 0x18538067
 """Ids of the first two elements of a Matroska file."""
 MOVIE_MATRIX_AT, TRACK_MATRIX_AT = (36, 48), (40, 52)
-"""Where the matrix is in `mvhd` and `tkhd`, in the versions 0 and 1 of these boxes."""
+"""Offsets of the matrix in `mvhd` and `tkhd`, in the versions 0 and 1 of these boxes."""
 _MATRIX = struct.Struct(">9i")
 
 Span = tuple[int, int]
-"""Where the content of a box starts and ends."""
+"""Start and end of the content of a box, in bytes."""
 Orientation = tuple[int, int, int, int]
 """(a, b, c, d): a stored point (x, y) is shown at (a x + c y, b x + d y); each is -1, 0 or 1."""
 
 
 class Container(NamedTuple):
-    """What the headers say."""
+    """The headers of a file."""
 
     missing: str = ""
-    """How much of the file is missing, as "5 of 9 bytes"; "": nothing that is known of."""
+    """Bytes that are there, as "5 of 9 bytes", if some are known to be missing; else ""."""
     lacks_index: bool = False
-    """An mp4 file without its index, so that no picture of it can be found."""
+    """Whether it is an mp4 file without its index, so that no image of it can be found."""
     orientation: Orientation | None = None
-    """How the pictures are to be turned; None: the headers do not say."""
+    """How to turn the images; None: unknown."""
     joined: bool = False
-    """May be several recordings one behind the other, each with a clock of its own."""
+    """Whether it may be several recordings one after the other, each with its own clock."""
     codec: str = ""
-    """The code of an mp4 file's codec, as "avc1"; "": not known."""
+    """Code of an mp4 file's codec, as "avc1"; "": unknown."""
     has_clock: bool = True
-    """Pictures have time stamps; a bare stream of pictures (.h264, .mjpeg) has none."""
+    """Whether images have timestamps; a bare stream of images (.h264, .mjpeg) has none."""
 
 
-def look_at(file: BinaryIO) -> Container:
+def read_container(file: BinaryIO) -> Container:
     """Read the headers of a video file."""
     size = os.fstat(file.fileno()).st_size
     file.seek(0)
@@ -51,7 +51,7 @@ def look_at(file: BinaryIO) -> Container:
     if head[:4] == b"RIFF":
         return Container(_missing(size, 8 + int.from_bytes(head[4:8], "little")))
     if head[4:8] in TOP_BOXES:
-        return _look_at_mp4(file, size)
+        return _read_mp4(file, size)
     if int.from_bytes(head[:4]) == EBML:
         return Container(_missing(size, _matroska_size(file)))
     if head[:1] == b"\x47" or head[:4] == b"\0\0\1\xba" or head[:3] == b"FLV":
@@ -68,7 +68,7 @@ def _missing(size: int, want: int) -> str:
 # --- mp4 ---
 
 
-def _look_at_mp4(file: BinaryIO, size: int) -> Container:
+def _read_mp4(file: BinaryIO, size: int) -> Container:
     end, movie = 0, None
     for kind, start, stop in _boxes(file, 0, size):
         if kind not in TOP_BOXES and not movie:
@@ -86,7 +86,7 @@ def _look_at_mp4(file: BinaryIO, size: int) -> Container:
 
 
 def _boxes(file: BinaryIO, at: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start of the content, and end, of the boxes that begin between two places."""
+    """Yield kind, start of the content and end of the boxes that begin between two offsets."""
     for _ in range(MAX_BOXES):
         if at + 8 > stop:
             return
@@ -109,7 +109,7 @@ def _inner(file: BinaryIO, span: Span, kind: bytes) -> Iterator[tuple[int, int]]
 
 
 def _codec(file: BinaryIO, track: Span) -> str:
-    """The code of the first kind of picture in a track."""
+    """Return the code of the first codec of a track."""
     spans = [track]
     for kind in (b"mdia", b"minf", b"stbl", b"stsd"):
         spans = [inner for span in spans for inner in _inner(file, span, kind)]
@@ -120,7 +120,7 @@ def _codec(file: BinaryIO, track: Span) -> str:
 
 
 def _orientation(file: BinaryIO, movie: Span, track: Span) -> Orientation:
-    """How a track is to be shown, by its matrix and that of the whole movie."""
+    """Return the orientation of a track, by its matrix and that of the whole movie."""
     own = [_matrix(file, at, TRACK_MATRIX_AT) for at, _ in _inner(file, track, b"tkhd")]
     whole = [_matrix(file, at, MOVIE_MATRIX_AT) for at, _ in _inner(file, movie, b"mvhd")]
     return _combined(*(found[0] if found and found[0] else IDENTITY for found in (own, whole)))
@@ -134,17 +134,17 @@ def _is_video(file: BinaryIO, track: Span) -> bool:
     return False
 
 
-def _matrix(file: BinaryIO, at: int, places: tuple[int, int]) -> Sequence[int]:
-    """(a, b, c, d) of a matrix, in 1/65536; empty: the box is cut off.
+def _matrix(file: BinaryIO, at: int, offsets: tuple[int, int]) -> Sequence[int]:
+    """Return (a, b, c, d) of a matrix, in 1/65536; () if the box is cut off.
 
     Args:
         file: the file.
-        at: where the content of the box starts.
-        places: where in it the matrix is, by the version of the box.
+        at: start of the content of the box.
+        offsets: of the matrix in the content, by the version of the box.
     """
     file.seek(at)
     version = file.read(1) == b"\1"
-    file.seek(at + places[version])
+    file.seek(at + offsets[version])
     raw = file.read(_MATRIX.size)
     if len(raw) < _MATRIX.size:
         return ()
@@ -153,7 +153,7 @@ def _matrix(file: BinaryIO, at: int, places: tuple[int, int]) -> Sequence[int]:
 
 
 def _combined(own: Sequence[int], whole: Sequence[int]) -> Orientation:
-    """The product of two matrices, if it is one of the eight turns and mirrorings."""
+    """Return the product of two matrices, if it is one of the eight turns and mirrorings."""
     a, b, c, d = own
     e, f, g, h = whole
     product = (a * e + b * g, a * f + b * h, c * e + d * g, c * f + d * h)
@@ -168,7 +168,7 @@ def _combined(own: Sequence[int], whole: Sequence[int]) -> Orientation:
 
 
 def _matroska_size(file: BinaryIO) -> int:
-    """The size that a Matroska or WebM file should have; 0: it is written without one."""
+    """Return the size that a Matroska or WebM file should have; 0 if it does not state one."""
     file.seek(4)
     header = _vint(file)
     if header is None:
@@ -181,7 +181,7 @@ def _matroska_size(file: BinaryIO) -> int:
 
 
 def _vint(file: BinaryIO) -> int | None:
-    """A number of variable length; None: it says that it is not known."""
+    """Read a number of variable length; None: it stands for "unknown"."""
     first = file.read(1)
     if not first or not first[0]:
         return None

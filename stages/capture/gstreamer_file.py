@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pipeline.frame import Frame
 from stages.capture.gstreamer import GStreamerVideo
-from stages.capture.reader import Recorded
+from stages.capture.reader import FileReader
+from stages.capture.settings import CaptureSettings
+from stages.capture.source import SourceProblem
 from stages.capture.source_clock import FileClock
-
-if TYPE_CHECKING:
-    from stages.capture.capture import CaptureSettings
 
 DEFAULT_FPS = 25.0
 
 
-class GStreamerFile(Recorded):
+class GStreamerFile(FileReader):
     """A video file."""
 
     finite = True
@@ -25,23 +22,23 @@ class GStreamerFile(Recorded):
 
         Raises:
             SetupError: GStreamer is not installed.
-            SourceError: it cannot be opened, or gives no picture.
+            SourceError: it cannot be opened, or gives no image.
         """
         self._settings = settings
         self._offset_ns = 0
-        self._repeated = False
+        self._rereads = False
         self.source_ns = -1
-        self._open()
-
-    def _open(self) -> None:
-        self._video = GStreamerVideo(self._settings)
-        self._clock = FileClock(self._settings.fps or DEFAULT_FPS, joined=False)
+        self._video, self._clock = self._open()
         self.decoder = self._video.decoder
 
+    def _open(self) -> tuple[GStreamerVideo, FileClock]:
+        clock = FileClock(self._settings.fps or DEFAULT_FPS, joined=False)
+        return GStreamerVideo(self._settings), clock
+
     def grab(self) -> bool:
-        """Go to the next picture; False at the end."""
-        if self._repeated:
-            self._repeated = False
+        """Go to the next image; False at the end."""
+        if self._rereads:
+            self._rereads = False
             return True
         if not self._video.grab():
             return False
@@ -52,32 +49,33 @@ class GStreamerFile(Recorded):
         return True
 
     def retrieve(self, frame: Frame) -> bool:
-        """Write the last picture into the frame; False: it cannot be read."""
+        """Write the last image into the frame; False: it cannot be read."""
         return self._video.retrieve(frame)
 
     def rewind(self, rounds: int = 1) -> None:
-        """Begin again, as if it had been played so many times in all since the last time."""
+        """Begin again, with the clock of so many more rounds in all."""
         round_ns = self.source_ns - self._offset_ns + round(self._clock.step_ns)
         self._offset_ns += rounds * round_ns
         self._video.close()
-        self._open()
+        self._video, self._clock = self._open()
+        self.decoder = self._video.decoder
 
-    def again(self) -> None:
-        """Give the last picture once more."""
-        self._repeated = True
+    def reread_last(self) -> None:
+        """Make the next `grab` return the last image once more."""
+        self._rereads = True
 
     def seek(self, count: int, source_ns: int) -> bool:
-        """No place in it is known without reading up to it."""
+        """Return False: no place in the file is known without reading up to it."""
         return False
 
-    def trouble(self) -> tuple[str, str]:
-        """Kind and words of what ended it too early."""
-        return self._video.trouble()
+    def end_reason(self) -> SourceProblem:
+        """Return why it ended too early; ("", ""): it did not."""
+        return self._video.end_reason()
 
     def interrupt(self) -> None:
-        """Have a `grab` that waits return."""
+        """Make a waiting `grab` return."""
         self._video.interrupt()
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release it."""
         self._video.close()

@@ -1,9 +1,9 @@
-"""Pictures over HTTP that need no video decoder: snapshot addresses, and MJPEG streams.
+"""Images over HTTP that need no video decoder: snapshot addresses, and MJPEG streams.
 
-A snapshot address answers with one picture, so it is asked again and again. An MJPEG stream
-(multipart/x-mixed-replace) is one answer that holds picture after picture. Neither has time stamps:
-FFmpeg would invent some, by 25 pictures per second; here the time of arrival counts. Each picture
-has its own size.
+A snapshot address answers with one image, so it is polled. An MJPEG stream
+(multipart/x-mixed-replace) is one response that holds image after image. Neither has timestamps:
+FFmpeg would invent some, by 25 images per second; here the time of arrival counts. Each image has
+its own size.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ import numpy as np
 
 from pipeline.errors import SourceError
 from pipeline.frame import Frame
+from stages.addresses import host_of, scheme_of
 from stages.capture.http_client import HttpClient, NotHttpError
-from stages.capture.live_reader import FIRST_PICTURE_S
 from stages.capture.opencv_live import OPEN_TIMEOUT_S, OpenCVVideo
-from stages.capture.reader import Pictures
-from stages.capture.source import WEB_PAGE, Trouble, connection_trouble, host_of, scheme_of
+from stages.capture.reader import Reader
+from stages.capture.settings import CaptureSettings
+from stages.capture.source import CLOSED, ENDED, WEB_PAGE, SourceProblem, connection_problem
+from stages.capture.watchdog import FIRST_IMAGE_S
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
 
-    from stages.capture.capture import CaptureSettings
-
 DEFAULT_FPS = 5.0
-"""How often a snapshot address is asked, where `fps` does not say: most cameras make no more."""
-MAX_PICTURE_BYTES = 64 << 20
+"""Requests per second to a snapshot address, where `fps` is not set; most cameras make no more."""
+MAX_IMAGE_BYTES = 64 << 20
 MAX_PART_HEADERS = 64
 MAX_BEHIND_JPEG_BYTES = 4096
-"""Some cameras fill a picture up with zeros, or add data of their own behind its end."""
+"""Bytes behind the end of an image: some cameras add zeros, or data of their own."""
 MAX_LINE_BYTES = 4096
 READ_BYTES = 1 << 16
 
 _TIMED = ("mpegurl", "mp2t", "mp4", "flv", "webm", "matroska", "quicktime", "ogg")
-"""Parts of content types whose containers hold real time stamps."""
+"""Parts of content types whose containers hold real timestamps."""
 _TIMED_ENDINGS = (".m3u8", ".ts", ".mp4", ".flv", ".webm", ".mkv", ".mov")
 _JPEG = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 
 
-def open_http(settings: CaptureSettings) -> Pictures:
-    """Open an http:// or https:// address with the reader that suits what it answers.
+def open_http(settings: CaptureSettings) -> Reader:
+    """Open an http:// or https:// address with the reader that suits its response.
 
     Raises:
         SourceError: it cannot be opened.
@@ -63,13 +63,13 @@ def open_http(settings: CaptureSettings) -> Pictures:
     try:
         response = client.get()
         kind = response.headers.get_content_type() if "Content-Type" in response.headers else ""
-        if kind.startswith("multipart/") or _is_picture(kind, response):
-            return HttpPictures(settings, client, response, kind)
+        if kind.startswith("multipart/") or _is_image(kind, response):
+            return HttpImages(settings, client, response, kind)
     except NotHttpError:
         kind = ""
     except (SourceError, OSError, HTTPException) as error:
         late = not deadline.is_alive()
-        raise _in_words(TimeoutError() if late else error, address) from None
+        raise _source_error(TimeoutError() if late else error, address) from None
     finally:
         deadline.cancel()
     client.close()
@@ -77,8 +77,8 @@ def open_http(settings: CaptureSettings) -> Pictures:
         raise SourceError(WEB_PAGE, "failed")
     path = address.partition("?")[0].lower()
     rate_known = any(part in kind for part in _TIMED) or path.endswith(_TIMED_ENDINGS)
-    # It has answered: its first picture may take as long as that of any camera.
-    return OpenCVVideo(settings, rate_known, max(FIRST_PICTURE_S, settings.stall_timeout_s))
+    # It has answered: its first image may take as long as that of any camera.
+    return OpenCVVideo(settings, rate_known, max(FIRST_IMAGE_S, settings.stall_timeout_s))
 
 
 def _has_proxy(address: str) -> bool:
@@ -87,26 +87,23 @@ def _has_proxy(address: str) -> bool:
     return scheme_of(address) in getproxies() and not proxy_bypass(host_of(address)[0])
 
 
-def _in_words(error: Exception, address: str) -> SourceError:
+def _source_error(error: Exception, address: str) -> SourceError:
     if isinstance(error, SourceError):
         return error
-    kind, text = connection_trouble(error, address) or (
-        "closed",
-        "the other side has closed the connection",
-    )
+    kind, text = connection_problem(error, address) or CLOSED
     return SourceError(text, kind)
 
 
-def _is_picture(kind: str, response: HTTPResponse) -> bool:
-    """Whether an answer is one picture: it says so, or it has an end and begins as a JPEG does."""
+def _is_image(kind: str, response: HTTPResponse) -> bool:
+    """Return whether a response is one image: by its type, or its length and first bytes."""
     if kind.startswith("image/"):
         return True
     if kind.startswith(("video/", "audio/", "text/")) or not response.length:
         return False
-    return response.length <= MAX_PICTURE_BYTES and response.peek(3)[:3] == _JPEG
+    return response.length <= MAX_IMAGE_BYTES and response.peek(3)[:3] == _JPEG
 
 
-class HttpPictures(Pictures):
+class HttpImages(Reader):
     """A snapshot address, or an MJPEG stream."""
 
     finite = False
@@ -119,22 +116,22 @@ class HttpPictures(Pictures):
         response: HTTPResponse,
         kind: str,
     ) -> None:
-        """Take over an answer of which the body has not been read.
+        """Take over a response of which the body has not been read.
 
         Args:
             settings: of the stream.
-            client: that has asked for it.
-            response: the answer.
+            client: that has sent the request.
+            response: to be read.
             kind: its content type.
         """
         self._address, self._client = str(settings.source), client
         self._interval_s = 1.0 / (settings.fps or DEFAULT_FPS)
         self._stall_s = settings.stall_timeout_s
-        self._trouble: Trouble = ("", "")
-        self._over = threading.Event()
+        self._problem: SourceProblem = ("", "")
+        self._stopped = threading.Event()
         self._body = b""
         self._count = 0
-        client.set_timeout(max(FIRST_PICTURE_S, self._stall_s))
+        client.set_timeout(max(FIRST_IMAGE_S, self._stall_s))
         if kind.startswith("multipart/"):
             self._bodies = _parts(response)
             self.decoder = "OpenCV imdecode (MJPEG over HTTP)"
@@ -143,88 +140,87 @@ class HttpPictures(Pictures):
             self.decoder = "OpenCV imdecode (HTTP snapshots)"
 
     def grab(self) -> bool:
-        """Wait for the next picture and take it."""
+        """Wait for the next image and take it."""
         from http.client import HTTPException
 
         try:
             self._body = next(self._bodies, b"")
         except SourceError as error:
-            self._body, self._trouble = b"", (error.kind, str(error))
+            self._body, self._problem = b"", (error.kind, str(error))
         except (OSError, ValueError, HTTPException) as error:
-            frozen = ("frozen", f"no new picture has come for {self._stall_s:g} s")
-            closed = ("closed", "the other side has closed the connection")
+            frozen = ("frozen", f"no new image for {self._stall_s:g} s")
             self._body = b""
-            self._trouble = frozen if isinstance(error, TimeoutError) else closed
+            self._problem = frozen if isinstance(error, TimeoutError) else CLOSED
         if not self._body:
-            if not self._trouble[0]:
-                self._trouble = "closed", "the other side has ended the stream"
+            if not self._problem[0]:
+                self._problem = ENDED
             return False
         if not self._count:
             self._client.set_timeout(self._stall_s)
         self._count += 1
-        return not self._over.is_set()
+        return not self._stopped.is_set()
 
     def retrieve(self, frame: Frame) -> bool:
-        """Decode the last picture into the frame; False: it is damaged, or no picture."""
+        """Decode the last image into the frame; False: it is damaged, or not an image."""
         body = self._body
         if body.startswith(_JPEG) and _JPEG_END not in body[-MAX_BEHIND_JPEG_BYTES:]:
-            return False  # cut off: it would be decoded, with its lower part grey
+            return False  # cut off: OpenCV would decode it, with its lower part grey
         try:
-            picture = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR)
+            image = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR)
         except cv2.error:
             return False
-        if picture is None:
+        if image is None:
             return False
-        frame.put("image", picture)
+        frame.put("image", image)
         return True
 
-    def trouble(self) -> Trouble:
-        """Kind and words of what ended it."""
-        return self._trouble
+    def end_reason(self) -> SourceProblem:
+        """Return why it ended."""
+        return self._problem
 
     def interrupt(self) -> None:
-        """Have a grab that waits return at once."""
-        self._over.set()
+        """Make a waiting grab return at once."""
+        self._stopped.set()
         self._client.interrupt()
 
     def close(self) -> None:
         """Close the connection."""
-        self._over.set()
+        self._stopped.set()
         self._bodies.close()
         self._client.close()
 
     def _snapshots(self, response: HTTPResponse) -> Generator[bytes, None, None]:
-        """The picture of an answer, and of all that are asked for later."""
+        """Yield the image of a response, then those of further requests."""
         due = time.monotonic()
         while True:
             yield _whole(response)
-            # A camera that is slower than asked for is asked again at once, but not twice.
+            # A camera that is slower than requested is polled again at once, but only once.
             due = max(due + self._interval_s, time.monotonic())
-            if self._over.wait(max(0.0, due - time.monotonic())):
+            if self._stopped.wait(max(0.0, due - time.monotonic())):
                 return
             response = self._client.get()
 
 
 def _whole(response: HTTPResponse) -> bytes:
-    """Read the body of an answer.
+    """Read the body of a response.
 
     Raises:
-        SourceError: it is larger than any picture.
+        SourceError: it is too large.
     """
-    body = response.read(MAX_PICTURE_BYTES + 1)
-    if len(body) > MAX_PICTURE_BYTES:
+    body = response.read(MAX_IMAGE_BYTES + 1)
+    if len(body) > MAX_IMAGE_BYTES:
         raise _too_large()
     return body
 
 
 def _too_large() -> SourceError:
-    return SourceError(f"sends a picture of more than {MAX_PICTURE_BYTES >> 20} MiB", "unsupported")
+    return SourceError(f"the image is larger than {MAX_IMAGE_BYTES >> 20} MiB", "unsupported")
 
 
 def _parts(response: HTTPResponse) -> Generator[bytes, None, None]:
-    """The pictures of a multipart answer, in the order in which they come.
+    """Yield the images of a multipart response, in the order in which they come.
 
-    The line between two parts is the one that is seen first: some cameras announce another one.
+    The boundary is the first one in the body: some cameras announce another one.
     """
     boundary = b""
     while line := response.readline(MAX_LINE_BYTES):
@@ -258,15 +254,15 @@ def _part_headers(response: HTTPResponse) -> tuple[str, int | None]:
 
 
 def _exactly(response: HTTPResponse, length: int) -> bytes:
-    """Read so many bytes; none at an end amid them."""
-    if length > MAX_PICTURE_BYTES:
+    """Read so many bytes; return none if the stream ends among them."""
+    if length > MAX_IMAGE_BYTES:
         raise _too_large()
     body = response.read(length)
     return body if len(body) == length else b""
 
 
 def _until(response: HTTPResponse, boundary: bytes) -> tuple[bytes, bool]:
-    """Read a part without a length, and the line that ends it; false: the stream has ended."""
+    """Read a part without a length, and its boundary; False: the stream has ended."""
     body = bytearray()
     while line := response.readline(READ_BYTES):
         body += line
@@ -275,6 +271,6 @@ def _until(response: HTTPResponse, boundary: bytes) -> tuple[bytes, bool]:
             if end.endswith(last):
                 del body[len(body) - len(line) + len(end) - len(last) :]
                 return bytes(body.rstrip(b"\r\n")), last == boundary
-        if len(body) > MAX_PICTURE_BYTES:
+        if len(body) > MAX_IMAGE_BYTES:
             raise _too_large()
     return bytes(body), False

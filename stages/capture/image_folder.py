@@ -1,4 +1,4 @@
-"""Reading pictures: one, all of a folder, or the pages of an animation or of a TIFF file."""
+"""Reading of images: one, all of a folder, or the pages of an animation or of a TIFF file."""
 
 from __future__ import annotations
 
@@ -15,60 +15,68 @@ from numpy.typing import NDArray
 from pipeline.errors import SourceError
 from pipeline.frame import Frame
 from stages.capture.opencv_video import as_bgr
-from stages.capture.reader import Recorded
+from stages.capture.reader import FileReader
+from stages.capture.source import SourceProblem
+
+Log = logging.LoggerAdapter[logging.Logger]
 
 IMAGES = (".apng", ".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 PAGED = (".apng", ".avif", ".png", ".tif", ".tiff", ".webp")
-"""Those of which one file may hold several pictures."""
+"""Formats of which one file may hold several images."""
 ANIMATED = (".apng", ".avif", ".png", ".webp")
-"""Those whose pages say how long each is shown."""
+"""Formats whose pages have a duration."""
 DEFAULT_FPS = 10.0
 DEFAULT_PAGE_MS = 100
-"""Of a page that says it is shown for no time, as browsers have it."""
+"""Duration of a page that states 0, as in browsers."""
 MAX_FILE_BYTES = 1 << 30
-"""Of a picture's file. A larger one is taken for damaged, before it is read."""
+"""Size of an image file. A larger one counts as damaged, and is not read."""
 MAX_PAGES_BYTES = 64 << 20
-"""Of the pages that are decoded at once."""
+"""Size of the pages that are decoded at once."""
 
 
-class ImageFolder(Recorded):
+class ImageFolder(FileReader):
     """A folder of images in the order of their names, or one image, each with all of its pages."""
 
     decoder = "OpenCV imread"
     finite = True
 
-    def __init__(self, path: Path, fps: float | None) -> None:
+    def __init__(self, path: Path, fps: float | None, log: Log) -> None:
         """See that it holds an image that can be read.
 
         Args:
             path: of the folder, or of the image.
-            fps: pictures per second; None: 10, or what a single animation says.
+            fps: images per second; None: 10, or the durations of a single animation.
+            log: for images that are skipped.
+
+        Raises:
+            SourceError: it holds none.
         """
         self._paths = images_in(path) if path.is_dir() else [path]
         if all(read_image(image) is None for image in self._paths):
-            what = "holds no image that can be read" if path.is_dir() else "is no image"
-            raise SourceError(what, "unsupported")
+            text = "holds no image that can be read" if path.is_dir() else "is not an image"
+            raise SourceError(text, "unsupported")
+        self._log = log
         self._fps = fps or DEFAULT_FPS
         self._timed = fps is None and len(self._paths) == 1 and _has(path, ANIMATED)
         self.fps = 0.0 if self._timed else self._fps
         self.still = len(self._paths) > 1 or not _has(path, ANIMATED) or page_count(path) == 1
         self._offset_ns = 0
         self._count = self._round = 0
-        """Pictures taken in all, and in this round."""
+        """Images taken in all, and in this round."""
         self._next = 0
         self._pages = _Pages(None)
-        self._repeated = False
+        self._rereads = False
         self.source_ns = -1
 
     @property
     def path(self) -> Path:
-        """The file of the last picture."""
+        """File of the last image."""
         return self._paths[self._next - 1]
 
     def grab(self) -> bool:
-        """Go to the next picture; False at the end."""
-        if self._repeated:
-            self._repeated = False
+        """Go to the next image; False at the end."""
+        if self._rereads:
+            self._rereads = False
             return True
         if not self._pages.turn():
             if self._next == len(self._paths):
@@ -85,54 +93,54 @@ class ImageFolder(Recorded):
         return True
 
     def retrieve(self, frame: Frame) -> bool:
-        """Decode the last picture into the frame; False: it cannot be decoded."""
-        picture = self._pages.picture()
-        if picture is None:
-            reason = why_not_read(self.path)
+        """Decode the last image into the frame; False: it cannot be decoded."""
+        image = self._pages.decode()
+        if image is None:
+            reason = skip_reason(self.path)
             if reason:
-                logging.warning("%s: not read as a picture: %s", self.path, reason)
+                self._log.warning("%s: skipped, %s", self.path, reason)
             return False
-        frame.put("image", picture)
+        frame.put("image", image)
         return True
 
     def rewind(self, rounds: int = 1) -> None:
-        """Begin again, as if it had been played so many times in all since the last time."""
+        """Begin again, with the clock of so many more rounds in all."""
         self._offset_ns += rounds * self._pages.end_ms * 1_000_000
         self._count += (rounds - 1) * self._round
         self._next = self._round = 0
         self._pages = _Pages(None)
 
-    def again(self) -> None:
-        """Give the last picture once more."""
-        self._repeated = True
+    def reread_last(self) -> None:
+        """Make the next `grab` return the last image once more."""
+        self._rereads = True
 
     def seek(self, count: int, source_ns: int) -> bool:
-        """Images are found as quickly by counting."""
+        """Return False: counting the images is as quick."""
         return False
 
-    def trouble(self) -> tuple[str, str]:
-        """Kind and words of what ended it too early."""
+    def end_reason(self) -> SourceProblem:
+        """Return ("", ""): a folder never ends too early."""
         return "", ""
 
     def interrupt(self) -> None:
-        """A file does not wait."""
+        """Do nothing: a file does not wait."""
 
     def close(self) -> None:
-        """Let go of the pages that are held."""
+        """Release the pages in memory."""
         self._pages = _Pages(None)
 
 
 class _Pages:
-    """The pages of one file, a few of which are held at a time."""
+    """The pages of one file, a few of which are in memory at a time."""
 
     def __init__(self, path: Path | None) -> None:
-        """Count them; a file that cannot be read has one, which is damaged."""
+        """Count them; a file that cannot be read has one damaged page."""
         self._path = path
         self._count = 0 if path is None else page_count(path)
         self._at = 0
         self._from, self._held = 0, list[Any]()
         self._durations: list[int] = []
-        """In milliseconds, of the pages up to the last one held."""
+        """Milliseconds of each page up to the last one in memory."""
 
     def turn(self) -> bool:
         """Go to the next page; False: there is none."""
@@ -141,17 +149,17 @@ class _Pages:
 
     @property
     def start_ms(self) -> int:
-        """When the page is shown, from the first one."""
+        """Time of the page from the first one, in milliseconds."""
         self._hold()
         return sum(self._durations[: self._at])
 
     @property
     def end_ms(self) -> int:
-        """When the last page held has been shown."""
+        """End of the last page in memory, from the first one, in milliseconds."""
         return sum(self._durations)
 
-    def picture(self) -> NDArray[np.uint8] | None:
-        """The page; None: it cannot be decoded."""
+    def decode(self) -> NDArray[np.uint8] | None:
+        """Return the page; None: it cannot be decoded."""
         if self._path is None or self._count == 1:
             return None if self._path is None else read_image(self._path)
         self._hold()
@@ -169,8 +177,8 @@ class _Pages:
 
 
 def page_count(path: Path) -> int:
-    """How many pictures a file holds; 1 of one that cannot be read."""
-    if not _has(path, PAGED) or why_not_read(path):
+    """Return the number of images in a file; 1 for one that cannot be read."""
+    if not _has(path, PAGED) or skip_reason(path):
         return 1
     try:
         return max(1, cv2.imcount(str(path), cv2.IMREAD_COLOR))
@@ -179,7 +187,7 @@ def page_count(path: Path) -> int:
 
 
 def read_pages(path: Path, first: int, count: int) -> tuple[list[Any], list[int]]:
-    """Some pages of a file, and for how many milliseconds each is shown.
+    """Return some pages of a file, and the duration of each in milliseconds.
 
     Args:
         path: of the file.
@@ -190,9 +198,9 @@ def read_pages(path: Path, first: int, count: int) -> tuple[list[Any], list[int]
         if _has(path, ANIMATED):
             done, animation = cv2.imreadanimation(str(path), first, count)
             pages = list(animation.frames) if done else []
-            shown = [max(0, int(ms)) for ms in np.ravel(animation.durations)[: len(pages)]]
-            shown += [0] * (len(pages) - len(shown))
-            return pages, [ms or DEFAULT_PAGE_MS for ms in shown]
+            durations = [max(0, int(ms)) for ms in np.ravel(animation.durations)[: len(pages)]]
+            durations += [0] * (len(pages) - len(durations))
+            return pages, [ms or DEFAULT_PAGE_MS for ms in durations]
         done, found = cv2.imreadmulti(str(path), first, count, flags=cv2.IMREAD_COLOR)
         return list(found) if done else [], []
     except cv2.error:
@@ -200,33 +208,33 @@ def read_pages(path: Path, first: int, count: int) -> tuple[list[Any], list[int]
 
 
 def read_image(path: Path) -> NDArray[np.uint8] | None:
-    """A picture, (H, W, 3) uint8 BGR; None: it cannot be decoded."""
-    if why_not_read(path):
+    """Read an image, (H, W, 3) uint8 BGR; None: it cannot be decoded."""
+    if skip_reason(path):
         return None
     try:
         return cast("NDArray[np.uint8] | None", cv2.imread(str(path), cv2.IMREAD_COLOR))
     except cv2.error:
-        return None  # it says that it is larger than any OpenCV takes
+        return None  # its header states a size that OpenCV refuses
 
 
-def why_not_read(path: Path) -> str:
-    """Why a picture is not even tried to be read; "": it is tried.
+def skip_reason(path: Path) -> str:
+    """Return why a file is not even opened as an image; "" if it is.
 
-    A pipe would be waited for, and a device may have no end.
+    Reading a pipe would wait for its writer, and a device may have no end.
     """
     try:
         status = path.stat()
     except OSError as error:
         return error.strerror or str(error)
     if not stat.S_ISREG(status.st_mode):
-        return "it is no file"
+        return "not a regular file"
     if status.st_size > MAX_FILE_BYTES:
-        return f"it has {status.st_size} bytes; {MAX_FILE_BYTES} at most are read"
+        return f"larger than {MAX_FILE_BYTES} bytes (found {status.st_size})"
     return ""
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Its images, in the order a person expects: 2.png before 10.png."""
+    """Return the images of a folder in natural order: 2.png before 10.png."""
 
     def key(path: Path) -> list[tuple[int, str]]:
         return [

@@ -1,14 +1,13 @@
-"""Reading a live source: in a thread of its own, opened again when it is lost, on a steady clock.
+"""Reading of a live source: in its own thread, opened again when it is lost, on a steady clock.
 
     opening -> live -> waiting -> live ...      and from anywhere: paused, ended
 
-The thread alone touches what it reads. How the source is doing is judged from outside the thread,
+Only the thread touches the `Reader`. The state of the source is judged from outside the thread,
 since a library may sit in a call for as long as a camera stays silent.
 """
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -16,101 +15,57 @@ from collections.abc import Callable
 from pipeline.errors import SourceError, StuckSource
 from pipeline.frame import Frame, SlotFullError
 from pipeline.status import Condition, State
-from stages.capture.clock_rate import RateCheck
-from stages.capture.reader import Pictures
-from stages.capture.source_clock import SourceClock
+from stages.backoff import Backoff
+from stages.capture.frame_offer import DropCounter, FrameOffer
+from stages.capture.reader import Reader
+from stages.capture.source import SourceProblem
+from stages.capture.source_clock import LiveClock
+from stages.capture.watchdog import FIRST_IMAGE_S, Watchdog
 
-FIRST_DELAY_S = 0.5
-LONGEST_DELAY_S = 30.0
-HEALTHY_S = 60.0
-"""A source that has lived for so long is tried again as soon as if it had never been lost."""
-
-FIRST_PICTURE_S = 15.0
-"""Some cameras send a whole picture only every ten seconds: the first one may take so long."""
-OVERDUE_S = 0.25
-"""How much later than the reading thread itself its silence is noticed from outside."""
-STUCK_S = 20.0
-"""A library that does not return so long after it should have is given up with its process."""
-STUCK_OPENING_S = 60.0
-"""The same while opening: looking up a name takes half a minute where no name server answers."""
 CLOSE_S = 5.0
 """Longest wait for the reading thread to end; opening cannot be interrupted, but ends by then."""
+TOO_LARGE: SourceProblem = (
+    "unsupported",
+    "images are larger than `max_frame`; increase it in the settings",
+)
 
 
-class Backoff:
-    """When to try again: each time about twice as late, and never all cameras at once."""
+class _Connection:
+    """A source that is open."""
 
-    def __init__(self, chance: Callable[[], float] = random.random) -> None:
-        self._chance = chance
-        self._failures = 0
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.live_since_ns = 0
+        """Arrival of its first image; 0: none has come."""
+        self.released = False
+        """Whether it will be closed on purpose: what it still gives does not count."""
+        self.silent = False
+        """The same because it has been silent for too long."""
 
-    def delay_s(self, lived_s: float) -> float:
-        """Seconds to the next attempt.
-
-        Args:
-            lived_s: how long the source gave pictures before it was lost; 0: it did not open.
-        """
-        if lived_s >= HEALTHY_S:
-            self._failures = 0
-        # Half of it is chance, so that cameras lost in one power cut do not come back as one.
-        ceiling_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** (1 + min(self._failures, 20)))
-        self._failures += 1
-        return ceiling_s * (1 + self._chance()) / 2
-
-
-class Missed:
-    """Counts pictures that became no frame; from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._busy = self._decode = 0
-
-    def add(self, busy: int = 0, decode: int = 0) -> None:
-        """Count pictures that (found no slot, could not be decoded)."""
-        with self._lock:
-            self._busy += busy
-            self._decode += decode
-
-    def take(self) -> tuple[int, int]:
-        """Both counts since the last call."""
-        with self._lock:
-            counts = self._busy, self._decode
-            self._busy = self._decode = 0
-            return counts
+    def silence(self, patience_s: float) -> SourceProblem:
+        """Return the problem of a source that has been silent for so long."""
+        if self.live_since_ns:
+            return "frozen", f"no new image for {patience_s:g} s"
+        hint = self.reader.silence_hint
+        return "frozen", f"opened, but no image within {patience_s:g} s{hint}"
 
 
-def fill(frame: Frame, pictures: Pictures, came_ns: int, wall_ns: int, source_ns: int) -> bool:
-    """Put the last picture and its times into a frame; False: it cannot be decoded."""
-    header = frame.header
-    header.captured_ns, header.wall_ns, header.source_ns = came_ns, wall_ns, source_ns
-    header.ntp_ns = pictures.ntp_ns
-    header.fps = pictures.fps
-    header.used = 0
-    header.arrays.clear()
-    header.still = pictures.still
-    if not pictures.retrieve(frame):
-        return False
-    if pictures.file:
-        frame.put_file(pictures.file)
-    return True
+class LiveReader(threading.Thread):
+    """Reads a live source without a pause, so that no old image waits anywhere.
 
-
-class Live(threading.Thread):
-    """Reads a live source without a pause, so that no old picture waits anywhere.
-
-    The picture that comes while a frame is offered goes into it; the others are gone and counted.
-    A source that is lost is opened again, unless it has an end of its own.
+    An image that comes while a frame is offered fills it; the others are dropped and counted. A
+    source that is lost is opened again, unless it has an end of its own.
     """
 
     def __init__(
         self,
-        connect: Callable[[], Pictures],
-        missed: Missed,
+        connect: Callable[[], Reader],
+        drops: DropCounter,
         notify: Callable[[], None],
         *,
-        first: Pictures | None = None,
-        advance: Callable[[Pictures], bool] = lambda pictures: pictures.grab(),
-        clock: SourceClock | None = None,
+        first: Reader | None = None,
+        advance: Callable[[Reader], bool] = lambda reader: reader.grab(),
+        clock: LiveClock | None = None,
         newest: bool = True,
         reconnect: bool = True,
         stall_timeout_s: float = 5.0,
@@ -120,86 +75,74 @@ class Live(threading.Thread):
 
         Args:
             connect: opens the source.
-            missed: where to count pictures that become no frame.
+            drops: counts images that become no frame.
             notify: called from this thread when there is something to collect.
             first: the source, if it is open already.
-            advance: goes to the next picture; False: there is none.
-            clock: tells the time of a picture; None: the source's own stamp.
-            newest: pictures are not waited for; False: none is read before a frame is offered.
+            advance: goes to the next image; False: there is none.
+            clock: times the images; None: the source's own timestamp does.
+            newest: images are not waited for; False: none is read before a frame is offered.
             reconnect: whether a source that is lost is opened again.
-            stall_timeout_s: silence that counts as death.
-            backoff: when to try again.
+            stall_timeout_s: seconds of silence after which a source counts as lost.
+            backoff: delays between attempts.
         """
         super().__init__(name="pump", daemon=True)
         self._connect, self._advance, self._notify = connect, advance, notify
-        self._missed, self._clock, self._newest = missed, clock, newest
-        self._rate = RateCheck()
+        self._drops, self._clock, self._newest = drops, clock, newest
         self._reconnect, self._stall_s = reconnect, stall_timeout_s
         self._backoff = backoff or Backoff()
         self._lock = threading.Lock()
-        self._roused = threading.Event()
-        """Set when the thread is to look what is wanted of it instead of waiting on."""
-        self._offers = threading.Event()
-        self._pictures = first
-        self._stopped = self._paused = False
-        self._let_go = self._silent = False
-        """What is open now is to be closed, on purpose or because it has gone silent: nothing
-        that it still gives counts."""
-        self._called_ns = 0
-        """When the thread went into the library; 0: it is not there."""
-        self._patience_s = 0.0
-        """How long it may stay there; 0: what it does there has a timeout of its own."""
-        self._lived_from_ns = 0
-        """When the first picture of this connection came; 0: none has."""
+        self._wake = threading.Event()
+        """Set when the thread must look at its orders instead of waiting on."""
+        self._offer = FrameOffer(drops)
+        self._connection = None if first is None else _Connection(first)
+        self._watchdog = Watchdog()
+        self._stopped = self._paused = self._over = False
         self._condition = Condition("opening")
-        self._offered: Frame | None = None
-        self._filled = self._over = False
-        self._stuck = False
         self._error: Exception | None = None
         self.problem = ""
-        """Why the source has ended, if that was not to be expected."""
+        """Why the source has ended, if that was not expected."""
 
     # --- for the stage, in its own thread ---
 
     def offer(self, frame: Frame) -> None:
-        """Lend a frame for the next picture."""
-        with self._lock:
-            self._offered, self._filled = frame, False
-        self._offers.set()
+        """Lend a frame for the next image."""
+        self._offer.offer(frame)
 
     def collect(self) -> bool | None:
-        """Whether the frame is filled; None: not yet; False: the source has ended.
+        """Return whether the frame is filled; None: not yet; False: the source has ended.
 
         Raises:
             StuckSource: the library does not return.
-            Exception: whatever ended the reading thread.
+            Exception: the error that ended the reading thread.
         """
-        with self._lock:
-            if self._error is not None:
-                raise self._error
-            if self._filled or self._over:
-                return self._filled
-        silent_s, allowed_s = self._judge()
-        if silent_s > allowed_s:
-            self._stuck = True
-            raise StuckSource(f"the library that reads it has not returned for {silent_s:.0f} s")
+        over = self._over  # read first: nothing is filled after the end
+        if self._error is not None:
+            raise self._error
+        if over or self._offer.filled:
+            return self._offer.filled
+        silent_s, max_silent_s = self.check_stalled()
+        if silent_s > max_silent_s:
+            self._watchdog.is_stuck = True
+            raise StuckSource(
+                f"the library that reads the source has not returned for {silent_s:.0f} s"
+            )
         return None
 
     @property
     def condition(self) -> Condition:
-        """How the source is doing, as seen from outside the reading thread."""
-        self._judge()
+        """State of the source, as seen from outside the reading thread."""
+        self.check_stalled()
         with self._lock:
             return self._condition
 
     @property
     def decoder(self) -> str:
-        """What decodes; empty while the source is not open."""
-        pictures = self._pictures
-        return pictures.decoder if pictures is not None else ""
+        """Name of the decoder; empty while the source is not open."""
+        connection = self._connection
+        return connection.reader.decoder if connection is not None else ""
 
     def pause(self) -> None:
-        """Let go of the source until `resume`; one that has an end of its own is kept."""
+        """Release the source until `resume`; one that has an end of its own is kept."""
         self._order(paused=True, stopped=self._stopped)
 
     def resume(self) -> None:
@@ -212,41 +155,43 @@ class Live(threading.Thread):
         if self.ident is None:
             self._close()
         else:
-            self.join(0.0 if self._stuck else CLOSE_S)
+            self.join(0.0 if self._watchdog.is_stuck else CLOSE_S)
 
     def _order(self, paused: bool, stopped: bool) -> None:
         with self._lock:
             self._paused, self._stopped = paused, stopped
-            pictures = self._pictures
-            held = pictures is None or pictures.finite
+            connection = self._connection
+            kept = connection is None or connection.reader.finite
             if not self._over and not stopped:
-                going_on: State = "live" if pictures is not None and held else "opening"
+                going_on: State = "live" if connection is not None and kept else "opening"
                 self._condition = Condition("paused" if paused else going_on)
-            if pictures is not None and (stopped or (paused and not held)):
-                self._let_go = True
-        if self._let_go and pictures is not None:
-            pictures.interrupt()
-        self._roused.set()
-        self._offers.set()
+            if connection is not None and (stopped or (paused and not kept)):
+                connection.released = True
+        if connection is not None and connection.released:
+            connection.reader.interrupt()
+        self._wake.set()
+        self._offer.wake()
 
-    def _judge(self) -> tuple[float, float]:
-        """See how long the thread has been in the library, and call it back from a silent source.
+    def check_stalled(self) -> tuple[float, float]:
+        """Interrupt the thread if its source has been silent for too long.
 
         Returns:
-            Seconds it is there, and seconds from which on it will never come back.
+            Seconds that the thread has been in the library, and seconds from which on it will
+            never return.
         """
         with self._lock:
-            patience_s, pictures = self._patience_s, self._pictures
-            if not self._called_ns or self._paused:
-                return 0.0, STUCK_S
-            silent_s = (time.monotonic_ns() - self._called_ns) / 1e9
-            frozen = 0 < patience_s < silent_s - OVERDUE_S and not self._silent
-            if frozen:
-                self._silent = True
-                self._condition = Condition("waiting", *self._frozen())
-        if frozen and pictures is not None:
-            pictures.interrupt()
-        return silent_s, patience_s + STUCK_S if patience_s else STUCK_OPENING_S
+            silent_s, connection = self._watchdog.silent_s, self._connection
+            if not silent_s or self._paused:
+                return 0.0, self._watchdog.max_silent_s
+            stalled = connection is not None and self._watchdog.is_overdue and not connection.silent
+            if stalled and connection is not None:
+                connection.silent = True
+                self._condition = Condition(
+                    "waiting", *connection.silence(self._watchdog.patience_s)
+                )
+        if stalled and connection is not None:
+            connection.reader.interrupt()
+        return silent_s, self._watchdog.max_silent_s
 
     # --- the reading thread ---
 
@@ -254,13 +199,13 @@ class Live(threading.Thread):
         """Read until the source ends for good, or `stop`."""
         try:
             while not self._stopped:
-                if self._let_go:
+                if self._connection is not None and self._connection.released:
                     self._close()
                 if self._paused:
-                    self._rest()
-                elif self._pictures is not None or self._open():
+                    self._wait_paused()
+                elif self._connection is not None or self._open():
                     end = self._read()
-                    if end is not None and self._lose(*end):
+                    if end is not None and self._on_lost(*end):
                         break
         except Exception as error:
             self._error = error
@@ -268,169 +213,138 @@ class Live(threading.Thread):
             self._close()
             with self._lock:
                 self._over = True
-        self._tell(Condition("ended", text=self.problem))
+        self._set_condition(Condition("ended", text=self.problem))
         if not self._stopped:
             self._notify()
 
-    def _wanted_elsewhere(self) -> bool:
-        return self._stopped or self._paused or self._let_go
+    def _should_stop_reading(self) -> bool:
+        connection = self._connection
+        released = connection is not None and connection.released
+        return self._stopped or self._paused or released
 
     def _open(self) -> bool:
-        self._call(0.0)
+        self._enter_library(0.0)
         try:
-            pictures = self._connect()
+            reader = self._connect()
         except SourceError as error:
-            self._return()
-            self._wait_for_next(error.kind, str(error))
+            self._leave_library()
+            self._wait_for_retry(error.kind, str(error))
             return False
-        self._return()
+        self._leave_library()
         with self._lock:
-            self._pictures = pictures
+            self._connection = _Connection(reader)
         return True
 
     def _close(self) -> None:
         with self._lock:
-            pictures, self._pictures = self._pictures, None
-            self._let_go = self._silent = False
-            self._lived_from_ns = 0
-        if pictures is not None:
-            self._call(0.0)
-            pictures.close()
-            self._return()
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            self._enter_library(0.0)
+            connection.reader.close()
+            self._leave_library()
 
-    def _rest(self) -> None:
-        pictures = self._pictures
-        if pictures is not None and not pictures.finite:
+    def _wait_paused(self) -> None:
+        connection = self._connection
+        if connection is not None and not connection.reader.finite:
             self._close()
-        self._roused.clear()
+        self._wake.clear()
         if self._paused:
-            self._roused.wait()
+            self._wake.wait()
 
-    def _lose(self, kind: str, text: str) -> bool:
-        """Close what has ended, and wait for the next attempt; whether there is to be none."""
-        pictures = self._pictures
-        assert pictures is not None
-        if not kind or pictures.finite or not self._reconnect:
+    def _on_lost(self, kind: str, text: str) -> bool:
+        """Close what has ended, and wait for the next attempt; return whether there is none."""
+        connection = self._connection
+        assert connection is not None
+        if not kind or connection.reader.finite or not self._reconnect:
             self.problem = text
             return True
-        lived_s = (time.monotonic_ns() - self._lived_from_ns) / 1e9 if self._lived_from_ns else 0.0
-        self._wait_for_next(kind, text, lived_s)
+        since_ns = connection.live_since_ns
+        lived_s = (time.monotonic_ns() - since_ns) / 1e9 if since_ns else 0.0
+        self._wait_for_retry(kind, text, lived_s)
         return False
 
-    def _wait_for_next(self, kind: str, text: str, lived_s: float = 0.0) -> None:
+    def _wait_for_retry(self, kind: str, text: str, lived_s: float = 0.0) -> None:
         delay_s = self._backoff.delay_s(lived_s)
-        self._roused.clear()
-        self._tell(Condition("waiting", kind, text, round(delay_s, 3)))
-        self._close()  # after it is told: a webcam that hangs may take long to let go of
-        if not self._wanted_elsewhere():
-            self._roused.wait(delay_s)
+        self._wake.clear()
+        self._set_condition(Condition("waiting", kind, text, round(delay_s, 3)))
+        self._close()  # after the condition: closing a webcam that hangs may take long
+        if not self._should_stop_reading():
+            self._wake.wait(delay_s)
 
-    def _tell(self, condition: Condition) -> None:
-        """Say how the source is doing, unless it rests or is closed."""
+    def _set_condition(self, condition: Condition) -> None:
+        """Set the state of the source, unless it is paused or stopped."""
         with self._lock:
             if self._stopped or (self._paused and not self._over):
                 return
             self._condition = condition
 
-    def _call(self, patience_s: float) -> None:
+    def _enter_library(self, patience_s: float) -> None:
         with self._lock:
-            self._patience_s, self._called_ns = patience_s, time.monotonic_ns()
+            self._watchdog.enter(patience_s)
 
-    def _return(self) -> float:
-        """The thread is back from the library; seconds it was there."""
+    def _leave_library(self) -> float:
         with self._lock:
-            took_ns, self._called_ns = time.monotonic_ns() - self._called_ns, 0
-            return took_ns / 1e9
+            return self._watchdog.leave()
 
-    def _frozen(self) -> tuple[str, str]:
-        if not self._lived_from_ns:
-            hint = self._pictures.silence_hint if self._pictures is not None else ""
-            text = f"opened, but no picture has come within {self._patience_s:g} s{hint}"
-            return "frozen", text
-        return "frozen", f"no new picture has come for {self._stall_s:g} s"
-
-    def _read(self) -> tuple[str, str] | None:
+    def _read(self) -> SourceProblem | None:
         """Read to the end of this connection.
 
         Returns:
-            Why it has ended, as `Pictures.trouble` says it; None: the thread is wanted elsewhere.
+            Reason of its end, see `Reader.end_reason`; None: the thread has other orders.
         """
-        pictures = self._pictures
-        assert pictures is not None
-        if self._clock is not None and not self._lived_from_ns:
-            self._clock.connect()
-            self._rate.connect(pictures.rate_known)
-        first_s = max(FIRST_PICTURE_S, self._stall_s)
+        connection = self._connection
+        assert connection is not None
+        reader = connection.reader
+        if self._clock is not None and not connection.live_since_ns:
+            self._clock.connect(reader.rate_known)
+        first_s = max(FIRST_IMAGE_S, self._stall_s)
         ahead_ns: int | None = None
-        while not self._wanted_elsewhere():
-            if not self._newest and self._offered is None:
-                self._offers.wait()
-                self._offers.clear()
+        while not self._should_stop_reading():
+            if not self._newest and not self._offer.is_open:
+                self._offer.wait()
                 continue
-            patience_s = self._stall_s if self._lived_from_ns else first_s
-            self._call(0.0 if pictures.finite else patience_s)
-            more = self._advance(pictures)
-            came_ns, wall_ns = time.monotonic_ns(), time.time_ns()
-            took_s = self._return()
-            if self._let_go:
+            patience_s = self._stall_s if connection.live_since_ns else first_s
+            if reader.finite:
+                patience_s = 0.0
+            self._enter_library(patience_s)
+            more = self._advance(reader)
+            captured_ns, wall_ns = time.monotonic_ns(), time.time_ns()
+            took_s = self._leave_library()
+            if connection.released:
                 return None
-            if self._silent or 0 < self._patience_s < took_s:
-                return self._frozen()  # what came after all is as old as the silence
+            if connection.silent or 0 < patience_s < took_s:
+                return connection.silence(patience_s)  # an image that came after all is old
             if not more:
-                return pictures.trouble()
-            if not self._lived_from_ns:
-                self._lived_from_ns = came_ns
-                self._tell(Condition("live"))
-            if self._newest and pictures.finite:
-                if ahead_ns is None:  # after a crash or a pause, it is not that of the file
-                    ahead_ns = pictures.source_ns - came_ns
-                self._roused.clear()
-                due_s = (pictures.source_ns - ahead_ns - time.monotonic_ns()) / 1e9
-                if self._wanted_elsewhere() or self._roused.wait(max(0.0, due_s)):
-                    if not self._stopped:
-                        self._missed.add(busy=1)
+                return reader.end_reason()
+            if not connection.live_since_ns:
+                connection.live_since_ns = captured_ns
+                self._set_condition(Condition("live"))
+            if self._newest and reader.finite:
+                if ahead_ns is None:  # measured here, as a crash or a pause may have come before
+                    ahead_ns = reader.source_ns - captured_ns
+                if not self._wait_until_due(reader.source_ns - ahead_ns):
                     return None
-                came_ns, wall_ns = time.monotonic_ns(), time.time_ns()
+                captured_ns, wall_ns = time.monotonic_ns(), time.time_ns()
+            source_ns = reader.source_ns
+            # The images of a finite source come as fast as they are read: arrival means nothing.
+            if self._clock is not None and not (reader.finite and source_ns >= 0):
+                source_ns = self._clock.time_ns(source_ns, captured_ns)
             try:
-                self._take(pictures, came_ns, wall_ns)
+                filled = self._offer.fill(reader, captured_ns, wall_ns, source_ns)
             except SlotFullError:
-                if pictures.finite:
+                if reader.finite:
                     raise
-                return (
-                    "unsupported",
-                    "its pictures are larger than max_frame: set it in the settings",
-                )
+                return TOO_LARGE
+            if filled and not self._stopped:
+                self._notify()
         return None
 
-    def _take(self, pictures: Pictures, came_ns: int, wall_ns: int) -> None:
-        """Put the picture into the offered frame, if there is one."""
-        source_ns = self._time_ns(pictures, came_ns)
-        with self._lock:
-            frame, self._offered = self._offered, None
-        try:
-            filled = frame is not None and fill(frame, pictures, came_ns, wall_ns, source_ns)
-        except SlotFullError:
-            self._missed.add(decode=1)
-            with self._lock:
-                self._offered = frame
-            raise
-        if frame is None:
-            self._missed.add(busy=1)
-        elif filled:
-            with self._lock:
-                self._filled = True
-            if not self._stopped:
-                self._notify()
-        else:
-            self._missed.add(decode=1)
-            with self._lock:
-                self._offered = frame
-
-    def _time_ns(self, pictures: Pictures, came_ns: int) -> int:
-        """The time of a picture."""
-        stamp_ns = pictures.source_ns
-        if self._clock is None:
-            return stamp_ns
-        if pictures.finite and stamp_ns >= 0:
-            return stamp_ns  # when its pictures came says only how fast they were wanted
-        return self._clock.time_ns(self._rate.checked_ns(stamp_ns, came_ns), came_ns)
+    def _wait_until_due(self, due_ns: int) -> bool:
+        """Wait until an image of a file is due; False: there are other orders, it is dropped."""
+        self._wake.clear()
+        due_s = (due_ns - time.monotonic_ns()) / 1e9
+        if not self._should_stop_reading() and not self._wake.wait(max(0.0, due_s)):
+            return True
+        if not self._stopped:
+            self._drops.add(busy=1)
+        return False

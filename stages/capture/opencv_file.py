@@ -1,14 +1,11 @@
-"""Reading video files with OpenCV.
+"""Reading of video files with OpenCV.
 
-OpenCV decodes; what it does not say comes from the file's headers (`container.py`) and from its
-coded pictures (`packets.py`).
+OpenCV decodes; other facts come from the file's headers (`container.py`) and from its packets
+(`packets.py`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,33 +15,36 @@ import cv2
 from pipeline.errors import SourceError
 from pipeline.frame import Frame
 from pipeline.graph.placement import usable_cores
-from stages.capture.container import IDENTITY, Orientation, look_at
-from stages.capture.image_folder import IMAGES, ImageFolder
+from stages.capture.container import IDENTITY, Container, Orientation
+from stages.capture.disk_file import DiskFile
+from stages.capture.image_folder import IMAGES, ImageFolder, Log
 from stages.capture.opencv_video import Video, as_bgr
-from stages.capture.packets import Packets, Rest, stamp_of
-from stages.capture.reader import Recorded
+from stages.capture.packets import Packets, Section, stamp_of
+from stages.capture.reader import FileReader
+from stages.capture.source import SourceProblem
 from stages.capture.source_clock import FileClock
 
 DEFAULT_FPS = 25.0
 SEEK_BEFORE_MS = 2000.0
+"""Milliseconds before the wanted place at which a seek begins."""
 MAX_LOST = 1000
-"""Pictures that fail in a row after which a file counts as ended."""
+"""Images that fail in a row after which a file counts as ended."""
 AHEAD = 64
-"""Coded pictures that are looked at before they are decoded; decoders hold back 16 at most."""
+"""Packets that are read ahead of the decoder, which holds back 16 at most."""
 SLACK = 8
-"""How far a count of pictures may be off, where damaged ones are among them."""
+"""Largest error of a count of images, where damaged ones are among them."""
 
 DECODED = ("avc1", "avc3", "h264", "hev1", "hvc1", "hevc", "mp4v", "fmp4", "xvid", "mjpg", "vp09")
-"""Codecs that OpenCV decodes for certain: of a file that has one, something else is wrong."""
+"""Codecs that OpenCV always decodes: a file that has one is wrong in another way."""
 
 _TURNS: dict[Orientation, Callable[[Any], Any]] = {
-    (-1, 0, 0, 1): lambda picture: cv2.flip(picture, 1),
-    (1, 0, 0, -1): lambda picture: cv2.flip(picture, 0),
-    (-1, 0, 0, -1): lambda picture: cv2.rotate(picture, cv2.ROTATE_180),
-    (0, 1, -1, 0): lambda picture: cv2.rotate(picture, cv2.ROTATE_90_CLOCKWISE),
-    (0, -1, 1, 0): lambda picture: cv2.rotate(picture, cv2.ROTATE_90_COUNTERCLOCKWISE),
-    (0, 1, 1, 0): lambda picture: cv2.transpose(picture),
-    (0, -1, -1, 0): lambda picture: cv2.rotate(cv2.transpose(picture), cv2.ROTATE_180),
+    (-1, 0, 0, 1): lambda image: cv2.flip(image, 1),
+    (1, 0, 0, -1): lambda image: cv2.flip(image, 0),
+    (-1, 0, 0, -1): lambda image: cv2.rotate(image, cv2.ROTATE_180),
+    (0, 1, -1, 0): lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE),
+    (0, -1, 1, 0): lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE),
+    (0, 1, 1, 0): lambda image: cv2.transpose(image),
+    (0, -1, -1, 0): lambda image: cv2.rotate(cv2.transpose(image), cv2.ROTATE_180),
 }
 _ANGLES: dict[int, Orientation] = {
     90: (0, 1, -1, 0),
@@ -57,7 +57,7 @@ class CodecError(SourceError):
     """The file is a video, and OpenCV does not decode its codec."""
 
 
-class VideoFile(Video, Recorded):
+class VideoFile(Video, FileReader):
     """A video file."""
 
     finite = True
@@ -67,47 +67,44 @@ class VideoFile(Video, Recorded):
 
         Args:
             path: of the file.
-            fps: pictures per second, if the file does not say.
+            fps: images per second, if the file does not say.
 
         Raises:
-            SourceError: it is no video, or gives no picture.
+            SourceError: it is not a video, or gives no image.
         """
-        self._path, self._asked_fps = path.absolute(), fps  # FFmpeg takes 12:30.avi for a protocol
-        self.source_ns = -1
+        super().__init__()
+        self._requested_fps = fps
         self._offset_ns = 0
-        self._trouble = ("", "")
-        self._rest: Rest | None = None
-        self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)  # whatever becomes of its name
-        self._close_fd = weakref.finalize(self, os.close, self._fd)
-        self._size = os.fstat(self._fd).st_size
-        with open(self._fd, "rb", closefd=False) as file:
-            self._container = look_at(file)
+        self._problem: SourceProblem = ("", "")
+        self._section: Section | None = None
+        self._file = DiskFile(path)
+        self._container: Container = self._file.container
         try:
             self._open()
         except BaseException:
-            self._close_fd()
+            self._file.close()
             raise
 
     def _open(self) -> None:
         threads = 1 if usable_cores() <= 4 else 0
         self._capture = cv2.VideoCapture(
-            str(self._path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads]
+            str(self._file.path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads]
         )
         if not self._capture.isOpened():
-            raise self._why_not()
-        # The first picture is the proof that it is one.
+            raise self._open_error()
+        # Only an image proves that it is a video.
         if not self._capture.grab():
             codec = self._codec()
             self._capture.release()
-            raise _undecoded("opened, but gives no picture", codec)
-        self._primed, self._repeated = True, False
+            raise _undecoded("opened, but no image can be decoded", codec)
+        self._primed, self._rereads = True, False
         self._index = -1
         self._set_orientation()
         self._measure()
         self._set_clock()
-        self._packets = Packets(self._path)
+        self._packets = Packets(self._file.path)
 
-    def _why_not(self) -> SourceError:
+    def _open_error(self) -> SourceError:
         if self._container.codec and not self._container.missing:
             return _undecoded("cannot be read as a video", self._container.codec)
         if not self._container.lacks_index:
@@ -115,21 +112,21 @@ class VideoFile(Video, Recorded):
         missing = f" ({self._container.missing})" if self._container.missing else ""
         return SourceError(
             f"the file is incomplete{missing}: its index (moov) is missing; it is still being "
-            "recorded, or its recording was cut off",
+            "recorded, or the recording was cut off",
             "unsupported",
         )
 
     def _set_clock(self) -> None:
         fps = self._capture.get(cv2.CAP_PROP_FPS)
-        self._stamped = self._container.has_clock or self._asked_fps is None
-        self.fps = fps if self._stamped and 0 < fps < 1000 else self._asked_fps or 0.0
+        self._stamped = self._container.has_clock or self._requested_fps is None
+        self.fps = fps if self._stamped and 0 < fps < 1000 else self._requested_fps or 0.0
         if not self._stamped or not 0 < fps < 1000:
-            fps = self._asked_fps or DEFAULT_FPS
+            fps = self._requested_fps or DEFAULT_FPS
         self._clock = FileClock(fps, self._container.joined)
         self._start_ms = stamp_of(self._capture)
 
     def _set_orientation(self) -> None:
-        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # it knows no mirrored pictures
+        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # it supports no mirroring
         orientation = self._container.orientation
         if orientation is None:
             angle = round(self._capture.get(cv2.CAP_PROP_ORIENTATION_META))
@@ -139,39 +136,39 @@ class VideoFile(Video, Recorded):
     # --- reading ---
 
     def grab(self) -> bool:
-        """Go to the next picture; False at the end."""
+        """Go to the next image; False at the end."""
         self.lost = 0
-        if self._repeated:
-            self._repeated = False
+        if self._rereads:
+            self._rereads = False
             return True
         if self._primed:
             self._primed = False
         elif not self._advance():
-            self._trouble = self._trouble if self._trouble[0] else self._end()
+            self._problem = self._problem if self._problem[0] else self._file.end_problem()
             return False
         self._index += 1 + self.lost
-        if self._rest is None and not self._follow_size():
+        if self._section is None and not self._follow_size():
             return False
         self.source_ns = self._offset_ns + self._time_ns()
         return True
 
     def _advance(self) -> bool:
-        """Decode the next picture, past damaged ones; False at the end."""
-        # OpenCV says the same of a damaged picture and of the end: only the end lasts.
+        """Go to the next image that is not damaged; False at the end."""
+        # OpenCV does not distinguish a damaged image from the end: only the end lasts.
         while not self._capture.grab():
-            if self._rest is None and self._is_at_change(self._index + 1 + self.lost):
-                return self._decode_rest()
-            if self.lost >= MAX_LOST and (self._rest is None or self._rest.is_over):
+            if self._section is None and self._is_at_change(self._index + 1 + self.lost):
+                return self._decode_section()
+            if self.lost >= MAX_LOST and (self._section is None or self._section.is_over):
                 self.lost = 0
-                return self._packets.change not in (None, self._change) and self._decode_rest()
+                return self._packets.change not in (None, self._change) and self._decode_section()
             self.lost += 1
         return True
 
     def _time_ns(self) -> int:
-        """The time of the last picture from the beginning of the file."""
-        if self._rest is not None:
+        """Return the time of the last image from the beginning of the file."""
+        if self._section is not None:
             for _ in range(self.lost):
-                self._rest.stamp_ms()
+                self._section.stamp_ms()
         stamp_ms = self._stamp_ms()
         if stamp_ms is None:
             for _ in range(self.lost):
@@ -182,53 +179,53 @@ class VideoFile(Video, Recorded):
     def _stamp_ms(self) -> float | None:
         if not self._stamped:
             return None
-        return stamp_of(self._capture) if self._rest is None else self._rest.stamp_ms()
+        return stamp_of(self._capture) if self._section is None else self._section.stamp_ms()
 
     def _stamp_from(self, stamp_ms: float) -> int:
         return round((stamp_ms - (self._start_ms or 0.0)) * 1e6)
 
     def retrieve(self, frame: Frame) -> bool:
-        """Decode the last picture into the frame; False: it cannot be decoded."""
+        """Decode the last image into the frame; False: it cannot be decoded."""
         if self._turn is None:
             return super().retrieve(frame)
         try:
-            done, picture = self._capture.retrieve()
+            done, image = self._capture.retrieve()
         except cv2.error:
             return False
-        if not done or picture is None:
+        if not done or image is None:
             return False
-        self._put(frame, self._turn(as_bgr(picture)))
+        self._put(frame, self._turn(as_bgr(image)))
         return True
 
     # --- changes of size ---
 
     @property
     def _change(self) -> object:
-        """The change of size that the pictures of now come from."""
-        return None if self._rest is None else self._rest.change
+        """The change of size at which the current section begins."""
+        return None if self._section is None else self._section.change
 
     def _is_at_change(self, index: int) -> bool:
         return self._packets.change is not None and index >= self._packets.change.at
 
     def _follow_size(self) -> bool:
-        """See whether the picture has the size of those before; False: that cannot be followed."""
+        """Follow a change of the size of the images; False: that is not possible."""
         self._packets.watch(self._index + AHEAD)
         change = self._packets.change
         if change is None or self._index < change.at - SLACK:
             return True
         if change.stamp_ms is None:
-            return self._index < change.at or self._decode_rest()
+            return self._index < change.at or self._decode_section()
         if change.stamp_ms == stamp_of(self._capture):
-            return self._decode_rest()
+            return self._decode_section()
         return self._index < change.at or self._refuse_size()
 
-    def _decode_rest(self) -> bool:
-        """Go to the first picture of another size."""
-        if self._rest is not None:
-            self._rest.close()
+    def _decode_section(self) -> bool:
+        """Go to the first image of another size."""
+        if self._section is not None:
+            self._section.close()
         self._capture.release()
-        self._rest = Rest(self._packets)
-        self._capture = self._rest.capture
+        self._section = Section(self._packets)
+        self._capture = self._section.capture
         if not self._capture.grab():
             return self._refuse_size()
         self._shape = (
@@ -239,40 +236,39 @@ class VideoFile(Video, Recorded):
 
     def _refuse_size(self) -> bool:
         height, width = self._shape
-        self._trouble = (
+        self._problem = (
             "unsupported",
-            f"the size of its pictures, {width}x{height}, changes at picture {self._index}, "
-            "which OpenCV cannot follow; convert the file to one size",
+            f"the size of the images changes from {width}x{height} at image {self._index}, "
+            "which OpenCV cannot decode; convert the file to one size",
         )
         return False
 
     # --- going to other places ---
 
     def rewind(self, rounds: int = 1) -> None:
-        """Begin again, as if it had been played so many times in all since the last time."""
+        """Begin again, with the clock of so many more rounds in all."""
         round_ns = self.source_ns - self._offset_ns + round(self._clock.step_ns)
         self._offset_ns += rounds * round_ns
         self._release()
         self._open()
 
-    def again(self) -> None:
-        """Give the last picture once more."""
-        self._repeated = True
+    def reread_last(self) -> None:
+        """Make the next `grab` return the last image once more."""
+        self._rereads = True
 
     def seek(self, count: int, source_ns: int) -> bool:
-        """Go on behind the first so many pictures; see `_sought`."""
-        if self._sought(count, source_ns):
+        """Skip the first so many images, if that is provably right; see `_seek`."""
+        if self._seek(count, source_ns):
             return True
         self._release()
         self._open()
         return False
 
-    def _sought(self, count: int, source_ns: int) -> bool:
-        """Seek, and prove that what follows is what follows when all is read.
+    def _seek(self, count: int, source_ns: int) -> bool:
+        """Seek, and prove that the same images follow as when all are read.
 
-        The stamps of the coded pictures, each of which is there once, give the one that is shown
-        at this place. Its time must be the one of before the crash; any doubt, and the file is
-        read from its beginning instead.
+        The timestamps of the packets, if they are unique, give the one that is displayed at this
+        place. Its time must be the one before the crash; else the file is read from its beginning.
         """
         stamps = self._stamps(count + AHEAD)
         if len(stamps) < count or len(set(stamps)) < len(stamps) or self._start_ms is None:
@@ -291,11 +287,11 @@ class VideoFile(Video, Recorded):
         self._primed, self._index, self.source_ns = False, count - 1, source_ns
         return len(passed) > SLACK and passed == shown[-len(passed) :]
 
-    def _stamps(self, most: int) -> list[float]:
-        """The stamps of the first coded pictures, as far as all have one and one size."""
+    def _stamps(self, limit: int) -> list[float]:
+        """Return the timestamps of the first packets; [] if one lacks it or the size changes."""
         stamps: list[float] = []
         packets = self._packets
-        while len(stamps) < most and packets.grab() and packets.change is None:
+        while len(stamps) < limit and packets.grab() and packets.change is None:
             if packets.stamp_ms is None:
                 return []
             stamps.append(packets.stamp_ms)
@@ -303,50 +299,22 @@ class VideoFile(Video, Recorded):
 
     # --- the end ---
 
-    def trouble(self) -> tuple[str, str]:
-        """Kind and words of what ended it too early."""
-        if self._trouble[0] or not self._container.missing:
-            return self._trouble
+    def end_reason(self) -> SourceProblem:
+        """Return why it ended too early; ("", ""): it did not."""
+        if self._problem[0] or not self._container.missing:
+            return self._problem
         return "closed", f"the file is truncated ({self._container.missing}); read to its end"
 
-    def _end(self) -> tuple[str, str]:
-        """Why the file ends here, if it should not; else ("", "")."""
-        size = os.fstat(self._fd).st_size
-        if size < self._size:
-            missing = f"{size} of {self._size} bytes"
-            return "closed", f"the file was truncated while it was read ({missing} are left)"
-        if size > self._size:
-            grown = f"from {self._size} to {size} bytes"
-            return "closed", f"the file grew while it was read ({grown}); read to the end it had"
-        broken = self._read_error()
-        return ("failed", f"the file cannot be read to its end: {broken}") if broken else ("", "")
-
-    def _read_error(self) -> str:
-        """Why the file system gives no more of the file where FFmpeg has stopped; "": it does."""
-        own = os.fstat(self._fd)
-        with contextlib.suppress(FileNotFoundError):  # no /proc: nothing is known
-            for name in os.listdir("/proc/self/fd"):
-                with contextlib.suppress(OSError):
-                    if not os.path.samestat(own, os.stat(f"/proc/self/fd/{name}")):
-                        continue
-                    info = Path(f"/proc/self/fdinfo/{name}").read_text()
-                    at = int(info.partition("pos:")[2].split()[0])
-                    try:
-                        os.pread(self._fd, 1, at)
-                    except OSError as error:
-                        return error.strerror or str(error)
-        return ""
-
     def close(self) -> None:
-        """Let go of it."""
+        """Release it."""
         self._release()
-        self._close_fd()
+        self._file.close()
 
     def _release(self) -> None:
         self._capture.release()
-        if self._rest is not None:
-            self._rest.close()
-            self._rest = None
+        if self._section is not None:
+            self._section.close()
+            self._section = None
         self._packets.close()
 
 
@@ -361,16 +329,17 @@ def _undecoded(how: str, codec: str) -> SourceError:
     )
 
 
-def open_recorded(path: Path, fps: float | None) -> Recorded:
+def open_file(path: Path, fps: float | None, log: Log) -> FileReader:
     """Open a video file, an image, or a folder of images.
 
     Args:
-        path: where it is.
-        fps: pictures per second of images, or of a file that does not say; None: 10, and 25.
+        path: of the file or folder.
+        fps: images per second of a folder, or of a file that does not say; None: 10, and 25.
+        log: for images that are skipped.
 
     Raises:
         SourceError: it cannot be read.
     """
     if path.is_dir() or path.suffix.lower() in IMAGES:
-        return ImageFolder(path, fps)
+        return ImageFolder(path, fps, log)
     return VideoFile(path, fps)

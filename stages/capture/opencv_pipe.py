@@ -1,9 +1,9 @@
-"""A source that is read once, from begin to end: a FIFO, a socket, standard input, `<(...)`.
+"""Reading of a source that is read once, from begin to end: a FIFO, a socket, standard input.
 
     ffmpeg -i rtsp://... -c copy -f mpegts - | python run.py --source -
 
-FFmpeg reads from a descriptor that never blocks: it then asks again every millisecond, and sees
-when it is to stop. A blocking one could sit in the kernel for as long as the writer is silent.
+FFmpeg reads from a descriptor that never blocks: it then polls every millisecond, and notices
+`interrupt`. A blocking read could sit in the kernel for as long as the writer is silent.
 """
 
 from __future__ import annotations
@@ -17,28 +17,27 @@ import stat
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 
 from pipeline.errors import SourceError
 from pipeline.frame import Frame
 from pipeline.graph.placement import usable_cores
-from stages.capture.clock_rate import ForwardClock
-from stages.capture.live_reader import FIRST_PICTURE_S
-from stages.capture.opencv_live import OPENING, _Words, ffmpeg_options, has_other_size
+from stages.capture.ffmpeg_log import FfmpegLog, has_other_size
+from stages.capture.opencv_live import OPENING, ffmpeg_options
 from stages.capture.opencv_video import Video
-from stages.capture.source import Trouble
-
-if TYPE_CHECKING:
-    from stages.capture.capture import CaptureSettings
+from stages.capture.settings import CaptureSettings
+from stages.capture.source import SourceProblem
+from stages.capture.source_clock import ForwardClock
+from stages.capture.watchdog import FIRST_IMAGE_S
 
 OPEN_TIMEOUT_S = 4.0
-"""For a program to open the other end of a FIFO."""
+"""Longest wait for a program to open the other end of a FIFO."""
 STEP_S = 0.02
 SHORT_HEAD_S = 0.2
+"""Longest wait for `HEAD_BYTES`, once the first byte has come."""
 HEAD_BYTES = 512
-"""Read ahead, to see which container it is."""
+"""Bytes that are read ahead, to see which container it is."""
 
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)$")
 _CONTAINERS = (
@@ -48,16 +47,14 @@ _CONTAINERS = (
     re.compile(rb"....(ftyp|moov|mdat|styp|moof)", re.DOTALL),  # MP4
     re.compile(rb"YUV4MPEG2 |NUT|nut/multimedia"),
 )
-"""How containers begin that say when each picture is to be shown. Others (H.264 as it is, JPEG
-after JPEG) say nothing, and FFmpeg would assume 25 pictures per second."""
+"""First bytes of containers that have timestamps. Others (bare H.264, JPEG after JPEG) have none,
+and FFmpeg would assume 25 images per second."""
 
 
 class PipeVideo(Video):
     """A pipe that FFmpeg reads."""
 
     finite = True
-    timed: bool
-    """Its container has time stamps, or the settings say how many pictures there are per second."""
 
     def __init__(self, path: Path, settings: CaptureSettings) -> None:
         """Open it and wait for its first bytes.
@@ -69,20 +66,20 @@ class PipeVideo(Video):
         Raises:
             SourceError: no program writes to it, or it writes no video.
         """
-        self._stall_s = max(FIRST_PICTURE_S, settings.stall_timeout_s)
+        super().__init__()
+        self._stall_s = max(FIRST_IMAGE_S, settings.stall_timeout_s)
         self._fps = settings.fps
         self._clock = ForwardClock()
-        self.source_ns = -1
         self._index = -1
-        self._trouble: Trouble = ("", "")
+        self._problem: SourceProblem = ("", "")
         self._lock = threading.Lock()
-        self._words: _Words | None = None
+        self._log: FfmpegLog | None = None
         self._fd = open_pipe(path)
         try:
-            head = _first_bytes(self._fd, FIRST_PICTURE_S)
+            head = _first_bytes(self._fd, FIRST_IMAGE_S)
             self._has_stamps = any(begin.match(head) for begin in _CONTAINERS)
-            self.timed = self._has_stamps or self._fps is not None
-            self._words = _Words()
+            self.untimed = not self._has_stamps and self._fps is None
+            self._log = FfmpegLog()
             threads = 1 if usable_cores() <= 4 else 0
             params = [cv2.CAP_PROP_N_THREADS, threads]
             for name in (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC):
@@ -90,19 +87,19 @@ class PipeVideo(Video):
             with OPENING, ffmpeg_options():
                 self._capture = cv2.VideoCapture(f"pipe:{self._fd}", cv2.CAP_FFMPEG, params)
             if not self._capture.isOpened():
-                raise SourceError("holds nothing that OpenCV reads as a video", "failed")
+                raise SourceError("holds no video that OpenCV can read", "failed")
             self._measure()
         except BaseException:
             self.close()
             raise
 
     def grab(self) -> bool:
-        """Go to the next picture; False at the end."""
-        asked = time.monotonic()
+        """Go to the next image; False at the end."""
+        started = time.monotonic()
         if not self._capture.grab():
-            if time.monotonic() - asked >= self._stall_s * 0.9:
-                text = f"no new picture has come for {self._stall_s:g} s"
-                self._trouble = "frozen", text
+            if time.monotonic() - started >= self._stall_s * 0.9:
+                text = f"no new image for {self._stall_s:g} s"
+                self._problem = "frozen", text
             return False
         if self._has_other_size():
             return False
@@ -111,27 +108,27 @@ class PipeVideo(Video):
         return True
 
     def retrieve(self, frame: Frame) -> bool:
-        """Decode the last picture into the frame; False: it cannot be decoded."""
+        """Decode the last image into the frame; False: it cannot be decoded."""
         return super().retrieve(frame) and not self._has_other_size()
 
     def _has_other_size(self) -> bool:
-        """Whether the pictures have another size than at first; a pipe cannot be opened again."""
-        if self._words is not None and has_other_size(self._words.take(), self._shape):
-            text = "the size of its pictures changes, which cannot be followed in a pipe"
-            self._trouble = "unsupported", text
-        return bool(self._trouble[0])
+        """Return whether images have another size than at first; a pipe cannot be opened again."""
+        if self._log is not None and has_other_size(self._log.take(), self._shape):
+            text = "the size of the images changes, which is not supported in a pipe"
+            self._problem = "unsupported", text
+        return bool(self._problem[0])
 
     def _time_ns(self) -> int:
         if self._has_stamps:
             return self._clock.time_ns(self._stamp_ns())
         return -1 if self._fps is None else round(self._index / self._fps * 1e9)
 
-    def trouble(self) -> Trouble:
-        """Kind and words of what ended it too early."""
-        return self._trouble
+    def end_reason(self) -> SourceProblem:
+        """Return why it ended too early; ("", ""): it did not."""
+        return self._problem
 
     def interrupt(self) -> None:
-        """Have a grab that waits return: it finds the end of another file in place of the pipe."""
+        """Make a waiting grab return: it reads the end of /dev/null in place of the pipe."""
         with self._lock:
             if self._fd >= 0:
                 null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -139,11 +136,10 @@ class PipeVideo(Video):
                 os.close(null)
 
     def close(self) -> None:
-        """Close it; its writer is told by the system."""
-        if hasattr(self, "_capture"):
-            self._capture.release()
-        if self._words is not None:
-            self._words.close()
+        """Close it; its writer gets SIGPIPE."""
+        super().close()
+        if self._log is not None:
+            self._log.close()
         with self._lock:
             if self._fd >= 0:
                 os.close(self._fd)
@@ -159,7 +155,7 @@ def open_pipe(path: Path) -> int:
     try:
         mode = path.stat().st_mode
         if stat.S_ISFIFO(mode):
-            # Opened again, so that to unblock it changes nothing for others who share it.
+            # Opened again: to make it non-blocking must not affect others who share it.
             return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         inherited = _DESCRIPTOR.match(str(path))
         if inherited:
@@ -180,7 +176,7 @@ def _first_bytes(fd: int, patience_s: float) -> bytes:
     """Wait for the first bytes and return them, without taking them out of the pipe.
 
     Raises:
-        SourceError: none come.
+        SourceError: no byte comes.
     """
     began = time.monotonic()
     has_writer = False
@@ -188,19 +184,19 @@ def _first_bytes(fd: int, patience_s: float) -> bytes:
         head = _peek(fd)
         has_writer = has_writer or head is not None
         waited_s = time.monotonic() - began
-        # A container is known by less, but a writer may begin with a few bytes.
+        # A container is recognized by less, but a writer may begin with a few bytes.
         if head and (len(head) >= HEAD_BYTES or waited_s > SHORT_HEAD_S):
             return head
         if not has_writer and waited_s > OPEN_TIMEOUT_S:
             text = f"no program has opened it for writing within {OPEN_TIMEOUT_S:g} s"
             raise SourceError(text, "timeout")
         if waited_s > patience_s:
-            raise SourceError(f"nothing has come within {patience_s:g} s", "frozen")
+            raise SourceError(f"no data within {patience_s:g} s", "frozen")
         time.sleep(STEP_S)
 
 
 def _peek(fd: int) -> bytes | None:
-    """The bytes that wait in a pipe, and stay there; None: it has had no writer yet.
+    """Return the bytes that wait in a pipe, and leave them; None: it has had no writer yet.
 
     Raises:
         SourceError: its writer has closed it, and nothing is left.
@@ -218,7 +214,7 @@ def _peek(fd: int) -> bytes | None:
     except OSError as error:
         raise SourceError(f"cannot be read: {error.strerror}", "failed") from None
     if not head:
-        raise SourceError("has ended before its first byte", "failed")
+        raise SourceError("ended before its first byte", "failed")
     return head
 
 

@@ -1,8 +1,8 @@
-"""The coded pictures of a video file, not decoded: how many there are, and of what size.
+"""Packets of a video file, not decoded: their number, and the size of their images.
 
-OpenCV converts every picture of a file with the size of the first one, and does not say when that
-is wrong. The size is therefore read from the coded pictures, which costs a few microseconds each.
-From a change on, the coded pictures are decoded as a stream of their own.
+OpenCV converts every image of a file with the size of the first one, and does not say when that is
+wrong. The size is therefore read from the packets, which costs a few microseconds each. From a
+change on, the packets are decoded as a stream of their own. A packet is one coded image.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ from typing import NamedTuple
 import cv2
 
 NO_STAMP = -9e18
-"""OpenCV's value for a picture without a time stamp is below this."""
+"""OpenCV's value for an image without a timestamp is below this."""
 HEAD_BYTES = 1 << 14
-"""Of a coded picture, in which the headers with its size are looked for."""
+"""Bytes of a packet that are searched for the headers with its size."""
 ONE_THREAD = (cv2.CAP_PROP_N_THREADS, 1)
 FORMAT = cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_CODEC_PIXEL_FORMAT
 RECENT = 16
-"""Coded pictures among which a stamp must be there once to tell one of them."""
+"""Packets among which a timestamp must be unique to identify one of them."""
 MAX_SIZES = 64
-"""Headers whose size is remembered."""
+"""Headers whose image size is kept."""
 IVF, IVF_BYTES = ("VP80", "VP90"), 12
-"""Codecs whose pictures stand in a file of their own only behind a header, and its length."""
+"""Codecs whose packets can stand in a file of their own only behind a header, and its length."""
 UNITS = {
     "H264": (0x1F, 7),
     "HEVC": (0x7E, 33 << 1),
     "MPG2": (0xFF, 0xB3),
     "MP4V": (0xFF, 0x20),
 }
-"""Codec -> mask and value of the first byte of the part of a picture that gives its size."""
+"""Codec -> mask and value of the first byte of the unit of a packet that gives its size."""
 UNWATCHED = "?"
-"""Of a codec whose pictures all have the size that the file states."""
+"""Codec whose images all have the size that the file states."""
 MAX_DAMAGED = 2000
-"""Coded pictures that fail in a row after which a file counts as ended."""
+"""Packets that fail in a row after which a file counts as ended."""
 CLOSE_S = 5.0
 """Longest wait for the writing thread, whose pipe is closed."""
 
 
 class Change(NamedTuple):
-    """The size of the pictures changes."""
+    """A change of the size of the images."""
 
     at: int
-    """Number of the first coded picture of the other size."""
+    """Number of the first packet of the other size."""
     stamp_ms: float | None
-    """Its time stamp; None: it has none of its own, or one of those just before has the same."""
+    """Its timestamp, milliseconds; None: it has none, or one just before has the same."""
 
 
 class Packets:
-    """Reads the coded pictures of a file one after the other, and finds changes of their size."""
+    """Reads the packets of a file one after the other, and finds changes of their size."""
 
     def __init__(self, path: Path) -> None:
         """Open the file a second time.
@@ -69,28 +69,28 @@ class Packets:
         self._codec = ""
         self._ended = False
         self._header, self._example = b"", b""
-        """What gives the size of the pictures, and the first coded picture that has it."""
+        """Headers that give the size of the images, and the first packet that has them."""
         self._sizes: dict[bytes, tuple[int, ...]] = {}
         self.count = 0
-        """Coded pictures read."""
+        """Packets read."""
         self.stamp_ms: float | None = None
-        """Of the last one."""
+        """Timestamp of the last one, milliseconds; None: it has none."""
         self._recent: deque[float | None] = deque(maxlen=RECENT)
-        """Stamps of the last ones."""
+        """Timestamps of the last ones."""
         self.change: Change | None = None
-        """The newest change of size, which is that of the last picture read."""
+        """The change of size at the last packet read; None: there is none."""
 
     def watch(self, until: int) -> None:
-        """Read up to a number of coded pictures, or to a change of their size."""
+        """Read up to a number of packets, or to a change of their size."""
         while self._codec != UNWATCHED and self.change is None and self.count < until:
             if not self.grab():
                 return
 
     def grab(self) -> bool:
-        """Read the next coded picture; False: there is none."""
+        """Read the next packet; False: there is none."""
         if self._ended:
             return False
-        damaged = 0  # OpenCV says the same of one and of the end
+        damaged = 0  # OpenCV does not distinguish one from the end
         while not self._capture.grab():
             damaged += 1
             if damaged == MAX_DAMAGED:
@@ -100,25 +100,25 @@ class Packets:
         self.stamp_ms = stamp_of(self._capture)
         self.count += damaged + 1
         if self._codec != UNWATCHED and self._capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME):
-            self._look()
+            self._check_size()
         self._recent.append(self.stamp_ms)
         return True
 
-    def picture(self) -> bytes:
-        """The coded picture that was read last, as it stands in a stream of such pictures."""
+    def packet(self) -> bytes:
+        """Return the packet that was read last, as it stands in a stream of packets."""
         done, data = self._capture.retrieve()
-        picture = data.tobytes() if done and data is not None else b""
+        packet = data.tobytes() if done and data is not None else b""
         if self._codec in IVF:
-            return struct.pack("<IQ", len(picture), self.count) + picture
-        return picture
+            return struct.pack("<IQ", len(packet), self.count) + packet
+        return packet
 
     @property
     def prefix(self) -> bytes:
-        """What a stream of such pictures begins with."""
+        """Header of a stream of packets."""
         if self._codec not in IVF:
             return b""
         width, height = 16, 16
-        if self._codec == "VP80":  # of VP9, OpenCV believes the pictures and not what stands here
+        if self._codec == "VP80":  # of VP9, OpenCV takes the size from the packets
             width, height = (side & 0x3FFF for side in struct.unpack("<HH", self._header))
         head = b"DKIF", 0, 32, self._codec.encode(), width, height, 25, 1, 0, 0
         return struct.pack("<4sHH4sHHIIII", *head)
@@ -127,24 +127,24 @@ class Packets:
         """Close the file."""
         self._capture.release()
 
-    def _look(self) -> None:
-        """See whether the headers of a picture give another size than those before."""
-        picture = self.picture()
-        coded = picture[IVF_BYTES if self._codec in IVF else 0 :][:HEAD_BYTES]
+    def _check_size(self) -> None:
+        """See whether the headers of a packet give another size than those before."""
+        packet = self.packet()
+        coded = packet[IVF_BYTES if self._codec in IVF else 0 :][:HEAD_BYTES]
         if not self._codec:
             self._codec = codec_of(coded)
-            picture = self.picture()
+            packet = self.packet()
         header = size_header(self._codec, coded)
         if not header or header == self._header:
             return
         before = self._size() if self._header else None
-        self._header, self._example = header, picture
+        self._header, self._example = header, packet
         if before is not None and before != self._size():
             own = self.stamp_ms not in self._recent
             self.change = Change(self.count - 1, self.stamp_ms if own else None)
 
     def _size(self) -> tuple[int, ...]:
-        """Size and kind of pixels of the pictures of now, by having OpenCV open one of them."""
+        """Return size and pixel format of the current images: OpenCV opens one of them alone."""
         header = self._header
         if header not in self._sizes:
             if len(self._sizes) == MAX_SIZES:
@@ -153,26 +153,25 @@ class Packets:
                 file.write(self.prefix + self._example)
                 file.flush()
                 alone = cv2.VideoCapture(file.name, cv2.CAP_FFMPEG, ONE_THREAD)
-                self._sizes[header] = tuple(round(alone.get(what)) for what in FORMAT)
+                self._sizes[header] = tuple(round(alone.get(prop)) for prop in FORMAT)
                 alone.release()
         return self._sizes[header]
 
 
-class Rest:
-    """What lies behind a change of size, decoded up to the next one.
+class Section:
+    """The part of a file from one change of size to the next, as a stream of its own.
 
-    A thread writes the coded pictures into a pipe that OpenCV reads; the pipe bounds how far it is
-    ahead.
+    A thread writes the packets into a pipe that OpenCV reads; the pipe bounds how far it is ahead.
     """
 
     def __init__(self, packets: Packets) -> None:
-        """Open the stream that begins with the last coded picture read.
+        """Open the stream that begins with the last packet read.
 
         Args:
-            packets: of the file; the thread uses it until `ended`.
+            packets: of the file; the thread uses it until `is_over`.
         """
         self.change = packets.change
-        self._packets, self._closed = packets, False
+        self._packets = packets
         self._stamps: list[float] = []
         self._lock = threading.Lock()
         self._out, self._pipe = os.pipe()
@@ -182,11 +181,11 @@ class Rest:
 
     @property
     def is_over(self) -> bool:
-        """Whether all has been written, so that a picture that fails is the end."""
+        """Whether all is written, so that an image that fails is the end."""
         return not self._thread.is_alive()
 
     def stamp_ms(self) -> float | None:
-        """The time stamp of the next picture as shown; None: it has none."""
+        """Return the timestamp of the next image in the order of display; None: it has none."""
         with self._lock:
             return heapq.heappop(self._stamps) if self._stamps else None
 
@@ -202,34 +201,34 @@ class Rest:
             pipe.write(packets.prefix)
             more = True
             while more:
-                picture = memoryview(packets.picture())
+                packet = memoryview(packets.packet())
                 if packets.stamp_ms is not None:
                     with self._lock:
                         heapq.heappush(self._stamps, packets.stamp_ms)
-                while picture:
-                    picture = picture[pipe.write(picture) :]
+                while packet:
+                    packet = packet[pipe.write(packet) :]
                 more = packets.grab() and packets.change is None
 
 
 def stamp_of(capture: cv2.VideoCapture) -> float | None:
-    """The time stamp of the last picture, in milliseconds; None: it has none."""
+    """Return the timestamp of the last image, in milliseconds; None: it has none."""
     if capture.get(cv2.CAP_PROP_PTS) < NO_STAMP:
         return None
     return float(capture.get(cv2.CAP_PROP_POS_MSEC))
 
 
-# --- what of a coded picture gives its size ---
+# --- headers in a packet that give the size of its image ---
 
 
-def codec_of(picture: bytes) -> str:
-    """The codec of a key picture: "H264", "HEVC", "MPG2", "MP4V", "MJPG", "VP80" or "VP90"."""
-    if picture[:2] == b"\xff\xd8":
+def codec_of(packet: bytes) -> str:
+    """Return the codec of a key frame: "H264", "HEVC", "MPG2", "MP4V", "MJPG", "VP80" or "VP90"."""
+    if packet[:2] == b"\xff\xd8":
         return "MJPG"
-    if picture[3:6] == b"\x9d\x01\x2a":
+    if packet[3:6] == b"\x9d\x01\x2a":
         return "VP80"
-    if picture[:1] and picture[0] >> 6 == 2 and b"\x49\x83\x42" in picture[1:5]:
+    if packet[:1] and packet[0] >> 6 == 2 and b"\x49\x83\x42" in packet[1:5]:
         return "VP90"
-    for unit in _units(picture):
+    for unit in _units(packet):
         if unit[0] == 0xB3:
             return "MPG2"
         if unit[0] in (0xB0, 0xB6, 0x20):
@@ -241,31 +240,31 @@ def codec_of(picture: bytes) -> str:
     return UNWATCHED
 
 
-def size_header(codec: str, picture: bytes) -> bytes:
-    """The bytes of a key picture that give its size; empty: it has none of its own."""
+def size_header(codec: str, packet: bytes) -> bytes:
+    """Return the bytes of a key frame that give its size; empty if it has none of its own."""
     if codec == "MJPG":
-        return _jpeg_size(picture)
+        return _jpeg_size(packet)
     if codec == "VP80":
-        return picture[6:10]
+        return packet[6:10]
     if codec == "VP90":
-        at = picture.find(b"\x49\x83\x42", 1, 5)
-        return picture[at + 3 : at + 9]
+        at = packet.find(b"\x49\x83\x42", 1, 5)
+        return packet[at + 3 : at + 9]
     mask, wanted = UNITS.get(codec, (0, -1))
-    most = 4 if codec == "MPG2" else None  # behind the size come rates, which may change freely
+    length = 4 if codec == "MPG2" else None  # rates follow the size, and may change freely
     return b"".join(
-        unit[:most].rstrip(b"\0") for unit in _units(picture) if unit[0] & mask == wanted
+        unit[:length].rstrip(b"\0") for unit in _units(packet) if unit[0] & mask == wanted
     )
 
 
-def _units(picture: bytes) -> list[bytes]:
-    """The parts of an H.264, HEVC or MPEG picture, which begin with 00 00 01."""
-    return [unit for unit in picture.split(b"\0\0\1")[1:] if unit]
+def _units(packet: bytes) -> list[bytes]:
+    """Return the units of an H.264, HEVC or MPEG packet, which begin with 00 00 01."""
+    return [unit for unit in packet.split(b"\0\0\1")[1:] if unit]
 
 
-def _jpeg_size(picture: bytes) -> bytes:
+def _jpeg_size(packet: bytes) -> bytes:
     at = 2
-    while picture[at : at + 1] == b"\xff" and at + 9 <= len(picture):
-        if 0xC0 <= picture[at + 1] <= 0xCF and picture[at + 1] not in (0xC4, 0xC8, 0xCC):
-            return picture[at + 5 : at + 9]
-        at += 2 + int.from_bytes(picture[at + 2 : at + 4])
+    while packet[at : at + 1] == b"\xff" and at + 9 <= len(packet):
+        if 0xC0 <= packet[at + 1] <= 0xCF and packet[at + 1] not in (0xC4, 0xC8, 0xCC):
+            return packet[at + 5 : at + 9]
+        at += 2 + int.from_bytes(packet[at + 2 : at + 4])
     return b""

@@ -1,89 +1,126 @@
-"""What every way of reading a source has in common; `opencv.py` and `gstreamer.py` are two."""
+"""Interface of all readers of a source, and the filling of a frame from one."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from pipeline.frame import Frame
+from stages.capture.source import SourceProblem
 
 
-class Pictures(Protocol):
-    """An open source, one picture after the other. To make the object is to open the source.
+class Reader(Protocol):
+    """An open source, one image after the other. Making the object opens the source.
 
-    A class for live sources is made with one argument, the stream's `CaptureSettings`, and lets
-    making it take 5 s at most, or 15 s where a host has answered but sends no picture yet. One
-    thread uses the object, but for `interrupt`. An object whose source has gone is closed and never
-    used again: a new one is made.
+    A class for live sources is made with one argument, the stream's `CaptureSettings`. Making it
+    takes 5 s at most, or 15 s where a host has answered but sends no image yet. One thread uses
+    the object, except for `interrupt`. An object whose source is gone is closed and never used
+    again: a new one is made.
 
     Raises, when made:
-        SourceError: it cannot be opened, or gives no picture; its `kind` says why, and its text
-            does not name the source: the caller puts the name in front.
+        SourceError: the source cannot be opened, or gives no image; its `kind` says why, and its
+            text does not name the source: the caller puts the name in front.
     """
 
     decoder: str
-    """What decodes, as a person would say it: "FFmpeg", "GStreamer avdec_h264"."""
+    """Name of the decoder for people: "OpenCV FFmpeg h264", "GStreamer avdec_h264"."""
     source_ns: int
-    """Time of the last picture by the source's own clock, from 0 at the first; -1: unknown."""
+    """Time of the last image by the source's own clock, from 0 at the first, in nanoseconds; -1:
+    unknown."""
     ntp_ns: int = -1
-    """When the camera took the last picture by its wall clock (RTCP sender reports), nanoseconds
-    since the Unix epoch; -1: it does not say."""
+    """Wall clock of the camera at the last image (RTCP sender reports), nanoseconds since the Unix
+    epoch; -1: unknown."""
     fps: float = 0.0
-    """Pictures per second that the source declares; 0: it does not say."""
+    """Images per second that the source declares; 0: unknown."""
     finite: bool = False
-    """Has an end of its own, as a file has (also one behind an address): then, played live, it is
-    played at its own pace, and it is not opened again when it has ended."""
+    """Whether the source has an end of its own, as a file has (also one behind an address): then,
+    played live, it is played at its own pace, and not opened again when it has ended."""
     file: str = ""
-    """Name of the last picture's file in its folder; "" where a picture has no file of its own."""
+    """Name of the last image's file in its folder; "" where an image has no file of its own."""
     still: bool = False
-    """The pictures are unrelated to each other: they are not the frames of a film."""
+    """Whether the images are unrelated to each other: not the frames of a film."""
     lost: int = 0
-    """Pictures passed over by the last `grab` because they are damaged."""
-    rate_known: bool = True
-    """Its clock is one that a camera or a container keeps. False: nothing says so, and it may be
-    invented by the library that reads it; it is compared with ours before it is believed."""
-    silence_hint: str = ""
-    """Words behind "no picture has come within ... s" that say what to look for."""
+    """Damaged images that the last `grab` skipped."""
     skipped: int = 0
-    """Pictures that had come before the one that the last `grab` took, which is the newest."""
+    """Good images that the last `grab` skipped because a newer one had come."""
+    rate_known: bool = True
+    """Whether the clock is one that a camera or a container keeps. False: the library that reads
+    the source may have invented it; it is compared with ours before it is trusted."""
+    untimed: bool = False
+    """Whether neither the source nor the settings say when images were taken."""
+    silence_hint: str = ""
+    """Advice that follows "no image within ... s"."""
 
     def grab(self) -> bool:
-        """Wait for the next picture and take it. False: there is none, see `trouble`.
+        """Wait for the next image and take it; False: there is none, see `end_reason`.
 
-        A source that gives nothing for its stall timeout is given up; a picture that was left
-        over in a decoder meanwhile is not given as if it were new.
+        Returns False after the stall timeout of the source. An image that was left over in a
+        decoder meanwhile is not returned as if it were new.
         """
 
     def retrieve(self, frame: Frame) -> bool:
-        """Decode the last picture into the frame as `image`; False: it cannot be decoded."""
+        """Decode the last image into the frame as `image`; False: it cannot be decoded."""
 
-    def trouble(self) -> tuple[str, str]:
-        """Why `grab` gave False: the kind (see `Condition`), and words that do not name the
-        source; ("", "") at an end that was to be expected, or when it has not given False."""
+    def end_reason(self) -> SourceProblem:
+        """Return why `grab` returned False; ("", ""): an expected end, or it did not."""
 
     def interrupt(self) -> None:
-        """Have a `grab` that waits return soon, if that is possible; from any thread, also after
-        `close`. The object is of no use afterwards."""
+        """Make a waiting `grab` return soon, if that is possible.
+
+        For any thread, also after `close`. The object is of no use afterwards.
+        """
 
     def close(self) -> None:
-        """Let go of the source, its threads and descriptors. May be called twice."""
+        """Release the source, its threads and descriptors. May be called twice."""
 
 
-class Recorded(Pictures, Protocol):
-    """A file, or a folder of images: can be begun again, and gone through from any place."""
+class FileReader(Reader, Protocol):
+    """A file, or a folder of images: can be read again, and from any place."""
 
     def rewind(self, rounds: int = 1) -> None:
-        """Begin again, as if it had been played so many times in all since the last time."""
+        """Begin again, with the clock of so many more rounds in all."""
 
-    def again(self) -> None:
-        """Give the last picture once more."""
+    def reread_last(self) -> None:
+        """Make the next `grab` return the last image once more."""
 
     def seek(self, count: int, source_ns: int) -> bool:
-        """Go on behind the first so many pictures, if that can be proven without reading them all.
+        """Skip the first so many images, if that is provably right without reading them all.
 
         Args:
             count: how many.
-            source_ns: time of the last one of them that became a frame.
+            source_ns: time of the last of them that became a frame.
 
         Returns:
-            False: it cannot, and the source is at its beginning.
+            False: it is not, and the source is at its beginning.
         """
+
+
+def fill_frame(
+    frame: Frame, reader: Reader, captured_ns: int, wall_ns: int, source_ns: int
+) -> bool:
+    """Put the last image of a reader and its times into a frame.
+
+    Args:
+        frame: that was lent.
+        reader: whose last image is wanted.
+        captured_ns: arrival of the image, monotonic clock.
+        wall_ns: the same, nanoseconds since the Unix epoch.
+        source_ns: time of the image by the stream's clock.
+
+    Returns:
+        False: the image cannot be decoded.
+
+    Raises:
+        SlotFullError: it does not fit into the slot.
+    """
+    header = frame.header
+    header.captured_ns, header.wall_ns, header.source_ns = captured_ns, wall_ns, source_ns
+    header.ntp_ns = reader.ntp_ns
+    header.fps = reader.fps
+    header.used = 0
+    header.arrays.clear()
+    header.still = reader.still
+    if not reader.retrieve(frame):
+        return False
+    if reader.file:
+        frame.put_file(reader.file)
+    return True

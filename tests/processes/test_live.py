@@ -100,7 +100,8 @@ def test_without_wait_a_camera_that_is_not_there_ends_the_run_in_one_line(tmp_pa
         assert run.wait() == 2
     (line,) = run.stderr.splitlines()
     assert line.startswith("run.py: ")
-    assert "has no such stream: check the path in the address" in line
+    assert "no such stream at 127.0.0.1" in line
+    assert line.endswith("; check the path in the address")
 
 
 HEELS = """\

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import SetupError
-from stages.capture.source import PORTS, device_path, normal
+from stages.addresses import PORTS, device_path, parse_source
 
 SCHEMES = (*PORTS, "rtmp", "rtmps", "rtp", "srt", "tcp", "udp")
 """Schemes of addresses that can be listed; others can mean files or programs."""
@@ -153,7 +153,7 @@ def _path(entry: str) -> Path:
 
 def _local(source: str | int) -> Path:
     """Return the file, folder or device that a source names, with links resolved."""
-    named = normal(source)
+    named = parse_source(source)
     path = device_path(named) if isinstance(named, int) else Path(named)
     return path.resolve()
 

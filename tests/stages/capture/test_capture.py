@@ -1,4 +1,4 @@
-"""Capture: files, folders, cameras that are not there, and what is damaged."""
+"""Capture of files and folders, missing cameras, and damaged sources."""
 
 import os
 import queue
@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from pipeline.config import convert
 from pipeline.errors import ConfigError, SourceError
 from pipeline.frame import Frame, SlotFullError
-from stages.capture.capture import SEEK_FROM, Capture, CaptureSettings
-from stages.capture.reader import Recorded
+from stages.capture.capture import MIN_SEEK, Capture
+from stages.capture.reader import FileReader
+from stages.capture.settings import CaptureSettings
 from tests.builders import CLIP, context_of, header, pixels, save_image
 
 END_S = 20
-"""Longest wait for a thread that is about to answer; none is waited for in vain."""
+"""Longest wait for an event of a thread that must come."""
 
 
 def opened(source, **more):
@@ -35,7 +36,7 @@ def opened(source, **more):
 
 
 def read(capture, count=None):
-    """The next frames of a lossless source, up to its end."""
+    """Return the next frames of a lossless source, up to its end."""
     frames = []
     while count is None or len(frames) < count:
         frame = slot()
@@ -47,18 +48,18 @@ def read(capture, count=None):
 
 
 def slot(size=1 << 21, **fields):
-    """A frame to be filled, as capture lends it."""
+    """Return a frame to be filled, as the worker lends it."""
     return Frame(header(limit=size, **fields), "demo", memoryview(np.empty(size, np.uint8)))
 
 
 def mark(frame):
-    """What tells a picture of the clip from its neighbours."""
+    """Return a number that differs between neighbouring images of the clip."""
     return int(frame["image"].astype(np.int64).sum())
 
 
 @pytest.fixture(scope="module")
 def clip():
-    """(time, mark) of every frame of the clip."""
+    """Return (time, mark) of every frame of the clip."""
     capture = opened(CLIP)
     assert capture.live is False
     found = [(frame.time_s, mark(frame)) for frame in read(capture)]
@@ -69,7 +70,7 @@ def clip():
 
 
 def write_video(path, count, width=16, height=12, fps=25.0):
-    """A video without loss, whose picture `i` is all of one grey that tells `i`."""
+    """Write a lossless video, whose image `i` is one grey of the value `i % 200`."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"FFV1"), fps, (width, height))
     assert writer.isOpened()
     for i in range(count):
@@ -85,12 +86,12 @@ def video(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Five images, of which the third is none, in an order that the names do not have as text."""
+    """Five images, the third of which is damaged; their natural order is not that of the text."""
     path = tmp_path / "images"
     path.mkdir()
     save_image(path / "shot2.png", 6, 4, 20)
     save_image(path / "shot10.PNG", 8, 6, 100)
-    (path / "shot3.png").write_bytes(b"no picture")
+    (path / "shot3.png").write_bytes(b"no image")
     save_image(path / "Shot1.bmp", 4, 4, 10)
     save_image(path / "shot007.png", 5, 7, 70)
     (path / "notes.txt").write_text("not an image")
@@ -181,7 +182,7 @@ def after_skip(source, count, settings, source_ns=-1):
 
 @settings(max_examples=25, deadline=None)
 @given(count=st.integers(1, 95), more=st.sampled_from([{}, {"loop": True, "frames": 90}]))
-def test_passing_by_n_pictures_is_the_same_as_reading_them(video, count, more):
+def test_skipping_n_images_is_the_same_as_reading_them(video, count, more):
     capture = opened(video, **more)
     read(capture, count)
     expected = [(frame.time_s, pixels(frame)) for frame in read(capture, 8)]
@@ -193,8 +194,8 @@ def test_passing_by_n_pictures_is_the_same_as_reading_them(video, count, more):
 
 @pytest.mark.parametrize("more", [{}, {"loop": True, "frames": 23}])
 @pytest.mark.parametrize("count", [*range(1, 12), 15, 21, 22, 23])
-def test_in_a_folder_too_where_damaged_images_count(count, more, folder):
-    """Of five images one is damaged: `count` is of pictures taken, decoded or not."""
+def test_skipping_in_a_folder_counts_damaged_images(count, more, folder):
+    """One of five images is damaged; `count` is the number of images taken, decoded or not."""
     whole = opened(folder, **more)
     expected, taken = [], 0
     for frame in iter(lambda: read(whole, 1), []):
@@ -204,7 +205,7 @@ def test_in_a_folder_too_where_damaged_images_count(count, more, folder):
     assert after_skip(folder, count, more) == expected[:8]
 
 
-def test_an_image_that_claims_more_pixels_than_any_has_is_a_damaged_one(tmp_path):
+def test_an_image_that_claims_too_many_pixels_is_damaged(tmp_path):
     size = struct.pack(">II5B", 50_000, 50_000, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", size), (b"IDAT", zlib.compress(bytes(64))), (b"IEND", b""))
     (tmp_path / "1.png").write_bytes(
@@ -214,7 +215,7 @@ def test_an_image_that_claims_more_pixels_than_any_has_is_a_damaged_one(tmp_path
             for kind, data in chunks
         )
     )
-    assert refusal(tmp_path / "1.png") == "1.png: is no image"
+    assert refusal(tmp_path / "1.png") == "1.png: is not an image"
     for name in ("0.png", "2.png"):
         save_image(tmp_path / name, value=7)
     capture = opened(tmp_path)
@@ -229,8 +230,8 @@ def test_a_damaged_image_that_was_counted_is_not_counted_again(folder):
     assert capture.missed() == (0, 0)
 
 
-def test_far_into_the_clip_it_goes_on_with_the_very_next_picture(clip, monkeypatch):
-    monkeypatch.setattr("stages.capture.capture.SEEK_FROM", 250)
+def test_skipping_far_into_the_clip_goes_on_with_the_next_image(clip, monkeypatch):
+    monkeypatch.setattr("stages.capture.capture.MIN_SEEK", 250)
     for count in (251, 271, 299):
         capture = opened(CLIP)
         capture.skip(count, round(clip[count - 1][0] * 1e9))
@@ -240,8 +241,8 @@ def test_far_into_the_clip_it_goes_on_with_the_very_next_picture(clip, monkeypat
         capture.close()
 
 
-def test_with_all_pictures_passed_by_the_stream_ends(monkeypatch):
-    monkeypatch.setattr("stages.capture.capture.SEEK_FROM", 250)
+def test_skipping_all_images_ends_the_stream(monkeypatch):
+    monkeypatch.setattr("stages.capture.capture.MIN_SEEK", 250)
     capture = opened(CLIP)
     capture.skip(300, round(29.9e9))
     assert read(capture) == []
@@ -249,30 +250,30 @@ def test_with_all_pictures_passed_by_the_stream_ends(monkeypatch):
 
 
 def test_a_timestamp_that_is_not_in_the_file_is_not_trusted(clip, monkeypatch):
-    monkeypatch.setattr("stages.capture.capture.SEEK_FROM", 250)
+    monkeypatch.setattr("stages.capture.capture.MIN_SEEK", 250)
     capture = opened(CLIP)
     capture.skip(260, 123)
     assert mark(read(capture, 1)[0]) == clip[260][1]
     capture.close()
 
 
-def test_the_limit_counts_pictures_of_before_the_crash(video):
+def test_the_limit_counts_images_from_before_the_crash(video):
     capture = opened(video, frames=10)
     capture.skip(7, -1)
     assert len(read(capture)) == 3
 
 
-class Script(Recorded):
-    """Pictures as a test lays them out: a number is a picture, "damaged" one that cannot be read
-    and "lost" one that grab itself passes over. Shows one at a time when `step` is called."""
+class Script(FileReader):
+    """Images from a list: a number is an image, "damaged" one that cannot be decoded, and "lost"
+    one that grab itself skips. If `gated`, one comes with each call of `step`."""
 
     decoder = "script"
     finite = True
     source_ns = -1
     lost = 0
 
-    def __init__(self, pictures, gated=False):
-        self.pictures = list(pictures)
+    def __init__(self, images, gated=False):
+        self.images = list(images)
         self.at = -1
         self.primed = False
         self.gate = threading.Semaphore(0) if gated else None
@@ -287,28 +288,28 @@ class Script(Recorded):
             self.primed = False
             return True
         at = self.at + 1
-        while at < len(self.pictures) and self.pictures[at] == "lost":
+        while at < len(self.images) and self.images[at] == "lost":
             at += 1
-        if at >= len(self.pictures):
+        if at >= len(self.images):
             return False
         self.lost, self.at = at - self.at - 1, at
         return True
 
     def step(self):
-        """Let the next picture come, and wait until it has been dealt with."""
+        """Let the next image come, and wait until it is handled."""
         self.gate.release()
         assert self.asked.get(timeout=END_S)
 
     def retrieve(self, frame):
-        if self.pictures[self.at] == "damaged":
-            frame.empty("image", (3, 3, 3), np.uint8)  # filled in part
+        if self.images[self.at] == "damaged":
+            frame.empty("image", (3, 3, 3), np.uint8)  # partly filled
             return False
-        if self.pictures[self.at] == "broken":
+        if self.images[self.at] == "broken":
             raise OSError("the camera broke")
-        frame.put("image", np.full((2, 2, 3), self.pictures[self.at], np.uint8))
+        frame.put("image", np.full((2, 2, 3), self.images[self.at], np.uint8))
         return True
 
-    def again(self):
+    def reread_last(self):
         self.primed = True
 
     def rewind(self, rounds=1):
@@ -318,7 +319,7 @@ class Script(Recorded):
         self.at = count - 1
         return True
 
-    def trouble(self):
+    def end_reason(self):
         return "", ""
 
     def interrupt(self):
@@ -328,18 +329,18 @@ class Script(Recorded):
         pass
 
 
-def scripted(video, pictures, gated=False, **more):
+def scripted(video, images, gated=False, **more):
     capture = opened(video, **more)
-    capture._pictures.close()
-    capture._pictures = Script(pictures, gated)
+    capture._reader.close()
+    capture._reader = Script(images, gated)
     return capture
 
 
-def test_damaged_pictures_are_counted_and_passed_over(video):
+def test_damaged_images_are_counted_and_skipped(video):
     capture = scripted(video, [0, "damaged", 2, "lost", "lost", 5, "damaged"])
     frames = read(capture)
     assert [pixels(frame) for frame in frames] == [0, 2, 5]
-    for frame in frames:  # what was filled in part takes no room
+    for frame in frames:  # a partly filled array takes no room
         assert frame.header.arrays == {"image": (0, "|u1", (2, 2, 3))}
         assert frame.header.used == 12
     assert capture.missed() == (0, 4)
@@ -347,19 +348,19 @@ def test_damaged_pictures_are_counted_and_passed_over(video):
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 6, 7, 8])
-def test_killed_anywhere_no_good_picture_is_passed_by(count, video):
-    """Lost pictures are counted, all in a row at once, before the good one behind is lent."""
-    pictures = [0, "lost", "lost", 3, 4, "lost", 6, 7]
-    capture = scripted(video, pictures)
+def test_after_a_kill_anywhere_no_good_image_is_skipped(count, video):
+    """Lost images in a row are counted at once, before the good one behind them is lent."""
+    images = [0, "lost", "lost", 3, 4, "lost", 6, 7]
+    capture = scripted(video, images)
     capture.skip(count, -1)
     found = [pixels(frame) for frame in read(capture)]
-    assert found == [picture for picture in pictures[count:] if picture != "lost"]
+    assert found == [image for image in images[count:] if image != "lost"]
 
 
 # --- folders and images ---
 
 
-def test_a_folder_is_read_in_the_order_that_a_person_expects(folder):
+def test_a_folder_is_read_in_natural_order(folder):
     capture = opened(folder)
     frames = read(capture)
     assert [pixels(frame) for frame in frames] == [10, 20, 70, 100]
@@ -402,7 +403,7 @@ def test_one_image_of_any_size_is_a_stream_of_one_frame(width, height, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("picture", "value"),
+    ("image", "value"),
     [
         (np.full((4, 6), 9, np.uint8), 9),
         (np.full((4, 6, 4), 9, np.uint8), 9),
@@ -410,8 +411,8 @@ def test_one_image_of_any_size_is_a_stream_of_one_frame(width, height, tmp_path)
     ],
     ids=["grey", "with transparency", "16 bit"],
 )
-def test_an_image_of_another_kind_becomes_bgr_bytes(picture, value, tmp_path):
-    cv2.imwrite(str(tmp_path / "one.png"), picture)
+def test_an_image_of_another_kind_becomes_bgr_bytes(image, value, tmp_path):
+    cv2.imwrite(str(tmp_path / "one.png"), image)
     [frame] = read(opened(tmp_path / "one.png"))
     assert frame["image"].shape == (4, 6, 3)
     assert frame["image"].dtype == np.uint8
@@ -424,7 +425,7 @@ def test_colours_are_blue_green_red(tmp_path):
     assert frame["image"].tolist() == [[[0xFA, 2, 1]]]
 
 
-def test_a_picture_that_does_not_fit_in_the_slot_is_an_error_not_a_damaged_picture(tmp_path):
+def test_an_image_too_large_for_the_slot_is_an_error(tmp_path):
     capture = opened(save_image(tmp_path / "one.png", 100, 100))
     with pytest.raises(SlotFullError):
         capture.offer(slot(size=1000))
@@ -443,20 +444,20 @@ def refusal(source, **more):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("text.mp4", b"these are words, not pictures\n" * 50, "cannot be read as a video"),
+        ("text.mp4", b"these are words, not images\n" * 50, "cannot be read as a video"),
         ("short.mp4", b"hi", "cannot be read as a video"),
         ("empty.mp4", b"", "cannot be read as a video"),
         ("noise.avi", bytes(range(256)) * 40, "cannot be read as a video"),
-        ("text.png", b"these are words", "is no image"),
-        ("empty.jpg", b"", "is no image"),
+        ("text.png", b"these are words", "is not an image"),
+        ("empty.jpg", b"", "is not an image"),
     ],
 )
-def test_a_file_that_is_none_is_refused(name, content, words, tmp_path):
+def test_a_file_that_is_not_a_video_or_image_is_refused(name, content, words, tmp_path):
     (tmp_path / name).write_bytes(content)
     assert refusal(tmp_path / name) == f"{name}: {words}"
 
 
-def test_what_is_not_there_is_refused(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     assert refusal(tmp_path / "no.mp4") == "no.mp4: no such file, folder or device"
     assert refusal("/dev/video4000") == "video4000: no such file, folder or device"
     assert refusal(tmp_path / "no" / "such") == "such: no such file, folder or device"
@@ -466,24 +467,26 @@ def test_a_folder_without_an_image_is_refused(tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "notes.txt").write_text("")
     assert refusal(tmp_path / "x").startswith("x: the folder holds no image (.apng, .avif, .bmp")
-    (tmp_path / "x" / "a.png").write_text("no picture")
+    (tmp_path / "x" / "a.png").write_text("no image")
     assert refusal(tmp_path / "x") == "x: holds no image that can be read"
 
 
-def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
+def test_a_file_without_read_permission_is_refused(tmp_path, monkeypatch):
     path = save_image(tmp_path / "one.png")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert refusal(path) == "one.png: no permission to read"
 
 
-def test_a_camera_that_is_not_there_is_refused():
-    assert refusal(97) == "camera 97: no camera at /dev/video97: is it plugged in?"
+def test_a_missing_camera_is_refused():
+    assert refusal(97) == "camera 97: no camera at /dev/video97; check that it is plugged in"
 
 
-def test_an_address_where_nobody_answers_is_refused_without_its_password():
+def test_a_refused_connection_is_reported_without_the_password():
     words = refusal("rtsp://user:secret@127.0.0.1:9/stream")
     assert "secret" not in words
-    assert words.endswith("nothing listens at 127.0.0.1:9: is the camera up, and the port right?")
+    assert words.endswith(
+        "127.0.0.1:9 refused the connection; check the port, and that the camera is on"
+    )
 
 
 @pytest.mark.parametrize(
@@ -521,14 +524,14 @@ def test_cameras_and_addresses_are_live_and_files_are_not(source, mode, live):
     assert info.live is live
 
 
-def test_closing_what_was_never_opened_is_no_error():
+def test_closing_a_source_that_was_never_opened_is_no_error():
     Capture(CaptureSettings(source=str(CLIP)), context_of()).close()
 
 
 # --- truncated and damaged files ---
 
 
-def test_of_a_truncated_clip_what_is_there_is_read_and_the_rest_is_told(tmp_path, clip):
+def test_a_truncated_clip_is_read_to_its_end_and_reported(tmp_path, clip):
     whole = CLIP.read_bytes()
     path = tmp_path / "cut.mp4"
     path.write_bytes(whole[: len(whole) // 10])
@@ -542,7 +545,7 @@ def test_of_a_truncated_clip_what_is_there_is_read_and_the_rest_is_told(tmp_path
     capture.close()
 
 
-def test_of_a_truncated_clip_as_many_frames_as_were_asked_for_are_enough(tmp_path):
+def test_a_truncated_clip_is_no_problem_if_the_limit_is_reached(tmp_path):
     whole = CLIP.read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 10])
     capture = opened(tmp_path / "cut.mp4", frames=3)
@@ -560,16 +563,16 @@ def test_one_byte_less_is_truncated_too(tmp_path, video):
         capture.close()
 
 
-def test_a_clip_cut_before_its_first_picture_is_refused(tmp_path):
+def test_a_clip_cut_before_its_first_image_is_refused(tmp_path):
     path = tmp_path / "cut.mp4"
     path.write_bytes(CLIP.read_bytes()[:1000])
     assert refusal(path) in (
         "cut.mp4: cannot be read as a video",
-        "cut.mp4: opened, but gives no picture",
+        "cut.mp4: opened, but gives no image",
     )
 
 
-def test_a_damaged_stretch_costs_its_pictures_and_not_the_rest(tmp_path, clip):
+def test_a_damaged_stretch_costs_its_own_images_only(tmp_path, clip):
     damaged = bytearray(CLIP.read_bytes())
     at = len(damaged) // 10
     damaged[at : at + 3000] = b"\xff" * 3000
@@ -587,23 +590,23 @@ def test_a_damaged_stretch_costs_its_pictures_and_not_the_rest(tmp_path, clip):
 # --- live ---
 
 
-def live(video, pictures, **more):
-    """A live source of which the test lets one picture come at a time."""
-    capture = scripted(video, pictures, gated=True, mode="live", **more)
+def live(video, images, **more):
+    """A live source of which the test lets one image come at a time."""
+    capture = scripted(video, images, gated=True, mode="live", **more)
     notified = queue.SimpleQueue()
     capture.start(lambda: notified.put(True))
-    script = capture._pictures
+    script = capture._reader
     assert script.asked.get(timeout=END_S)
     return capture, script, notified
 
 
 def finish(capture):
-    """Close, but let the reading thread come to its end first."""
-    capture._pictures.gate.release(100)
+    """Close it after its reading thread has ended."""
+    capture._reader.gate.release(100)
     capture.close()
 
 
-def test_live_the_next_picture_goes_into_the_offered_frame_and_the_others_are_counted(video):
+def test_live_the_next_image_fills_the_frame_and_others_are_counted(video):
     capture, script, notified = live(video, range(7))
     script.step()  # 0
     script.step()  # 1
@@ -616,7 +619,7 @@ def test_live_the_next_picture_goes_into_the_offered_frame_and_the_others_are_co
     assert notified.get(timeout=END_S)
     assert capture.collect() is True
     assert pixels(frame) == 2
-    script.step()  # 3: frame is ours now
+    script.step()  # 3: the frame is filled
     script.step()  # 4
     assert pixels(frame) == 2
     other = slot()
@@ -629,7 +632,7 @@ def test_live_the_next_picture_goes_into_the_offered_frame_and_the_others_are_co
     finish(capture)
 
 
-def test_live_a_picture_that_cannot_be_decoded_leaves_the_frame_to_the_next(video):
+def test_live_an_image_that_is_damaged_leaves_the_frame_to_the_next(video):
     capture, script, _ = live(video, ["damaged", "damaged", 2])
     frame = slot()
     capture.offer(frame)
@@ -643,15 +646,15 @@ def test_live_a_picture_that_cannot_be_decoded_leaves_the_frame_to_the_next(vide
     finish(capture)
 
 
-def test_live_after_a_crash_a_file_goes_on_behind_all_that_was_taken_not_the_newest_frame(video):
-    capture = scripted(video, [i % 200 for i in range(SEEK_FROM + 50)], mode="live")
-    capture.skip(SEEK_FROM + 20, 5)
-    script = capture._pictures
-    assert script.at == SEEK_FROM + 19
+def test_live_after_a_crash_a_file_goes_on_behind_all_taken_images(video):
+    capture = scripted(video, [i % 200 for i in range(MIN_SEEK + 50)], mode="live")
+    capture.skip(MIN_SEEK + 20, 5)
+    script = capture._reader
+    assert script.at == MIN_SEEK + 19
     capture.close()
 
 
-def test_live_the_end_is_notified_and_comes_after_the_last_picture(video):
+def test_live_the_end_is_notified_and_comes_after_the_last_image(video):
     capture, script, notified = live(video, [0])
     frame = slot()
     capture.offer(frame)
@@ -666,7 +669,7 @@ def test_live_the_end_is_notified_and_comes_after_the_last_picture(video):
     finish(capture)
 
 
-def test_live_an_error_of_the_reading_thread_is_raised_where_it_is_collected(video):
+def test_live_an_error_of_the_reading_thread_is_raised_by_collect(video):
     capture, script, notified = live(video, ["broken"])
     capture.offer(slot())
     script.gate.release()
@@ -676,7 +679,7 @@ def test_live_an_error_of_the_reading_thread_is_raised_where_it_is_collected(vid
     finish(capture)
 
 
-def test_live_a_picture_that_does_not_fit_in_the_slot_is_raised_too(video):
+def test_live_an_image_too_large_for_the_slot_is_raised_by_collect(video):
     capture, script, notified = live(video, [0])
     capture.offer(slot(size=5))
     script.gate.release()
@@ -712,7 +715,7 @@ def test_a_file_played_live_loses_nothing_uncounted(tmp_path):
     capture.close()
 
 
-def test_a_file_played_live_to_which_nothing_is_offered_is_all_missed(tmp_path):
+def test_a_file_played_live_without_offered_frames_is_all_missed(tmp_path):
     capture = opened(many(tmp_path), mode="live", fps=1000)
     notified = queue.SimpleQueue()
     capture.start(lambda: notified.put(True))
@@ -729,7 +732,7 @@ def test_a_file_played_live_keeps_its_own_pace(tmp_path):
     capture.start(lambda: notified.put(True))
     capture.offer(frame)
     came = 0
-    while not came:  # the first picture comes at once, offered or not
+    while not came:  # the first image comes at once, offered or not
         came = int(capture.collect() is True) + capture.missed()[0]
     capture.offer(slot())
     assert capture.collect() is None  # the second comes in three hours
@@ -747,7 +750,7 @@ def test_after_a_crash_a_file_played_live_goes_on_at_once_and_at_its_pace(
 
     class Event(threading.Event):
         def wait(self, timeout=None):
-            if timeout is None:  # the thread's own, for its start
+            if timeout is None:  # the event of the thread's start
                 return super().wait()
             waits_s.append(timeout)
             return False
@@ -766,16 +769,16 @@ def test_after_a_crash_a_file_played_live_goes_on_at_once_and_at_its_pace(
     assert waits_s == pytest.approx([1000 * i for i in range(5 - skipped)], abs=END_S)
 
 
-def test_closing_ends_the_reading_thread_while_pictures_still_come(tmp_path):
+def test_closing_ends_the_reading_thread_while_images_still_come(tmp_path):
     capture = opened(many(tmp_path, 3), mode="live", fps=1000, loop=True)
     capture.start(lambda: None)
     capture.close()
     assert "pump" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_live_after_a_crash_the_pictures_that_were_missed_are_not_counted_again(tmp_path):
+def test_live_after_a_crash_missed_images_are_not_counted_twice(tmp_path):
     capture = opened(many(tmp_path, 10), mode="live", fps=1000)
-    capture.skip(7, 0)  # of which the newest that became a frame is the first
+    capture.skip(7, 0)  # the newest that became a frame is the first
     notified = queue.SimpleQueue()
     capture.start(lambda: notified.put(True))
     assert notified.get(timeout=END_S)

@@ -1,8 +1,9 @@
-"""What FFmpeg says while OpenCV reads an address: heard in any order, and sizes that change."""
+"""FFmpeg's log while OpenCV reads an address, and images that change their size."""
 
 import os
 import subprocess
 import sys
+import time
 from itertools import chain, repeat
 from types import SimpleNamespace
 
@@ -11,10 +12,13 @@ import numpy as np
 import pytest
 
 from pipeline.errors import SourceError
-from stages.capture.capture import CaptureSettings
+from stages.capture.ffmpeg_log import FfmpegLog, has_other_size
+from stages.capture.frame_offer import DropCounter
 from stages.capture.http_snapshot import open_http
-from stages.capture.live_reader import Live, Missed
-from stages.capture.opencv_live import OpenCVVideo, _Words, has_other_size
+from stages.capture.live_reader import LiveReader
+from stages.capture.opencv_live import OpenCVVideo
+from stages.capture.settings import CaptureSettings
+from stages.capture.watchdog import OVERDUE_S
 from tests.builders import CLIP, ROOT
 from tests.http_camera import jpeg, serving
 from tests.reading import DEADLINE_S
@@ -22,19 +26,19 @@ from tests.reading import DEADLINE_S
 VARIABLES = ("OPENCV_FFMPEG_LOGLEVEL", "OPENCV_FFMPEG_SKIP_LOG_CALLBACK")
 
 
-def test_the_environment_is_as_it_was_once_ffmpeg_is_heard():
+def test_configuring_the_ffmpeg_log_restores_the_environment():
     before = {name: os.environ.get(name) for name in VARIABLES}
-    _Words().close()
+    FfmpegLog().close()
     assert {name: os.environ.get(name) for name in VARIABLES} == before
 
 
 @pytest.mark.parametrize("first", [CLIP, None], ids=["after a file", "at first"])
 @pytest.mark.parametrize("level", ["-8", "48", None])
-def test_why_an_address_is_refused_is_known_whatever_was_read_before(first, level):
+def test_the_kind_of_a_refusal_is_known_after_any_earlier_reading(first, level):
     code = (
         "import cv2\n"
         f"cv2.VideoCapture({str(first)!r}, cv2.CAP_FFMPEG).grab()\n"
-        "from stages.capture.capture import CaptureSettings\n"
+        "from stages.capture.settings import CaptureSettings\n"
         "from stages.capture.opencv_live import OpenCVVideo\n"
         "try: OpenCVVideo(CaptureSettings(source='rtsp://u:secret@127.0.0.1:9/x'))\n"
         "except Exception as error: print(error.kind)\n"
@@ -55,7 +59,7 @@ def test_why_an_address_is_refused_is_known_whatever_was_read_before(first, leve
 
 
 @pytest.mark.parametrize(
-    ("said", "changed"),
+    ("logged", "changed"),
     [
         ("", False),
         ("[h264 @ 0x1] Reinit context to 1920x1088, pix_fmt: yuv420p", False),
@@ -65,8 +69,8 @@ def test_why_an_address_is_refused_is_known_whatever_was_read_before(first, leve
         ("[swscaler @ 0x1] Slice parameters 0, 1440 are invalid", True),
     ],
 )
-def test_another_size_is_known_by_what_ffmpeg_says(said, changed):
-    assert has_other_size(said, (1080, 1920)) is changed
+def test_another_size_is_recognized_in_ffmpegs_log(logged, changed):
+    assert has_other_size(logged, (1080, 1920)) is changed
 
 
 def motion_jpeg(*bodies):
@@ -84,7 +88,7 @@ def motion_jpeg(*bodies):
     return answer
 
 
-def test_an_address_whose_pictures_become_larger_is_left_to_be_opened_again():
+def test_an_address_whose_images_become_larger_ends_its_connection():
     small, large = jpeg(50, 64, 48), jpeg(50, 128, 96)
     with serving(motion_jpeg(*[small] * 30, large)) as server:
         video = open_http(CaptureSettings(source=server.url()))
@@ -95,11 +99,11 @@ def test_an_address_whose_pictures_become_larger_is_left_to_be_opened_again():
         while video.grab():
             kept += video.retrieve(frame)
         assert kept == 30
-        assert video.trouble() == ("closed", "the size of its pictures has changed")
+        assert video.end_reason() == ("closed", "the size of the images has changed")
         video.close()
 
 
-def test_a_host_that_has_answered_is_given_longer_to_send_its_first_picture(monkeypatch):
+def test_a_host_that_has_answered_has_longer_for_its_first_image(monkeypatch):
     asked = []
 
     def refuse(address, backend, params):
@@ -107,7 +111,7 @@ def test_a_host_that_has_answered_is_given_longer_to_send_its_first_picture(monk
         return SimpleNamespace(isOpened=lambda: False, release=lambda: None)
 
     with serving(motion_jpeg(jpeg())) as server:
-        _Words().close()  # or it would be opened below for the first time
+        FfmpegLog().close()  # or it would be opened below for the first time
         monkeypatch.setattr("stages.capture.opencv_live.cv2.VideoCapture", refuse)
         for reader in (open_http, OpenCVVideo):
             with pytest.raises(SourceError):
@@ -115,7 +119,12 @@ def test_a_host_that_has_answered_is_given_longer_to_send_its_first_picture(monk
     assert [one[cv2.CAP_PROP_OPEN_TIMEOUT_MSEC] for one in asked] == [15_000, 4_000]
 
 
-def test_silence_says_what_else_may_be_the_cause():
-    silent = SimpleNamespace(silence_hint=": is the lens cap on?", finite=False)
-    live = Live(lambda: silent, Missed(), lambda: None, first=silent, stall_timeout_s=1)
-    assert live._frozen()[1].endswith("s: is the lens cap on?")
+def test_the_text_of_a_silence_ends_with_the_readers_hint():
+    silent = SimpleNamespace(
+        silence_hint="; check the lens cap", finite=False, interrupt=lambda: None
+    )
+    reader = LiveReader(lambda: silent, DropCounter(), lambda: None, first=silent)
+    with reader._lock:
+        reader._watchdog.enter(0.01)
+    time.sleep(0.01 + OVERDUE_S)
+    assert reader.condition.text == "opened, but no image within 0.01 s; check the lens cap"

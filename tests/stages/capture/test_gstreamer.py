@@ -1,4 +1,4 @@
-"""Reading with GStreamer: cameras that fail, pipelines of one's own, and what closing leaves."""
+"""Reading with GStreamer: cameras that fail, custom pipelines, webcams, and release of all."""
 
 import http.server
 import itertools
@@ -14,10 +14,12 @@ import pytest
 
 from pipeline.errors import SetupError, SourceError
 from pipeline.frame import Frame
-from stages.capture import gstreamer
-from stages.capture import live_reader as live
-from stages.capture.capture import CaptureSettings
-from stages.capture.gstreamer import GStreamerVideo, check, missing_gstreamer
+from stages import backoff
+from stages.capture import gstreamer, gstreamer_bindings, gstreamer_pipeline
+from stages.capture.gstreamer import GStreamerVideo
+from stages.capture.gstreamer_bindings import missing_gstreamer
+from stages.capture.gstreamer_check import check_gstreamer
+from stages.capture.settings import CaptureSettings
 from stages.sinks.rtsp.server import RtspServer
 from tests.builders import CLIP, ROOT, header
 from tests.camera import Camera, read_clock
@@ -28,7 +30,7 @@ from tests.webcam import Webcam, build, compiler
 
 
 def loads():
-    """Why GStreamer cannot be used here; "" if it can. Asked of a process of its own."""
+    """Return why GStreamer cannot be used here; "" if it can. A process of its own loads it."""
     asked = subprocess.run(
         [sys.executable, "-m", "stages.capture.gstreamer"], cwd=ROOT, capture_output=True, text=True
     )
@@ -39,7 +41,7 @@ LACKING = loads()
 needs_gstreamer = pytest.mark.skipif(bool(LACKING), reason=LACKING)
 pytestmark = [
     pytest.mark.live,
-    # Of its bindings, which Python's importer finds old-fashioned.
+    # Python's importer warns of the bindings.
     pytest.mark.filterwarnings("ignore::ImportWarning", "ignore::DeprecationWarning"),
 ]
 SECOND_NS = 1_000_000_000
@@ -51,7 +53,7 @@ def settings(source="x", **others):
 
 @pytest.fixture
 def video():
-    """Makes readers, and closes them."""
+    """Make readers, and close them at the end."""
     made = []
 
     def make(source="x", **others):
@@ -84,26 +86,27 @@ def images(of, most=1000):
 # --- without GStreamer ---
 
 
-def test_what_is_missing_is_said_before_the_run_with_the_way_to_install_it(monkeypatch):
-    monkeypatch.setattr(gstreamer, "find_spec", lambda name: None)
-    gstreamer._load.cache_clear()
+def test_missing_bindings_are_reported_before_the_run(monkeypatch):
+    monkeypatch.setattr(gstreamer_bindings, "find_spec", lambda name: None)
+    gstreamer_bindings.load_gstreamer.cache_clear()
     assert "`make gstreamer` installs" in missing_gstreamer()
     for line in (None, "videotestsrc ! appsink"):
         with pytest.raises(SetupError, match="make gstreamer"):
-            check(settings(backend="gstreamer", pipeline=line))
+            check_gstreamer(settings(backend="gstreamer", pipeline=line))
         with pytest.raises(SetupError, match="make gstreamer"):
             GStreamerVideo(settings(backend="gstreamer", pipeline=line))
 
 
-def test_to_import_and_to_ask_loads_nothing():
+def test_importing_and_checking_does_not_load_gstreamer():
     code = (
-        "import sys; from stages.capture import capture, gstreamer; gstreamer.missing_gstreamer(); "
+        "import sys; from stages.capture import capture, gstreamer, gstreamer_bindings; "
+        "gstreamer_bindings.missing_gstreamer(); "
         "sys.exit(any(name.partition('.')[0] == 'gi' for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-# --- pipelines of one's own ---
+# --- custom pipelines ---
 
 
 @needs_gstreamer
@@ -118,7 +121,7 @@ def test_to_import_and_to_ask_loads_nothing():
     ],
 )
 def test_a_pipeline_may_end_in_an_appsink_or_where_one_can_follow(line):
-    pipeline, sink = gstreamer._parse(line, own=True)
+    pipeline, sink = gstreamer_pipeline.parse_pipeline(line, custom=True)
     assert sink.get_factory().get_name() == "appsink"
     assert sink.get_parent() == pipeline
 
@@ -129,7 +132,10 @@ REFUSED = [
     ("videotestsrc ! autovideosink", "`! appsink` at its end"),
     ("appsink", "could not link"),
     ("videotestsrc ! ! appsink", "syntax error"),
-    ("videotestsrc ! tee name=t t. ! appsink t. ! appsink", "has 2 appsinks"),
+    (
+        "videotestsrc ! tee name=t t. ! appsink t. ! appsink",
+        "expected one appsink, at its end (found 2)",
+    ),
     ("$(touch here) ! appsink", "syntax error"),
     ("rtspsrc location=rtsp://guest:secret@h/x protocols=morse ! appsink", "protocols"),
 ]
@@ -148,11 +154,11 @@ def test_a_pipeline_that_cannot_be_made_is_refused_in_one_line(line, complaint, 
 
 
 @needs_gstreamer
-def test_it_is_refused_before_the_run(video):
-    check(settings(pipeline="videotestsrc ! appsink"))
+def test_a_pipeline_that_cannot_be_made_is_refused_before_the_run(video):
+    check_gstreamer(settings(pipeline="videotestsrc ! appsink"))
     line, complaint = REFUSED[-1]
     with pytest.raises(SetupError, match=f"^pipeline: .*{complaint}") as refused:
-        check(settings(pipeline=line))
+        check_gstreamer(settings(pipeline=line))
     assert "secret" not in str(refused.value)
 
 
@@ -167,7 +173,7 @@ def test_rows_of_any_width_come_without_their_padding(form, width, video):
         )
     )
     assert [bar.shape for bar in bars] == [(31, width, 3)] * 2
-    assert (bars[0][:8] == bars[0][0]).all()  # upright bars: not a row is shifted
+    assert (bars[0][:8] == bars[0][0]).all()  # upright bars: no row is shifted
     first, last = bars[0][0, 2].tolist(), bars[0][0, width - 3].tolist()
     assert len(set(first)) == 1  # white
     assert last[0] > 150  # blue, in BGR
@@ -175,29 +181,29 @@ def test_rows_of_any_width_come_without_their_padding(form, width, video):
 
 
 @needs_gstreamer
-def test_a_file_is_read_to_its_end_each_picture_once(video):
+def test_a_file_is_read_to_its_end_each_image_once(video):
     own = video(pipeline=f"filesrc location={CLIP} ! decodebin ! appsink")
     assert own.finite
     stamps = []
     while own.grab():
         stamps.append(own.source_ns)
-    assert own.trouble() == ("", "")
+    assert own.end_reason() == ("", "")
     assert stamps == [round(i * SECOND_NS / 10) for i in range(300)]
     assert own.decoder == "GStreamer avdec_h264"
     assert not own.grab()
 
 
 @needs_gstreamer
-def test_it_gives_the_same_pictures_as_opencv(video):
+def test_it_gives_the_same_images_as_opencv(video):
     with Reading(str(CLIP), frames=5) as reading:
         reading.to_the_end()
-    for ours, theirs in zip(images(video(CLIP), 5), reading.pictures, strict=True):
+    for ours, theirs in zip(images(video(CLIP), 5), reading.frames, strict=True):
         apart = np.abs(ours.astype(int) - theirs.image)
-        assert apart.mean() < 2  # they round, and weigh colour, each in their own way
+        assert apart.mean() < 2  # each rounds, and weighs colours, in its own way
 
 
 @needs_gstreamer
-def test_a_picture_without_a_timestamp_has_none(video):
+def test_an_image_without_a_timestamp_has_none(video):
     own = video(
         pipeline="fakesrc num-buffers=3 sizetype=fixed sizemax=27648 ! "
         "video/x-raw,format=BGR,width=96,height=96,framerate=0/1",
@@ -210,7 +216,7 @@ def test_a_picture_without_a_timestamp_has_none(video):
 
 
 @needs_gstreamer
-def test_a_test_picture_is_played_at_its_own_pace(video):
+def test_a_test_image_is_played_at_its_own_pace(video):
     own = video(pipeline="videotestsrc ! video/x-raw,framerate=50/1 ! appsink")
     assert not own.finite
     began = time.monotonic_ns()
@@ -229,7 +235,7 @@ def test_a_test_picture_is_played_at_its_own_pace(video):
         ("videotestsrc ! audio/x-raw ! decodebin", "", "could not link"),
     ],
 )
-def test_what_goes_wrong_in_a_pipeline_is_told_in_its_own_words(line, kind, text, video):
+def test_an_error_in_a_custom_pipeline_is_reported_in_its_own_words(line, kind, text, video):
     with pytest.raises(SetupError) as error:
         video(pipeline=line)
     assert text in str(error.value)
@@ -238,9 +244,9 @@ def test_what_goes_wrong_in_a_pipeline_is_told_in_its_own_words(line, kind, text
 
 
 @needs_gstreamer
-def test_a_pipeline_that_gives_nothing_is_given_up(video, monkeypatch):
+def test_a_pipeline_without_images_is_closed_after_the_timeout(video, monkeypatch):
     monkeypatch.setattr(gstreamer, "OPEN_TIMEOUT_S", 0.5)
-    with pytest.raises(SourceError, match=r"no picture has come within 0\.5 s") as error:
+    with pytest.raises(SourceError, match=r"no image within 0\.5 s") as error:
         video(pipeline="appsrc is-live=true ! appsink")
     assert error.value.kind == "frozen"
 
@@ -249,12 +255,12 @@ def test_a_pipeline_that_gives_nothing_is_given_up(video, monkeypatch):
 
 
 @needs_gstreamer
-def test_a_decoder_in_hardware_that_fails_gives_way_to_one_in_software(video):
+def test_a_hardware_decoder_that_fails_is_replaced_by_a_software_one(video):
     code = """
 import sys
-from stages.capture import gstreamer
-from stages.capture.capture import CaptureSettings
-parts = gstreamer._load()
+from stages.capture import gstreamer, gstreamer_bindings
+from stages.capture.settings import CaptureSettings
+parts = gstreamer_bindings.load_gstreamer()
 Gst = parts.gst
 from gi.repository import GObject
 
@@ -289,10 +295,10 @@ class Broken(Gst.Element):
 
 tried = []
 GLib = parts.glib
-assert Gst.Element.register(None, "broken", gstreamer.HARDWARE_RANK, Broken)
+assert Gst.Element.register(None, "broken", gstreamer_bindings.HARDWARE_RANK, Broken)
 for source in sys.argv[1:]:
     made = gstreamer.GStreamerVideo(CaptureSettings(source=source))
-    assert made.grab(), made.trouble()
+    assert made.grab(), made.end_reason()
     print(made.decoder, len(tried))
     made.close()
 """
@@ -312,9 +318,9 @@ for source in sys.argv[1:]:
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Cameras are tried again at once."""
-    monkeypatch.setattr(live, "FIRST_DELAY_S", 0.02)
-    monkeypatch.setattr(live, "LONGEST_DELAY_S", 0.1)
+    """Retry lost cameras at once."""
+    monkeypatch.setattr(backoff, "INITIAL_DELAY_S", 0.02)
+    monkeypatch.setattr(backoff, "MAX_DELAY_S", 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -329,10 +335,12 @@ def camera_with_password():
     [
         ("", "/jpeg", "unauthorized", "put USER:PASSWORD@ before the host's name"),
         ("guest:wrong@", "/jpeg", "unauthorized", "wrong user or password"),
-        ("guest:s%3Ae%40c%2Fr%25t@", "/nope", "not_found", "has no such stream"),
+        ("guest:s%3Ae%40c%2Fr%25t@", "/nope", "not_found", "no such stream at"),
     ],
 )
-def test_refusals_are_told_apart(camera_with_password, login, path, kind, text, video):
+def test_refusals_of_a_camera_have_different_kinds(
+    camera_with_password, login, path, kind, text, video
+):
     with pytest.raises(SourceError) as error:
         video(f"rtsp://{login}127.0.0.1:{camera_with_password.port}{path}")
     assert error.value.kind == kind
@@ -342,10 +350,10 @@ def test_refusals_are_told_apart(camera_with_password, login, path, kind, text, 
 
 @needs_gstreamer
 def test_a_wrong_password_is_tried_once(video):
-    """Or a camera would lock its user out."""
+    """More attempts can lock a user out of a camera."""
     refused = []
     server = RtspServer("127.0.0.1", 0, CameraCredentials("guest", "right"), ["tcp"])
-    server.refused = refused.append
+    server.count_refusal = refused.append
     server.open()
     try:
         with pytest.raises(SourceError, match="wrong user or password"):
@@ -357,7 +365,7 @@ def test_a_wrong_password_is_tried_once(video):
 
 @needs_gstreamer
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_any_password_opens_the_door(camera_with_password, transport, video):
+def test_a_password_with_any_characters_is_accepted(camera_with_password, transport, video):
     port = camera_with_password.port
     own = video(f"rtsp://guest:s%3Ae%40c%2Fr%25t@127.0.0.1:{port}/jpeg", transport=transport)
     assert own.grab()
@@ -378,7 +386,7 @@ def test_any_password_opens_the_door(camera_with_password, transport, video):
         ("/dev/video99", "no_device"),
     ],
 )
-def test_what_cannot_be_opened_says_why(address, kind, video):
+def test_an_address_that_cannot_be_opened_has_the_right_kind(address, kind, video):
     with pytest.raises(SourceError) as error:
         video(address)
     assert error.value.kind == kind
@@ -386,14 +394,14 @@ def test_what_cannot_be_opened_says_why(address, kind, video):
 
 
 @needs_gstreamer
-def test_a_camera_that_does_not_send_by_udp_says_so(video):
+def test_a_camera_that_does_not_send_by_udp_is_unsupported(video):
     with Camera(transports="tcp") as camera, pytest.raises(SourceError, match="UDP") as error:
         video(camera.url(), transport="udp")
     assert error.value.kind == "unsupported"
 
 
 @needs_gstreamer
-def test_a_camera_that_does_not_answer_is_given_up_in_time(video):
+def test_a_camera_that_does_not_answer_is_closed_in_time(video):
     with Camera() as camera:
         camera.freeze()
         began = time.monotonic()
@@ -403,24 +411,24 @@ def test_a_camera_that_does_not_answer_is_given_up_in_time(video):
         assert time.monotonic() - began < 3 * gstreamer.OPEN_TIMEOUT_S
 
 
-def whole(picture):
-    """The number and time that a picture of the clock tells; every one of them can be read."""
-    clock = read_clock(picture.image)
+def whole(frame):
+    """Return number and time from an image of the clock; each image must be readable."""
+    clock = read_clock(frame.image)
     assert clock is not None
     return clock
 
 
 def reads_in_order(reading):
-    """Each picture once, and the clock goes on over all connections."""
-    times = [picture.source_ns for picture in reading.pictures]
+    """Check that each image came once, and that the clock went on over all connections."""
+    times = [frame.source_ns for frame in reading.frames]
     assert all(before < after for before, after in itertools.pairwise(times))
-    numbers = [whole(picture).wall_ms for picture in reading.pictures]
+    numbers = [whole(frame).wall_ms for frame in reading.frames]
     assert all(before < after for before, after in itertools.pairwise(numbers))
 
 
 @needs_gstreamer
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_a_camera_that_dies_and_comes_back_with_another_size_is_followed(transport, quick):
+def test_a_camera_that_returns_with_another_size_is_followed(transport, quick):
     with (
         Camera(fps=25) as camera,
         Reading(camera.url("/jpeg"), backend="gstreamer", transport=transport) as reading,
@@ -429,9 +437,9 @@ def test_a_camera_that_dies_and_comes_back_with_another_size_is_followed(transpo
         camera.kill()
         reading.until_state("waiting", "refused")
         assert "closed" in reading.kinds
-        before = len(reading.pictures)
+        before = len(reading.frames)
         reading.step(0.3)
-        assert len(reading.pictures) == before
+        assert len(reading.frames) == before
         camera.restart(size="328x248")
         assert {p.image.shape for p in reading.more(10)} == {(248, 328, 3)}
         reads_in_order(reading)
@@ -439,7 +447,7 @@ def test_a_camera_that_dies_and_comes_back_with_another_size_is_followed(transpo
 
 @needs_gstreamer
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_of_a_camera_that_froze_no_old_picture_comes(transport, quick):
+def test_a_camera_that_froze_gives_no_old_image(transport, quick):
     with (
         Camera(fps=25) as camera,
         Reading(
@@ -449,25 +457,25 @@ def test_of_a_camera_that_froze_no_old_picture_comes(transport, quick):
         reading.more(5)
         camera.freeze()
         reading.until_state("waiting", "frozen")
-        assert "no new picture has come for 0.5 s" in reading.conditions[-1].text
-        before, thawed_ms = len(reading.pictures), time.time_ns() // 1_000_000
+        assert "no new image for 0.5 s" in reading.conditions[-1].text
+        before, thawed_ms = len(reading.frames), time.time_ns() // 1_000_000
         camera.thaw()
         reading.more(5)
-        assert all(whole(p).wall_ms >= thawed_ms for p in reading.pictures[before:])
+        assert all(whole(p).wall_ms >= thawed_ms for p in reading.frames[before:])
         reads_in_order(reading)
 
 
 @needs_gstreamer
-def test_a_silent_camera_is_given_up_by_the_reader_itself(video):
+def test_a_silent_camera_ends_the_grab_by_itself(video):
     with Camera(fps=50, stall_after=30) as camera:
         own = video(camera.url("/jpeg"), stall_timeout_s=0.5)
         while own.grab():
             pass
-        assert own.trouble() == ("frozen", "no new picture has come for 0.5 s")
+        assert own.end_reason() == ("frozen", "no new image for 0.5 s")
 
 
 @needs_gstreamer
-def test_a_reader_that_waits_is_called_back(video):
+def test_a_waiting_grab_is_interrupted(video):
     with Camera(fps=50, stall_after=1) as camera:
         own = video(camera.url("/jpeg"), stall_timeout_s=60)
         assert own.grab()
@@ -475,12 +483,12 @@ def test_a_reader_that_waits_is_called_back(video):
         began = time.monotonic()
         assert not own.grab()
         assert time.monotonic() - began < DEADLINE_S
-        assert own.trouble() == ("", "")
+        assert own.end_reason() == ("", "")
 
 
 @needs_gstreamer
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_a_viewer_that_joins_amid_a_group_of_pictures_gets_whole_ones_only(transport, video):
+def test_a_viewer_that_joins_amid_a_group_gets_whole_images_only(transport, video):
     own, clip = video(CLIP), set()
     while own.grab():
         clip.add(hash(image(own).tobytes()))
@@ -498,26 +506,26 @@ PERIOD_NS = SECOND_NS // 50
 
 
 @needs_gstreamer
-def test_a_reader_that_comes_late_gets_the_newest_picture_and_counts_the_others(video):
+def test_a_late_reader_gets_the_newest_image_and_counts_the_others(video):
     own = video(pipeline=LIVE)
     assert own.grab()
     skipped, was_ns = 0, own.source_ns
     while own.source_ns < SECOND_NS:
-        time.sleep(0.06)  # three pictures
+        time.sleep(0.06)  # three images
         assert own.grab()
         passed, was_ns = round((own.source_ns - was_ns) / PERIOD_NS), own.source_ns
-        if own.skipped < gstreamer.MOST_WAITING - 1:  # else the machine slept longer than that
+        if own.skipped < gstreamer_pipeline.MAX_WAITING - 1:  # else the sleep was longer
             assert passed == 1 + own.skipped
         skipped += own.skipped
     assert skipped >= 10
 
 
 @needs_gstreamer
-def test_lossless_no_picture_is_left_out(video):
+def test_lossless_no_image_is_dropped(video):
     own = video(pipeline=LIVE, mode="lossless")
     stamps = []
     for _ in range(20):
-        time.sleep(0.03)  # slower than they come
+        time.sleep(0.03)  # slower than the images come
         assert own.grab()
         stamps.append(own.source_ns)
     assert stamps == [number * PERIOD_NS for number in range(20)]
@@ -525,7 +533,7 @@ def test_lossless_no_picture_is_left_out(video):
 
 @needs_gstreamer
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_the_cameras_wall_clock_comes_with_its_pictures(transport, video):
+def test_the_cameras_wall_clock_comes_with_its_images(transport, video):
     with Camera(fps=25) as camera:
         own = video(camera.url("/jpeg"), transport=transport)
         end = time.monotonic() + DEADLINE_S
@@ -541,7 +549,7 @@ def test_the_cameras_wall_clock_comes_with_its_pictures(transport, video):
 
 
 @needs_gstreamer
-def test_closing_takes_everything_back():
+def test_closing_releases_all_descriptors_and_threads():
     with Camera(fps=100) as camera:
         sources = [
             {"source": camera.url("/jpeg")},
@@ -572,7 +580,7 @@ def test_closing_takes_everything_back():
 
 
 def least_held(for_s, enough=(0, 0)):
-    """Descriptors and threads; those of GStreamer's pool end when they have been idle a while."""
+    """Return the least descriptors and threads; GStreamer's pool ends idle threads late."""
     least, end = held(), time.monotonic() + for_s
     while time.monotonic() < end and (least[0] > enough[0] or least[1] > enough[1]):
         time.sleep(0.05)
@@ -604,7 +612,7 @@ def webcam(library, tmp_path):
     made.end()
 
 
-QUICK = {"FIRST_DELAY_S": 0.02, "LONGEST_DELAY_S": 0.1}
+QUICK = {"INITIAL_DELAY_S": 0.02, "MAX_DELAY_S": 0.1}
 
 
 def in_order(said):
@@ -614,9 +622,9 @@ def in_order(said):
 
 
 @needs_gstreamer
-def test_a_webcam_is_read_in_the_size_nearest_to_what_is_asked(webcam):
+def test_a_webcam_is_read_in_the_size_nearest_to_the_requested_one(webcam):
     webcam.read(QUICK, backend="gstreamer", width=1920, height=1080, fps=29.97)
-    assert {tuple(one["shape"]) for one in webcam.pictures(10)} == {(240, 320, 3)}
+    assert {tuple(one["shape"]) for one in webcam.images(10)} == {(240, 320, 3)}
     assert webcam.close() == 0
     in_order(webcam.said)
 
@@ -624,13 +632,13 @@ def test_a_webcam_is_read_in_the_size_nearest_to_what_is_asked(webcam):
 @needs_gstreamer
 def test_a_webcam_that_is_unplugged_is_waited_for(webcam):
     webcam.read(QUICK, backend="gstreamer")
-    webcam.pictures(5)
+    webcam.images(5)
     webcam.be("off")
     said = webcam.until(state="waiting", kind="no_device")[-1]
-    assert "is it plugged in?" in said["text"]
+    assert "check that it is plugged in" in said["text"]
     webcam.be("on", "640x480")
     webcam.until(state="live")
-    assert webcam.pictures(5)[-1]["shape"] == [480, 640, 3]
+    assert webcam.images(5)[-1]["shape"] == [480, 640, 3]
     assert webcam.close() == 0
     in_order(webcam.said)
 
@@ -638,27 +646,27 @@ def test_a_webcam_that_is_unplugged_is_waited_for(webcam):
 @needs_gstreamer
 def test_a_webcam_that_falls_silent_is_opened_again(webcam):
     webcam.read(QUICK, backend="gstreamer", stall_timeout_s=0.5)
-    webcam.pictures(5)
+    webcam.images(5)
     webcam.be("silent")
     webcam.until(state="waiting", kind="frozen")
     webcam.be("on")
     webcam.until(state="live")
-    webcam.pictures(5)
+    webcam.images(5)
     assert webcam.close() == 0
     in_order(webcam.said)
 
 
 @needs_gstreamer
-def test_a_webcam_whose_driver_hangs_is_given_up_with_its_process(webcam):
+def test_a_webcam_whose_driver_hangs_ends_its_process(webcam):
     webcam.read(QUICK | {"STUCK_OPENING_S": 5.0}, backend="gstreamer", stall_timeout_s=0.5)
-    webcam.pictures(5)
+    webcam.images(5)
     webcam.be("stuck")
     webcam.until(error="StuckSource")  # it cannot even be closed
     assert webcam.close() == 1
 
 
 @needs_gstreamer
-def test_a_webcam_that_another_program_has_is_told(webcam):
+def test_a_webcam_that_another_program_uses_is_reported(webcam):
     webcam.be("busy")
     webcam.read(QUICK, backend="gstreamer")
     said = webcam.until(error="SourceError")[-1]
@@ -676,7 +684,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
     def do_GET(self):
         if self.path.startswith("/live"):
-            self.send_pictures()
+            self.send_images()
             return
         if self.path.startswith("/locked") and "Authorization" not in self.headers:
             self.send_response(401)
@@ -686,13 +694,13 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
             return
         super().do_GET()
 
-    def send_pictures(self):
+    def send_images(self):
         self.send_response(200)
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
         self.end_headers()
         for number in range(5):
-            picture = np.full((48, 64, 3), number * 40, np.uint8)
-            jpeg = cv2.imencode(".jpg", picture)[1].tobytes()
+            image = np.full((48, 64, 3), number * 40, np.uint8)
+            jpeg = cv2.imencode(".jpg", image)[1].tobytes()
             head = f"--next\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
             self.wfile.write(head.encode() + jpeg + b"\r\n")
         self.wfile.write(b"--next\r\n")
@@ -725,7 +733,7 @@ def test_a_file_behind_an_address_ends_like_one(place, served, video):
     count = 0
     while own.grab():
         count += 1
-    assert (count, own.trouble()) == (300, ("", ""))
+    assert (count, own.end_reason()) == (300, ("", ""))
 
 
 @needs_gstreamer
@@ -733,7 +741,7 @@ def test_a_file_behind_an_address_ends_like_one(place, served, video):
     ("path", "kind"),
     [("nope.mp4", "not_found"), ("locked/demo.mp4", "unauthorized"), ("ORIGIN.md", "unsupported")],
 )
-def test_refusals_of_a_web_server_are_told_apart(path, kind, served, video):
+def test_refusals_of_a_web_server_have_different_kinds(path, kind, served, video):
     with pytest.raises(SourceError) as error:
         video(f"http://{served}/{path}")
     assert error.value.kind == kind
@@ -747,11 +755,11 @@ def test_a_camera_that_sends_jpegs_over_http_is_read_as_they_come(served, video)
     while own.grab():
         greys.append(round(image(own).mean()))
     assert greys == [0, 40, 80, 120, 160]
-    assert own.trouble()[0] == "frozen"
+    assert own.end_reason()[0] == "frozen"
 
 
 @needs_gstreamer
-def test_the_clock_of_jpegs_over_http_is_not_believed(served, video):
+def test_the_clock_of_jpegs_over_http_is_not_trusted(served, video):
     own = video(f"http://{served}/live", mode="lossless", stall_timeout_s=0.5)
     assert own.grab()
     assert own.rate_known is False
@@ -761,33 +769,33 @@ def test_the_clock_of_jpegs_over_http_is_not_believed(served, video):
 @pytest.mark.parametrize(
     ("body", "kind", "words"),
     [
-        (jpeg(), "image/jpeg", "answers with one picture; remove `backend: gstreamer`"),
-        (b"<html><body>Login</body></html>", "text/html", "is a web page, not a video"),
+        (jpeg(), "image/jpeg", "returns one image; remove `backend: gstreamer`"),
+        (b"<html><body>Login</body></html>", "text/html", "the address is a web page"),
     ],
     ids=["snapshot", "page"],
 )
-def test_what_is_no_stream_over_http_is_told_apart(body, kind, words, video):
+def test_snapshots_and_web_pages_over_http_are_reported(body, kind, words, video):
     with serving(lambda handler: handler.give(body, kind)) as server:
         try:
             own = video(server.url())
             while own.grab():
                 pass
-            text = own.trouble()[1]
+            text = own.end_reason()[1]
         except SourceError as error:
             text = str(error)
     assert words in text
 
 
 @needs_gstreamer
-def test_a_worker_that_is_forked_after_asking_and_checking_can_use_it():
+def test_a_worker_forked_after_the_check_can_use_gstreamer():
     code = """
 import os, sys
 from stages.capture import capture
-from stages.capture import gstreamer
-from stages.capture.capture import CaptureSettings
+from stages.capture import gstreamer, gstreamer_check
+from stages.capture.settings import CaptureSettings
 import cv2
 settings = CaptureSettings(source="x", pipeline=f"filesrc location={sys.argv[1]} ! decodebin")
-gstreamer.check(settings)
+gstreamer_check.check_gstreamer(settings)
 for _ in range(2):
     if not (child := os.fork()):
         video = gstreamer.GStreamerVideo(settings)

@@ -1,4 +1,4 @@
-"""Snapshot addresses and MJPEG streams over HTTP, logins, and answers that are no pictures."""
+"""Snapshot addresses and MJPEG streams over HTTP, logins, and responses without an image."""
 
 import base64
 import hashlib
@@ -12,10 +12,10 @@ import pytest
 
 from pipeline.errors import SourceError
 from pipeline.frame import Frame
-from stages.capture.capture import CaptureSettings
 from stages.capture.http_client import HttpClient
-from stages.capture.http_snapshot import HttpPictures, open_http
-from stages.capture.live_reader import FIRST_PICTURE_S
+from stages.capture.http_snapshot import HttpImages, open_http
+from stages.capture.settings import CaptureSettings
+from stages.capture.watchdog import FIRST_IMAGE_S
 from tests.builders import header, pixels
 from tests.http_camera import jpeg, part, serving, stream
 
@@ -33,9 +33,9 @@ def opened(url, **more):
     return open_http(CaptureSettings(source=url, **more))
 
 
-def picture(reader):
-    """The next picture, as a frame; None: it is damaged."""
-    assert reader.grab(), reader.trouble()
+def image(reader):
+    """Return the next image, as a frame; None: it is damaged."""
+    assert reader.grab(), reader.end_reason()
     frame = Frame(header(), "demo", memoryview(np.empty(1 << 16, np.uint8)))
     return frame if reader.retrieve(frame) else None
 
@@ -50,10 +50,10 @@ def refusal(url, **more):
 # --- snapshots ---
 
 
-def test_a_snapshot_address_is_asked_again_and_again_over_one_connection(serve):
+def test_a_snapshot_address_is_polled_over_one_connection(serve):
     server = serve(lambda handler: handler.give(jpeg(10 * len(handler.server.asked))))
     reader = opened(server.url("/shot"), fps=1000)
-    values = [pixels(picture(reader)) for _ in range(5)]
+    values = [pixels(image(reader)) for _ in range(5)]
     reader.close()
     assert np.abs(np.subtract(values, [10, 20, 30, 40, 50])).max() <= 2
     assert len({client for _, _, client in server.asked}) == 1
@@ -65,16 +65,16 @@ def test_each_snapshot_keeps_its_own_size(serve):
     sizes = [(16, 8), (32, 24), (8, 8)]
     server = serve(lambda handler: handler.give(jpeg(9, *sizes[len(handler.server.asked) - 1])))
     reader = opened(server.url(), fps=1000)
-    assert [picture(reader)["image"].shape[1::-1] for _ in sizes] == sizes
+    assert [image(reader)["image"].shape[1::-1] for _ in sizes] == sizes
     reader.close()
 
 
 @pytest.mark.parametrize(("fps", "wait_s"), [(None, 0.2), (2, 0.5)])
-def test_a_snapshot_address_is_asked_at_the_rate_of_the_settings(serve, fps, wait_s, monkeypatch):
+def test_a_snapshot_address_is_polled_at_the_rate_of_the_settings(serve, fps, wait_s, monkeypatch):
     server = serve(lambda handler: handler.give(jpeg()))
     reader = opened(server.url(), fps=fps)
     waits = []
-    monkeypatch.setattr(reader._over, "wait", lambda timeout: waits.append(timeout))
+    monkeypatch.setattr(reader._stopped, "wait", lambda timeout: waits.append(timeout))
     monkeypatch.setattr("stages.capture.http_snapshot.time.monotonic", lambda: 7.0)
     for _ in range(4):
         assert reader.grab()
@@ -83,17 +83,17 @@ def test_a_snapshot_address_is_asked_at_the_rate_of_the_settings(serve, fps, wai
 
 
 @pytest.mark.parametrize("kind", ["", "application/octet-stream"])
-def test_a_jpeg_without_a_type_is_known_by_its_first_bytes(serve, kind):
+def test_a_jpeg_without_a_type_is_recognized_by_its_first_bytes(serve, kind):
     reader = opened(serve(lambda handler: handler.give(jpeg(), kind)).url())
-    assert isinstance(reader, HttpPictures)
-    assert picture(reader)
+    assert isinstance(reader, HttpImages)
+    assert image(reader)
     reader.close()
 
 
-def test_a_server_that_closes_each_connection_is_asked_over_new_ones(serve):
+def test_a_server_that_closes_each_connection_gets_new_ones(serve):
     server = serve(lambda handler: handler.give(jpeg(), Connection="close"))
     reader = opened(server.url(), fps=1000)
-    assert all(picture(reader) for _ in range(3))
+    assert all(image(reader) for _ in range(3))
     reader.close()
     assert len({client for _, _, client in server.asked}) == 3
 
@@ -101,40 +101,40 @@ def test_a_server_that_closes_each_connection_is_asked_over_new_ones(serve):
 def test_a_kept_connection_that_the_server_has_closed_is_replaced(serve):
     def answer(handler):
         handler.give(jpeg())
-        handler.close_connection = True  # without a word
+        handler.close_connection = True  # without a header that says so
 
     server = serve(answer)
     reader = opened(server.url(), fps=1000)
-    assert all(picture(reader) for _ in range(3))
+    assert all(image(reader) for _ in range(3))
     reader.close()
 
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"no picture at all", jpeg()[:-40], b"\xff\xd8\xff"],
+    [b"", b"no image at all", jpeg()[:-40], b"\xff\xd8\xff"],
     ids=["nothing", "words", "cut off", "a beginning"],
 )
-def test_a_damaged_snapshot_is_no_picture(serve, body):
+def test_a_damaged_snapshot_is_not_decoded(serve, body):
     bodies = [jpeg(), body, jpeg()]
     server = serve(lambda handler: handler.give(bodies[len(handler.server.asked) - 1]))
     reader = opened(server.url(), fps=1000)
-    assert picture(reader)
+    assert image(reader)
     if body:
-        assert picture(reader) is None
-        assert picture(reader)
+        assert image(reader) is None
+        assert image(reader)
     else:
         assert not reader.grab()
-        assert reader.trouble()[0] == "closed"
+        assert reader.end_reason()[0] == "closed"
     reader.close()
 
 
-def test_a_snapshot_with_bytes_behind_its_end_is_a_picture(serve):
+def test_a_snapshot_with_bytes_behind_its_end_is_decoded(serve):
     reader = opened(serve(lambda handler: handler.give(jpeg() + bytes(2000))).url())
-    assert picture(reader)
+    assert image(reader)
     reader.close()
 
 
-def test_a_snapshot_address_that_begins_to_refuse_says_why(serve):
+def test_a_snapshot_address_that_begins_to_refuse_is_reported(serve):
     def answer(handler):
         handler.give(jpeg(), status=200 if len(handler.server.asked) < 3 else 503)
 
@@ -142,13 +142,13 @@ def test_a_snapshot_address_that_begins_to_refuse_says_why(serve):
     assert reader.grab()
     assert reader.grab()
     assert not reader.grab()
-    assert reader.trouble() == ("failed", reader.trouble()[1])
-    assert "answers with error 503" in reader.trouble()[1]
+    assert reader.end_reason() == ("failed", reader.end_reason()[1])
+    assert "answers with error 503" in reader.end_reason()[1]
     reader.close()
 
 
-def test_a_picture_without_an_end_is_refused(serve, monkeypatch):
-    monkeypatch.setattr("stages.capture.http_snapshot.MAX_PICTURE_BYTES", 100_000)
+def test_an_image_without_an_end_is_refused(serve, monkeypatch):
+    monkeypatch.setattr("stages.capture.http_snapshot.MAX_IMAGE_BYTES", 100_000)
 
     def answer(handler):
         handler.give(kind="image/jpeg", Content_Length="")
@@ -158,7 +158,7 @@ def test_a_picture_without_an_end_is_refused(serve, monkeypatch):
 
     reader = opened(serve(answer).url())
     assert not reader.grab()
-    assert reader.trouble()[0] == "unsupported"
+    assert reader.end_reason()[0] == "unsupported"
     reader.close()
 
 
@@ -176,45 +176,45 @@ def test_a_picture_without_an_end_is_refused(serve, monkeypatch):
         ("frame", b"--frame", True, b""),
     ],
 )
-def test_pictures_of_an_mjpeg_stream_are_found(serve, boundary, line, length, end):
+def test_images_of_an_mjpeg_stream_are_found(serve, boundary, line, length, end):
     values = range(0, 200, 20)
     parts = [part(jpeg(value), line, length, end) for value in values]
     reader = opened(serve(stream([*parts, line + b"--\r\n"], boundary)).url())
-    found = [pixels(picture(reader)) for _ in values]
+    found = [pixels(image(reader)) for _ in values]
     assert np.abs(np.subtract(found, values)).max() <= 2
     assert not reader.grab()
-    assert reader.trouble() == ("closed", "the other side has ended the stream")
+    assert reader.end_reason() == ("closed", "stream ended by the other side")
     assert reader.source_ns == -1
     reader.close()
 
 
-def test_pictures_of_an_mjpeg_stream_keep_their_own_size(serve):
+def test_images_of_an_mjpeg_stream_keep_their_own_size(serve):
     sizes = [(64, 48), (16, 8), (128, 64)]
     reader = opened(serve(stream([part(jpeg(5, *size)) for size in sizes])).url())
-    assert [picture(reader)["image"].shape[1::-1] for _ in sizes] == sizes
+    assert [image(reader)["image"].shape[1::-1] for _ in sizes] == sizes
     reader.close()
 
 
-def test_parts_that_are_no_pictures_are_passed_over(serve):
+def test_parts_that_are_no_images_are_passed_stopped(serve):
     parts = [part(b'{"motion": 1}', kind=b"application/json"), part(jpeg(60))]
     reader = opened(serve(stream(parts)).url())
-    assert pixels(picture(reader)) == pytest.approx(60, abs=2)
+    assert pixels(image(reader)) == pytest.approx(60, abs=2)
     reader.close()
 
 
 def test_a_part_with_a_wrong_length_is_damaged_and_the_next_is_not(serve):
     wrong = part(jpeg(1)).replace(b"Content-Length: ", b"Content-Length: 2\r\nX-Was: ")
     reader = opened(serve(stream([wrong, part(jpeg(80))])).url())
-    assert picture(reader) is None
-    assert pixels(picture(reader)) == pytest.approx(80, abs=2)
+    assert image(reader) is None
+    assert pixels(image(reader)) == pytest.approx(80, abs=2)
     reader.close()
 
 
-def test_a_picture_of_an_mjpeg_stream_that_is_too_large_is_refused(serve):
+def test_an_image_of_an_mjpeg_stream_that_is_too_large_is_refused(serve):
     huge = part(b"").replace(b"Length: 0", b"Length: 99999999999")
     reader = opened(serve(stream([huge])).url())
     assert not reader.grab()
-    assert reader.trouble()[0] == "unsupported"
+    assert reader.end_reason()[0] == "unsupported"
     reader.close()
 
 
@@ -239,13 +239,13 @@ def test_a_grab_that_waits_for_a_silent_stream_is_interrupted(serve):
     reader.close()
 
 
-def test_the_first_picture_may_take_longer_than_the_next_ones(serve, monkeypatch):
+def test_the_first_image_may_take_longer_than_the_next_ones(serve, monkeypatch):
     timeouts = []
     monkeypatch.setattr(HttpClient, "set_timeout", lambda self, s: timeouts.append(s))
     reader = opened(serve(stream([part(jpeg())])).url(), stall_timeout_s=2)
-    assert timeouts == [FIRST_PICTURE_S]
+    assert timeouts == [FIRST_IMAGE_S]
     assert reader.grab()
-    assert timeouts == [FIRST_PICTURE_S, 2]
+    assert timeouts == [FIRST_IMAGE_S, 2]
     reader.close()
 
 
@@ -261,7 +261,7 @@ def basic(handler):
 
 
 def digest(algorithm="MD5", qop="auth"):
-    """Answers to a login by digest authentication alone."""
+    """Accept a login by digest authentication only."""
 
     def hashed(text):
         name = "sha256" if algorithm.startswith("SHA") else "md5"
@@ -292,15 +292,15 @@ LOGIN = "guest:se%3Acret%23%2F%3F@"
 
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
-def test_a_camera_with_a_login_is_asked_with_it(serve, answer):
+def test_a_camera_with_a_login_gets_it_with_each_request(serve, answer):
     server = serve(answer)
     reader = opened(server.url("/shot?x=1&y=2", LOGIN), fps=1000)
-    assert all(picture(reader) for _ in range(3))
+    assert all(image(reader) for _ in range(3))
     reader.close()
-    assert len(server.asked) == 4  # the first request has shown nothing
+    assert len(server.asked) == 4  # the first request has no login
     assert server.asked[0][1] is None
     assert refusal(server.url(login="guest:secret@")) == ("unauthorized", "wrong user or password")
-    assert "wants a user and a password" in refusal(server.url())[1]
+    assert "login required" in refusal(server.url())[1]
 
 
 def test_a_login_is_not_sent_to_the_host_of_a_redirect(serve):
@@ -311,7 +311,7 @@ def test_a_login_is_not_sent_to_the_host_of_a_redirect(serve):
     assert {login for _, login, _ in other.asked} == {None}
 
 
-# --- redirects, and what is no stream ---
+# --- redirects, and responses without a stream ---
 
 
 def test_a_redirect_is_followed(serve):
@@ -322,31 +322,35 @@ def test_a_redirect_is_followed(serve):
             handler.give(status=301, Location="/a?b")
 
     reader = opened(serve(answer).url("/x"))
-    assert picture(reader)
+    assert image(reader)
     reader.close()
 
 
 @pytest.mark.parametrize(
     ("location", "words"),
-    [("/x", "redirects more than"), ("ftp://host/x", "that is not http"), ("//[x/", "no address")],
+    [
+        ("/x", "more than 5 redirects"),
+        ("ftp://host/x", "that is not http"),
+        ("//[x/", "without a host"),
+    ],
 )
 def test_a_redirect_that_leads_nowhere_is_refused(serve, location, words):
     server = serve(lambda handler: handler.give(status=302, Location=location))
     assert words in refusal(server.url("/x"))[1]
 
 
-def test_a_web_page_is_told_from_a_video(serve):
+def test_a_web_page_is_not_taken_for_a_video(serve):
     server = serve(lambda handler: handler.give(b"<html>hello", "text/html; charset=utf-8"))
     kind, words = refusal(server.url("/"))
     assert kind == "failed"
-    assert words.startswith("is a web page, not a video")
+    assert words.startswith("the address is a web page")
 
 
 @pytest.mark.parametrize(
     ("status", "kind"),
     [(401, "unauthorized"), (403, "unauthorized"), (404, "not_found"), (500, "failed")],
 )
-def test_a_refusal_is_said_in_words(serve, status, kind):
+def test_a_refusal_has_a_kind_and_a_text(serve, status, kind):
     server = serve(lambda handler: handler.give(b"no", "text/html", status))
     assert refusal(server.url("/x", "guest:secret@"))[0] == kind
 
@@ -356,23 +360,23 @@ def test_an_address_of_no_host_is_refused(url):
     assert refusal(url)[1]
 
 
-def test_a_server_that_does_not_speak_tls_is_told(serve):
+def test_a_server_that_does_not_speak_tls_is_reported(serve):
     server = serve(lambda handler: handler.give(jpeg()))
     words = refusal(server.url().replace("http:", "https:"))[1]
-    assert "does not speak TLS" in words
+    assert "TLS handshake" in words
 
 
-def test_a_host_that_says_nothing_is_given_up_in_time(monkeypatch):
+def test_a_host_that_sends_nothing_is_closed_in_time(monkeypatch):
     monkeypatch.setattr("stages.capture.http_snapshot.OPEN_TIMEOUT_S", 0.1)
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         kind, words = refusal(f"http://127.0.0.1:{silent.getsockname()[1]}/x")
     assert kind == "timeout"
-    assert words.endswith("does not answer")
+    assert words.endswith(" does not answer; check that the camera is on")
 
 
-def test_an_answer_that_drips_is_given_up_in_time(serve, monkeypatch):
+def test_a_response_that_drips_is_closed_in_time(serve, monkeypatch):
     monkeypatch.setattr("stages.capture.http_snapshot.OPEN_TIMEOUT_S", 0.2)
     over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Images: pages, animations, and what only looks like a picture by its name."""
+"""Images: pages, animations, and files that are images by their name only."""
 
 import os
 
@@ -14,7 +14,7 @@ COUNT = 7
 
 
 def shades(count=COUNT, side=32):
-    """Pictures of one shade each."""
+    """Return images of one shade each."""
     return [np.full((side, side, 3), 20 * i + 10, np.uint8) for i in range(count)]
 
 
@@ -48,7 +48,7 @@ def test_every_page_of_a_tiff_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.webp", "a.png", "a.tiff"])
-def test_pages_are_the_same_however_few_are_held_at_once(name, tmp_path, monkeypatch):
+def test_pages_are_the_same_for_any_number_held_in_memory(name, tmp_path, monkeypatch):
     path = tmp_path / name
     save_pages(path) if name == "a.tiff" else save_animation(path, [100] * COUNT)
     whole = [(frame.time_s, pixels(frame)) for frame in read(opened(path))]
@@ -74,7 +74,7 @@ def test_after_a_crash_pages_go_on_where_they_were(count, more, tmp_path):
     assert [(frame.time_s, pixels(frame)) for frame in read(capture)] == whole[count:]
 
 
-def test_in_a_folder_pages_stand_between_the_other_pictures(tmp_path):
+def test_pages_in_a_folder_come_between_the_other_images(tmp_path):
     save_image(tmp_path / "1.png", value=200)
     save_pages(tmp_path / "2.tif", 2)
     save_image(tmp_path / "3.png", value=201)
@@ -84,16 +84,16 @@ def test_in_a_folder_pages_stand_between_the_other_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["1.jpg", "1.tiff"])
-def test_a_pipe_among_pictures_is_passed_over_with_a_message(name, tmp_path, caplog):
+def test_a_pipe_among_images_is_skipped_with_a_message(name, tmp_path, caplog):
     os.mkfifo(tmp_path / name)
     save_image(tmp_path / "2.png", value=7)
     capture = opened(tmp_path)
     assert [pixels(frame) for frame in read(capture)] == [7]
     assert capture.missed() == (0, 1)
-    assert f"{tmp_path / name}: not read as a picture: it is no file" in caplog.text
+    assert f"{tmp_path / name}: skipped, not a regular file" in caplog.text
 
 
-def test_a_file_too_large_for_a_picture_is_passed_over_unread(tmp_path, caplog):
+def test_a_file_too_large_for_an_image_is_skipped_unread(tmp_path, caplog):
     with (tmp_path / "1.jpg").open("wb") as file:
         file.write(b"\xff\xd8\xff\xe0")
         file.truncate(5 << 30)  # takes no room on the disk
@@ -101,7 +101,7 @@ def test_a_file_too_large_for_a_picture_is_passed_over_unread(tmp_path, caplog):
     capture = opened(tmp_path)
     assert [pixels(frame) for frame in read(capture)] == [7]
     assert capture.missed() == (0, 1)
-    assert "1.jpg: not read as a picture: it has 5368709120 bytes" in caplog.text
+    assert "1.jpg: skipped, larger than 1073741824 bytes (found 5368709120)" in caplog.text
 
 
 def test_a_folder_of_pipes_alone_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Video files: what OpenCV does not say of them, and going on in them after a crash."""
+"""Video files: facts that OpenCV does not give, and recovery after a crash."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.capture.container import look_at
+from stages.capture.container import read_container
 from stages.capture.opencv_file import VideoFile
 from stages.capture.packets import codec_of, size_header
 from tests.builders import CLIP
@@ -21,7 +21,7 @@ SQUARES = {"red": (0, 0, 253), "green": (0, 253, 0), "blue": (253, 0, 0), "yello
 
 
 def squares(frame):
-    """The colours of the four quarters of a picture, row by row; "" for another one."""
+    """Return the colours of the quarters of an image, row by row; "" for another colour."""
     image = frame["image"].astype(int)
     height, width = image.shape[:2]
     found = []
@@ -54,18 +54,18 @@ def write(path, *parts):
     return path
 
 
-# --- what OpenCV must decode right; newer versions do not ---
+# --- images that newer versions of OpenCV decode wrongly ---
 
 
 @pytest.mark.parametrize("name", ["interlaced.mp4", "interlaced.mpg", "hlg.mp4"])
-def test_interlaced_and_wide_gamut_pictures_have_their_colours(name):
+def test_interlaced_and_wide_gamut_images_have_their_colours(name):
     frames = read(opened(CLIPS / name))
     assert [squares(frame) for frame in frames] == ["red green blue yellow"] * 10
 
 
 def test_a_conversion_that_fails_is_a_decode_failure(monkeypatch, tmp_path):
     capture = opened(write_video(tmp_path / "a.avi", 4))
-    video, results = capture._pictures, iter([False, None, "error", True])
+    video, results = capture._reader, iter([False, None, "error", True])
 
     class Failing:
         def __init__(self, of):
@@ -88,7 +88,7 @@ def test_a_conversion_that_fails_is_a_decode_failure(monkeypatch, tmp_path):
 # --- sizes ---
 
 
-def test_pictures_keep_their_size_where_it_changes_within_a_file(tmp_path):
+def test_images_keep_their_size_where_it_changes_within_a_file(tmp_path):
     small, large = whole(SMALL), whole(LARGE)
     found = whole(write(tmp_path / "a.ts", SMALL, LARGE, SMALL))
     assert [(shape, mark) for _, shape, mark in found] == [
@@ -113,7 +113,7 @@ def test_sizes_change_in_matroska_too(code, tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 19, 20, 21, 39, 40, 41, 59])
-def test_after_a_crash_amid_changes_of_size_the_pictures_are_the_same(count, tmp_path):
+def test_after_a_crash_amid_changes_of_size_the_images_are_the_same(count, tmp_path):
     path = write(tmp_path / "a.ts", SMALL, LARGE, SMALL)
     undisturbed = whole(path)
     capture = opened(path)
@@ -122,8 +122,8 @@ def test_after_a_crash_amid_changes_of_size_the_pictures_are_the_same(count, tmp
     capture.close()
 
 
-def test_a_size_that_cannot_be_followed_is_a_problem_in_words(tmp_path, monkeypatch):
-    class NoRest:
+def test_a_size_that_cannot_be_followed_is_a_problem(tmp_path, monkeypatch):
+    class NoSection:
         change, is_over = None, True
 
         def __init__(self, packets):
@@ -132,15 +132,15 @@ def test_a_size_that_cannot_be_followed_is_a_problem_in_words(tmp_path, monkeypa
         def close(self):
             pass
 
-    monkeypatch.setattr("stages.capture.opencv_file.Rest", NoRest)
+    monkeypatch.setattr("stages.capture.opencv_file.Section", NoSection)
     capture = opened(write(tmp_path / "a.ts", SMALL, LARGE))
     assert len(read(capture)) == 20
-    assert "the size of its pictures, 64x48, changes at picture 20" in capture.problem()
+    assert "the size of the images changes from 64x48 at image 20" in capture.problem()
     capture.close()
 
 
 @pytest.mark.parametrize(
-    ("picture", "codec", "header"),
+    ("image", "codec", "header"),
     [
         (b"\0\0\0\1\x09\x10\0\0\0\1\x67abc\0\0\1\x68d\0\0\1\x65e", "H264", b"\x67abc"),
         (b"\0\0\0\1\x40\x01v\0\0\0\1\x42\x01s\0\0\1\x26\x01", "HEVC", b"\x42\x01s"),
@@ -154,20 +154,20 @@ def test_a_size_that_cannot_be_followed_is_a_problem_in_words(tmp_path, monkeypa
         (b"\xff\xd8\xff\xe0\0\0", "MJPG", b""),
     ],
 )
-def test_the_size_of_a_coded_picture_is_found_in_its_headers(picture, codec, header):
-    assert codec_of(picture) == codec
-    assert size_header(codec, picture) == header
+def test_the_size_of_a_packet_is_found_in_its_headers(image, codec, header):
+    assert codec_of(image) == codec
+    assert size_header(codec, image) == header
 
 
 # --- time ---
 
 
-def test_recordings_that_were_put_together_go_on_in_time(tmp_path):
+def test_the_time_of_joined_recordings_goes_on(tmp_path):
     times = [time_s for time_s, _, _ in whole(write(tmp_path / "a.ts", *[SMALL] * 3))]
     assert times == pytest.approx([i / 25 for i in range(60)])
 
 
-def test_a_stream_without_a_clock_is_played_at_the_rate_that_is_asked_for(tmp_path):
+def test_a_stream_without_a_clock_is_timed_by_the_rate_of_the_settings(tmp_path):
     coded = cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))[1].tobytes()
     path = write(tmp_path / "a.mjpeg", *[coded] * 4)
     assert [t for t, _, _ in whole(path, fps=8)] == pytest.approx([0, 1 / 8, 2 / 8, 3 / 8])
@@ -175,10 +175,10 @@ def test_a_stream_without_a_clock_is_played_at_the_rate_that_is_asked_for(tmp_pa
 
 @pytest.mark.parametrize("name", ["joined.ts", "long.avi"])
 @pytest.mark.parametrize("seek_from", [1, 10**9])
-def test_after_a_crash_the_pictures_are_the_same_sought_or_read(
+def test_after_a_crash_the_images_are_the_same_sought_or_read(
     name, seek_from, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("stages.capture.capture.SEEK_FROM", seek_from)
+    monkeypatch.setattr("stages.capture.capture.MIN_SEEK", seek_from)
     path = tmp_path / name
     write(path, *[SMALL] * 4) if name == "joined.ts" else write_video(path, 120)
     undisturbed = whole(path)
@@ -198,9 +198,9 @@ def test_a_place_is_sought_only_if_the_stamps_prove_it(tmp_path):
             video.close()
 
     assert sought(CLIP, 290, 28_900_000_000) == (True, 28_900_000_000)
-    assert sought(CLIP, 290, 28_800_000_000) == (False, -1)  # not the time of that picture
+    assert sought(CLIP, 290, 28_800_000_000) == (False, -1)  # not the time of that image
     joined = write(tmp_path / "a.ts", *[SMALL] * 8)
-    assert sought(joined, 140, 5_560_000_000) == (False, -1)  # each stamp is there eight times
+    assert sought(joined, 140, 5_560_000_000) == (False, -1)  # each stamp occurs eight times
 
 
 # --- the end of a file ---
@@ -255,7 +255,7 @@ def test_a_disk_that_fails_is_a_problem(tmp_path, monkeypatch):
     def broken(fd, count, at):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr("stages.capture.opencv_file.os.pread", broken)
+    monkeypatch.setattr("stages.capture.disk_file.os.pread", broken)
     read(capture)
     assert "cannot be read to its end: Input/output error" in capture.problem()
     capture.close()
@@ -288,10 +288,10 @@ def test_a_long_damaged_stretch_is_not_the_end(tmp_path):
     capture.close()
 
 
-# --- what is said of files that cannot be read ---
+# --- messages about files that cannot be read ---
 
 
-def test_an_mp4_without_its_index_is_said_to_be_incomplete(tmp_path):
+def test_an_mp4_without_its_index_is_reported_as_incomplete(tmp_path):
     data = (CLIPS / "interlaced.mp4").read_bytes()
     path = write(tmp_path / "a.mp4", data[: data.index(b"moov") - 4])
     assert "the file is incomplete: its index (moov) is missing" in refusal(path)
@@ -301,7 +301,9 @@ def test_an_mp4_without_its_index_is_said_to_be_incomplete(tmp_path):
 
 
 def test_a_codec_that_is_not_decoded_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("stages.capture.gstreamer.missing_gstreamer", lambda: "not installed")
+    monkeypatch.setattr(
+        "stages.capture.gstreamer_bindings.missing_gstreamer", lambda: "not installed"
+    )
     data = (CLIPS / "interlaced.mp4").read_bytes()
     for code, name in ((b"av01", "AV1 (av01)"), (b"vvc1", "vvc1")):
         path = write(tmp_path / "a.mp4", data.replace(b"avc1", code).replace(b"avcC", b"av1C"))
@@ -310,7 +312,7 @@ def test_a_codec_that_is_not_decoded_is_named(tmp_path, monkeypatch):
         assert "make gstreamer" in words
 
 
-# --- what lies between the pictures ---
+# --- packets between the images ---
 
 
 def chunk(name, data):
@@ -321,12 +323,12 @@ def part(kind, *parts):
     return chunk(b"LIST", kind + b"".join(parts))
 
 
-def avi_with_sound(pictures, sounds):
-    """An AVI file with so many packets of sound before each picture."""
+def avi_with_sound(images, sounds):
+    """Write an AVI file with so many packets of sound before each image."""
     coded = cv2.imencode(".jpg", np.full((16, 16, 3), 99, np.uint8))[1].tobytes()
-    head = struct.pack("<14I", 10**6, 0, 0, 0, pictures, 0, 2, 0, 16, 16, 0, 0, 0, 0)
+    head = struct.pack("<14I", 10**6, 0, 0, 0, images, 0, 2, 0, 16, 16, 0, 0, 0, 0)
     stream = "<4s4sIHHIIIIIIII4H"
-    video = struct.pack(stream, b"vids", b"MJPG", *[0] * 4, 1, 1, 0, pictures, *[0] * 7)
+    video = struct.pack(stream, b"vids", b"MJPG", *[0] * 4, 1, 1, 0, images, *[0] * 7)
     image = struct.pack("<IiiHH4sIiiII", 40, 16, 16, 1, 24, b"MJPG", 768, 0, 0, 0, 0)
     audio = struct.pack(stream, b"auds", b"", *[0] * 4, 1, 8000, 0, 1, 0, 0, 1, *[0] * 4)
     wave = struct.pack("<HHIIHHH", 1, 1, 8000, 8000, 1, 8, 0)
@@ -337,12 +339,12 @@ def avi_with_sound(pictures, sounds):
         part(b"strl", chunk(b"strh", audio), chunk(b"strf", wave)),
     )
     between = chunk(b"01wb", b"\x80\x80") * sounds
-    movie = part(b"movi", *[between + chunk(b"00dc", coded)] * pictures)
+    movie = part(b"movi", *[between + chunk(b"00dc", coded)] * images)
     return chunk(b"RIFF", b"AVI " + headers + movie)
 
 
 @pytest.mark.parametrize("more", [{}, {"frames": 3}])
-def test_sound_between_pictures_is_no_lost_picture(more, tmp_path):
+def test_sound_between_images_is_not_counted_as_lost(more, tmp_path):
     path = write(tmp_path / "a.avi", avi_with_sound(3, 5000))
     assert len(whole(path, **more)) == 3
 
@@ -364,7 +366,7 @@ def test_sound_between_pictures_is_no_lost_picture(more, tmp_path):
     ],
 )
 @pytest.mark.parametrize("box", [b"tkhd", b"mvhd"])
-def test_a_picture_is_turned_and_mirrored_as_its_file_says(box, matrix, shown, tmp_path):
+def test_an_image_is_turned_and_mirrored_by_its_files_headers(box, matrix, shown, tmp_path):
     data = bytearray((CLIPS / "hlg.mp4").read_bytes())
     at = data.index(box) + 4 + (40 if box == b"tkhd" else 36)
     a, b, c, d = (value << 16 for value in matrix)
@@ -389,7 +391,7 @@ def test_a_picture_is_turned_and_mirrored_as_its_file_says(box, matrix, shown, t
 )
 def test_damaged_headers_are_no_error(data, tmp_path):
     with write(tmp_path / "a", data).open("rb") as file:
-        look_at(file)
+        read_container(file)
 
 
 def test_every_time_of_a_file_is_later_than_the_one_before(tmp_path):

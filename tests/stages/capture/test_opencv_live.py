@@ -1,4 +1,4 @@
-"""What OpenCV reads live: addresses and webcams, and what goes wrong with them, told apart."""
+"""Reading of addresses and webcams with OpenCV, and the kinds of their problems."""
 
 import http.server
 import os
@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from pipeline.errors import SourceError
-from stages.capture.capture import CaptureSettings
-from stages.capture.opencv_live import OpenCVVideo, _told_apart
+from stages.capture.ffmpeg_log import classify_error
+from stages.capture.opencv_live import OpenCVVideo
+from stages.capture.settings import CaptureSettings
 from tests.builders import ROOT
 from tests.camera import Camera
 from tests.reading import DEADLINE_S, Reading
@@ -33,7 +34,7 @@ ALWAYS = "fpsprobesize;0|analyzeduration;2500000"
 
 
 def refusal(source, **settings):
-    """Kind and words with which a source is refused."""
+    """Return kind and text of the error of a source."""
     with pytest.raises(SourceError) as caught, Reading(source, **settings):
         pass
     assert "secret" not in str(caught.value)
@@ -46,26 +47,27 @@ def hidden(url):
 
 
 @pytest.mark.parametrize("scheme", ["digest", "basic"])
-def test_a_wrong_password_is_told_from_a_missing_one(scheme):
+def test_a_wrong_password_and_a_missing_one_have_different_texts(scheme):
     with Camera(user="guest", password="secret", scheme=scheme) as camera:
         wrong = camera.url(user="guest", password="no-secret")
         assert refusal(wrong) == ("unauthorized", "wrong user or password")
         none = camera.url(user="").replace(":@", "")
         kind, words = refusal(none)
         assert kind == "unauthorized"
-        assert words.startswith("it wants a user and a password: put USER:PASSWORD@ before")
+        assert words.startswith("login required; put USER:PASSWORD@ before")
         with Reading(camera.url()) as reading:
             reading.more(1)
 
 
-def test_a_path_that_is_not_there_is_told():
+def test_a_path_that_is_not_there_is_reported():
     with Camera() as camera:
         kind, words = refusal(camera.url("/nix"))
     assert kind == "not_found"
-    assert words.endswith("has no such stream: check the path in the address")
+    assert words.startswith("no such stream at 127.0.0.1:")
+    assert words.endswith("; check the path in the address")
 
 
-def test_a_camera_that_does_not_send_over_tcp_is_told_and_asked_for_udp_it_works():
+def test_a_camera_without_tcp_is_reported_and_works_over_udp():
     with Camera(transports="udp") as camera:
         kind, words = refusal(camera.url())
         assert kind == "unsupported"
@@ -74,30 +76,30 @@ def test_a_camera_that_does_not_send_over_tcp_is_told_and_asked_for_udp_it_works
             reading.more(1)
 
 
-def test_a_port_where_nothing_listens_is_told():
+def test_a_port_where_nothing_listens_is_reported():
     with Camera(refuse=True) as camera:
         kind, words = refusal(camera.url())
         assert kind == "refused"
-        assert words.startswith(f"nothing listens at 127.0.0.1:{camera.port}")
+        assert words.startswith(f"127.0.0.1:{camera.port} refused the connection")
 
 
-def test_a_host_that_is_not_there_is_told():
+def test_a_host_that_cannot_be_resolved_is_reported():
     kind, words = refusal("rtsp://guest:secret@no-such-host.invalid/x")
     assert kind == "unknown_host"
-    assert words.startswith("there is no host no-such-host.invalid")
+    assert words.startswith("host no-such-host.invalid cannot be resolved")
 
 
-def test_a_network_without_a_way_to_it_is_told():
+def test_a_network_without_a_route_is_reported():
     assert refusal("rtsp://255.255.255.255/x")[0] == "unreachable"
 
 
-def test_a_host_that_takes_the_connection_and_says_nothing_is_given_up_in_time():
+def test_a_host_that_accepts_and_sends_nothing_is_closed_in_time():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         kind, words = refusal(f"rtsp://127.0.0.1:{silent.getsockname()[1]}/x")
         assert time.monotonic() - started < DEADLINE_S
     assert kind == "timeout"
-    assert words.endswith("does not answer")
+    assert words.endswith(" does not answer; check that the camera is on")
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -123,7 +125,7 @@ class Rtsp(socketserver.StreamRequestHandler):
 
 @pytest.fixture(params=[Answer, Rtsp], ids=["http", "rtsp"])
 def answering(request):
-    """A server that answers with the status that is asked for."""
+    """A server that answers with a given status."""
     server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), request.param)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever)
@@ -145,14 +147,14 @@ def answering(request):
         (503, "failed", "answers with error 503"),
     ],
 )
-def test_the_status_of_an_answer_is_understood(answering, status, kind, words):
+def test_the_error_status_of_a_server_is_recognized(answering, status, kind, words):
     found = refusal(f"{answering}/{status}")
     assert found[0] == kind
     assert words in found[1]
 
 
 @pytest.mark.parametrize(
-    ("said", "kind"),
+    ("logged", "kind"),
     [
         ("Failed to resolve hostname cam.local: Name or service not known", "unknown_host"),
         ("Connection to tcp://c?timeout=0 failed: No route to host", "unreachable"),
@@ -161,15 +163,15 @@ def test_the_status_of_an_answer_is_understood(answering, status, kind, words):
         ("Error reading HTTP response: Immediate exit requested", "timeout"),
         ("Could not find codec parameters for stream 0", "unsupported"),
         ("Failed reading RTSP data: Connection reset by peer", "closed"),
-        # localhost has two addresses, of which one has answered
+        # localhost has two addresses; one has answered
         ("[::1] failed: Connection refused\nmethod DESCRIBE failed: 401 (x)", "unauthorized"),
         ("", "failed"),
         ("something new", "failed"),
     ],
 )
-def test_what_ffmpeg_says_is_understood_and_never_shown(said, kind):
+def test_ffmpegs_log_is_classified_and_never_shown(logged, kind):
     url = "rtsp://guest:secret@cam.local:554/x"
-    found, words = _told_apart(f"[tcp @ 0x1] {said} {url}", url, "failed")
+    found, words = classify_error(f"[tcp @ 0x1] {logged} {url}", url, "failed")
     assert found == kind
     assert words
     assert "secret" not in words
@@ -177,25 +179,27 @@ def test_what_ffmpeg_says_is_understood_and_never_shown(said, kind):
 
 
 @pytest.mark.parametrize("user", ["u:se/cret", "u:12/secret", "secret:554/secret", "u:se@cret"])
-def test_whatever_the_password_looks_like_nothing_of_it_is_shown(user):
+def test_no_part_of_any_password_is_shown(user):
     url = f"rtsp://{user}@127.0.0.1:9/x"
-    _, words = _told_apart("Connection refused", url, "failed")
+    _, words = classify_error("Connection refused", url, "failed")
     is_clear = "/" not in user
     start = (
-        "nothing listens at 127.0.0.1:9:" if is_clear else "it is not clear where the host begins"
+        "127.0.0.1:9 refused the connection;"
+        if is_clear
+        else "the host in the address is ambiguous"
     )
     assert words.startswith(start)
     for text in (words, refusal(url)[1]):
         assert "write # as %23" in text
-        assert not re.search(r"secret|cret|u:|12", text)
+        assert not re.search(r"secret|cret|u:|\b12\b", text)
 
 
 @pytest.mark.parametrize("url", ["rtsp://", "rtsp://host:99999/x", "rtsp://[bad/x", "foo://x"])
-def test_an_address_that_is_none_is_refused(url):
+def test_an_invalid_address_is_refused(url):
     assert refusal(url)[1]
 
 
-def test_what_ffmpeg_says_goes_to_nobodys_terminal_and_the_descriptor_comes_back(capfd):
+def test_ffmpegs_log_stays_off_the_terminal_and_stderr_is_restored(capfd):
     url = "rtsp://guest:secret@127.0.0.1:9/x"
     with Reading(url, wait=True) as reading:
         reading.until_state("waiting", "refused")
@@ -206,7 +210,7 @@ def test_what_ffmpeg_says_goes_to_nobodys_terminal_and_the_descriptor_comes_back
     assert shown.err == "still here\n"
 
 
-def test_a_run_says_in_one_line_why_its_camera_cannot_be_opened():
+def test_a_run_reports_in_one_line_why_its_camera_cannot_be_opened():
     with Camera(user="guest", password="secret") as camera:
         url = camera.url(user="guest", password="no-secret")
         command = [sys.executable, str(ROOT / "run.py"), "--source", url, "--sink", "events=-"]
@@ -245,7 +249,7 @@ def test_each_address_is_opened_with_its_own_options_and_the_users(monkeypatch):
         }
 
 
-def test_a_grab_that_waits_is_interrupted_at_once():
+def test_a_waiting_grab_is_interrupted_at_once():
     with Camera(fps=25) as camera:
         video = OpenCVVideo(CaptureSettings(source=camera.url("/jpeg"), stall_timeout_s=600))
         try:
@@ -268,7 +272,7 @@ def test_a_grab_that_waits_is_interrupted_at_once():
 
 
 class Scripted:
-    """In front of a scripted camera: (height, width) of each picture."""
+    """A cv2.VideoCapture whose images have the sizes (height, width) of a list."""
 
     def __init__(self, shapes, stamps_ms=()):
         self.shapes, self.stamps_ms, self.at = list(shapes), stamps_ms, -1
@@ -299,10 +303,10 @@ class Scripted:
         return self.at < len(self.shapes)
 
     def retrieve(self, target):
-        picture = np.full((*self.shapes[self.at], 3), self.at, np.uint8)
-        if target.shape != picture.shape:
-            return True, picture  # as OpenCV does: an array of its own, without a word
-        target[...] = picture
+        image = np.full((*self.shapes[self.at], 3), self.at, np.uint8)
+        if target.shape != image.shape:
+            return True, image  # as OpenCV does: an array of its own, without an error
+        target[...] = image
         return True, target
 
     def release(self):
@@ -310,7 +314,7 @@ class Scripted:
 
 
 def scripted(monkeypatch, shapes, stamps_ms=(), context=None, last_ns=None, **more):
-    """A reading of a scripted camera, picture by picture as if it were lossless; to its end."""
+    """Read a scripted camera losslessly to its end."""
     made = Scripted(shapes, stamps_ms)
     monkeypatch.setattr("stages.capture.opencv_live.cv2.VideoCapture", made)
     settings = {"mode": "lossless", "reconnect": False, **more}
@@ -323,7 +327,7 @@ def scripted(monkeypatch, shapes, stamps_ms=(), context=None, last_ns=None, **mo
     return reading, made
 
 
-def test_a_camera_is_asked_for_what_the_settings_say(monkeypatch):
+def test_a_webcam_gets_the_size_and_rate_of_the_settings(monkeypatch):
     _, made = scripted(monkeypatch, [(4, 6)], width=640, height=480, fps=15)
     assert made.set_to == {
         cv2.CAP_PROP_FRAME_WIDTH: 640,
@@ -335,22 +339,25 @@ def test_a_camera_is_asked_for_what_the_settings_say(monkeypatch):
 def test_a_camera_that_changes_its_size_is_followed(monkeypatch):
     sizes = [(4, 6), (4, 6), (8, 12), (8, 12), (2, 3)]
     reading, _ = scripted(monkeypatch, sizes)
-    assert [p.image.shape for p in reading.pictures] == [(*size, 3) for size in sizes]
-    assert [int(p.image[0, 0, 0]) for p in reading.pictures] == list(range(5))
-    for picture in reading.pictures:
-        offset, _, shape = picture.arrays["image"]
-        assert (offset, picture.used) == (0, np.prod(shape))
+    assert [p.image.shape for p in reading.frames] == [(*size, 3) for size in sizes]
+    assert [int(p.image[0, 0, 0]) for p in reading.frames] == list(range(5))
+    for frame in reading.frames:
+        offset, _, shape = frame.arrays["image"]
+        assert (offset, frame.used) == (0, np.prod(shape))
 
 
-def test_a_camera_that_stops_giving_pictures_is_a_problem(monkeypatch):
+def test_a_camera_that_stops_is_a_problem(monkeypatch):
     reading, _ = scripted(monkeypatch, [(4, 6)] * 3)
-    assert len(reading.pictures) == 3
-    assert reading.capture.problem() == "camera 0: no camera at /dev/video0: is it plugged in?"
+    assert len(reading.frames) == 3
+    assert (
+        reading.capture.problem()
+        == "camera 0: no camera at /dev/video0; check that it is plugged in"
+    )
 
 
-def test_a_camera_that_gave_as_many_as_were_asked_for_is_none(monkeypatch):
+def test_a_camera_that_reached_its_limit_is_no_problem(monkeypatch):
     reading, _ = scripted(monkeypatch, [(4, 6)] * 3, frames=3)
-    assert len(reading.pictures) == 3
+    assert len(reading.frames) == 3
     assert reading.capture.problem() is None
 
 
@@ -360,24 +367,24 @@ def test_a_camera_that_gives_nothing_is_refused(monkeypatch):
     assert caught.value.kind == "no_device"
 
 
-def test_a_camera_without_timestamps_is_timed_by_when_its_pictures_come(monkeypatch):
+def test_a_camera_without_timestamps_is_timed_by_arrival(monkeypatch):
     started_ns = time.monotonic_ns()
     reading, _ = scripted(monkeypatch, [(4, 6)] * 3, context={"started_ns": started_ns})
     times = [0]
-    for picture in reading.pictures:
-        times += [picture.source_ns, picture.captured_ns - started_ns]
+    for frame in reading.frames:
+        times += [frame.source_ns, frame.captured_ns - started_ns]
     assert times == sorted(times)
 
 
-def test_a_cameras_clock_counts_from_the_start_of_the_run_so_that_it_survives_a_crash(monkeypatch):
+def test_a_cameras_clock_counts_from_the_start_of_the_run(monkeypatch):
     stamps_ms = [5000.0, 5040.0, 5080.0]
     context = {"started_ns": 1}
     before, _ = scripted(monkeypatch, [(4, 6)] * 3, stamps_ms, context)
-    times = [picture.source_ns for picture in before.pictures]
+    times = [frame.source_ns for frame in before.frames]
     after, _ = scripted(monkeypatch, [(4, 6)] * 3, stamps_ms, context, last_ns=times[-1])
-    assert after.pictures[0].source_ns > times[-1] > times[0] > 0
+    assert after.frames[0].source_ns > times[-1] > times[0] > 0
     assert times[1] - times[0] == 40_000_000
-    assert len(after.pictures) == 3  # of a camera nothing is passed by
+    assert len(after.frames) == 3  # no image of a camera is skipped
 
 
 # --- a webcam ---
@@ -398,18 +405,18 @@ def webcam(library, tmp_path):
     made.end()
 
 
-QUICK = {"FIRST_DELAY_S": 0.05, "LONGEST_DELAY_S": 0.2}
+QUICK = {"INITIAL_DELAY_S": 0.05, "MAX_DELAY_S": 0.2}
 
 
 def in_order(said):
-    """Each picture once, and the clock goes on over all connections."""
-    pictures = [one for one in said if "number" in one]
-    assert all(a["number"] < b["number"] and a["ns"] < b["ns"] for a, b in pairwise(pictures))
+    """Check that each image came once, and that the clock went on over all connections."""
+    images = [one for one in said if "number" in one]
+    assert all(a["number"] < b["number"] and a["ns"] < b["ns"] for a, b in pairwise(images))
 
 
 def test_a_webcam_is_read_in_the_size_it_has(webcam):
     webcam.read(QUICK)
-    assert {tuple(one["shape"]) for one in webcam.pictures(10)} == {(240, 320, 3)}
+    assert {tuple(one["shape"]) for one in webcam.images(10)} == {(240, 320, 3)}
     assert webcam.close() == 0
     assert webcam.said[-2]["threads"] == ["MainThread"]
     in_order(webcam.said)
@@ -417,38 +424,38 @@ def test_a_webcam_is_read_in_the_size_it_has(webcam):
 
 def test_a_webcam_that_is_unplugged_is_waited_for(webcam):
     webcam.read(QUICK)
-    webcam.pictures(5)
+    webcam.images(5)
     webcam.be("off")
     said = webcam.until(state="waiting", kind="no_device")[-1]
-    assert said["text"] == "no camera at /dev/video7: is it plugged in?"
+    assert said["text"] == "no camera at /dev/video7; check that it is plugged in"
     webcam.be("on", "640x480")
     webcam.until(state="live")
-    assert {tuple(one["shape"]) for one in webcam.pictures(5)} == {(480, 640, 3)}
+    assert {tuple(one["shape"]) for one in webcam.images(5)} == {(480, 640, 3)}
     assert webcam.close() == 0
     in_order(webcam.said)
 
 
 def test_a_webcam_that_goes_silent_is_frozen(webcam):
     webcam.read(QUICK, stall_timeout_s=0.5)
-    webcam.pictures(5)
+    webcam.images(5)
     webcam.be("silent")
     webcam.until(state="waiting", kind="frozen")
     webcam.be("on")
-    webcam.pictures(5)
+    webcam.images(5)
     assert webcam.close() == 0
     in_order(webcam.said)
 
 
-def test_a_webcam_whose_driver_hangs_is_given_up_with_its_process(webcam):
+def test_a_webcam_whose_driver_hangs_ends_its_process(webcam):
     webcam.read(QUICK | {"STUCK_S": 0.5}, stall_timeout_s=0.5)
-    webcam.pictures(5)
+    webcam.images(5)
     webcam.be("stuck")
     webcam.until(state="waiting", kind="frozen")
     webcam.until(error="StuckSource")
     assert webcam.close() == 1
 
 
-def test_a_webcam_that_another_program_uses_is_refused_in_words(webcam):
+def test_a_webcam_that_another_program_uses_is_refused(webcam):
     webcam.be("busy")
     webcam.read(QUICK)
     said = webcam.until(error="SourceError")[-1]
@@ -457,18 +464,18 @@ def test_a_webcam_that_another_program_uses_is_refused_in_words(webcam):
     assert webcam.close() == 1
 
 
-def test_a_daemons_webcam_may_be_plugged_in_later(webcam):
+def test_with_wait_a_webcam_may_be_plugged_in_later(webcam):
     webcam.be("off")
     webcam.read(QUICK, wait=True)
     webcam.until(state="waiting", kind="no_device")
     webcam.be("on")
-    webcam.pictures(3)
+    webcam.images(3)
     assert webcam.close() == 0
 
 
-def test_a_webcam_by_the_name_of_its_device_too(webcam):
+def test_a_webcam_is_read_by_the_name_of_its_device(webcam):
     webcam.read(QUICK, source="/dev/video7", wait=True)
-    webcam.pictures(3)
+    webcam.images(3)
     assert webcam.close() == 0
 
 

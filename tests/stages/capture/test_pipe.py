@@ -1,4 +1,4 @@
-"""Sources that are read once, as FIFOs and standard input; and paths, by what is there."""
+"""Sources that are read once, as FIFOs and standard input; and the kinds of paths."""
 
 import os
 import socket
@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,8 +13,8 @@ import pytest
 
 from pipeline.errors import SetupError, SourceError
 from stages.capture import opencv_pipe
-from stages.capture import source as sources
-from stages.capture.capture import Capture, CaptureSettings
+from stages.capture.capture import Capture
+from stages.capture.settings import CaptureSettings
 from stages.capture.source import kind_of
 from tests.builders import ROOT
 from tests.reading import DEADLINE_S, Reading
@@ -25,8 +24,8 @@ COUNT = 30
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
-    """A Matroska file of 20 pictures per second, whose picture `i` has the grey 8 * i at its top
-    left; the rest is noise, as FFmpeg wants some thousand bytes before it opens anything."""
+    """A Matroska file of 20 images per second, whose image `i` has the grey 8 * i at its top
+    left; the rest is noise, as FFmpeg needs some thousand bytes before it opens a file."""
     path = tmp_path_factory.mktemp("pipe") / "grey.mkv"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"FFV1"), 20.0, (40, 24))
     assert writer.isOpened()
@@ -39,7 +38,7 @@ def video(tmp_path_factory):
 
 
 def jpegs(*sizes):
-    """JPEG after JPEG, without a container."""
+    """Return JPEG after JPEG, without a container."""
     return b"".join(
         cv2.imencode(".jpg", np.full((height, width, 3), 100, np.uint8))[1].tobytes()
         for width, height in sizes
@@ -48,7 +47,7 @@ def jpegs(*sizes):
 
 @contextmanager
 def written(target, data):
-    """Write into what is opened by `target` while the block runs."""
+    """Write into the pipe that `target` opens, while the block runs."""
 
     def write():
         with target() as file:
@@ -66,7 +65,7 @@ def written(target, data):
 
 @pytest.fixture
 def fifo(tmp_path):
-    path = tmp_path / "a%03d?:b.jpg"  # no name may mean anything
+    path = tmp_path / "a%03d?:b.jpg"  # no character in a name has a meaning
     os.mkfifo(path)
     return path
 
@@ -81,17 +80,17 @@ def reading_fifo(fifo, data, **settings):
 
 
 def values(reading):
-    return [int(picture.image[0, 0, 0]) for picture in reading.pictures]
+    return [int(frame.image[0, 0, 0]) for frame in reading.frames]
 
 
 def times_ms(reading):
-    return [picture.source_ns / 1e6 for picture in reading.pictures]
+    return [frame.source_ns / 1e6 for frame in reading.frames]
 
 
 # --- pipes ---
 
 
-def test_a_fifo_is_read_to_its_end_without_a_loss_and_by_its_own_clock(fifo, video):
+def test_a_fifo_is_read_to_its_end_losslessly_by_its_own_clock(fifo, video):
     with reading_fifo(fifo, video) as reading:
         assert reading.capture.live is False
         reading.to_the_end()
@@ -101,7 +100,7 @@ def test_a_fifo_is_read_to_its_end_without_a_loss_and_by_its_own_clock(fifo, vid
     assert list(reading.missed) == [0, 0]
 
 
-def test_an_inherited_descriptor_is_read_as_of_a_process_substitution(video):
+def test_an_inherited_descriptor_of_a_substitution_is_read(video):
     reader, writer = os.pipe()
     try:
         with (
@@ -111,7 +110,7 @@ def test_an_inherited_descriptor_is_read_as_of_a_process_substitution(video):
             reading.to_the_end()
     finally:
         os.close(reader)
-    assert len(reading.pictures) == COUNT
+    assert len(reading.frames) == COUNT
 
 
 @pytest.mark.parametrize("by", ["name", "descriptor"])
@@ -138,35 +137,35 @@ def test_a_socket_is_read_too(by, tmp_path, video):
     for one in (listener, near):
         if one is not None:
             one.close()
-    assert len(reading.pictures) == COUNT
+    assert len(reading.frames) == COUNT
 
 
-def test_pictures_without_a_container_get_the_time_of_their_arrival(fifo, caplog):
+def test_images_without_a_container_are_timed_by_arrival(fifo, caplog):
     with reading_fifo(fifo, jpegs(*[(16, 16)] * 5)) as reading:
         reading.to_the_end()
-    for picture, at_ms in zip(reading.pictures, times_ms(reading), strict=True):
-        assert at_ms == pytest.approx((picture.captured_ns - reading.started_ns) / 1e6, abs=1)
-    assert "holds no time stamps" in caplog.text
+    for frame, at_ms in zip(reading.frames, times_ms(reading), strict=True):
+        assert at_ms == pytest.approx((frame.captured_ns - reading.started_ns) / 1e6, abs=1)
+    assert "has no timestamps" in caplog.text
 
 
-def test_pictures_without_a_container_are_timed_by_the_rate_of_the_settings(fifo, caplog):
+def test_images_without_a_container_are_timed_by_the_set_rate(fifo, caplog):
     with reading_fifo(fifo, jpegs(*[(16, 16)] * 5), fps=4) as reading:
         reading.to_the_end()
     assert times_ms(reading) == [0, 250, 500, 750, 1000]
     assert caplog.text == ""
 
 
-def test_pictures_that_become_larger_end_a_pipe_with_words(fifo):
+def test_images_that_become_larger_end_a_pipe_with_a_problem(fifo):
     with reading_fifo(fifo, jpegs((16, 16), (16, 16), (64, 64), (64, 64)), fps=4) as reading:
         reading.to_the_end()
-    assert len(reading.pictures) == 2
-    assert "the size of its pictures changes" in reading.capture.problem()
+    assert len(reading.frames) == 2
+    assert "the size of the images changes" in reading.capture.problem()
 
 
-def test_the_rest_of_a_pipe_is_left_after_so_many_frames(fifo, video):
+def test_the_rest_of_a_pipe_is_left_after_the_limit_of_frames(fifo, video):
     with reading_fifo(fifo, video * 50, frames=3) as reading:
         reading.to_the_end()
-    assert len(reading.pictures) == 3
+    assert len(reading.frames) == 3
     assert reading.capture.problem() is None
 
 
@@ -179,9 +178,9 @@ def refusal(source, **settings):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "has ended before its first byte"),
-        (b"these are words", "holds nothing that OpenCV reads as a video"),
-        (bytes(70_000), "holds nothing that OpenCV reads as a video"),
+        (b"", "ended before its first byte"),
+        (b"these are words", "holds no video that OpenCV can read"),
+        (bytes(70_000), "holds no video that OpenCV can read"),
     ],
 )
 def test_a_pipe_without_a_video_is_refused(fifo, data, words):
@@ -196,30 +195,30 @@ def test_a_fifo_that_no_program_writes_is_refused_in_time(fifo, monkeypatch):
     assert words.startswith("no program has opened it for writing")
 
 
-def test_a_silent_writer_is_given_longer_than_none(fifo, monkeypatch):
+def test_a_silent_writer_has_longer_than_a_missing_one(fifo, monkeypatch):
     monkeypatch.setattr(opencv_pipe, "OPEN_TIMEOUT_S", 0.01)
-    monkeypatch.setattr(opencv_pipe, "FIRST_PICTURE_S", 0.05)
+    monkeypatch.setattr(opencv_pipe, "FIRST_IMAGE_S", 0.05)
     writer = os.open(fifo, os.O_RDWR)
-    assert refusal(fifo) == ("frozen", "nothing has come within 0.05 s")
+    assert refusal(fifo) == ("frozen", "no data within 0.05 s")
     os.close(writer)
 
 
 def test_a_grab_that_waits_for_a_silent_writer_is_interrupted(fifo, video):
     writer = os.open(fifo, os.O_RDWR)
     os.write(writer, video[: len(video) * 2 // 3])
-    pictures = opencv_pipe.PipeVideo(fifo, CaptureSettings(source=str(fifo)))
-    thread = threading.Thread(target=lambda: [None for _ in iter(pictures.grab, False)])
+    images = opencv_pipe.PipeVideo(fifo, CaptureSettings(source=str(fifo)))
+    thread = threading.Thread(target=lambda: [None for _ in iter(images.grab, False)])
     thread.start()
-    pictures.interrupt()
+    images.interrupt()
     thread.join(DEADLINE_S)
     assert not thread.is_alive()
-    pictures.close()
-    pictures.close()
-    pictures.interrupt()
+    images.close()
+    images.close()
+    images.interrupt()
     os.close(writer)
 
 
-def test_gstreamer_is_not_asked_to_read_a_pipe(fifo):
+def test_gstreamer_does_not_read_pipes(fifo):
     with pytest.raises(SetupError, match="files and pipes are read by OpenCV"):
         Capture.resolve(CaptureSettings(source=str(fifo), backend="gstreamer"))
 
@@ -242,10 +241,10 @@ def test_a_run_reads_standard_input(name, kind, video, tmp_path):
         given["stdin"].close()
 
 
-# --- what a path is ---
+# --- kinds of paths ---
 
 
-def test_a_path_is_what_is_there_whatever_its_name(tmp_path, fifo):
+def test_the_kind_of_a_path_depends_on_the_disk_not_its_name(tmp_path, fifo):
     name = "/dev/shm/eyeline-test-of-sources.mp4"
     assert kind_of(str(tmp_path)) == "recorded"
     assert kind_of(str(fifo)) == "pipe"
@@ -259,17 +258,13 @@ def test_a_path_is_what_is_there_whatever_its_name(tmp_path, fifo):
     assert kind_of("x\0y") == "recorded"
 
 
-def test_a_file_url_is_a_path(tmp_path):
-    assert sources.normal("file:///a%20b/c.mp4") == Path("/a b/c.mp4")
-
-
 @pytest.mark.parametrize(
     ("device", "words"),
     [
-        ("/dev/null", "is a device, but no camera"),
-        ("/dev/tty", "is a terminal, not a source of pictures"),
+        ("/dev/null", "this device is not a camera"),
+        ("/dev/tty", "a terminal is not a video source"),
     ],
 )
-def test_a_device_that_is_no_camera_is_refused_before_the_run(device, words):
+def test_a_device_that_is_not_a_camera_is_refused_before_the_run(device, words):
     with pytest.raises(SourceError, match=words):
         Capture.resolve(CaptureSettings(source=device, wait=True))

@@ -3,14 +3,13 @@ import os
 
 import pytest
 
+from stages.addresses import device_path
 from stages.capture.source import (
-    device_path,
-    device_trouble,
-    host_of,
+    device_problem,
+    http_error,
     is_device,
     is_recorded,
-    network_trouble,
-    refusal,
+    network_problem,
 )
 
 
@@ -32,56 +31,39 @@ def test_a_source_is_a_file_a_webcam_or_an_address(source, recorded, device):
     assert (is_recorded(source), is_device(source)) == (recorded, device)
 
 
-@pytest.mark.parametrize(
-    ("address", "host", "port"),
-    [
-        ("rtsp://cam/x", "cam", 554),
-        ("rtsps://cam/x", "cam", 322),
-        ("http://cam:8000/x", "cam", 8000),
-        ("rtsp://[fe80::1]:9/x", "fe80::1", 9),
-        ("rtsp://u:12/se@cret@cam:554/x", "u", 12),
-        ("udp://cam", "cam", None),
-        ("rtsp://[bad/x", "?", None),
-        ("rtsp://cam:99999/x", "?", None),
-    ],
-)
-def test_host_and_port_of_an_address(address, host, port):
-    assert host_of(address) == (host, port)
-
-
-def test_what_a_server_answers_is_told_apart():
+def test_error_statuses_of_a_server_have_different_kinds():
     plain, known = "rtsp://cam/x", "rtsp://u:secret@cam/x"
-    assert refusal(401, plain)[0] == refusal(401, known)[0] == "unauthorized"
-    assert "USER:PASSWORD@" in refusal(401, plain)[1]
-    assert refusal(401, known)[1] == "wrong user or password"
-    assert refusal(403, known)[0] == "unauthorized"
-    assert refusal(404, known) == (
+    assert http_error(401, plain)[0] == http_error(401, known)[0] == "unauthorized"
+    assert "USER:PASSWORD@" in http_error(401, plain)[1]
+    assert http_error(401, known)[1] == "wrong user or password"
+    assert http_error(403, known)[0] == "unauthorized"
+    assert http_error(404, known) == (
         "not_found",
-        "cam:554 has no such stream: check the path in the address",
+        "no such stream at cam:554; check the path in the address",
     )
-    assert refusal(410, plain)[0] == "not_found"
-    assert refusal(461, plain)[0] == "unsupported"
-    assert refusal(503, plain) == ("failed", "cam:554 answers with error 503")
+    assert http_error(410, plain)[0] == "not_found"
+    assert http_error(461, plain)[0] == "unsupported"
+    assert http_error(503, plain) == ("failed", "cam:554 answers with error 503")
 
 
 @pytest.mark.parametrize("kind", ["unknown_host", "refused", "unreachable", "timeout"])
 def test_a_host_that_is_not_reached_is_named_without_the_password(kind):
-    found, words = network_trouble(kind, "rtsp://guest:secret@cam.local/x")
+    found, words = network_problem(kind, "rtsp://guest:secret@cam.local/x")
     assert found == kind
     assert "cam.local" in words
     assert "secret" not in words
 
 
-def test_why_a_webcam_gives_no_picture(tmp_path, monkeypatch):
+def test_each_error_of_a_webcam_has_its_kind_and_text(tmp_path, monkeypatch):
     assert str(device_path(3)) == "/dev/video3"
-    assert device_trouble(tmp_path / "video0")[0] == "no_device"
+    assert device_problem(tmp_path / "video0")[0] == "no_device"
 
     def refuse(number):
         def open_(*args):
             raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr("stages.capture.source.os.open", open_)
-        return device_trouble(tmp_path)
+        return device_problem(tmp_path)
 
     assert "group video" in refuse(errno.EACCES)[1]
     assert "another program" in refuse(errno.EBUSY)[1]

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.frame import Frame
 from pipeline.stage import Context
-from stages.capture.capture import Capture, CaptureSettings
+from stages.capture.capture import Capture
+from stages.capture.settings import CaptureSettings
 from tests.builders import CLIP, header, save_image
 
 

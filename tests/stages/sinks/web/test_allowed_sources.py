@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import StreamSettings
 from pipeline.errors import SetupError
-from stages.capture.capture import CaptureSettings
+from stages.capture.settings import CaptureSettings
 from stages.sinks.web.allowed_sources import KEYS, AllowedSources, NotAllowedError
 
 
