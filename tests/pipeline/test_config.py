@@ -172,8 +172,8 @@ def test_a_merged_key_may_be_given_again(tmp_path):
 
 
 def test_a_file_with_recursive_or_growing_aliases_is_refused(tmp_path):
-    assert "an alias (*) within what it names" in refusal(loaded, tmp_path, "a: &a {b: *a}")
-    assert "an alias (*) within what it names" in refusal(loaded, tmp_path, "a: &a {<<: *a}")
+    assert "an alias (*) inside its own anchor (&)" in refusal(loaded, tmp_path, "a: &a {b: *a}")
+    assert "an alias (*) inside its own anchor (&)" in refusal(loaded, tmp_path, "a: &a {<<: *a}")
     words = "more than 10000 values, with those of its aliases"
     rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     for i in range(12):
