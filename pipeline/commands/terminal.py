@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.errors import ConfigError
-from pipeline.messages import lines, one_line
+from pipeline.messages import one_line
 from pipeline.supervisor.supervisor import Phase, Supervisor
 from pipeline.telemetry import logs
 from pipeline.telemetry.counters import percentiles
@@ -154,28 +153,14 @@ def stderr_ignoring_hangup(descriptor: int, encoding: str = "utf-8") -> TextIO:
     return io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=True)
 
 
-class _Plain(logging.Formatter):
-    """Formats a record on one line without secrets; a debug message keeps its lines."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return lines(text) if record.levelno <= logging.DEBUG else one_line(text)
-
-
 def set_up_logging(level: int, console: Console | None) -> None:
-    """Log to stderr: above the live table if there is one, as key=value where stderr is systemd's
-    journal, else in plain lines."""
-    formatter: logging.Formatter = _Plain("%(asctime)s %(levelname)s %(message)s")
-    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    """Log to stderr, above the live table if there is one."""
+    handler = None
     if console is not None:
         handler = RichHandler(
             console=console, show_path=False, omit_repeated_times=False, markup=False
         )
-        formatter = _Plain("%(message)s")
-    elif logs.is_connected():
-        formatter = logs.Formatter()
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logs.set_up(level, handler)
 
 
 def closing_lines(supervisor: Supervisor) -> Sequence[str]:

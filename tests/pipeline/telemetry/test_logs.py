@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.telemetry import logs as journal
+from pipeline.telemetry import logs
 from tests.builders import ROOT
 
 
@@ -18,7 +18,7 @@ def line(message="", level=logging.INFO, fact=None, exc_info=None, args=()):
     record = logging.LogRecord("root", level, __file__, 1, message, args, exc_info)
     if fact is not None:
         record.fact = fact
-    return journal.Formatter().format(record)
+    return logs.JournalFormatter().format(record)
 
 
 def test_facts_come_before_the_message():
@@ -76,7 +76,7 @@ def test_an_exception_stays_on_the_line():
 
 
 def test_empty_facts_are_left_out_and_odd_keys_are_replaced():
-    assert journal.logfmt({"a": None, "b": "", "c": 0, "d e=": "f"}) == "c=0 d_e_=f"
+    assert logs.logfmt({"a": None, "b": "", "c": 0, "d e=": "f"}) == "c=0 d_e_=f"
 
 
 def test_a_long_value_does_not_break_the_line_in_two():
@@ -84,7 +84,7 @@ def test_a_long_value_does_not_break_the_line_in_two():
 
 
 def test_a_cut_shows_no_half_of_an_address():
-    start = "x " * (journal.LONGEST_VALUE // 2 - 8)
+    start = "x " * (logs.MAX_VALUE // 2 - 8)
     assert "s3cret" not in line(start + "rtsp://a:s3cret-and-more@cam.local/1")
 
 
@@ -144,4 +144,4 @@ def test_lines_are_plain_if_stderr_is_not_the_journal(value):
 
 def test_a_closed_stderr_is_not_the_journal(monkeypatch):
     monkeypatch.setenv("JOURNAL_STREAM", "0:0")
-    assert not journal.is_connected(999)
+    assert not logs.is_journal(999)
