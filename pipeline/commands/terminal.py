@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError
 from pipeline.messages import one_line
 from pipeline.supervisor.supervisor import Phase, Supervisor
 from pipeline.telemetry import logs
-from pipeline.telemetry.counters import percentiles
+from pipeline.telemetry.histogram import percentiles
 from stages.sinks.files.output_path import check_local
 
 REFRESH_S = 0.5

@@ -15,11 +15,12 @@ import msgspec
 
 from pipeline.graph.graph import Graph, Node, StreamSpec, WorkerSpec
 from pipeline.memory.arena import Arena
-from pipeline.memory.run_info import StreamNotice, WorkerNotice
+from pipeline.memory.run_info import StreamInfo, WorkerInfo
 from pipeline.memory.stream_table import MAX_STREAMS, StreamEntry, StreamTable
 from pipeline.memory.worker_table import WorkerTable
-from pipeline.status import Condition
-from pipeline.telemetry.counters import StreamRow, Telemetry, read_trace, write_chrome_trace
+from pipeline.status import SourceState
+from pipeline.telemetry.counters import Counters, StreamRow
+from pipeline.telemetry.trace import read_trace, write_chrome_trace
 from pipeline.worker.worker import state_of
 
 ENDED_SHOWN_S = 60.0
@@ -73,10 +74,10 @@ class Child:
         """Whether there is a process."""
         return self.pid != 0
 
-    def notice(self) -> WorkerNotice:
+    def worker_info(self) -> WorkerInfo:
         """What only the supervisor knows of it."""
         stages = [node.index for node in self.spec.nodes]
-        return WorkerNotice(self.spec.index, self.spec.name, self.pid, stages)
+        return WorkerInfo(self.spec.index, self.spec.name, self.pid, stages)
 
 
 class Feed:
@@ -84,7 +85,7 @@ class Feed:
 
     def __init__(self, stream: StreamSpec, arena: Arena, row: StreamRow, child: Child) -> None:
         self.stream, self.arena, self.row, self.child = stream, arena, row, child
-        self.condition = Condition()
+        self.condition = SourceState()
         self.ended_s: float | None = None
         """Monotonic time at which it had ended, and its pictures were given back."""
         self.since_ns = time.monotonic_ns()
@@ -102,10 +103,10 @@ class Feed:
         ended_s = self.ended_s
         return self.stream.requested and ended_s is not None and now_s - ended_s > ENDED_SHOWN_S
 
-    def notice(self) -> StreamNotice:
+    def stream_info(self) -> StreamInfo:
         """What only the supervisor knows of it."""
         decoders = [info["decoder"] for info in self.child.info.values() if "decoder" in info]
-        return StreamNotice(
+        return StreamInfo(
             self.stream.index,
             self.name,
             self.stream.source,
@@ -143,7 +144,7 @@ class Feed:
         why = ({**_REASONS, **reasons}).get(most, "see the log")
         return f"{self.name}: no frame was delivered (found {counts} of {ledger.captured}): {why}"
 
-    def note(self, condition: Condition) -> None:
+    def note(self, condition: SourceState) -> None:
         """Keep how a source is doing, and say it in one line, unless it is the same again."""
         was, self.condition = self.condition, condition
         if (was.state, was.kind) == (condition.state, condition.kind):
@@ -179,20 +180,20 @@ class Feeds:
     """All streams of a run; also what they share with workers, and what is left of them."""
 
     def __init__(
-        self, graph: Graph, worker_table: WorkerTable, telemetry: Telemetry, trace: Path | None
+        self, graph: Graph, worker_table: WorkerTable, counters: Counters, trace: Path | None
     ) -> None:
         """Begin without any.
 
         Args:
             graph: what runs.
             worker_table: worker table of the run.
-            telemetry: of the run.
+            counters: counters of the run.
             trace: where to write the trace, if at all.
         """
-        self._graph, self._worker_table, self._telemetry, self._trace = (
+        self._graph, self._worker_table, self._counters, self._trace = (
             graph,
             worker_table,
-            telemetry,
+            counters,
             trace,
         )
         self.stream_table = StreamTable()
@@ -225,7 +226,7 @@ class Feeds:
         graph = self._graph
         names = [node.name for node in graph.nodes]
         arena = Arena(stream.name, stream.slots, names, graph.ordered, graph.slot_bytes)
-        feed = Feed(stream, arena, self._telemetry.stream(stream.index), child)
+        feed = Feed(stream, arena, self._counters.stream(stream.index), child)
         child.feed = feed
         self.arenas[stream.index] = arena
         self._now[stream.index] = feed
@@ -269,7 +270,7 @@ class Feeds:
             return f"more than {SPARE_WORKERS} streams were added"
         name = "+".join(node.name for node in nodes)
         child = Child(WorkerSpec(row, f"{name}.{stream.name}", nodes, index))
-        self._telemetry.stream(index).clear()
+        self._counters.stream(index).clear()
         try:
             self.begin(replace(stream, index=index, added=True), child)
         except OSError as error:

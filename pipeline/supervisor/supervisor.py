@@ -33,18 +33,13 @@ from pipeline.errors import EyelineError, SetupError
 from pipeline.graph.build import add_stream
 from pipeline.graph.diff import changed_stages, changed_streams, needs_new_run, with_offers_of
 from pipeline.graph.graph import Graph, Node, StreamSpec
-from pipeline.memory.run_info import (
-    REPLIES_KEPT,
-    Bulletin,
-    Notice,
-    StageNotice,
-    View,
-)
+from pipeline.memory.run_info import REPLIES_KEPT, RunInfo, SharedRunInfo, StageInfo
 from pipeline.memory.stream_table import MAX_STREAMS, StreamTableReader
 from pipeline.memory.worker_table import WorkerTable
 from pipeline.supervisor import sd_notify
 from pipeline.supervisor.streams import SPARE_WORKERS, Child, Feed, Feeds
-from pipeline.telemetry.counters import StageRow, Telemetry, busy
+from pipeline.telemetry.counters import Counters, StageRow, busy
+from pipeline.telemetry.run_view import RunView
 from pipeline.worker.worker import EXIT_FATAL, EXIT_RENEW, Report, Shared, send_report, work
 
 TITLE = "eyeline:supervisor"
@@ -63,8 +58,8 @@ CLOSE_S = 5.0
 MAX_DESCRIPTORS = 65536
 OWN_DESCRIPTORS = 48
 """Of the supervisor and of one worker, beside those that grow with streams and workers."""
-NOTICE_S = 0.5
-"""How often the bulletin is renewed when nothing happens."""
+RUN_INFO_S = 0.5
+"""How often the run info is renewed when nothing happens."""
 
 EXIT_OK, EXIT_FAILED, EXIT_SETUP, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -108,9 +103,9 @@ class Supervisor:
         """What to run next: settings that could not be taken up without a new run."""
         self.start_ns = time.monotonic_ns()
         self.worker_table = WorkerTable(len(graph.workers), SPARE_WORKERS)
-        self.telemetry = Telemetry(len(graph.nodes), self.worker_table.max_rows, MAX_STREAMS)
-        self.bulletin = Bulletin()
-        self.feeds = Feeds(graph, self.worker_table, self.telemetry, trace)
+        self.counters = Counters(len(graph.nodes), self.worker_table.max_rows, MAX_STREAMS)
+        self.run_info = SharedRunInfo()
+        self.feeds = Feeds(graph, self.worker_table, self.counters, trace)
         self.children = {worker.index: Child(worker) for worker in graph.workers}
         self.phase = Phase.RUNNING
         self.exit = EXIT_OK
@@ -122,7 +117,7 @@ class Supervisor:
         self._replies: dict[str, str] = {}
         self._failures: dict[str, str] = {}
         """Cause of failed frames -> why the first one failed."""
-        self._notice_due = 0.0
+        self._run_info_due = 0.0
         self._ready = False
         self._watchdog_s = sd_notify.watchdog_s()
         self._watchdog_due = 0.0
@@ -144,8 +139,8 @@ class Supervisor:
             stream_table=self.feeds.stream_table,
             arenas=self.feeds.arenas,
             left=self.feeds.left,
-            telemetry=self.telemetry,
-            bulletin=self.bulletin,
+            counters=self.counters,
+            run_info=self.run_info,
             report_fd=self._report_out,
             trace_fds=self.feeds.trace_fds,
             supervisor_pid=os.getpid(),
@@ -473,7 +468,7 @@ class Supervisor:
         child = self.children.get(report.worker)
         if child is None:
             return  # the last words of a stream that is gone
-        self._notice_due = 0.0
+        self._run_info_due = 0.0
         if report.kind in ("ready", "news"):
             child.info, child.counts = report.info, report.counts
             if report.kind == "ready":
@@ -694,7 +689,7 @@ class Supervisor:
             for feed in self.feeds
         )
 
-    def view(self) -> View:
+    def view(self) -> RunView:
         """The run as its stages may see it, from here."""
         names = tuple(node.name for node in self.graph.nodes)
         streams = StreamTableReader(
@@ -705,44 +700,44 @@ class Supervisor:
             self.graph.slot_bytes,
             os.getpid(),
         )
-        return View(
-            self.bulletin,
+        return RunView(
+            self.run_info,
             self.worker_table,
-            self.telemetry,
+            self.counters,
             streams,
             lambda name, body: self._reply(name, self._answer(body)),
             os.getpid(),
         )
 
     def _tell_outside(self, now: float) -> None:
-        """Renew the bulletin, and tell the service manager that we are well."""
+        """Renew the run info, and tell the service manager that we are well."""
         if self._watchdog_s is not None and now >= self._watchdog_due and sd_notify.watchdog():
             self._watchdog_due = now + self._watchdog_s / 3
-        if now < self._notice_due:
+        if now < self._run_info_due:
             return
-        self._notice_due = now + NOTICE_S
+        self._run_info_due = now + RUN_INFO_S
         ready = self.ready
         if self.phase == Phase.RUNNING:
             if ready and not self._ready:
                 self._ready = sd_notify.ready()
             sd_notify.status(self.feeds.states())
-        self.bulletin.post(self._notice(ready))
+        self.run_info.post(self._make_run_info(ready))
 
-    def _notice(self, ready: bool) -> Notice:
+    def _make_run_info(self, ready: bool) -> RunInfo:
         phase: Literal["running", "draining", "closing"] = "running"
         if self.phase != Phase.RUNNING:
             phase = "draining" if self.phase == Phase.DRAINING else "closing"
-        return Notice(
+        return RunInfo(
             config=self.config,
             start_ns=self.start_ns,
             phase=phase,
             ready=ready and self.phase == Phase.RUNNING,
             reloads=self._reloads,
             reload_error=self._reload_error,
-            streams=[feed.notice() for feed in self.feeds],
-            workers=[child.notice() for child in self.children.values()],
+            streams=[feed.stream_info() for feed in self.feeds],
+            workers=[child.worker_info() for child in self.children.values()],
             stages=[
-                StageNotice(
+                StageInfo(
                     node.name,
                     node.use,
                     node.after.name if node.after else None,
@@ -782,7 +777,7 @@ class Supervisor:
     def rows_of(self, node: Node) -> list[StageRow]:
         """The counters of a stage in all of its workers."""
         workers = [c.spec.index for c in self.children.values() if node in c.spec.nodes]
-        return self.telemetry.rows(node.index, workers)
+        return self.counters.rows(node.index, workers)
 
     def summary(self) -> dict[str, Any]:
         """The run in figures, as written by `--summary`."""
@@ -818,7 +813,7 @@ class Supervisor:
 
 
 class _Request(msgspec.Struct):
-    """What `Run.ask` sends."""
+    """What `RunHandle.ask` sends."""
 
     do: Literal["pause", "resume", "remove", "add", "reload"]
     stream: str = ""

@@ -47,13 +47,15 @@ from pipeline.frame import Frame, Header, SlotFullError, Span, Status
 from pipeline.graph.graph import Graph, Node, StreamSpec, WorkerSpec
 from pipeline.graph.placement import batch_of
 from pipeline.memory.arena import Arena
-from pipeline.memory.run_info import Bulletin, View
+from pipeline.memory.run_info import SharedRunInfo
 from pipeline.memory.stream_table import StreamTable, StreamTableReader
 from pipeline.memory.worker_table import WorkerTable
 from pipeline.messages import lines
 from pipeline.stage import BatchSettings, Context, Settings, Source, Stage
-from pipeline.status import Condition
-from pipeline.telemetry.counters import StageRow, Telemetry, TraceRecord, TraceWriter
+from pipeline.status import SourceState
+from pipeline.telemetry.counters import Counters, StageRow
+from pipeline.telemetry.run_view import RunView
+from pipeline.telemetry.trace import TraceRecord, TraceWriter
 from pipeline.worker.in_flight import Custody
 from pipeline.worker.pacing import Pacer
 
@@ -101,10 +103,10 @@ class Report(msgspec.Struct, omit_defaults=True):
     """Stage -> `Stage.info`."""
     counts: dict[str, dict[str, int]] = {}
     """Stage -> `Stage.counters`."""
-    condition: Condition | None = None
+    condition: SourceState | None = None
     """How a source is doing."""
     request: str = ""
-    """A request's own name, under which the answer is found in the bulletin."""
+    """A request's own name, under which the answer is found in the run info."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +122,8 @@ class Shared:
     """By stream, as they are at the moment of a fork."""
     left: Mapping[str, Mapping[str, bytes]]
     """Stage -> stream that is gone -> state of the stage after its last frame."""
-    telemetry: Telemetry
-    bulletin: Bulletin
+    counters: Counters
+    run_info: SharedRunInfo
     report_fd: int
     trace_fds: dict[int, int]
     """By stream; none if there is to be no trace."""
@@ -250,7 +252,7 @@ class Worker:
         self._graph, self._worker_table = shared.graph, shared.worker_table
         self._streams = self._known_streams()
         self._rows: dict[Node, StageRow] = {
-            node: shared.telemetry.row(spec.index, node.index) for node in spec.nodes
+            node: shared.counters.row(spec.index, node.index) for node in spec.nodes
         }
         self._stages: dict[Node, Stage] = {}
         self._reorders: dict[tuple[int, int], Reorder | None] = {}
@@ -283,12 +285,12 @@ class Worker:
             self._shared.supervisor_pid,
         )
 
-    def _view(self) -> View:
+    def _view(self) -> RunView:
         """What a stage may see of the run; with streams of its own, as other threads use it."""
-        return View(
-            self._shared.bulletin,
+        return RunView(
+            self._shared.run_info,
             self._worker_table,
-            self._shared.telemetry,
+            self._shared.counters,
             self._known_streams(),
             lambda name, body: self.tell("request", body, request=name),
             self._shared.supervisor_pid,
@@ -702,10 +704,10 @@ class CaptureWorker(Worker):
         super().__init__(shared, spec)
         self._stream = stream
         self._arena = shared.arenas[stream.index]
-        self._row = shared.telemetry.stream(stream.index)
+        self._row = shared.counters.stream(stream.index)
         trace_fd = shared.trace_fds.get(stream.index)
         self._trace = None if trace_fd is None else TraceWriter(trace_fd)
-        self._condition: Condition | None = None
+        self._condition: SourceState | None = None
         self._seen_ns = time.monotonic_ns()
 
     def open(self) -> None:
@@ -783,12 +785,12 @@ class CaptureWorker(Worker):
     def _watch_source(self, now_ns: int) -> None:
         """Pause and go on as ordered; tell when the source goes away or comes back."""
         if self._arena.ended:
-            condition = Condition("ended")
+            condition = SourceState("ended")
         else:
             if self._arena.paused != self._paused:
                 self._paused = self._arena.paused
                 (self._source.pause if self._paused else self._source.resume)()
-            condition = Condition("paused") if self._paused else self._source.condition
+            condition = SourceState("paused") if self._paused else self._source.condition
         if condition.state == "waiting":
             self._arena.count_away(now_ns - self._seen_ns)
         self._seen_ns = now_ns

@@ -14,7 +14,7 @@ from msgspec import Meta
 from pipeline.errors import SetupError, SourceError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Resolved, Resources, Settings, Source, SourceInfo
-from pipeline.status import Condition
+from pipeline.status import SourceState
 from pipeline.urls import display_url, is_broken, login_advice
 from stages.capture.image_folder import IMAGES, images_in
 from stages.capture.live_reader import Live, Missed, fill
@@ -262,14 +262,16 @@ class Capture(Source):
             self._reader.resume()
 
     @property
-    def condition(self) -> Condition:  # type: ignore[override]
+    def condition(self) -> SourceState:  # type: ignore[override]
         """How the source is doing."""
         if getattr(self, "_reader", None) is not None:
             assert self._reader is not None
             return self._reader.condition
         if not hasattr(self, "_pictures") or self._pictures is None:
-            return Condition("opening")
-        return Condition("paused" if self._paused else "ended" if self._filled is False else "live")
+            return SourceState("opening")
+        return SourceState(
+            "paused" if self._paused else "ended" if self._filled is False else "live"
+        )
 
     def missed(self) -> tuple[int, int]:
         """Pictures since the last call that (found no slot, could not be decoded)."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from pipeline.errors import SourceError, StuckSource
 from pipeline.frame import Frame, SlotFullError
-from pipeline.status import Condition, State
+from pipeline.status import SourceState, State
 from stages.capture.clock_rate import RateCheck
 from stages.capture.reader import Pictures
 from stages.capture.source_clock import SourceClock
@@ -151,7 +151,7 @@ class Live(threading.Thread):
         """How long it may stay there; 0: what it does there has a timeout of its own."""
         self._lived_from_ns = 0
         """When the first picture of this connection came; 0: none has."""
-        self._condition = Condition("opening")
+        self._condition = SourceState("opening")
         self._offered: Frame | None = None
         self._filled = self._over = False
         self._stuck = False
@@ -186,7 +186,7 @@ class Live(threading.Thread):
         return None
 
     @property
-    def condition(self) -> Condition:
+    def condition(self) -> SourceState:
         """How the source is doing, as seen from outside the reading thread."""
         self._judge()
         with self._lock:
@@ -221,7 +221,7 @@ class Live(threading.Thread):
             held = pictures is None or pictures.finite
             if not self._over and not stopped:
                 going_on: State = "live" if pictures is not None and held else "opening"
-                self._condition = Condition("paused" if paused else going_on)
+                self._condition = SourceState("paused" if paused else going_on)
             if pictures is not None and (stopped or (paused and not held)):
                 self._let_go = True
         if self._let_go and pictures is not None:
@@ -243,7 +243,7 @@ class Live(threading.Thread):
             frozen = 0 < patience_s < silent_s - OVERDUE_S and not self._silent
             if frozen:
                 self._silent = True
-                self._condition = Condition("waiting", *self._frozen())
+                self._condition = SourceState("waiting", *self._frozen())
         if frozen and pictures is not None:
             pictures.interrupt()
         return silent_s, patience_s + STUCK_S if patience_s else STUCK_OPENING_S
@@ -268,7 +268,7 @@ class Live(threading.Thread):
             self._close()
             with self._lock:
                 self._over = True
-        self._tell(Condition("ended", text=self.problem))
+        self._tell(SourceState("ended", text=self.problem))
         if not self._stopped:
             self._notify()
 
@@ -320,12 +320,12 @@ class Live(threading.Thread):
     def _wait_for_next(self, kind: str, text: str, lived_s: float = 0.0) -> None:
         delay_s = self._backoff.delay_s(lived_s)
         self._roused.clear()
-        self._tell(Condition("waiting", kind, text, round(delay_s, 3)))
+        self._tell(SourceState("waiting", kind, text, round(delay_s, 3)))
         self._close()  # after it is told: a webcam that hangs may take long to let go of
         if not self._wanted_elsewhere():
             self._roused.wait(delay_s)
 
-    def _tell(self, condition: Condition) -> None:
+    def _tell(self, condition: SourceState) -> None:
         """Say how the source is doing, unless it rests or is closed."""
         with self._lock:
             if self._stopped or (self._paused and not self._over):
@@ -380,7 +380,7 @@ class Live(threading.Thread):
                 return pictures.trouble()
             if not self._lived_from_ns:
                 self._lived_from_ns = came_ns
-                self._tell(Condition("live"))
+                self._tell(SourceState("live"))
             if self._newest and pictures.finite:
                 if ahead_ns is None:  # after a crash or a pause, it is not that of the file
                     ahead_ns = pictures.source_ns - came_ns

@@ -57,7 +57,7 @@ class Pictures(Protocol):
         """Decode the last picture into the frame as `image`; False: it cannot be decoded."""
 
     def trouble(self) -> tuple[str, str]:
-        """Why `grab` gave False: the kind (see `Condition`), and words that do not name the
+        """Why `grab` gave False: the kind (see `SourceState`), and words that do not name the
         source; ("", "") at an end that was to be expected, or when it has not given False."""
 
     def interrupt(self) -> None:

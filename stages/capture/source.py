@@ -18,7 +18,7 @@ from pipeline.config import is_number
 from pipeline.urls import display_url, login_advice
 
 Trouble = tuple[str, str]
-"""Kind (see `Condition`), and words that do not name the source."""
+"""Kind (see `SourceState`), and words that do not name the source."""
 
 PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 """Scheme of an address -> port, where the address names none."""

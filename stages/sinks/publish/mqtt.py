@@ -37,9 +37,9 @@ from msgspec import Meta
 
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
-from pipeline.memory.run_info import VERSION
 from pipeline.messages import display_value
 from pipeline.stage import Context, Resolved
+from pipeline.status import VERSION
 from stages.sinks.listen import is_loopback
 from stages.sinks.publish.publisher import Away, Delivery, DeliverySettings, tls_context, why_not
 

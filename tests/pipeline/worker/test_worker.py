@@ -12,10 +12,11 @@ import pytest
 from pipeline.edge import Kind, Message, decode_header, decode_return, encode
 from pipeline.errors import EndRun, RunError
 from pipeline.frame import Frame, Span, Status
-from pipeline.memory.run_info import Bulletin
+from pipeline.memory.run_info import SharedRunInfo
 from pipeline.memory.stream_table import StreamEntry, StreamTable
 from pipeline.stage import Array, BatchSettings, Resolved, Source, SourceInfo, Stage
-from pipeline.telemetry.counters import Telemetry, read_trace
+from pipeline.telemetry.counters import Counters
+from pipeline.telemetry.trace import read_trace
 from pipeline.worker import worker as worker_file
 from pipeline.worker.worker import CaptureWorker, Report, Shared, Worker, send_report
 from tests.builders import IMAGE, arena, graph, header, returned, total, worker_table
@@ -245,8 +246,8 @@ class Stand:
             arenas=self.arenas,
             left={},
             stream_table=stream_table,
-            telemetry=Telemetry(len(names), len(self.graph.workers), len(self.graph.streams)),
-            bulletin=Bulletin(),
+            counters=Counters(len(names), len(self.graph.workers), len(self.graph.streams)),
+            run_info=SharedRunInfo(),
             report_fd=-1,
             trace_fds=dict(enumerate(trace_fds)),
             supervisor_pid=os.getpid(),
@@ -583,7 +584,7 @@ def test_a_stage_that_raises_fails_that_frame_and_goes_on(caplog):
         stand.take(stand.lend())
     assert [done.cause for done in stand.given_back] == ["", "failed:b", ""]
     assert [call[2] for call in calls() if call[0] == "c"] == [0, 2]
-    row = stand.shared.telemetry.row(1, stand.node("b").index)
+    row = stand.shared.counters.row(1, stand.node("b").index)
     assert (row.processed, row.failed) == (3, 1)
     [record] = caplog.records
     assert record.getMessage() == ("stages.b: ValueError: told to fail at 1 (frame 1 of demo; x1)")
@@ -644,7 +645,7 @@ def test_a_batch_is_worked_on_at_once():
     batch_of(stand, 3)
     assert calls("batch") == [("a", "batch", [0, 1, 2])]
     assert [done.cause for done in stand.given_back] == ["", "", ""]
-    assert stand.shared.telemetry.row(1, 1).processed == 3
+    assert stand.shared.counters.row(1, 1).processed == 3
 
 
 def test_in_a_batch_the_one_at_fault_fails_and_no_other(caplog):
@@ -653,7 +654,7 @@ def test_in_a_batch_the_one_at_fault_fails_and_no_other(caplog):
     assert [done.cause for done in stand.given_back] == ["", "", "failed:a", ""]
     assert [span.stage for done in stand.given_back for span in done.spans] == [1, 1, 1, 1]
     assert len(caplog.records) == 1
-    assert stand.shared.telemetry.row(1, 1).failed == 1
+    assert stand.shared.counters.row(1, 1).failed == 1
 
 
 def test_in_a_batch_void_and_given_up_frames_are_left_out():
@@ -947,8 +948,8 @@ def test_a_source_is_read_to_its_end_and_the_end_comes_last():
     assert [sent.seq for sent in stand.sent] == [*range(20), 20]
     assert [sent.status for sent in stand.sent][-2:] == [Status.LIVE, Status.END]
     assert stand.arena.finished
-    assert stand.shared.telemetry.stream(0).latency.count == 20
-    assert stand.shared.telemetry.row(0, 0).processed == 20
+    assert stand.shared.counters.stream(0).latency.count == 20
+    assert stand.shared.counters.row(0, 0).processed == 20
 
 
 def test_the_picture_of_every_frame_lies_in_its_slot():

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import SourceError, StuckSource
 from pipeline.frame import Frame
-from pipeline.status import Condition
+from pipeline.status import SourceState
 from stages.capture import live_reader as live
 from stages.capture.live_reader import Backoff, Live, Missed
 from stages.capture.reader import Pictures
@@ -259,10 +259,10 @@ def test_while_it_is_away_it_says_why_and_when_it_is_tried_again(lab):
     backoff = Backoff(lambda: 0.5)
     backoff.delay_s = lambda lived_s: 1000.0
     made = lab(SourceError("wrong user or password", "unauthorized"), backoff=backoff)
-    assert made.live.condition == Condition("opening")
+    assert made.live.condition == SourceState("opening")
     made.live.start()
     made.wait_for(lambda: made.live.condition.state == "waiting")
-    assert made.live.condition == Condition(
+    assert made.live.condition == SourceState(
         "waiting", "unauthorized", "wrong user or password", 1000.0
     )
     assert made.live.collect() is None
@@ -294,7 +294,7 @@ def test_a_source_that_is_not_to_be_opened_again_ends(lab):
     assert made.next() == 1
     made.wait_for(lambda: made.live.collect() is False)
     assert made.live.problem == "gone"
-    assert made.live.condition == Condition("ended", text="gone")
+    assert made.live.condition == SourceState("ended", text="gone")
 
 
 def test_an_end_that_was_to_be_expected_is_none_to_recover_from(lab):
@@ -333,7 +333,7 @@ def test_the_first_picture_may_take_longer(lab):
     made = lab(Scripted([9]), first=Scripted([slow, 1]), stall_timeout_s=0.01)
     made.live.start()
     time.sleep(0.05)  # longer than the stall timeout and what is added to it
-    assert made.live.condition == Condition("opening")
+    assert made.live.condition == SourceState("opening")
     slow.set()
     assert made.next() == 1
 
@@ -363,7 +363,7 @@ def test_a_pause_lets_go_of_the_source(lab):
     assert made.next() == 1
     assert first.entered.wait(DEADLINE_S)
     made.live.pause()
-    assert made.live.condition == Condition("paused")
+    assert made.live.condition == SourceState("paused")
     made.wait_for(lambda: first.closed)
     assert (made.opened, made.live.collect()) == ([], None)
     made.live.resume()

@@ -22,8 +22,14 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
-from pipeline.status import Condition, RunStatus, StageStatus, StreamStatus, WorkerStatus
-from pipeline.telemetry.counters import Percentiles
+from pipeline.status import (
+    Percentiles,
+    RunStatus,
+    SourceState,
+    StageStatus,
+    StreamStatus,
+    WorkerStatus,
+)
 from stages.detections import Detections
 from stages.sinks.web import auth, connections, middleware, routes, server
 from stages.sinks.web.activity import ActivityLog
@@ -42,7 +48,7 @@ SECRET = "rtsp://admin:hunter2@cam/1"
 def stream_status(name="yard", **fields):
     given = {
         "source": "rtsp://***@cam/1",
-        "condition": Condition("live"),
+        "condition": SourceState("live"),
         "since_s": 10.0,
         "away_s": 4.5,
         "reconnects": 2,
@@ -283,7 +289,7 @@ def test_a_process_that_answers_is_healthy(page):
 
 def test_a_run_that_is_ready_says_so_and_one_that_is_not_says_why(opened):
     assert opened().get("/readyz")[::2] == (200, b"ready\n")
-    opening = stream_status("gate", condition=Condition("opening"))
+    opening = stream_status("gate", condition=SourceState("opening"))
     late = stage_status(workers=[WorkerStatus("detector.1", 0, 0)])
     run = StandIn(ready=False, streams=[stream_status(), opening], stages=[late])
     status, _, body = opened(run).get("/readyz")
@@ -1189,7 +1195,7 @@ def test_the_feed_tells_of_streams_and_stages():
     history = History(run, feed)
     history.sample()
     assert feed.after(0) == []
-    away = Condition("waiting", "refused", "nothing listens there")
+    away = SourceState("waiting", "refused", "nothing listens there")
     run.now = run_status(
         streams=[stream_status("a", condition=away), stream_status("c")],
         stages=[stage_status(restarts=3)],
