@@ -153,14 +153,14 @@ def test_files_that_all_can_read_need_no_user(folder):
     assert account_for([file_in(folder, 0o644), Path("/usr/bin/env")]) == DYNAMIC
 
 
-def owned_by_nobody(monkeypatch, folder):
-    """A checkout that the user nobody owns."""
-    nobody = pwd.getpwnam("nobody")
+def owned_by_daemon(monkeypatch, folder):
+    """A checkout that the user daemon owns."""
+    daemon = pwd.getpwnam("daemon")
     program = folder / "run.py"
     program.write_text("")
-    os.chown(program, nobody.pw_uid, nobody.pw_gid)
+    os.chown(program, daemon.pw_uid, daemon.pw_gid)
     monkeypatch.setattr(accounts, "ROOT", folder)
-    return nobody
+    return daemon
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
@@ -168,26 +168,26 @@ def owned_by_nobody(monkeypatch, folder):
 def test_files_that_only_the_owner_can_read_make_the_owner_the_user(
     mode, above, folder, monkeypatch
 ):
-    nobody = owned_by_nobody(monkeypatch, folder)
+    daemon = owned_by_daemon(monkeypatch, folder)
     file = file_in(folder, mode, above=above)
     for path in (file, file.parent):
-        os.chown(path, nobody.pw_uid, nobody.pw_gid)
-    assert account_for([file]) == Account("nobody", False)
+        os.chown(path, daemon.pw_uid, daemon.pw_gid)
+    assert account_for([file]) == Account("daemon", False)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
 def test_a_group_of_the_owner_is_enough(folder, monkeypatch):
-    nobody = owned_by_nobody(monkeypatch, folder)
+    daemon = owned_by_daemon(monkeypatch, folder)
     file = file_in(folder, 0o640)
-    os.chown(file, 0, nobody.pw_gid)
-    assert account_for([file]) == Account("nobody", False)
+    os.chown(file, 0, daemon.pw_gid)
+    assert account_for([file]) == Account("daemon", False)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
 def test_files_that_the_owner_cannot_read_are_refused(folder, monkeypatch):
-    owned_by_nobody(monkeypatch, folder)
+    owned_by_daemon(monkeypatch, folder)
     file = file_in(folder, 0o644, above=0o700)
-    with pytest.raises(SetupError, match=f"{file.parent}: neither a user of its own nor nobody"):
+    with pytest.raises(SetupError, match=f"{file.parent}: neither a user of its own nor daemon"):
         account_for([file])
 
 
