@@ -103,8 +103,6 @@ LARGE = {
     "pipeline/service/service.py": "to be split",
     "pipeline/supervisor/supervisor.py": "to be split",
     "pipeline/supervisor/supervisor.py:Supervisor": "to be split",
-    "pipeline/worker/worker.py": "to be split",
-    "pipeline/worker/worker.py:Worker": "to be split",
     "stages/capture/capture.py": "to be split",
     "stages/capture/gstreamer.py": "to be split",
     "stages/capture/gstreamer.py:GStreamerVideo": "to be split",

@@ -20,7 +20,7 @@ from pipeline.memory.stream_table import MAX_STREAMS, StreamEntry, StreamTable
 from pipeline.memory.worker_table import WorkerTable
 from pipeline.status import Condition
 from pipeline.telemetry.counters import StreamRow, Telemetry, read_trace, write_chrome_trace
-from pipeline.worker.worker import state_of
+from pipeline.worker.ordered import state_of
 
 ENDED_SHOWN_S = 60.0
 """For so long a stream that was added on request, and has ended, is still to be seen."""
@@ -199,7 +199,7 @@ class Feeds:
         self.arenas: dict[int, Arena] = {}
         self.trace_fds: dict[int, int] = {}
         self._now: dict[int, Feed] = {}
-        self.left: dict[str, dict[str, bytes]] = {name: {} for name in graph.ordered}
+        self.final_states: dict[str, dict[str, bytes]] = {name: {} for name in graph.ordered}
         """Stage -> stream that is gone -> state of the stage after its last frame."""
         self._gone: dict[str, dict[str, Any]] = {}
         self._trace_parts: dict[int, Any] = {}
@@ -313,10 +313,10 @@ class Feeds:
         for feed in over:
             index = feed.stream.index
             self._gone[self._unique(feed.name)] = feed.summary(self._graph.nodes)
-            for stage, left in self.left.items():
+            for stage, states in self.final_states.items():
                 saved = feed.arena.states.saved(stage)
                 if saved is not None:
-                    left[feed.name] = state_of(saved)
+                    states[feed.name] = state_of(saved)
             self.stream_table.clear(index)
             del self._now[index], self.arenas[index]
             self.trace_fds.pop(index, None)

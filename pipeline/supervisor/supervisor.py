@@ -45,7 +45,9 @@ from pipeline.memory.worker_table import WorkerTable
 from pipeline.supervisor import sd_notify
 from pipeline.supervisor.streams import SPARE_WORKERS, Child, Feed, Feeds
 from pipeline.telemetry.counters import StageRow, Telemetry, busy
-from pipeline.worker.worker import EXIT_FATAL, EXIT_RENEW, Report, Shared, send_report, work
+from pipeline.worker.reports import EXIT_FATAL, EXIT_RENEW, Report, send_report
+from pipeline.worker.startup import work
+from pipeline.worker.worker import Shared
 
 TITLE = "eyeline:supervisor"
 """Title of the supervisor's process; the name of the settings file follows it."""
@@ -143,7 +145,7 @@ class Supervisor:
             worker_table=self.worker_table,
             stream_table=self.feeds.stream_table,
             arenas=self.feeds.arenas,
-            left=self.feeds.left,
+            final_states=self.feeds.final_states,
             telemetry=self.telemetry,
             bulletin=self.bulletin,
             report_fd=self._report_out,
@@ -474,7 +476,7 @@ class Supervisor:
         if child is None:
             return  # the last words of a stream that is gone
         self._notice_due = 0.0
-        if report.kind in ("ready", "news"):
+        if report.kind in ("ready", "counts"):
             child.info, child.counts = report.info, report.counts
             if report.kind == "ready":
                 child.ready_since = time.monotonic()

@@ -1,4 +1,4 @@
-"""Custody: no frame is lost, none counts twice, whatever dies and whatever is lost on the way."""
+"""InFlight: no frame is lost, none counts twice, whatever dies and whatever is lost on the way."""
 
 import pytest
 from hypothesis import settings
@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from pipeline.frame import Span, Status
 from pipeline.memory.arena import POISON_BLAMES
-from pipeline.worker.in_flight import IDLE_NS, SETTLE_NS, STUCK_NS, Custody
+from pipeline.worker.in_flight import IDLE_NS, SETTLE_NS, STUCK_NS, InFlight
 from tests.builders import arena, header, returned, total, worker_table
 
 LATER_NS = 10 * SETTLE_NS
@@ -24,21 +24,20 @@ class World:
 
     def start(self):
         """Capture's process begins, also after it was killed: only the arena is left."""
-        self.custody = Custody(
-            self.arena, self.worker_table, 0, self.leaves, self.too_old_ns, self.now_ns
-        )
+        self.in_flight = InFlight(self.arena, self.worker_table, 0, self.leaves, self.too_old_ns)
+        self.in_flight.resume(self.now_ns)
 
     def lend(self):
-        blank = self.custody.blank()
+        blank = self.in_flight.blank()
         blank.captured_ns = self.now_ns
         blank.width, blank.height, blank.used = 6, 4, 72
         blank.arrays["image"] = (0, "|u1", (4, 6, 3))
-        self.custody.lend(blank)
+        self.in_flight.lend(blank)
         return blank
 
     def give_back(self, of, leaves=None, **fields):
         done = returned(of, self.leaves if leaves is None else leaves, **fields)
-        return self.custody.take_back(done, self.now_ns)
+        return self.in_flight.take_back(done, self.now_ns)
 
     def die(self, worker=WORKER):
         """What the supervisor does when a worker died."""
@@ -48,12 +47,12 @@ class World:
 
     def sent_again(self):
         """What is sent again after a death, once the copies under way are settled."""
-        assert self.custody.watch(self.now_ns) == "death"
+        assert self.in_flight.watch(self.now_ns) == "death"
         return self.settled()
 
     def settled(self):
         self.now_ns += LATER_NS
-        return self.custody.due(self.now_ns)
+        return self.in_flight.due(self.now_ns)
 
     @property
     def ledger(self):
@@ -65,19 +64,19 @@ class World:
 def test_frames_are_numbered_without_gaps_and_slots_are_used_again():
     world = World(slots=2)
     first, second = world.lend(), world.lend()
-    assert not world.custody.has_free_slot
+    assert not world.in_flight.has_free_slot
     world.give_back(first)
     third = world.lend()
     assert [h.seq for h in (first, second, third)] == [0, 1, 2]
     assert third.slot == first.slot
     assert third.generation == first.generation + 1
-    assert world.custody.in_flight == 2
+    assert world.in_flight.count == 2
 
 
 def test_a_slot_that_is_reserved_but_not_lent_does_not_count():
     world = World()
-    assert world.custody.blank() == world.custody.blank()
-    assert world.ledger.captured == world.custody.in_flight == 0
+    assert world.in_flight.blank() == world.in_flight.blank()
+    assert world.ledger.captured == world.in_flight.count == 0
 
 
 def test_a_return_ends_the_loan_and_tells_who_worked_on_it():
@@ -147,7 +146,7 @@ def test_after_a_death_every_frame_in_flight_is_sent_again_in_order():
         assert (after.slot, after.generation) == (before.slot, before.generation)
         assert after.arrays == before.arrays
         assert after.status == Status.LIVE
-    assert world.custody.watch(world.now_ns) is None
+    assert world.in_flight.watch(world.now_ns) is None
     assert world.settled() == []
 
 
@@ -156,7 +155,7 @@ def test_without_frames_in_flight_a_death_sends_nothing():
     world.give_back(world.lend())
     world.die()
     assert world.sent_again() == []
-    assert not world.custody.waits_for_holders
+    assert not world.in_flight.awaiting_release
 
 
 def test_a_death_makes_every_copy_under_way_void():
@@ -186,11 +185,11 @@ def test_a_frame_that_somebody_has_in_hand_is_not_sent_again_until_let_go():
     world.worker_table.hold(2, 0, held)
     world.die()
     assert [h.seq for h in world.sent_again()] == [other.seq]
-    assert world.custody.waits_for_holders
+    assert world.in_flight.awaiting_release
     assert world.settled() == []
     world.worker_table.release(2, 0)
     assert [h.seq for h in world.settled()] == [held.seq]
-    assert not world.custody.waits_for_holders
+    assert not world.in_flight.awaiting_release
 
 
 def test_in_order_none_is_sent_again_before_an_older_one_that_somebody_has_in_hand():
@@ -198,12 +197,12 @@ def test_in_order_none_is_sent_again_before_an_older_one_that_somebody_has_in_ha
     first, held, last = world.lend(), world.lend(), world.lend()
     world.worker_table.hold(2, 0, held)
     world.die()
-    world.custody.watch(world.now_ns)
+    world.in_flight.watch(world.now_ns)
     world.now_ns += SETTLE_NS
-    assert [h.seq for h in world.custody.due(world.now_ns, in_order=True)] == [first.seq]
-    assert world.custody.due(world.now_ns, in_order=True) == []
+    assert [h.seq for h in world.in_flight.due(world.now_ns, in_order=True)] == [first.seq]
+    assert world.in_flight.due(world.now_ns, in_order=True) == []
     world.worker_table.release(2, 0)
-    both = [h.seq for h in world.custody.due(world.now_ns, in_order=True)]
+    both = [h.seq for h in world.in_flight.due(world.now_ns, in_order=True)]
     assert both == [held.seq, last.seq]
 
 
@@ -218,9 +217,9 @@ def test_nothing_is_sent_again_before_holds_and_attempts_have_settled():
     world = World()
     world.lend()
     world.die()
-    world.custody.watch(world.now_ns)
-    assert world.custody.due(world.now_ns + SETTLE_NS - 1) == []
-    assert len(world.custody.due(world.now_ns + SETTLE_NS)) == 1
+    world.in_flight.watch(world.now_ns)
+    assert world.in_flight.due(world.now_ns + SETTLE_NS - 1) == []
+    assert len(world.in_flight.due(world.now_ns + SETTLE_NS)) == 1
 
 
 def test_a_second_death_meanwhile_voids_once_more():
@@ -272,7 +271,7 @@ def test_a_live_frame_that_is_too_old_by_then_is_given_up():
     world.now_ns += 10**9
     young = world.lend()
     world.die()
-    world.custody.watch(world.now_ns)
+    world.in_flight.watch(world.now_ns)
     given_up, again = world.settled()
     assert (given_up.seq, given_up.status, given_up.cause) == (old.seq, Status.DROPPED, "restart")
     assert given_up.arrays == {}
@@ -295,9 +294,9 @@ def test_a_frame_of_a_file_is_never_too_old():
 def test_the_end_is_kept_in_custody_like_a_frame():
     world = World(leaves=0b11, too_old_ns=1)
     world.give_back(world.lend())
-    end = world.custody.lend_end(world.now_ns, 0)
+    end = world.in_flight.lend_end(world.now_ns, 0)
     assert (end.status, end.seq) == (Status.END, 1)
-    assert world.custody.in_flight == 1
+    assert world.in_flight.count == 1
     world.worker_table.hold(WORKER, 0, end)
     for _ in range(POISON_BLAMES + 2):  # neither poison nor too old: it must arrive
         world.now_ns += 10**9
@@ -321,7 +320,7 @@ def test_after_captures_own_death_the_arena_alone_tells_what_is_in_flight():
     world.give_back(first)
     world.die(0)
     world.start()
-    assert world.custody.in_flight == 1
+    assert world.in_flight.count == 1
     assert world.give_back(second) is None  # sent by its predecessor: void
     [again] = world.settled()
     assert (again.seq, again.attempt, again.arrays) == (1, 1, second.arrays)
@@ -335,15 +334,15 @@ def test_captures_successor_does_not_take_its_own_birth_for_a_death():
     world.lend()
     world.die(0)
     world.start()
-    assert world.custody.watch(world.now_ns) is None
+    assert world.in_flight.watch(world.now_ns) is None
     assert world.settled()[0].attempt == 1
 
 
 def test_capture_dies_with_the_end_on_its_way():
     world = World()
-    world.custody.lend_end(world.now_ns, 0)
+    world.in_flight.lend_end(world.now_ns, 0)
     world.start()
-    assert world.custody.in_flight == 1
+    assert world.in_flight.count == 1
     [end] = world.settled()
     assert (end.status, end.attempt) == (Status.END, 1)
     world.give_back(end)
@@ -352,10 +351,10 @@ def test_capture_dies_with_the_end_on_its_way():
 
 def test_a_half_written_loan_is_no_frame():
     world = World()
-    blank = world.custody.blank()
+    blank = world.in_flight.blank()
     world.arena._words[world.arena._at(blank.slot) + 1] = 99  # `seq` was stored, `loans` was not
     world.start()
-    assert world.custody.in_flight == 0
+    assert world.in_flight.count == 0
     assert world.lend().seq == 0
 
 
@@ -373,7 +372,7 @@ def pass_time(world, seconds, step_s=0.05):
     for _ in range(round(seconds / step_s)):
         world.now_ns += round(step_s * 1e9)
         well(world)
-        found = world.custody.watch(world.now_ns)
+        found = world.in_flight.watch(world.now_ns)
         if found:
             return found
     return None
@@ -415,7 +414,7 @@ def test_frames_that_wait_for_a_stage_that_opens_are_not_missed_however_long():
     world.worker_table.mark_dead(2)  # its successor opens for longer than any patience
     for _ in range(10):
         world.now_ns += STUCK_NS // 3
-        assert world.custody.watch(world.now_ns) is None
+        assert world.in_flight.watch(world.now_ns) is None
     assert pass_time(world, IDLE_NS / 1e9 * 0.9) is None
     assert pass_time(world, 0.5) == "unreturned"
 
@@ -468,10 +467,10 @@ class Storm(RuleBasedStateMachine):
             assert self.world.arena.is_current(sent)
             self.messages += [(sent, 0b01), (sent, 0b10)]
 
-    @precondition(lambda self: self.world.custody.has_free_slot)
+    @precondition(lambda self: self.world.in_flight.has_free_slot)
     @rule()
     def lend(self):
-        blank = self.world.custody.blank()
+        blank = self.world.in_flight.blank()
         # Whoever still has the slot in hand would see it change.
         assert not self.world.worker_table.is_held(0, blank.slot)
         sent = self.world.lend()
@@ -506,7 +505,7 @@ class Storm(RuleBasedStateMachine):
         self.receive(data.draw(st.sampled_from(self.returns)))
 
     def receive(self, done):
-        taken = self.world.custody.take_back(done, self.world.now_ns)
+        taken = self.world.in_flight.take_back(done, self.world.now_ns)
         if taken is not None:
             seq = self.seq_of[done.slot, done.generation]
             assert seq not in self.ended
@@ -526,27 +525,27 @@ class Storm(RuleBasedStateMachine):
     @rule()
     def all_messages_are_lost_and_missed(self):
         self.messages.clear()
-        self.world.custody.watch(self.world.now_ns)  # a death before comes first
+        self.world.in_flight.watch(self.world.now_ns)  # a death before comes first
         for worker in list(self.hands):
             self.hands.pop(worker)
             self.world.worker_table.release(worker, 0)
         self.world.now_ns += LATER_NS
-        self.launch(self.world.custody.due(self.world.now_ns))
+        self.launch(self.world.in_flight.due(self.world.now_ns))
         self.messages.clear()
-        if self.world.custody.in_flight:
+        if self.world.in_flight.count:
             assert pass_time(self.world, 2) == "unreturned"
 
     @rule(later_ns=st.sampled_from([0, SETTLE_NS // 2, SETTLE_NS, LATER_NS]))
     def time_passes(self, later_ns):
         self.world.now_ns += later_ns
-        self.world.custody.watch(self.world.now_ns)
-        self.launch(self.world.custody.due(self.world.now_ns))
+        self.world.in_flight.watch(self.world.now_ns)
+        self.launch(self.world.in_flight.due(self.world.now_ns))
 
     @invariant()
     def the_ledger_holds(self):
         ledger = self.world.ledger
         assert ledger.captured == self.lent
-        assert ledger.in_flight == self.world.custody.in_flight == self.lent - len(self.ended)
+        assert ledger.in_flight == self.world.in_flight.count == self.lent - len(self.ended)
         outcomes = list(self.ended.values())
         assert ledger.delivered == outcomes.count("")
         assert ledger.dropped.get("stale", 0) == outcomes.count("stale")
@@ -559,9 +558,9 @@ class Storm(RuleBasedStateMachine):
             self.returns.append(returned(sent, leaf))
             self.world.worker_table.release(worker, 0)
         for _ in range(2):
-            self.world.custody.watch(self.world.now_ns)
+            self.world.in_flight.watch(self.world.now_ns)
             self.world.now_ns += LATER_NS
-            self.launch(self.world.custody.due(self.world.now_ns))
+            self.launch(self.world.in_flight.due(self.world.now_ns))
             self.returns += [
                 returned(sent, leaf)
                 for sent, leaf in self.messages

@@ -16,8 +16,11 @@ from pipeline.memory.run_info import Bulletin
 from pipeline.memory.stream_table import StreamEntry, StreamTable
 from pipeline.stage import Array, BatchSettings, Resolved, Source, SourceInfo, Stage
 from pipeline.telemetry.counters import Telemetry, read_trace
+from pipeline.worker import reports
 from pipeline.worker import worker as worker_file
-from pipeline.worker.worker import CaptureWorker, Report, Shared, Worker, send_report
+from pipeline.worker.capture_worker import CaptureWorker
+from pipeline.worker.reports import Report, send_report
+from pipeline.worker.worker import Shared, Worker
 from tests.builders import IMAGE, arena, graph, header, returned, total, worker_table
 
 CALLS = []
@@ -208,7 +211,7 @@ def stand(monkeypatch):
     """Workers use sockets that only note, say nothing to anybody, and leave no signal handler."""
     said = []
     monkeypatch.setattr(worker_file, "Sockets", FakeSockets)
-    monkeypatch.setattr(worker_file, "send_report", lambda fd, report: said.append(report))
+    monkeypatch.setattr(reports, "send_report", lambda fd, report: said.append(report))
     before = signal.getsignal(signal.SIGTERM)
     for notes in (CALLS, WHILE_AT_WORK, SCRIPT, MISSED, PROBLEM):
         notes.clear()
@@ -243,7 +246,7 @@ class Stand:
             graph=self.graph,
             worker_table=self.worker_table,
             arenas=self.arenas,
-            left={},
+            final_states={},
             stream_table=stream_table,
             telemetry=Telemetry(len(names), len(self.graph.workers), len(self.graph.streams)),
             bulletin=Bulletin(),
@@ -1026,7 +1029,7 @@ def test_after_a_death_what_waited_for_a_replica_is_not_sent_twice():
             assert stand.arena.ledger().in_flight == 4
             stand.worker_table.mark_dead(2)
             stand.worker_table.raise_epoch()
-        elif timeout_ms and stand.worker._custody.waits_for_holders is False:
+        elif timeout_ms and stand.worker._in_flight.awaiting_release is False:
             for worker in (1, 2):
                 stand.worker_table.ready(worker)
         return receive(timeout_ms)
@@ -1117,7 +1120,7 @@ def test_a_picture_larger_than_a_slot_ends_the_run_in_words():
     stand = Stand({"a": {"use": "note"}}, max_frame="320x240")
     with pytest.raises(
         RunError,
-        match=r"demo: a picture is larger than max_frame \(320x240\): set max_frame in the",
+        match=r"demo: an image is larger than `max_frame` \(found max_frame 320x240\); set",
     ):
         run(stand)
 
