@@ -101,8 +101,6 @@ MAX_ATTRIBUTES = 20
 LARGE = {
     "pipeline/memory/arena.py:Arena": "to be split",
     "pipeline/service/service.py": "to be split",
-    "pipeline/supervisor/supervisor.py": "to be split",
-    "pipeline/supervisor/supervisor.py:Supervisor": "to be split",
     "stages/capture/capture.py": "to be split",
     "stages/capture/gstreamer.py": "to be split",
     "stages/capture/gstreamer.py:GStreamerVideo": "to be split",

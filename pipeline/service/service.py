@@ -26,7 +26,8 @@ import msgspec
 from pipeline.config import NAME, ROOT
 from pipeline.errors import ConfigError, RunError, SetupError
 from pipeline.messages import name_of
-from pipeline.supervisor.supervisor import CLOSE_S, EXIT_SETUP, OPEN_S
+from pipeline.supervisor.lifecycle import EXIT_SETUP
+from pipeline.supervisor.processes import CLOSE_S, OPEN_S
 from pipeline.text_files import read_text
 
 WATCHDOG_S = 15

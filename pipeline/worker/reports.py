@@ -65,6 +65,38 @@ class Reporter:
         send_report(self._fd, Report(self._worker, kind, text, **fields))
 
 
+class ReportPipe:
+    """The pipe from all workers to the supervisor."""
+
+    def __init__(self) -> None:
+        self.read_fd, self.write_fd = os.pipe()
+        os.set_blocking(self.read_fd, False)
+        os.set_blocking(self.write_fd, False)
+        self._partial = b""
+
+    def read(self) -> list[Report]:
+        """Return the reports that have arrived."""
+        while True:
+            try:
+                data = os.read(self.read_fd, 1 << 16)
+            except BlockingIOError:
+                break
+            self._partial += data
+        *received, self._partial = self._partial.split(b"\n")
+        reports = []
+        for line in received:
+            try:
+                reports.append(msgspec.json.decode(line, type=Report))
+            except msgspec.DecodeError:
+                logging.warning("report of a worker cut off: %s", line.decode(errors="replace"))
+        return reports
+
+    def close(self) -> None:
+        """Close both ends."""
+        os.close(self.read_fd)
+        os.close(self.write_fd)
+
+
 class PipeLog(logging.Handler):
     """Handler that sends log records to the supervisor, which owns the terminal."""
 

@@ -53,7 +53,7 @@ def test_frozen_it_is_found_and_the_events_are_the_same(stage, undisturbed, tmp_
         assert run.wait() == 0, run.stderr
     assert run.lines == undisturbed
     assert run.ledger == WHOLE
-    assert "no sign of life" in run.stderr
+    assert "sent no heartbeat" in run.stderr
     assert "not returned" not in run.stderr
 
 

@@ -204,7 +204,10 @@ def test_a_picture_too_large_for_an_added_stream_ends_that_stream_alone(tmp_path
         run.wait_for("demo", 3)
         assert run.do("add", "large", source=str(tmp_path / "large"), mode="lossless") == ""
         run.wait_until(lambda: "large: removed" in run.stderr)
-        assert "large: a picture is larger than max_frame (768x576)" in run.stderr
+        assert (
+            "streams.large: an image is larger than `max_frame` (found max_frame 768x576)"
+            in run.stderr
+        )
         run.wait_for("demo", len(run.events_of("demo")) + 5)
         summary = run.end()
     assert summary["demo"]["captured"] == total(summary["demo"])
@@ -224,8 +227,8 @@ def test_new_settings_start_only_what_changed(tmp_path):
             )
         )
         run.process.send_signal(signal.SIGHUP)
-        run.wait_until(lambda: "settings read: " in run.stderr)
-        assert "settings read: stage post changed, stream late added" in run.stderr
+        run.wait_until(lambda: "settings reloaded: " in run.stderr)
+        assert "settings reloaded: stage post changed, stream late added" in run.stderr
         run.wait_for("late", 20)
         run.wait_until(lambda: run.workers().get("post", 0) not in (0, before["post"]))
         after = run.workers()
@@ -233,7 +236,7 @@ def test_new_settings_start_only_what_changed(tmp_path):
         assert {name: after[name] for name in same} == same
         config.write_text(text.replace("use: fault", "use: fualt"))
         run.process.send_signal(signal.SIGHUP)
-        run.wait_until(lambda: "new settings are refused" in run.stderr)
+        run.wait_until(lambda: "settings not reloaded" in run.stderr)
         assert "did you mean 'fault'?" in run.stderr
         run.wait_for("demo", len(run.events_of("demo")) + 5)
         config.write_text(text)
@@ -260,10 +263,10 @@ def test_a_stream_that_is_to_read_something_else_begins_anew_and_costs_no_other(
         config = tmp_path / "config.yaml"
 
         def change(old, new):
-            before = run.stderr.count("settings read: stream other changed")
+            before = run.stderr.count("settings reloaded: stream other changed")
             config.write_text(config.read_text().replace(old, new))
             run.process.send_signal(signal.SIGHUP)
-            told = "settings read: stream other changed"
+            told = "settings reloaded: stream other changed"
             run.wait_until(lambda: run.stderr.count(told) > before)
 
         run.wait_for("demo", 5)
@@ -301,7 +304,7 @@ def test_new_settings_reach_a_stage_amid_a_frame_which_is_begun_anew(tmp_path):
         config.write_text(config.read_text().replace("work_s: 60", "work_s: 0"))
         run.process.send_signal(signal.SIGHUP)
         assert run.wait() == 0, run.stderr
-        assert "settings read: stage post changed" in run.stderr
+        assert "settings reloaded: stage post changed" in run.stderr
     assert [line["frame"] for line in run.lines] == list(range(300))
     assert run.summary["stages"]["post"]["restarts"] == 0
     assert run.ledger["delivered"] == 300
@@ -317,7 +320,7 @@ def test_another_graph_is_a_new_run_in_the_same_process(tmp_path):
         run.wait_until(lambda: "more" in run.workers())
         run.wait_until(lambda: run.stream("demo").get("delivered", 0) > 3)
         summary = run.end()
-    assert "the graph has changed, the run starts anew" in run.stderr
+    assert "graph changed; restarting the run" in run.stderr
     assert summary["demo"]["captured"] == total(summary["demo"])
 
 
