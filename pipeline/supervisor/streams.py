@@ -217,8 +217,8 @@ class RunningStreams:
         for node in nodes:
             if node.kind.ordered:
                 return (
-                    f"ordered stage {node.name} is in the process of {source.name}, of which every "
-                    f"stream has one; set another `process` for {node.name}"
+                    f"stages.{node.name}: an ordered stage cannot share the process of "
+                    f"{source.name}, of which every stream has one; set another `process`"
                 )
         index = self._free_index()
         if index is None:

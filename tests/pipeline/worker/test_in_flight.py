@@ -79,7 +79,7 @@ def test_a_slot_that_is_reserved_but_not_lent_does_not_count():
     assert world.ledger.captured == world.in_flight.count == 0
 
 
-def test_a_return_ends_the_loan_and_tells_who_worked_on_it():
+def test_a_return_ends_the_loan_and_gives_the_spans():
     world = World()
     span = Span(1, 2, 3, 4, 5)
     assert world.give_back(world.lend(), spans=[span]) == ("", [span])
@@ -135,7 +135,7 @@ def test_a_return_counts_once():
 # --- deaths ---
 
 
-def test_after_a_death_every_frame_in_flight_is_sent_again_in_order():
+def test_after_a_death_every_frame_in_flight_is_resent_in_order():
     world = World()
     lent = [world.lend() for _ in range(3)]
     world.die()
@@ -150,7 +150,7 @@ def test_after_a_death_every_frame_in_flight_is_sent_again_in_order():
     assert world.settled() == []
 
 
-def test_without_frames_in_flight_a_death_sends_nothing():
+def test_without_frames_in_flight_a_death_resends_nothing():
     world = World()
     world.give_back(world.lend())
     world.die()
@@ -158,7 +158,7 @@ def test_without_frames_in_flight_a_death_sends_nothing():
     assert not world.in_flight.awaiting_release
 
 
-def test_a_death_makes_every_copy_under_way_void():
+def test_a_death_makes_every_copy_in_flight_void():
     world = World()
     lent = world.lend()
     world.die()
@@ -169,7 +169,7 @@ def test_a_death_makes_every_copy_under_way_void():
     assert world.give_back(again[0]) == ("", [])
 
 
-def test_what_one_branch_returned_before_a_death_is_returned_again():
+def test_the_return_of_one_branch_before_a_death_is_void():
     world = World(leaves=0b11)
     lent = world.lend()
     world.give_back(lent, 0b01, cause="stale", spans=[Span(0, 0, 1, 1, 2)])
@@ -179,7 +179,7 @@ def test_what_one_branch_returned_before_a_death_is_returned_again():
     assert world.give_back(again, 0b01) == ("", [])
 
 
-def test_a_frame_that_somebody_has_in_hand_is_not_sent_again_until_let_go():
+def test_a_frame_held_by_a_worker_is_resent_only_after_its_release():
     world = World()
     held, other = world.lend(), world.lend()
     world.worker_table.hold(2, 0, held)
@@ -192,7 +192,7 @@ def test_a_frame_that_somebody_has_in_hand_is_not_sent_again_until_let_go():
     assert not world.in_flight.awaiting_release
 
 
-def test_in_order_none_is_sent_again_before_an_older_one_that_somebody_has_in_hand():
+def test_in_order_no_frame_is_resent_before_an_older_one_that_is_held():
     world = World()
     first, held, last = world.lend(), world.lend(), world.lend()
     world.worker_table.hold(2, 0, held)
@@ -206,14 +206,14 @@ def test_in_order_none_is_sent_again_before_an_older_one_that_somebody_has_in_ha
     assert both == [held.seq, last.seq]
 
 
-def test_what_the_dead_had_in_hand_is_sent_again():
+def test_the_frames_in_hand_of_a_dead_worker_are_resent():
     world = World()
     world.worker_table.hold(WORKER, 0, world.lend())
     world.die()
     assert [h.seq for h in world.sent_again()] == [0]
 
 
-def test_nothing_is_sent_again_before_holds_and_attempts_have_settled():
+def test_no_frame_is_resent_before_holds_and_attempts_have_settled():
     world = World()
     world.lend()
     world.die()
@@ -241,7 +241,7 @@ def test_a_frame_lent_after_the_death_is_not_void():
     assert world.give_back(lent) == ("", [])
 
 
-def test_in_hand_at_more_than_three_deaths_a_frame_is_poison():
+def test_a_frame_in_hand_at_more_than_three_deaths_is_poison():
     world = World()
     [copy] = [world.lend()]
     for death in range(1, POISON_BLAMES + 2):
@@ -265,18 +265,18 @@ def test_innocent_frames_are_not_poison_however_many_die():
     assert again.status == Status.LIVE
 
 
-def test_a_live_frame_that_is_too_old_by_then_is_given_up():
+def test_a_live_frame_that_is_too_old_is_dropped_and_not_resent():
     world = World(too_old_ns=10**9)
     old = world.lend()
     world.now_ns += 10**9
     young = world.lend()
     world.die()
     world.in_flight.watch(world.now_ns)
-    given_up, again = world.settled()
-    assert (given_up.seq, given_up.status, given_up.cause) == (old.seq, Status.DROPPED, "restart")
-    assert given_up.arrays == {}
+    dropped, again = world.settled()
+    assert (dropped.seq, dropped.status, dropped.cause) == (old.seq, Status.DROPPED, "restart")
+    assert dropped.arrays == {}
     assert (again.seq, again.status) == (young.seq, Status.LIVE)
-    world.give_back(given_up)
+    world.give_back(dropped)
     assert world.ledger.dropped == {"restart": 1}
 
 
@@ -291,7 +291,7 @@ def test_a_frame_of_a_file_is_never_too_old():
 # --- the end ---
 
 
-def test_the_end_is_kept_in_custody_like_a_frame():
+def test_the_end_of_a_stream_is_lent_and_resent_like_a_frame():
     world = World(leaves=0b11, too_old_ns=1)
     world.give_back(world.lend())
     end = world.in_flight.lend_end(world.now_ns, 0)
@@ -314,7 +314,7 @@ def test_the_end_is_kept_in_custody_like_a_frame():
 # --- capture's own death ---
 
 
-def test_after_captures_own_death_the_arena_alone_tells_what_is_in_flight():
+def test_after_the_death_of_capture_the_frames_in_flight_are_in_the_arena():
     world = World(slots=3)
     first, second = world.lend(), world.lend()
     world.give_back(first)
@@ -329,7 +329,7 @@ def test_after_captures_own_death_the_arena_alone_tells_what_is_in_flight():
     assert world.ledger.captured == 3
 
 
-def test_captures_successor_does_not_take_its_own_birth_for_a_death():
+def test_the_successor_of_capture_does_not_resend_for_its_own_start():
     world = World()
     world.lend()
     world.die(0)
@@ -338,7 +338,7 @@ def test_captures_successor_does_not_take_its_own_birth_for_a_death():
     assert world.settled()[0].attempt == 1
 
 
-def test_capture_dies_with_the_end_on_its_way():
+def test_capture_killed_with_the_end_in_flight_resends_the_end():
     world = World()
     world.in_flight.lend_end(world.now_ns, 0)
     world.start()
@@ -378,7 +378,7 @@ def pass_time(world, seconds, step_s=0.05):
     return None
 
 
-def test_a_frame_that_nobody_has_and_nobody_returns_is_sent_again():
+def test_a_frame_not_held_and_not_returned_is_resent_after_a_timeout():
     world = World()
     well(world)
     lost = world.lend()
@@ -389,7 +389,7 @@ def test_a_frame_that_nobody_has_and_nobody_returns_is_sent_again():
     assert world.give_back(again) == ("", [])
 
 
-def test_while_somebody_works_on_a_frame_of_the_stream_nothing_is_taken_for_lost():
+def test_while_a_frame_of_the_stream_is_held_no_timeout_expires():
     world = World()
     world.worker_table.hold(2, 0, world.lend())
     assert pass_time(world, 3 * STUCK_NS / 1e9, 0.5) is None
@@ -398,7 +398,7 @@ def test_while_somebody_works_on_a_frame_of_the_stream_nothing_is_taken_for_lost
     assert len(world.settled()) == 1
 
 
-def test_while_others_are_busy_a_lost_frame_is_missed_late():
+def test_while_other_workers_are_busy_the_timeout_is_longer():
     world = World()
     world.lend()
     world.worker_table.hold(2, 0, header(stream=1))
@@ -407,7 +407,7 @@ def test_while_others_are_busy_a_lost_frame_is_missed_late():
     assert len(world.settled()) == 1
 
 
-def test_frames_that_wait_for_a_stage_that_opens_are_not_missed_however_long():
+def test_while_a_stage_opens_no_timeout_expires():
     world = World()
     well(world)
     world.lend()
@@ -419,7 +419,7 @@ def test_frames_that_wait_for_a_stage_that_opens_are_not_missed_however_long():
     assert pass_time(world, 0.5) == "unreturned"
 
 
-def test_patience_doubles_while_nothing_returns_and_is_short_again_after():
+def test_the_timeout_doubles_without_returns_and_is_reset_by_one():
     world = World()
     lent = world.lend()
     world.worker_table.hold(2, 0, header(slot=world.arena.slots - 1))
@@ -434,7 +434,7 @@ def test_patience_doubles_while_nothing_returns_and_is_short_again_after():
     assert pass_time(world, STUCK_NS / 1e9 + 1, 0.5) == "unreturned"
 
 
-def test_returns_that_keep_coming_show_that_all_is_well():
+def test_while_frames_return_no_timeout_expires():
     world = World(slots=2)
     well(world)
     world.lend()
@@ -444,7 +444,7 @@ def test_returns_that_keep_coming_show_that_all_is_well():
         world.give_back(other)
 
 
-def test_with_nothing_in_flight_nothing_is_missed():
+def test_without_frames_in_flight_no_timeout_expires():
     assert pass_time(World(), 100, 1) is None
 
 

@@ -1,4 +1,4 @@
-"""The loop of every worker, without processes and sockets: what it does with each frame."""
+"""Workers without processes and sockets: their work on each frame."""
 
 import itertools
 import logging
@@ -35,7 +35,7 @@ class NoteSettings(BatchSettings, frozen=True):
 
 
 class Note(Stage):
-    """Notes how it is called, and fails when told to."""
+    """Records its calls, and fails where its settings ask for it."""
 
     Settings = NoteSettings
 
@@ -52,7 +52,7 @@ class Note(Stage):
             look(frame)
         if frame.seq in self.settings.fail_at:
             kinds = {"ValueError": ValueError, "RunError": RunError, "EndRun": EndRun}
-            raise kinds[self.settings.error](f"told to fail at {frame.seq}")
+            raise kinds[self.settings.error](f"set to fail at {frame.seq}")
 
     def end(self, stream):
         CALLS.append((self.name, "end", stream))
@@ -60,7 +60,7 @@ class Note(Stage):
     def close(self):
         CALLS.append((self.name, "close", None))
         if "close" in self.settings.error:
-            raise ValueError("told to fail")
+            raise ValueError("set to fail")
 
 
 class Add(Note):
@@ -120,7 +120,7 @@ class Count(Note):
 
 
 class Pictures(Source):
-    """A source that gives what the test has laid out in SCRIPT."""
+    """A source that gives images of the sizes in SCRIPT."""
 
     gives = (IMAGE,)
 
@@ -135,15 +135,15 @@ class Pictures(Source):
         self.live = self.settings.live
         self.skipped = 0
 
-    def skip(self, pictures, source_ns):
-        self.skipped = pictures
-        CALLS.append(("capture", "skip", pictures))
+    def skip(self, images, source_ns):
+        self.skipped = images
+        CALLS.append(("capture", "skip", images))
 
     def offer(self, frame):
         self.offered = frame
 
     def collect(self):
-        """The next picture; it lies in the script behind those that were skipped."""
+        """Fill the next image; it lies in the script behind those that were skipped."""
         step = SCRIPT[self.skipped] if self.skipped < len(SCRIPT) else None
         if step is None:
             return False
@@ -172,7 +172,7 @@ REGISTRY = {
 
 
 class FakeSockets:
-    """Notes what is sent, gives what is laid into `inbox`."""
+    """Records sent messages, gives the messages in `inbox`."""
 
     def __init__(self, run, worker, worker_table):
         self.blocked = set()
@@ -208,7 +208,7 @@ class FakeSockets:
 
 @pytest.fixture(autouse=True)
 def stand(monkeypatch):
-    """Workers use sockets that only note, say nothing to anybody, and leave no signal handler."""
+    """Workers use sockets that only record, report to a list, and leave no signal handler."""
     said = []
     monkeypatch.setattr(worker_file, "Sockets", FakeSockets)
     monkeypatch.setattr(reports, "send_report", lambda fd, report: said.append(report))
@@ -264,7 +264,7 @@ class Stand:
         return next(node for node in self.graph.nodes if node.name == name)
 
     def open(self, of):
-        """Start the worker that runs a stage, also anew after its death."""
+        """Start the worker that runs a stage, also after its death."""
         index = self.graph.workers_of(self.node(of))[0]
         spec = self.graph.workers[index]
         self.worker = (
@@ -345,7 +345,7 @@ def chain(*uses, **settings):
 # --- the chain ---
 
 
-def test_the_stages_of_a_worker_work_one_after_the_other_on_the_same_frame():
+def test_stages_of_a_worker_process_a_frame_one_after_the_other():
     stand = Stand(chain("add", "add", "note")).open("a")
     WHILE_AT_WORK.append(lambda frame: CALLS.append(("arrays", sorted(frame), None)))
     stand.take(stand.lend())
@@ -354,7 +354,7 @@ def test_the_stages_of_a_worker_work_one_after_the_other_on_the_same_frame():
     assert stand.sent == []
 
 
-def test_the_last_stage_gives_the_frame_back_to_capture_with_who_worked_on_it():
+def test_the_last_stage_returns_the_frame_to_capture_with_its_spans():
     stand = Stand(chain("note", "note")).open("a")
     lent = stand.lend()
     lent.spans = [Span(0, 0, 1, 1, 2)]
@@ -368,7 +368,7 @@ def test_the_last_stage_gives_the_frame_back_to_capture_with_who_worked_on_it():
         assert 0 < span.taken_ns <= span.start_ns <= span.end_ns
 
 
-def test_to_the_next_worker_the_frame_goes_with_its_arrays():
+def test_a_frame_goes_to_the_next_worker_with_its_arrays():
     stand = Stand({"a": {"use": "add"}, "b": {"use": "note"}}).open("a")
     stand.take(stand.lend())
     [(worker, stage, sent)] = stand.sockets.frames
@@ -377,7 +377,7 @@ def test_to_the_next_worker_the_frame_goes_with_its_arrays():
     assert stand.given_back == []
 
 
-def test_all_that_follow_a_stage_get_the_frame_wherever_they_are():
+def test_all_stages_behind_a_stage_get_the_frame_in_any_process():
     stages = {
         "a": {"use": "add", "process": "x"},
         "b": {"use": "note", "process": "x"},
@@ -393,7 +393,7 @@ def test_all_that_follow_a_stage_get_the_frame_wherever_they_are():
     assert done.leaves == 1 << stand.node("b").index
 
 
-def test_several_last_stages_in_one_worker_give_a_frame_back_once():
+def test_several_last_stages_in_one_worker_return_a_frame_once():
     stages = {
         "a": {"use": "note", "process": "x"},
         "b": {"use": "note", "process": "x", "after": "a", "fail_at": [1]},
@@ -410,7 +410,7 @@ def test_several_last_stages_in_one_worker_give_a_frame_back_once():
     assert calls()[-3:] == [("a", "process", 1), ("b", "process", 1), ("c", "process", 1)]
 
 
-def test_what_one_branch_does_to_the_frame_the_other_does_not_see():
+def test_arrays_of_one_branch_are_not_seen_by_the_other():
     stages = {
         "a": {"use": "add", "process": "x"},
         "b": {"use": "add", "process": "x", "after": "a"},
@@ -446,7 +446,7 @@ def part_of(stand, name):
     return found[name]
 
 
-def test_where_the_graph_forks_each_branch_that_adds_arrays_gets_a_part_of_its_own():
+def test_each_branch_that_adds_arrays_gets_its_own_part_of_the_slot():
     stand = Stand(fork("add", "note", "add", "add"))
     stand.lend()
     parts = [part_of(stand, name) for name in "acd"]
@@ -459,20 +459,20 @@ def test_where_the_graph_forks_each_branch_that_adds_arrays_gets_a_part_of_its_o
     assert parts[-1][1] <= stand.arena.slot_bytes
 
 
-def test_a_branch_that_adds_nothing_gets_no_room_and_leaves_all_to_the_other():
+def test_a_branch_without_arrays_leaves_the_slot_to_the_other():
     stand = Stand(fork("add", "note"))
     stand.lend()
     assert part_of(stand, "a") == (72, stand.arena.slot_bytes)
     assert part_of(stand, "b") == (72, 72)
 
 
-def test_where_the_graph_does_not_fork_all_room_is_there():
+def test_without_branches_a_stage_gets_the_whole_slot():
     stand = Stand(chain("note", "add"))
     stand.lend()
     assert part_of(stand, "b") == (72, stand.arena.slot_bytes)
 
 
-def test_a_branch_whose_later_stage_adds_arrays_gets_room_too():
+def test_a_branch_whose_later_stage_adds_arrays_gets_a_part_too():
     stages = fork("add", "note") | {"c": {"use": "add", "after": "b", "process": "p1"}}
     stand = Stand(stages)
     stand.lend()
@@ -480,7 +480,7 @@ def test_a_branch_whose_later_stage_adds_arrays_gets_room_too():
     assert a_start < a_limit <= b_start < b_limit
 
 
-def test_branches_in_several_processes_do_not_write_over_each_other():
+def test_branches_in_several_processes_do_not_overwrite_each_other():
     stand = Stand(fork("add", "add"))
     lent = stand.lend()
     views = []
@@ -497,7 +497,7 @@ def test_branches_in_several_processes_do_not_write_over_each_other():
 # --- what is not worked on ---
 
 
-def test_a_void_frame_is_let_go_without_a_word():
+def test_a_void_frame_is_released_without_work_or_return():
     stand = Stand(chain("note")).open("a")
     void = stand.lend()
     stand.again()
@@ -507,7 +507,7 @@ def test_a_void_frame_is_let_go_without_a_word():
     assert stand.worker_table.mark_dead(1) == []  # nothing in hand
 
 
-def test_a_void_frame_gives_its_sender_credit_all_the_same():
+def test_a_void_frame_gives_its_sender_credit():
     stand = Stand(chain("note")).open("a")
     void = stand.lend()
     stand.again()
@@ -515,7 +515,7 @@ def test_a_void_frame_gives_its_sender_credit_all_the_same():
     assert stand.worker_table.done(1, 0) == 1
 
 
-def test_a_frame_is_in_hand_while_it_is_worked_on_and_handed_on_and_no_longer():
+def test_a_frame_is_held_during_work_and_hand_over_and_no_longer():
     stand = Stand(chain("add", "note")).open("a")
     held = []
     WHILE_AT_WORK.append(
@@ -534,7 +534,7 @@ def test_a_frame_is_in_hand_while_it_is_worked_on_and_handed_on_and_no_longer():
 @pytest.mark.parametrize(
     ("status", "cause"), [(Status.DROPPED, "stale"), (Status.FAILED, "failed:z")]
 )
-def test_a_frame_that_is_given_up_travels_on_untouched(status, cause):
+def test_a_dropped_or_failed_frame_travels_on_untouched(status, cause):
     stand = Stand({"a": {"use": "note"}, "b": {"use": "note"}}).open("a")
     given_up = stand.lend()
     given_up.without_arrays(status, cause)
@@ -544,7 +544,7 @@ def test_a_frame_that_is_given_up_travels_on_untouched(status, cause):
     assert (sent.status, sent.cause, sent.spans) == (status, cause, [])
 
 
-def test_the_end_of_a_stream_is_told_to_every_stage_and_travels_on():
+def test_the_end_of_a_stream_reaches_every_stage_and_travels_on():
     stand = Stand(chain("add", "count", "note")).open("a")
     end = header(slot=stand.arena.end_slot, status=Status.END)
     stand.arena.lend(stand.arena.end_slot, end)
@@ -555,7 +555,7 @@ def test_the_end_of_a_stream_is_told_to_every_stage_and_travels_on():
     assert (done.slot, done.cause) == (stand.arena.end_slot, "")
 
 
-def test_a_live_frame_that_is_too_old_is_dropped_before_work_is_spent_on_it():
+def test_a_live_frame_that_is_too_old_is_dropped_before_work():
     stages = {"a": {"use": "note"}, "b": {"use": "note"}}
     stand = Stand(stages, streams={"demo": {"live": True, "max_age_ms": 100}}).open("a")
     stand.take(stand.lend())  # captured at 1 ns
@@ -589,10 +589,10 @@ def test_a_stage_that_raises_fails_that_frame_and_goes_on(caplog):
     row = stand.shared.telemetry.row(1, stand.node("b").index)
     assert (row.processed, row.failed) == (3, 1)
     [record] = caplog.records
-    assert record.getMessage() == ("stages.b: ValueError: told to fail at 1 (frame 1 of demo; x1)")
+    assert record.getMessage() == ("stages.b: ValueError: set to fail at 1 (frame 1 of demo; x1)")
 
 
-def test_a_failure_that_repeats_is_logged_ever_more_rarely(caplog):
+def test_a_repeated_failure_is_logged_at_its_1st_10th_100th_time(caplog):
     stand = Stand(chain("note")).open("a")
 
     def fail(frame):
@@ -612,25 +612,25 @@ def test_an_array_that_does_not_fit_fails_the_frame_not_the_run():
     assert stand.given_back[0].cause == "failed:a"
 
 
-def test_an_error_that_ends_the_run_is_let_through():
+def test_an_error_that_ends_the_run_passes_through():
     stand = Stand(chain("note", a={"fail_at": [0], "error": "RunError"})).open("a")
-    with pytest.raises(RunError, match="told to fail at 0"):
+    with pytest.raises(RunError, match="set to fail at 0"):
         stand.take(stand.lend())
 
 
-def test_a_persons_wish_to_end_is_passed_on_and_the_frame_counts(stand):
+def test_a_request_to_end_is_reported_and_the_frame_counts(stand):
     said = stand
     at_work = Stand(chain("note", a={"fail_at": [0], "error": "EndRun"})).open("a")
     at_work.take(at_work.lend())
-    assert [(r.kind, r.text) for r in said if r.kind == "end"] == [("end", "told to fail at 0")]
+    assert [(r.kind, r.text) for r in said if r.kind == "end"] == [("end", "set to fail at 0")]
     assert at_work.given_back[0].cause == ""
 
 
-def test_all_stages_are_closed_the_last_first_though_one_fails(caplog):
+def test_all_stages_are_closed_last_first_even_if_one_fails(caplog):
     at_work = Stand(chain("note", "note", "note", b={"error": "close"})).open("a")
     at_work.worker.close()
     assert [call[0] for call in calls("close")] == ["c", "b", "a"]
-    assert "stages.b: closing failed: ValueError: told to fail" in caplog.text
+    assert "stages.b: closing failed: ValueError: set to fail" in caplog.text
 
 
 # --- batches ---
@@ -642,7 +642,7 @@ def batch_of(stand, count):
     return headers
 
 
-def test_a_batch_is_worked_on_at_once():
+def test_a_batch_is_processed_at_once():
     stand = Stand({"a": {"use": "batch", "batch": 4}}).open("a")
     batch_of(stand, 3)
     assert calls("batch") == [("a", "batch", [0, 1, 2])]
@@ -650,7 +650,7 @@ def test_a_batch_is_worked_on_at_once():
     assert stand.shared.telemetry.row(1, 1).processed == 3
 
 
-def test_in_a_batch_the_one_at_fault_fails_and_no_other(caplog):
+def test_in_a_batch_only_the_frame_at_fault_fails(caplog):
     stand = Stand({"a": {"use": "batch", "batch": 4, "fail_at": [2]}}).open("a")
     batch_of(stand, 4)
     assert [done.cause for done in stand.given_back] == ["", "", "failed:a", ""]
@@ -659,7 +659,7 @@ def test_in_a_batch_the_one_at_fault_fails_and_no_other(caplog):
     assert stand.shared.telemetry.row(1, 1).failed == 1
 
 
-def test_in_a_batch_void_and_given_up_frames_are_left_out():
+def test_in_a_batch_void_and_dropped_frames_are_left_out():
     stand = Stand({"a": {"use": "batch", "batch": 4}}).open("a")
     headers = [stand.lend() for _ in range(4)]
     stand.arena.raise_attempt(headers[1].slot)
@@ -691,7 +691,7 @@ def test_a_batch_mixes_streams():
     assert [worker for worker, _ in stand.sockets.returns] == [0, 1, 1]
 
 
-def test_a_worker_gathers_what_is_there_up_to_its_batch():
+def test_a_worker_gathers_waiting_frames_up_to_its_batch():
     stand = Stand({"a": {"use": "batch", "batch": 3}}).open("a")
     messages = [Message(Kind.FRAME, 0, 0, 0, encode(stand.lend())) for _ in range(5)]
     stand.sockets.inbox = [messages[0], Message(Kind.WAKE, 0, 0, 0, b""), *messages[1:]]
@@ -743,7 +743,7 @@ def counted(stand, of=None):
 ORDERED = {"a": {"use": "count"}, "b": {"use": "note"}}
 
 
-def test_an_ordered_stage_gets_frames_in_order_however_they_come():
+def test_an_ordered_stage_gets_frames_in_order():
     stand = Stand(ORDERED).open("a")
     headers = [stand.lend() for _ in range(5)]
     for i in (3, 0, 4, 1, 2):
@@ -774,7 +774,7 @@ def test_failed_frames_keep_their_place_in_the_order():
     assert [call[2] for call in calls()] == [0, 2]
 
 
-def test_a_frame_that_comes_again_is_answered_as_before_without_a_call():
+def test_a_resent_frame_is_answered_as_before_without_a_call():
     stand = Stand(ORDERED).open("a")
     headers = [stand.lend() for _ in range(3)]
     for one in headers:
@@ -789,7 +789,7 @@ def test_a_frame_that_comes_again_is_answered_as_before_without_a_call():
     assert [sent.attempt for sent in stand.sent] == [1, 1, 1]
 
 
-def test_a_failure_that_comes_again_fails_again_without_a_call():
+def test_a_resent_failed_frame_fails_again_without_a_call():
     stages = {"a": {"use": "count", "fail_at": [0]}, "b": {"use": "note"}}
     stand = Stand(stages).open("a")
     stand.take(stand.lend())
@@ -799,7 +799,7 @@ def test_a_failure_that_comes_again_fails_again_without_a_call():
     assert [(sent.status, sent.cause) for sent in stand.sent] == [(Status.FAILED, "failed:a")] * 2
 
 
-def test_after_its_death_an_ordered_stage_goes_on_with_its_state():
+def test_after_a_death_an_ordered_stage_goes_on_with_its_state():
     stand = Stand(ORDERED).open("a")
     headers = [stand.lend() for _ in range(4)]
     for one in headers[:2]:
@@ -815,7 +815,7 @@ def test_after_its_death_an_ordered_stage_goes_on_with_its_state():
     assert counted(stand) == before | {2: 3, 3: 4}
 
 
-def test_killed_between_its_work_and_handing_on_nothing_counts_twice():
+def test_a_death_between_work_and_hand_over_counts_no_frame_twice():
     stand = Stand(ORDERED).open("a")
     lent = stand.lend()
 
@@ -833,7 +833,7 @@ def test_killed_between_its_work_and_handing_on_nothing_counts_twice():
     assert counted(stand) == {0: 1}
 
 
-def test_killed_before_its_state_is_saved_it_works_on_the_frame_again():
+def test_a_death_before_the_state_is_saved_repeats_the_work():
     stand = Stand(ORDERED).open("a")
     first, second = stand.lend(), stand.lend()
     stand.take(first)
@@ -851,7 +851,7 @@ def test_killed_before_its_state_is_saved_it_works_on_the_frame_again():
     assert counted(stand) == {1: 2}
 
 
-def test_two_ordered_stages_killed_between_the_two_go_on_where_each_was():
+def test_after_a_death_between_two_ordered_stages_each_goes_on():
     stages = {
         "a": {"use": "count", "process": "x"},
         "b": {"use": "count", "process": "x", "fail_at": [1], "error": "RunError"},
@@ -892,7 +892,7 @@ def test_the_end_comes_after_all_frames():
     assert calls("process", "end") == [("a", "process", 0), ("a", "end", "demo")]
 
 
-def test_an_end_that_comes_again_is_not_told_twice():
+def test_a_resent_end_reaches_the_stage_once():
     stand = Stand(ORDERED).open("a")
     end = header(slot=stand.arena.end_slot, status=Status.END)
     stand.arena.lend(stand.arena.end_slot, end)
@@ -902,7 +902,7 @@ def test_an_end_that_comes_again_is_not_told_twice():
     assert [sent.status for sent in stand.sent] == [Status.END] * 2
 
 
-def test_an_unordered_stage_that_shares_with_an_ordered_one_of_another_branch_is_served():
+def test_an_unordered_stage_beside_an_ordered_one_gets_its_frames():
     stages = {
         "a": {"use": "note"},
         "b": {"use": "count", "process": "x", "after": "a"},
@@ -922,7 +922,7 @@ def test_an_unordered_stage_that_shares_with_an_ordered_one_of_another_branch_is
 
 
 def consume(stand, change=None):
-    """Give every frame back at once, as workers do that are not at work here."""
+    """Return every frame at once, in place of the other workers."""
 
     def give_back(of):
         done = returned(of, stand.graph.leaves)
@@ -954,7 +954,7 @@ def test_a_source_is_read_to_its_end_and_the_end_comes_last():
     assert stand.shared.telemetry.row(0, 0).processed == 20
 
 
-def test_the_picture_of_every_frame_lies_in_its_slot():
+def test_the_image_of_every_frame_lies_in_its_slot():
     SCRIPT[:] = [(4, 6), (2, 3), (5, 5)]
     stand = Stand({"a": {"use": "note"}})
     seen = {}
@@ -992,7 +992,7 @@ def test_with_all_slots_lent_capture_waits():
     assert stand.arena.ledger().delivered == 10
 
 
-def test_what_the_source_missed_is_counted():
+def test_images_that_the_source_missed_are_counted():
     SCRIPT[:] = [(4, 6)] * 3
     MISSED[:] = [(2, 0), (0, 3), (1, 1)]
     ledger = run(Stand({"a": {"use": "note"}}, streams={"demo": {"live": True}}))
@@ -1001,7 +1001,7 @@ def test_what_the_source_missed_is_counted():
     assert ledger.delivered == 3
 
 
-def test_after_a_death_frames_are_sent_again_and_each_ends_once():
+def test_after_a_death_frames_are_resent_and_each_ends_once():
     SCRIPT[:] = [(4, 6)] * 12
     stand = Stand({"a": {"use": "note"}})
 
@@ -1017,7 +1017,7 @@ def test_after_a_death_frames_are_sent_again_and_each_ends_once():
     assert [(sent.seq, sent.attempt) for sent in stand.sent if sent.attempt] == [(5, 1)]
 
 
-def test_after_a_death_what_waited_for_a_replica_is_not_sent_twice():
+def test_after_a_death_frames_waiting_for_a_replica_are_sent_once():
     SCRIPT[:] = [(4, 6)] * 4
     stand = Stand({"a": {"use": "twins"}}, streams={"demo": {"slots": 4}})
     stand.open("capture")
@@ -1053,7 +1053,7 @@ def test_after_a_death_what_waited_for_a_replica_is_not_sent_twice():
     ]
 
 
-def test_after_captures_own_death_its_successor_goes_on_behind_the_last_frame():
+def test_the_successor_of_capture_goes_on_behind_the_last_frame():
     SCRIPT[:] = [(4, 6)] * 12
     stand = Stand({"a": {"use": "note"}})
 
@@ -1081,7 +1081,7 @@ def test_after_captures_own_death_its_successor_goes_on_behind_the_last_frame():
     assert 5 in seen
 
 
-def test_capture_that_died_with_its_source_at_the_end_does_not_open_it_again():
+def test_the_successor_of_capture_does_not_open_an_ended_source():
     SCRIPT[:] = [(4, 6)] * 2
     stand = Stand({"a": {"use": "note"}})
 
@@ -1100,7 +1100,7 @@ def test_capture_that_died_with_its_source_at_the_end_does_not_open_it_again():
     assert calls("skip") == []
 
 
-def test_asked_to_stop_capture_lends_no_more_and_lets_drain_what_is_out():
+def test_a_stopped_capture_lends_no_more_and_drains():
     SCRIPT[:] = [(4, 6)] * 50
     stand = Stand({"a": {"use": "note"}})
 
@@ -1115,7 +1115,7 @@ def test_asked_to_stop_capture_lends_no_more_and_lets_drain_what_is_out():
     assert stand.arena.finished
 
 
-def test_a_picture_larger_than_a_slot_ends_the_run_in_words():
+def test_an_image_larger_than_a_slot_ends_the_run_with_a_reason():
     SCRIPT[:] = [(4, 6), (400, 600)]
     stand = Stand({"a": {"use": "note"}}, max_frame="320x240")
     with pytest.raises(
@@ -1125,7 +1125,7 @@ def test_a_picture_larger_than_a_slot_ends_the_run_in_words():
         run(stand)
 
 
-def test_pictures_that_shrink_give_memory_back_and_that_grow_are_taken():
+def test_images_that_shrink_release_memory_and_may_grow():
     sizes = [(100, 100)] * 8 + [(10, 10)] * 16 + [(140, 150)] * 8
     SCRIPT[:] = sizes
     stand = Stand({"a": {"use": "note"}}, streams={"demo": {"slots": 2}})
@@ -1141,7 +1141,7 @@ def test_pictures_that_shrink_give_memory_back_and_that_grow_are_taken():
     assert resident[31] > resident[7] + 2 * 30_000
 
 
-def test_a_source_that_ended_too_early_is_told_and_its_frames_are_kept(stand):
+def test_a_source_that_ended_too_early_is_reported_with_its_frames_kept(stand):
     said = stand
     SCRIPT[:] = [(4, 6)] * 3
     PROBLEM.append("the file is truncated")
@@ -1152,7 +1152,7 @@ def test_a_source_that_ended_too_early_is_told_and_its_frames_are_kept(stand):
     ]
 
 
-def test_stages_in_captures_own_process_work_and_give_back_without_a_message():
+def test_stages_in_the_process_of_capture_return_without_a_message():
     SCRIPT[:] = [(4, 6)] * 5
     stages = {
         "capture": {"use": "pictures", "process": "x"},
@@ -1170,7 +1170,7 @@ def test_stages_in_captures_own_process_work_and_give_back_without_a_message():
 @pytest.mark.parametrize(
     ("slots", "others", "most"), [("auto", 0, 3), ("auto", 1, 2), ("auto", 7, 1), (3, 7, 3)]
 )
-def test_live_streams_share_what_is_in_flight_beyond_one_frame_each(slots, others, most):
+def test_live_streams_share_the_slots_beyond_one_each(slots, others, most):
     SCRIPT[:] = [(4, 6)] * 9
     demo = {"live": True, "slots": slots}
     stand = Stand({"a": {"use": "note"}, "b": {"use": "note"}}, streams={"demo": demo, "other": {}})
@@ -1198,7 +1198,7 @@ def test_every_frame_is_in_the_trace(tmp_path):
     assert [[span.stage for span in r.spans] for r in records] == [[0]] * 4
 
 
-# --- what is told to the supervisor ---
+# --- reports to the supervisor ---
 
 
 def test_a_report_is_one_short_line_however_long_the_text():
@@ -1215,7 +1215,7 @@ def test_a_report_is_one_short_line_however_long_the_text():
     assert found.text.endswith(" ...")
 
 
-def test_nobody_waits_for_a_supervisor_that_does_not_read():
+def test_a_report_does_not_wait_for_a_supervisor_that_does_not_read():
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     for _ in range(200):
