@@ -148,3 +148,28 @@ def check_labels(wanted: Sequence[str], labels: Sequence[str]) -> None:
 def label(labels: Sequence[str], number: int) -> str:
     """Return the name of a class; its number as text where it has no name."""
     return labels[number] if 0 <= number < len(labels) else str(number)
+
+
+def to_objects(detections: Detections, labels: Sequence[str]) -> list[Object]:
+    """Return the detections one by one, with scores and boxes rounded as in events.
+
+    Args:
+        detections: of a frame.
+        labels: names of the classes.
+    """
+    return [
+        Object(
+            None if id == NO_TRACK_ID else id,
+            label(labels, number),
+            number,
+            round(score, 4),
+            tuple(round(side, 2) for side in box),
+        )
+        for box, score, number, id in zip(
+            detections.boxes.tolist(),
+            detections.scores.tolist(),
+            detections.classes.tolist(),
+            detections.ids.tolist(),
+            strict=True,
+        )
+    ]

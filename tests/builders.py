@@ -14,11 +14,13 @@ from pipeline.edge import Return
 from pipeline.frame import Frame, Header, Status
 from pipeline.graph.build import build
 from pipeline.graph.graph import Graph
+from pipeline.graph.load import settings_of
 from pipeline.memory.arena import Arena
 from pipeline.memory.worker_table import WorkerTable
 from pipeline.stage import Array, Context, Resolved, Settings, Source, SourceInfo, Stage
 from pipeline.testing import context
 from stages.detections import Labels
+from stages.tracking.tracker import TrackerStage
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "tests" / "clips" / "demo.mp4"
@@ -92,6 +94,11 @@ def graph(
     known = {"source": "tests.builders:Nothing", **(registry or {})}
     raw = {"streams": named, "stages": tables, **top}
     return build(check(raw, "test.yaml"), known, "test.yaml", cores)
+
+
+def tracker_settings(kind: str = "bytetrack", **given: Any) -> Settings:
+    """Settings of the tracker stage, as a settings file gives them."""
+    return settings_of({"kind": kind, **given}, TrackerStage, "tracker")
 
 
 def context_of(labels: Sequence[str] | None = None, **given: Any) -> Context:

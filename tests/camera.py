@@ -9,7 +9,7 @@ In a test:
         reader = open_it(camera.url("/jpeg"))
         camera.freeze(); camera.thaw(); camera.kill(); camera.restart(size="320x240")
 
-`/h264` loops the H.264 of an mp4 file; it begins anew, or jumps to the next key picture, when a
+`/h264` loops the H.264 of an mp4 file; it starts over, or jumps to the next key picture, when a
 viewer joins. `/jpeg` are generated pictures with their number and the time of day in their top 16
 rows, see `read_clock`.
 """
@@ -36,15 +36,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.sinks.rtsp.rtp_jpeg import H264, Jpeg
-from stages.sinks.rtsp.server import Credentials, Mount, RtspServer
+from stages.sinks.rtsp.mount import Mount
+from stages.sinks.rtsp.rtp_jpeg import Jpeg
+from stages.sinks.rtsp.server import RtspServer
+from tests.rtsp_h264 import H264, MOUNTS, CameraCredentials, H264Mount
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "tests" / "clips" / "demo.mp4"
 
 PORTS = range(20000, 30000)
-"""Where a free port is looked for: below those that systems give to clients, as one of those may
-be taken by anybody while the camera is away, even by the reader that tries to connect to it."""
+"""Ports to choose from: below those that systems give to clients, as another program could take one
+of those while the camera does not run, even the reader that tries to connect."""
 
 START_S = 30.0
 """Deadline for the process to listen."""
@@ -84,10 +86,10 @@ def draw_clock(picture: NDArray[np.uint8], number: int, wall_ms: int) -> None:
 
 
 def read_clock(picture: NDArray[np.uint8]) -> Clock | None:
-    """What `draw_clock` wrote; None where there is no clock, or it is damaged.
+    """Read what `draw_clock` wrote; None: no clock, or a damaged one.
 
     Args:
-        picture: (H, W, 3) uint8, of any width it was scaled to if the squares can still be told.
+        picture: (H, W, 3) uint8, of any width it was scaled to as long as the squares are clear.
     """
     width = picture.shape[1]
     rows = max(1, round(CLOCK_ROWS * 0.25)), max(2, round(CLOCK_ROWS * 0.75))
@@ -225,7 +227,9 @@ def _rows(table: bytes, name: bytes, form: str) -> Iterator[tuple[int, ...]]:
 # --- the process ---
 
 
-def play_clip(mount: Mount, clip: Clip, args: argparse.Namespace, over: threading.Event) -> None:
+def play_clip(
+    mount: H264Mount, clip: Clip, args: argparse.Namespace, over: threading.Event
+) -> None:
     """Send a clip again and again, from its start when the first viewer comes."""
     speed = (args.fps or clip.fps) / clip.fps
     interval_ns = round(clip.duration_ns / len(clip.samples) / speed)
@@ -258,7 +262,7 @@ def play_clip(mount: Mount, clip: Clip, args: argparse.Namespace, over: threadin
 
 
 def play_clock(mount: Mount, args: argparse.Namespace, over: threading.Event) -> None:
-    """Make pictures of the time of day as long as somebody watches."""
+    """Make pictures of the time of day as long as there is a viewer."""
     width, height = (int(side) for side in args.size.split("x"))
     interval_ns = round(1e9 / (args.fps or 25.0))
     ground = np.zeros((height, width, 3), np.uint8)
@@ -327,7 +331,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until told to stop."""
+    """Serve until a signal ends the process."""
     args = parser().parse_args(argv)
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -351,7 +355,7 @@ def _serve(args: argparse.Namespace, over: threading.Event, stack: contextlib.Ex
     credentials = None
     if args.user is not None:
         schemes = {"both": ("digest", "basic")}.get(args.scheme, (args.scheme,))
-        credentials = Credentials(args.user, args.password, schemes)
+        credentials = CameraCredentials(args.user, args.password, schemes)
     clip = read_clip(args.clip)
     transports = args.transports.split(",")
     server = RtspServer(args.address, 0, credentials, transports)
@@ -363,11 +367,13 @@ def _serve(args: argparse.Namespace, over: threading.Event, stack: contextlib.Ex
     _first_free(args.port, listen)
     stack.callback(server.close)
     if not args.empty:
-        # Readers should believe what they are told of the rate, as they do of real cameras.
+        # Readers should use the declared rate, as they do with real cameras.
         h264 = H264(clip.sps, clip.pps, args.fps or clip.fps)
+        mount = server.add(args.h264, h264, MOUNTS[args.start])
         players = (
             threading.Thread(
-                target=play_clip, args=(server.add(args.h264, h264, args.start), clip, args, over)
+                target=play_clip,
+                args=(mount, clip, args, over),
             ),
             threading.Thread(
                 target=play_clock,
@@ -451,7 +457,7 @@ class Camera:
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """End it in good order: viewers are told. Does nothing if it does not run."""
+        """End it in order: viewers get BYE. Does nothing if it does not run."""
         self.thaw()
         self._end(signal.SIGTERM)
 
@@ -462,7 +468,7 @@ class Camera:
         self.start()
 
     def freeze(self) -> None:
-        """Let it answer nobody, while its connections stay open."""
+        """Make it answer no request, while its connections stay open."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:

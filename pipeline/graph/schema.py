@@ -28,13 +28,30 @@ def schema(registry: Registry) -> dict[str, Any]:
     """
     kinds = {use: load_class(use, registry, "schema") for use in registry}
     structs: list[type[Any]] = [Config, StreamSettings, *(kind.Settings for kind in kinds.values())]
+    variants = {use: list(kind.variants.values()) for use, kind in kinds.items()}
+    structs += [struct for of_stage in variants.values() for struct in of_stage]
     schemas, parts = _components(structs)
+    of_struct = dict(zip(structs, schemas, strict=True))
 
     def part_of(at: int) -> dict[str, Any]:
         return dict(parts[_name_in(schemas[at])])
 
     def properties(at: int) -> dict[str, Any]:
         return dict(part_of(at)["properties"])
+
+    def properties_of(use: str, at: int) -> dict[str, Any]:
+        """Return the settings of a stage; those of all variants, and their `kind`."""
+        found = properties(at)
+        for struct in variants[use]:
+            found |= parts[_name_in(of_struct[struct])]["properties"]
+        names = list(kinds[use].variants)
+        if names:
+            found["kind"] = {
+                "enum": names,
+                "default": names[0],
+                "description": "Variant of the stage; each has its own settings.",
+            }
+        return found
 
     source = next(i for i, kind in enumerate(kinds.values()) if issubclass(kind, Source))
     whole = part_of(0)
@@ -69,7 +86,7 @@ def schema(registry: Registry) -> dict[str, Any]:
             {
                 "if": {"properties": {"use": {"const": use}}},
                 "then": {
-                    "properties": links | properties(i + 2),
+                    "properties": links | properties_of(use, i + 2),
                     # The required settings of a source may be given for each stream instead.
                     "required": [] if i == source else part_of(i + 2).get("required", []),
                     "additionalProperties": False,

@@ -1,4 +1,4 @@
-"""Draws what was found onto a copy of the picture: boxes, tags and short trails."""
+"""Draws detections onto a copy of the image: boxes, tags and short trails."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ COLOURS = (
 )
 BLACK, WHITE, GREY = (0, 0, 0), (255, 255, 255), (48, 48, 48)
 
-TAG_CHARACTERS = 40
+MAX_TAG_CHARACTERS = 40
 """Longer labels are cut."""
-TRAIL_POINTS = 32
+MAX_TRAIL_POINTS = 32
 
 
 class Annotator:
-    """Draws on a picture of its own, one per stream, which it uses again for the next frame.
+    """Draws on an image of its own, one per stream, which it reuses for the next frame.
 
     The same id has the same colour in every frame and stream; an object without an id has that of
-    its class. Boxes that are not finite or lie outside the picture are left out.
+    its class. Boxes that are not finite or lie outside the image are left out.
 
     Args:
         labels: names of the classes.
-        trail_frames: how many frames back a trail reaches; 0 draws none.
+        trail_frames: length of a trail in frames; 0: no trails.
     """
 
     def __init__(self, labels: Sequence[str] = (), trail_frames: int = 40) -> None:
         self._labels = labels
         self._trail_frames = trail_frames
-        self._pictures: dict[str, NDArray[np.uint8]] = {}
+        self._images: dict[str, NDArray[np.uint8]] = {}
         self._trails: dict[str, dict[int, _Trail]] = {}
 
     def draw(self, frame: Frame, status: str = "") -> NDArray[np.uint8]:
-        """The picture of a frame with its objects drawn on it.
+        """Return a copy of the image of a frame with its detections drawn on it.
 
         Args:
             frame: with `image` (H, W, 3) uint8 BGR and the arrays of `DETECTIONS`.
@@ -70,45 +70,48 @@ class Annotator:
         Returns:
             (H, W, 3) uint8 BGR, valid until the next call for the same stream.
         """
-        picture = self._copy(frame)
-        height, width = picture.shape[:2]
+        canvas = self._copy(frame)
+        height, width = canvas.shape[:2]
         line_px = max(1, round(min(height, width) / 360))
         scale = max(0.35, min(height, width) / 1150)
         drawn = self._visible(Detections.of(frame), width, height, line_px)
         if self._trail_frames:
-            self._draw_trails(picture, frame, drawn, line_px)
+            self._draw_trails(canvas, frame, drawn, line_px)
         for box in drawn:
-            draw_box(picture, box.corners, box.colour, line_px)
-        for box in drawn:  # last, as a tag must be readable and a line need not
+            draw_box(canvas, box.corners, box.colour, line_px)
+        for box in drawn:  # last, so that no line crosses a tag
             draw_tag(
-                picture,
+                canvas,
                 box.corners[0],
                 box.corners[1],
                 text_image(box.name, BLACK, box.colour, scale),
                 text_image(f"{box.score:.2f}", BLACK, box.colour, scale),
             )
         if status:
-            # Past the cache: every line is a new one.
-            draw_tag(picture, 0, 0, text_image.__wrapped__(status, WHITE, GREY, scale))
-        return picture
+            # Without the cache, as each status line is different.
+            draw_tag(canvas, 0, 0, text_image.__wrapped__(status, WHITE, GREY, scale))
+        return canvas
 
     def forget(self, stream: str) -> None:
-        """Let go of what is kept of a stream that is over."""
-        self._pictures.pop(stream, None)
+        """Release the image and the trails of a stream that has ended."""
+        self._images.pop(stream, None)
         self._trails.pop(stream, None)
 
     def _copy(self, frame: Frame) -> NDArray[np.uint8]:
         image = frame["image"]
-        picture = self._pictures.get(frame.stream)
-        if picture is None or picture.shape != image.shape:
-            picture = self._pictures[frame.stream] = np.empty(image.shape, np.uint8)
+        canvas = self._images.get(frame.stream)
+        if canvas is None or canvas.shape != image.shape:
+            canvas = self._images[frame.stream] = np.empty(image.shape, np.uint8)
             self._trails[frame.stream] = {}
-        np.copyto(picture, image)
-        return picture
+        np.copyto(canvas, image)
+        return canvas
 
     def _visible(self, objects: Detections, width: int, height: int, margin_px: int) -> list[_Box]:
-        """The objects to draw, their corners brought so near to the picture that lines outside
-        stay outside and no number is too large to draw with."""
+        """Return the boxes to draw.
+
+        Corners are clipped just outside the image: lines outside stay there, and every number fits
+        OpenCV.
+        """
         drawn = []
         right, bottom = width + margin_px, height + margin_px
         for (x1, y1, x2, y2), score, number, id in zip(
@@ -118,7 +121,7 @@ class Annotator:
             objects.ids.tolist(),
             strict=True,
         ):
-            # Never true of a number that is none.
+            # False also for NaN.
             if 0 <= x2 >= x1 < width and 0 <= y2 >= y1 < height:
                 corners = (
                     round(max(x1, -margin_px)),
@@ -126,7 +129,7 @@ class Annotator:
                     round(min(x2, right)),
                     round(min(y2, bottom)),
                 )
-                name = label(self._labels, number)[:TAG_CHARACTERS]
+                name = label(self._labels, number)[:MAX_TAG_CHARACTERS]
                 if id == NO_TRACK_ID:
                     drawn.append(_Box(corners, COLOURS[number % len(COLOURS)], id, name, score))
                 else:
@@ -135,7 +138,7 @@ class Annotator:
         return drawn
 
     def _draw_trails(
-        self, picture: NDArray[np.uint8], frame: Frame, drawn: Sequence[_Box], line_px: int
+        self, canvas: NDArray[np.uint8], frame: Frame, drawn: Sequence[_Box], line_px: int
     ) -> None:
         trails, oldest_seq = self._trails[frame.stream], frame.seq - self._trail_frames
         for (x1, _, x2, y2), colour, id, _, _ in drawn:
@@ -147,7 +150,7 @@ class Annotator:
             trail.add(frame.seq, (x1 + x2) // 2, y2, 3 * line_px)
             points = trail.since(oldest_seq)
             if len(points) > 1:
-                cv2.polylines(picture, [points], False, colour, max(1, line_px // 2))
+                cv2.polylines(canvas, [points], False, colour, max(1, line_px // 2))
         for id in [id for id, trail in trails.items() if trail.last_seq < oldest_seq]:
             del trails[id]
 
@@ -164,7 +167,7 @@ class _Box(NamedTuple):
 
 
 class _Trail:
-    """Where an object stood: its last points, at least a few pixels apart."""
+    """The last positions of an object, at least a few pixels from each other."""
 
     __slots__ = ("_points", "_seqs", "_x", "_y", "last_seq")
 
@@ -175,20 +178,20 @@ class _Trail:
         self._x = self._y = -(1 << 30)
         self.last_seq = 0
 
-    def add(self, seq: int, x: int, y: int, apart_px: int) -> None:
-        """Note where the object stands, unless that is too near to the point before."""
+    def add(self, seq: int, x: int, y: int, min_step_px: int) -> None:
+        """Add a position, unless it is too near to the one before."""
         self.last_seq = seq
-        if abs(x - self._x) + abs(y - self._y) >= apart_px:
+        if abs(x - self._x) + abs(y - self._y) >= min_step_px:
             self._x, self._y = x, y
             self._points.extend((x, y))
             self._seqs.append(seq)
 
     def since(self, seq: int) -> NDArray[np.int32]:
-        """The points from this frame on, and no more than `TRAIL_POINTS`, (N, 2) xy in pixels.
+        """Return the positions from a frame on, at most `MAX_TRAIL_POINTS`: (N, 2) xy in pixels.
 
-        Valid until the next call of `add`. What is older is forgotten.
+        Valid until the next call of `add`; older positions are dropped.
         """
-        old = max(bisect_left(self._seqs, seq), len(self._seqs) - TRAIL_POINTS)
+        old = max(bisect_left(self._seqs, seq), len(self._seqs) - MAX_TRAIL_POINTS)
         if old > 0:
             del self._seqs[:old]
             del self._points[: 2 * old]
@@ -196,7 +199,7 @@ class _Trail:
 
 
 def draw_box(
-    picture: NDArray[np.uint8],
+    canvas: NDArray[np.uint8],
     corners: tuple[int, int, int, int],
     colour: tuple[int, int, int],
     line_px: int,
@@ -207,21 +210,21 @@ def draw_box(
     """
     x1, y1, x2, y2 = corners
     x2, y2 = max(x1, x2 - 1), max(y1, y2 - 1)
-    cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 1)
+    cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, 1)
     for inset in range(1, min(line_px, (min(x2 - x1, y2 - y1) + 2) // 2)):
-        cv2.rectangle(picture, (x1 + inset, y1 + inset), (x2 - inset, y2 - inset), colour, 1)
+        cv2.rectangle(canvas, (x1 + inset, y1 + inset), (x2 - inset, y2 - inset), colour, 1)
 
 
-def draw_tag(picture: NDArray[np.uint8], x: int, y: int, *parts: NDArray[np.uint8]) -> None:
-    """Put pieces of text side by side on top of (x, y), or as near to it as they fit.
+def draw_tag(canvas: NDArray[np.uint8], x: int, y: int, *parts: NDArray[np.uint8]) -> None:
+    """Put pieces of text side by side above (x, y), or as near to it as they fit.
 
     Args:
-        picture: (H, W, 3) uint8.
-        x: of the left edge, moved where the text would leave the picture.
-        y: of the lower edge.
+        canvas: (H, W, 3) uint8.
+        x: left edge, moved where the text would leave the image.
+        y: lower edge.
         parts: (h, w, 3) uint8 each, of one height; cut where they do not fit.
     """
-    height, width, _ = picture.shape
+    height, width, _ = canvas.shape
     tall, wide = parts[0].shape[0], sum([part.shape[1] for part in parts])
     top = max(0, y - tall)
     left = max(0, min(x, width - wide))
@@ -229,9 +232,9 @@ def draw_tag(picture: NDArray[np.uint8], x: int, y: int, *parts: NDArray[np.uint
     for part in parts:
         right = left + part.shape[1]
         if fits:
-            picture[top : top + tall, left:right] = part
+            canvas[top : top + tall, left:right] = part
         else:
-            place = picture[top : top + tall, left:right]
+            place = canvas[top : top + tall, left:right]
             place[...] = part[: place.shape[0], : place.shape[1]]
         left = right
 
@@ -240,7 +243,7 @@ def draw_tag(picture: NDArray[np.uint8], x: int, y: int, *parts: NDArray[np.uint
 def text_image(
     text: str, ink: tuple[int, int, int], ground: tuple[int, int, int], scale: float
 ) -> NDArray[np.uint8]:
-    """A line of text on a ground, (H, W, 3) uint8 BGR; kept, as drawing text is slow."""
+    """Return a line of text on a background, (H, W, 3) uint8 BGR; cached, as it is slow."""
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     _, below = cv2.getTextSize("g", cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     edge = max(1, round(4 * scale))

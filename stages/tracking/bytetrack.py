@@ -10,77 +10,40 @@ give the largest sum:
 3. strong detections that are left, and reach the confidence, with tracks not confirmed yet, by IoU
    x score.
 
-What is left and strong enough begins a track. IoU x score, as in the authors' code, lets the better
-of two boxes that fit have the track.
+A strong detection that is left can begin a track. IoU x score, as in the authors' code, prefers the
+better of two boxes that fit.
 
-Different here: time is in seconds, not frames (see `kalman`), a track gets its id when it is
-confirmed, so that ids have no gaps, and classes do not mix unless asked to.
+Differences: time is in seconds, not frames (see `kalman`); a track gets its id when it is
+confirmed, so that ids have no gaps; classes do not mix unless `class_agnostic` is set.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Annotated
+from collections.abc import Mapping
 
-import lap
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from models.boxes.iou import overlapping_pairs
-from pipeline.stage import Settings
+from pipeline.stage import Context
+from stages.detections import Detections
 from stages.thresholds import UNKNOWN, Confidence, TrackScores, track_scores
 from stages.tracking import kalman
+from stages.tracking.association import Rows, assign
+from stages.tracking.settings import ByteTrackSettings
+from stages.tracking.tracker import Tracker, Tracks
 
 UNKNOWN_INTERVAL_S = 1 / 30
-"""Taken to have passed where the time of the stream stands still or jumps back."""
+"""Interval that is assumed when the time of the stream does not increase."""
 ROUNDING_S = 1e-6
-"""Sums of intervals are compared no more exactly than this."""
+"""Tolerance when sums of intervals are compared."""
 
 HEADER = struct.Struct("<qq?dd")
-"""Of a saved state: tracks, next id, whether a frame has been seen, time and clock."""
-
-Rows = NDArray[np.intp]
-Score = Annotated[float, msgspec.Meta(ge=0, le=1)]
+"""Head of a saved state: tracks, next id, whether a frame has been seen, time and clock."""
 
 
-class ByteTrackSettings(Settings, frozen=True):
-    """When a detection continues a track, begins one, or is passed over."""
-
-    high_score: Score | None = None
-    """Detections with at least this score are strong: they may continue any track. Lower lets
-    doubtful boxes take tracks over, higher leaves more to weak detections, which cannot find a
-    lost track again. null: 0.5, or less where the confidence is less."""
-    low_score: Score | None = None
-    """Detections between this and high_score are weak: they may continue a track seen in the
-    last frame. Lower bridges more of a half hidden object and keeps false tracks alive longer;
-    as high as high_score: weak detections do not count. Lower than the min_score of NMS has no
-    effect. null: 0.3, or high_score where that is less."""
-    new_track_score: Score | None = None
-    """Detections with at least this score may begin a track; at least the run's confidence.
-    Lower finds faint objects sooner and gives more false tracks; an object that never scores so
-    high is never shown. null: the confidence, or 0.65 where neither the settings nor the card
-    of the model give one."""
-    match_iou: Score = 0.1
-    """Least IoU x score for a strong detection to continue a track. Lower follows fast objects
-    and low frame rates, higher avoids mixing up neighbours; at 1 every detection is a new
-    track."""
-    weak_match_iou: Score = 0.5
-    """Least IoU, not multiplied by the score, for a weak detection to continue a track."""
-    min_hits: Annotated[int, msgspec.Meta(ge=1)] = 2
-    """A track is confirmed, gets its id and is shown once detected in so many frames in a row.
-    1: at once, every false detection too. Tracks of a stream's first frame are confirmed at
-    once, so that a single picture has objects."""
-    lost_s: Annotated[float, msgspec.Meta(ge=0)] = 1.0
-    """How many seconds a track is kept while nothing is detected of it, so that it goes on with
-    its id. Longer bridges longer occlusions, and lets others take over the ids of objects that
-    have left. 0: it ends with the first frame without it."""
-    class_agnostic: bool = False
-    """Whether a track may continue with a detection of another class, for models that waver
-    between car and truck; it then has the class of the detection."""
-
-
-class ByteTrack:
+class ByteTrack(Tracker):
     """The tracks of one stream.
 
     A pause without frames, however long, ends no track by itself: a parked car keeps its id. The
@@ -88,17 +51,22 @@ class ByteTrack:
     object of the same settings.
     """
 
+    Settings = ByteTrackSettings
+    takes_weak = True
+
     def __init__(self, settings: ByteTrackSettings, confidence: Confidence = UNKNOWN) -> None:
         """Begin without tracks.
 
         Args:
-            settings: of the tracker.
+            settings: those of the stage.
             confidence: of the run and the card of the model.
 
         Raises:
             SetupError: two of the scores contradict each other.
         """
+        super().__init__(settings)
         self._settings = settings
+        self._is_confidence_known = confidence.known is not None
         self.scores: TrackScores = track_scores(
             settings.low_score, settings.high_score, settings.new_track_score, confidence
         )
@@ -114,30 +82,50 @@ class ByteTrack:
         self._classes: NDArray[np.int32] = np.zeros(0, np.int32)
         self._hits: NDArray[np.int32] = np.zeros(0, np.int32)
 
+    @classmethod
+    def for_stream(cls, settings: ByteTrackSettings, context: Context) -> ByteTrack:
+        """Make a tracker with the confidence of the run and the card."""
+        return cls(settings, Confidence.of(context))
+
+    def effective(self) -> Mapping[str, object]:
+        """Return the scores, which depend on the run's confidence and the model's card."""
+        scores = self.scores
+        known = {"confidence": scores.confirm} if self._is_confidence_known else {}
+        return {
+            "low_score": scores.low,
+            "high_score": scores.high,
+            **known,
+            "new_track_score": scores.new,
+        }
+
+    @property
+    def still_score(self) -> float:
+        """Score that a detection in a still image needs: that of a new track."""
+        return self.scores.new
+
     def __len__(self) -> int:
         """Number of tracks: not confirmed yet, seen in the last frame, and lost."""
         return len(self._ids)
 
     def update(
         self,
-        boxes: NDArray[np.float32],
-        scores: NDArray[np.float32],
-        classes: NDArray[np.int32],
+        detections: Detections,
         time_s: float,
-    ) -> tuple[Rows, NDArray[np.int64]]:
+        image: NDArray[np.uint8] | None = None,
+    ) -> Tracks:
         """Associate the detections of the next frame.
 
         Args:
-            boxes: (N, 4) xyxy in px. Rows that are not finite are passed over.
-            scores: (N,) from 0 to 1.
-            classes: (N,).
-            time_s: seconds into the stream. Where it stands still or jumps back, a thirtieth of a
-                second is taken to have passed.
+            detections: of the frame, weak ones too. Rows that are not finite are left out.
+            time_s: seconds into the stream. If it does not increase, a thirtieth of a second is
+                taken to have passed.
+            image: not used.
 
         Returns:
-            (M,) the rows that belong to confirmed tracks, ascending, and (M,) the ids of those.
+            The rows that belong to confirmed tracks, ascending, and their ids.
         """
         settings = self._settings
+        boxes, scores, classes = detections.boxes, detections.scores, detections.classes
         confirm_at_once = settings.min_hits == 1 or not self._started
         before_s = self._clock_s
         self._advance(time_s)
@@ -168,10 +156,10 @@ class ByteTrack:
         confirmed = ids > 0
         rows, ids = rows[confirmed], ids[confirmed]
         order = np.argsort(rows)
-        return rows[order], ids[order]
+        return Tracks(rows[order], ids[order])
 
     def state(self) -> bytes:
-        """All that `restore` needs to go on as if nothing had happened."""
+        """Return all that `restore` needs to continue."""
         head = HEADER.pack(
             len(self),
             self._next_id,
@@ -183,7 +171,7 @@ class ByteTrack:
         return head + b"".join(column.tobytes() for column in columns)
 
     def restore(self, state: bytes) -> None:
-        """Take up what `state` gave."""
+        """Continue from the result of `state`."""
         head = HEADER.unpack_from(state)
         tracks, self._next_id, self._started, self._time_s, self._clock_s = head
         at = HEADER.size
@@ -214,7 +202,7 @@ class ByteTrack:
         strong: NDArray[np.bool_],
         seen_last: NDArray[np.bool_],
     ) -> Rows:
-        """The row of the detection that continues each track, (T,); -1: none does."""
+        """Return the row of the detection that continues each track, (T,); -1: none."""
         settings = self._settings
         tracks, rows, iou = overlapping_pairs(kalman.boxes_of(self._motion), boxes)
         if not settings.class_agnostic:
@@ -252,39 +240,10 @@ class ByteTrack:
         boxes: NDArray[np.float32],
         classes: NDArray[np.int32],
     ) -> None:
-        """Let tracks end, and begin one for each of the boxes."""
+        """End tracks, and begin one for each box."""
         new = len(boxes)
         self._motion = np.concatenate([self._motion[:, keep], kalman.start(boxes)], axis=1)
         self._seen_s = np.concatenate([self._seen_s[keep], np.full(new, self._clock_s)])
         self._ids = np.concatenate([self._ids[keep], np.zeros(new, np.int64)])
         self._classes = np.concatenate([self._classes[keep], classes])
         self._hits = np.concatenate([self._hits[keep], np.ones(new, np.int32)])
-
-
-def assign(i: Rows, j: Rows, gain: NDArray[np.float64]) -> tuple[Rows, Rows]:
-    """The pairs with the largest sum of gains, each left and each right member used once at most.
-
-    Jonker & Volgenant, Computing 38, 1987 (lap.lapjv), for what cannot be seen at a glance.
-
-    Args:
-        i: (P,) left members, from 0.
-        j: (P,) right members, from 0; no pair twice.
-        gain: (P,) more than 0.
-
-    Returns:
-        left and right members of the chosen pairs.
-    """
-    alone = (np.bincount(i)[i] == 1) & (np.bincount(j)[j] == 1)
-    if alone.all():
-        return i, j
-    left, at_left = np.unique(i[~alone], return_inverse=True)
-    right, at_right = np.unique(j[~alone], return_inverse=True)
-    cost = np.zeros((len(left), len(right)))
-    cost[at_left, at_right] = -gain[~alone]
-    to, _ = lap.lapjv(cost, extend_cost=True, return_cost=False)
-    # To match two that are no pair costs nothing, like leaving both alone, which is what it means.
-    chosen = np.flatnonzero((to >= 0) & (cost[np.arange(len(to)), to] < 0))
-    return (
-        np.concatenate([i[alone], left[chosen]]),
-        np.concatenate([j[alone], right[to[chosen]]]),
-    )

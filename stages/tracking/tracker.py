@@ -1,151 +1,248 @@
 """The tracker: gives the same object the same id from frame to frame.
 
-Still pictures are not the frames of a film, and no object is seen in two of them: of these every
-detection is handed on that is good enough to begin a track.
+The stage is the same for all trackers. A tracker of your own is a class with the methods of
+`Tracker`, in a file in this folder, and a line in `TRACKERS`.
+
+Still images are not the frames of a film: no object is in two of them. There, every detection that
+could begin a track is handed on without an id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.frame import Frame
-from pipeline.stage import Array, Context, Stage
-from stages.detections import CANDIDATES, NO_TRACK_ID, WEAK_DETECTIONS
+from pipeline.stage import Array, Context, Settings, Stage
+from stages.detections import CANDIDATES, NO_TRACK_ID, WEAK_DETECTIONS, Detections
 from stages.thresholds import Confidence, Suppression, hand_on_score
-from stages.tracking.bytetrack import ByteTrack, ByteTrackSettings, Rows
+from stages.tracking.settings import ByteTrackSettings
+
+TRACKERS = {
+    "bytetrack": "stages.tracking.bytetrack:ByteTrack",
+    "none": "stages.tracking.tracker:NoTracker",
+}
+"""Value of the setting `kind` -> "module:Class". The first is the default."""
 
 
-class TrackerSettings(ByteTrackSettings, frozen=True):
-    """Settings of the tracker; all but `kind` are those of ByteTrack."""
+class Tracks(NamedTuple):
+    """The detections of a frame that are handed on."""
 
-    kind: Literal["bytetrack", "none"] = "bytetrack"
-    """bytetrack: hand on the detections that belong to a confirmed track, with its id. none:
-    hand on the detections that reach the confidence, without an id."""
+    rows: NDArray[np.intp]
+    """(K,) rows of the detections, ascending."""
+    ids: NDArray[np.int64]
+    """(K,) ids, from 1 in each stream and never used twice; `NO_TRACK_ID`: none."""
 
 
-class Tracker(Stage):
-    """Hands on the detections that belong to a track, and adds their `ids`; of still pictures
-    the detections with at least `new_track_score`, without an id.
+class Tracker:
+    """The tracks of one stream: the base of all trackers."""
 
-    Boxes, scores and classes are those that were detected, not the tracker's estimate, and keep
-    their order, so after NMS the best score comes first. Ids count from 1 in each stream and are
-    never given twice in a run.
+    Settings: type[Settings] = Settings
+    needs_image: ClassVar[bool] = False
+    """Whether `update` gets the image; without it no pixel is touched."""
+    takes_weak: ClassVar[bool] = False
+    """Whether the detections include those below the confidence, behind the others."""
+
+    def __init__(self, settings: Any) -> None:
+        """Begin without tracks.
+
+        Args:
+            settings: an instance of the class's own `Settings`.
+
+        Raises:
+            SetupError: the settings contradict each other.
+        """
+        self.settings = settings
+
+    @classmethod
+    def for_stream(cls, settings: Any, context: Context) -> Self:
+        """Make the tracker of one stream; for trackers that need more than their settings."""
+        return cls(settings)
+
+    @property
+    def still_score(self) -> float | None:
+        """Score that a detection in a still image needs; None: the confidence of the run."""
+        return None
+
+    def effective(self) -> Mapping[str, object]:
+        """Return the values in use of settings that are open; `run.py check` shows them."""
+        return {}
+
+    def update(
+        self,
+        detections: Detections,
+        time_s: float,
+        image: NDArray[np.uint8] | None = None,
+    ) -> Tracks:
+        """Associate the detections of the next frame.
+
+        Args:
+            detections: of the frame, without ids. Arrays are views, valid during the call.
+            time_s: seconds into the stream; may stand still or jump back.
+            image: (H, W, 3) uint8 BGR, if `needs_image` is set.
+
+        Returns:
+            The rows of the detections that are handed on, and their ids.
+        """
+        raise NotImplementedError
+
+    def state(self) -> bytes:
+        """Return what `restore` needs to continue after a crash as if nothing had happened."""
+        return b""
+
+    def restore(self, state: bytes) -> None:
+        """Continue from the result of `state`."""
+
+
+class NoTracker(Tracker):
+    """Hands on the detections that reach the confidence, without ids."""
+
+    Settings = ByteTrackSettings
+    """Not used, but accepted: `--set tracker.kind=none` works with every settings file."""
+
+    min_score: float | None = None
+    """Score that a detection needs; None: every one is handed on."""
+
+    @classmethod
+    def for_stream(cls, settings: Any, context: Context) -> Self:
+        """Make one with the confidence of the run and the card."""
+        tracker = cls(settings)
+        tracker.min_score = _hand_on_score(context)
+        return tracker
+
+    def effective(self) -> Mapping[str, object]:
+        """Return the confidence."""
+        return {} if self.min_score is None else {"confidence": self.min_score}
+
+    def update(
+        self,
+        detections: Detections,
+        time_s: float,
+        image: NDArray[np.uint8] | None = None,
+    ) -> Tracks:
+        """Choose the detections with at least the score."""
+        return untracked(detections, self.min_score)
+
+
+class _Variants(Mapping[str, type[Settings]]):
+    """Kind of a tracker -> its settings; imports the tracker's module when it is asked for."""
+
+    def __getitem__(self, kind: str) -> type[Settings]:
+        return load(kind).Settings
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(TRACKERS)
+
+    def __len__(self) -> int:
+        return len(TRACKERS)
+
+
+class TrackerStage(Stage):
+    """Hands on the detections that belong to a track, and adds their `ids`.
+
+    Boxes, scores and classes are those of the detector, not the tracker's estimate, and keep their
+    order, so after NMS the best score comes first.
     """
 
-    Settings = TrackerSettings
-    takes = (*CANDIDATES, *WEAK_DETECTIONS)
+    variants = _Variants()
+    takes = (*CANDIDATES, *WEAK_DETECTIONS, Array("image", "uint8", (None, None, 3), optional=True))
     gives = (*CANDIDATES, Array("ids", "int64", (None,)))
     ordered = True
 
-    settings: TrackerSettings
-
-    def __init__(self, settings: TrackerSettings, context: Context) -> None:
-        """Work the scores out.
+    def __init__(self, settings: Any, context: Context) -> None:
+        """Load the tracker.
 
         Raises:
-            SetupError: they contradict each other.
+            SetupError: the settings contradict each other.
         """
         super().__init__(settings, context)
-        self._confidence = Confidence.of(context)
-        suppression = context.get(Suppression)
-        self._hand_on = hand_on_score(
-            suppression.min_score if suppression else None, self._confidence
-        )
-        self._scores = self._new_tracks().scores
-        self._tracks: dict[str, ByteTrack] = {}
+        self._kind = load(settings.kind)
+        self._tracks: dict[str, Tracker] = {}
+        first = self._new()
+        self._effective = first.effective()
+        hand_on = _hand_on_score(context)
+        self._still_score = hand_on if first.still_score is None else first.still_score
 
     def effective(self) -> Mapping[str, Any]:
-        """The scores, which depend on the run's confidence and the model's card."""
-        if self.settings.kind == "none":
-            return {} if self._hand_on is None else {"confidence": self._hand_on}
-        scores = self._scores
-        known = {} if self._confidence.known is None else {"confidence": scores.confirm}
-        return {
-            "low_score": scores.low,
-            "high_score": scores.high,
-            **known,
-            "new_track_score": scores.new,
-        }
+        """Return those of the tracker."""
+        return self._effective
 
     def process(self, frame: Frame) -> None:
-        """Put the objects of the frame in place of its detections."""
-        if self.settings.kind == "none":
-            self._hand_on_untracked(frame, self._hand_on)
-            return
+        """Put the tracked detections of the frame in place of all."""
         if frame.still:
-            self._hand_on_untracked(frame, self._scores.new)
-            return
-        boxes, scores, classes = _with_weak_ones(frame)
-        tracks = self._tracks_of(frame.stream)
-        rows, ids = tracks.update(boxes, scores, classes, frame.time_s)
-        _put(frame, boxes[rows], scores[rows], classes[rows], ids)
-
-    def _hand_on_untracked(self, frame: Frame, min_score: float | None) -> None:
-        """Hand on the detections with at least a score, without ids."""
-        boxes, scores, classes = frame["boxes"], frame["scores"], frame["classes"]
-        rows = _good_enough(boxes, scores, min_score)
-        ids = np.full(len(rows), NO_TRACK_ID, np.int64)
-        _put(frame, boxes[rows], scores[rows], classes[rows], ids)
+            detections = Detections.of(frame)
+            tracks = untracked(detections, self._still_score)
+        else:
+            detections = _with_weak_ones(frame) if self._kind.takes_weak else Detections.of(frame)
+            image = frame["image"] if self._kind.needs_image else None
+            tracks = self._of(frame.stream).update(detections, frame.time_s, image)
+        frame.put("boxes", detections.boxes[tracks.rows])
+        frame.put("scores", detections.scores[tracks.rows])
+        frame.put("classes", detections.classes[tracks.rows])
+        frame.put("ids", tracks.ids)
 
     def end(self, stream: str) -> None:
-        """Forget the stream's tracks."""
+        """Forget the tracks of a stream."""
         self._tracks.pop(stream, None)
 
     def state(self, stream: str) -> bytes:
-        """The stream's tracks."""
+        """Return the tracks of a stream."""
         return self._tracks[stream].state() if stream in self._tracks else b""
 
     def restore(self, stream: str, state: bytes) -> None:
-        """Go on with the stream's tracks."""
+        """Continue with the tracks of a stream."""
         if state:
-            self._tracks_of(stream).restore(state)
+            self._of(stream).restore(state)
 
-    def _tracks_of(self, stream: str) -> ByteTrack:
+    def _of(self, stream: str) -> Tracker:
         if stream not in self._tracks:
-            self._tracks[stream] = self._new_tracks()
+            self._tracks[stream] = self._new()
         return self._tracks[stream]
 
-    def _new_tracks(self) -> ByteTrack:
-        return ByteTrack(self.settings, self._confidence)
+    def _new(self) -> Tracker:
+        return self._kind.for_stream(self.settings, self.context)
 
 
-def _good_enough(
-    boxes: NDArray[np.float32], scores: NDArray[np.float32], min_score: float | None
-) -> Rows:
-    """Rows of the detections that are handed on without a track; `min_score` None: any score."""
-    good = np.isfinite(boxes).all(axis=1)
+def load(kind: str) -> type[Tracker]:
+    """Return the class of a tracker in the table."""
+    module, _, name = TRACKERS[kind].partition(":")
+    tracker: type[Tracker] = getattr(importlib.import_module(module), name)
+    return tracker
+
+
+def untracked(detections: Detections, min_score: float | None) -> Tracks:
+    """Return the finite detections with at least a score, without ids.
+
+    Args:
+        detections: of a frame.
+        min_score: None: every score is enough.
+    """
+    good = np.isfinite(detections.boxes).all(axis=1)
     if min_score is not None:
-        good &= scores >= np.float32(min_score)
-    rows: Rows = np.flatnonzero(good)
-    return rows
+        good &= detections.scores >= np.float32(min_score)
+    rows = np.flatnonzero(good)
+    return Tracks(rows, np.full(len(rows), NO_TRACK_ID, np.int64))
 
 
-def _with_weak_ones(
-    frame: Frame,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
-    """The detections of a frame, and behind them those that do not reach the confidence."""
-    boxes, scores, classes = frame["boxes"], frame["scores"], frame["classes"]
+def _hand_on_score(context: Context) -> float | None:
+    """Return the score that a detection without a track needs; None: every one is handed on."""
+    suppression = context.get(Suppression)
+    return hand_on_score(suppression.min_score if suppression else None, Confidence.of(context))
+
+
+def _with_weak_ones(frame: Frame) -> Detections:
+    """Return the detections of a frame, and behind them those below the confidence."""
+    detections = Detections.of(frame)
     if "weak_boxes" not in frame or not len(frame["weak_boxes"]):
-        return boxes, scores, classes
-    return (
-        np.concatenate([boxes, frame["weak_boxes"]]),
-        np.concatenate([scores, frame["weak_scores"]]),
-        np.concatenate([classes, frame["weak_classes"]]),
+        return detections
+    weak = len(frame["weak_boxes"])
+    return Detections(
+        np.concatenate([detections.boxes, frame["weak_boxes"]]),
+        np.concatenate([detections.scores, frame["weak_scores"]]),
+        np.concatenate([detections.classes, frame["weak_classes"]]),
+        np.concatenate([detections.ids, np.full(weak, NO_TRACK_ID, np.int64)]),
     )
-
-
-def _put(
-    frame: Frame,
-    boxes: NDArray[np.float32],
-    scores: NDArray[np.float32],
-    classes: NDArray[np.int32],
-    ids: NDArray[np.int64],
-) -> None:
-    frame.put("boxes", boxes)
-    frame.put("scores", scores)
-    frame.put("classes", classes)
-    frame.put("ids", ids)

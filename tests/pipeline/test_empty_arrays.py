@@ -66,7 +66,7 @@ def stages(monkeypatch):
     registry = test_worker.REGISTRY | {
         "put": "tests.pipeline.test_empty_arrays:Put",
         "keep": "tests.pipeline.test_empty_arrays:Keep",
-        "tracker": "stages.tracking.tracker:Tracker",
+        "tracker": "stages.tracking.tracker:TrackerStage",
         "nms": "stages.inference.nms:NonMaxSuppression",
     }
     monkeypatch.setattr(test_worker, "REGISTRY", registry)

@@ -19,8 +19,8 @@ from stages.thresholds import (
     max_iou,
     track_scores,
 )
-from stages.tracking.tracker import Tracker, TrackerSettings
-from tests.builders import context_of
+from stages.tracking.tracker import TrackerStage
+from tests.builders import context_of, tracker_settings
 
 SCORES = st.integers(0, 20).map(lambda twentieths: twentieths / 20)
 MAYBE = st.none() | SCORES
@@ -142,7 +142,7 @@ class Path:
         )
         self.stages = [NonMaxSuppression(chosen, context)]
         if kind is not None:
-            self.stages.append(Tracker(TrackerSettings(kind=kind, **tracker), context))
+            self.stages.append(TrackerStage(tracker_settings(kind, **tracker), context))
 
     def __call__(self, frame):
         """Process a frame; return (class, id, score) of each object that a sink gets."""

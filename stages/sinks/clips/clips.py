@@ -23,7 +23,7 @@ from msgspec import Meta
 from pipeline.errors import EndRun, SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Output, Resolved, Resources, Settings, Stage
-from stages.analytics.object_events import Appeared, Presence
+from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader, ObjectChange, Presence
 from stages.detections import DETECTIONS, Detections, Object, check_labels, labels_of
 from stages.sinks.clips.recorder import Clip, ClipObject, ClipWriter, Picture, base_of, key_of
 from stages.sinks.files.events import event_of
@@ -90,7 +90,7 @@ class Clips(Stage):
     """
 
     Settings = ClipsSettings
-    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
+    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS, OBJECT_EVENTS)
     ordered = True
     isolated = True
 
@@ -101,7 +101,8 @@ class Clips(Stage):
         self._labels = labels = labels_of(context)
         check_labels(settings.labels, labels)
         self._waits = not context.live
-        self._presence = Presence(settings.labels, settings.min_frames, settings.after_s)
+        presence = Presence(settings.labels, settings.min_frames, settings.after_s)
+        self._changes = ChangeReader(presence, labels, settings.labels)
         self._streams: dict[str, _Stream] = {}
         self._memory_told = False
         ending = f".{settings.container}"
@@ -164,9 +165,9 @@ class Clips(Stage):
             stream.due_s = frame.time_s
             stream.forget()
         stream.time_s, stream.seen_s = frame.time_s, time.monotonic()
-        told = self._presence.update(frame.stream, frame.time_s, frame.wall_ns, objects)
-        appeared = [incident for incident in told if isinstance(incident, Appeared)]
-        present = bool(self._presence.counts(frame.stream))
+        changes = self._changes.update(frame, objects)
+        appeared = [change for change in changes if change.begins]
+        present = bool(self._changes.counts(frame.stream))
         picture = self._take(frame, objects) if stream.is_due(settings.fps) else None
 
         clip = stream.clip
@@ -180,9 +181,9 @@ class Clips(Stage):
             if picture is not None:
                 self._keep(stream, picture)
             return
-        for incident in appeared:
-            known = ClipObject.of(incident.object, round(incident.time_s, 6))
-            clip.objects.setdefault(key_of(incident.object), known)
+        for change in appeared:
+            known = ClipObject.of(change.object, round(change.time_s, 6))
+            clip.objects.setdefault(key_of(change.object), known)
         for seen in objects:
             if key_of(seen) in clip.objects:
                 clip.objects[key_of(seen)].see(seen, round(frame.time_s, 6))
@@ -201,7 +202,7 @@ class Clips(Stage):
 
     def end(self, stream: str) -> None:
         """Complete the stream's clip; of a recorded one, wait until it is written."""
-        self._presence.end(stream)
+        self._changes.end(stream)
         ended = self._streams.pop(stream, None)
         if ended is not None:
             self._finish(ended)
@@ -218,12 +219,12 @@ class Clips(Stage):
         """Who is in the picture, and whether a clip is being written."""
         kept = self._streams.get(stream)
         recording = kept is not None and (kept.clip is not None or kept.resumes)
-        return msgspec.msgpack.encode((self._presence.state(stream), recording))
+        return msgspec.msgpack.encode((self._changes.state(stream), recording))
 
     def restore(self, stream: str, state: bytes) -> None:
         """Go on with an event in progress as a new clip."""
         presence, recording = msgspec.msgpack.decode(state, type=tuple[bytes, bool])
-        self._presence.restore(stream, presence)
+        self._changes.restore(stream, presence)
         self._streams[stream] = _Stream(stream, resumes=recording)
 
     def info(self) -> Mapping[str, str]:
@@ -300,11 +301,11 @@ class Clips(Stage):
         self,
         stream: _Stream,
         frame: Frame,
-        appeared: Sequence[Appeared],
+        appeared: Sequence[ObjectChange],
         objects: Sequence[Object],
     ) -> Clip:
         """Begin a clip with the pictures before the event; without one, an event goes on."""
-        first_s = min((incident.time_s for incident in appeared), default=frame.time_s)
+        first_s = min((change.time_s for change in appeared), default=frame.time_s)
         start_s = first_s - self.settings.before_s
         pictures = [picture for picture in stream.kept if picture.time_s >= start_s]
         stream.forget()

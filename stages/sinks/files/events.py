@@ -17,7 +17,7 @@ import msgspec
 
 from pipeline.frame import Frame
 from pipeline.stage import Context, Output, Resolved, Resources, Settings, Stage
-from stages.detections import DETECTIONS, NO_TRACK_ID, Detections, Object, label, labels_of
+from stages.detections import DETECTIONS, Detections, Object, labels_of, to_objects
 from stages.sinks.files.output_path import check_writable, expand_home, is_standard_output
 from stages.sinks.files.text_file import Mark, ResumableTextFile
 
@@ -128,35 +128,19 @@ class Events(Stage):
 
 
 def event_of(frame: Frame, labels: Sequence[str]) -> Event:
-    """What is told of a frame.
+    """Return the line of a frame.
 
     Args:
         frame: with the arrays of `DETECTIONS`.
         labels: the model's, by class.
     """
-    objects = Detections.of(frame)
     return Event(
         stream=frame.stream,
         frame=frame.seq,
         file=printable(frame.file) if frame.file else msgspec.UNSET,
         time_s=round(frame.time_s, 6),
         captured_at=utc_ms(frame.wall_ns),
-        objects=[
-            Object(
-                None if id == NO_TRACK_ID else id,
-                label(labels, number),
-                number,
-                round(score, 4),
-                tuple([round(side, 2) for side in box]),
-            )
-            for id, number, score, box in zip(
-                objects.ids.tolist(),
-                objects.classes.tolist(),
-                objects.scores.tolist(),
-                objects.boxes.tolist(),
-                strict=True,
-            )
-        ],
+        objects=to_objects(Detections.of(frame), labels),
     )
 
 

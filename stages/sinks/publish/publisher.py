@@ -23,7 +23,7 @@ from pipeline.errors import ConfigError, SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Context, Resolved, Resources, Settings, Stage
 from pipeline.text_files import read_text
-from stages.analytics.object_events import Appeared, Incident, Presence
+from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader, ObjectChange, Presence
 from stages.capture.live_reader import Backoff
 from stages.detections import DETECTIONS, Object, check_labels, labels_of
 from stages.sinks.files.events import event_of, utc_ms
@@ -65,7 +65,8 @@ class DeliverySettings(Settings, frozen=True):
 class Change(msgspec.Struct, omit_defaults=True):
     """Told when an object has appeared or left."""
 
-    event: Literal["appeared", "left"]
+    event: str
+    """appeared or left, or another kind that a stage before gives."""
     stream: str
     time_s: float
     """Seconds into the stream at which it was first seen, or last."""
@@ -73,10 +74,12 @@ class Change(msgspec.Struct, omit_defaults=True):
     """Wall-clock time of that frame's capture, ISO 8601, UTC, milliseconds."""
     object: Object
     """As it was when it had appeared, or when it was last seen."""
-    count: int
+    count: int | None
     """Objects of this label in the picture now."""
     seen_s: float | None = None
     """Of one that has left: seconds from the first frame it was seen in to the last."""
+    place: str | None = None
+    """Name of the zone or line, if a stage before gives it."""
 
 
 class Away(Exception):  # noqa: N818 - a state of affairs
@@ -140,7 +143,7 @@ class Delivery(Stage):
     when its messages are taken, and raises `Away` when they are not.
     """
 
-    takes = DETECTIONS
+    takes = (*DETECTIONS, OBJECT_EVENTS)
     ordered = True
     isolated = True
     name: ClassVar[str]
@@ -152,7 +155,8 @@ class Delivery(Stage):
         super().__init__(settings, context)
         self._labels = labels_of(context)
         check_labels(settings.labels, self._labels)
-        self._presence = Presence(settings.labels, settings.min_frames, settings.leave_after_s)
+        presence = Presence(settings.labels, settings.min_frames, settings.leave_after_s)
+        self._changes = ChangeReader(presence, self._labels, settings.labels)
         self._encoder = msgspec.json.Encoder()
         self.wake = Wake()
         self.outbox = Outbox(self.name, self._make_spool(), self.wake.set)
@@ -240,8 +244,7 @@ class Delivery(Stage):
     def process(self, frame: Frame) -> None:
         """See who came and who left, and leave what is to be told in the outbox."""
         event = event_of(frame, self._labels)
-        incidents = self._presence.update(frame.stream, frame.time_s, frame.wall_ns, event.objects)
-        self._tell(frame.stream, incidents)
+        self._tell(frame.stream, self._changes.update(frame, event.objects))
         wanted = self.settings.events
         if wanted == "changes":
             return
@@ -252,7 +255,7 @@ class Delivery(Stage):
 
     def end(self, stream: str) -> None:
         """Whoever was in the picture has left."""
-        self._tell(stream, self._presence.end(stream))
+        self._tell(stream, self._changes.end(stream))
 
     def close(self) -> None:
         """Send what is left for a while; the rest stays in the spool."""
@@ -277,15 +280,15 @@ class Delivery(Stage):
 
     def state(self, stream: str) -> bytes:
         """Who is in the picture, and what is not on disk yet."""
-        return _encode_state(_State(self._presence.state(stream), self.outbox.unsaved(stream)))
+        return _encode_state(_State(self._changes.state(stream), self.outbox.unsaved(stream)))
 
     def restore(self, stream: str, state: bytes) -> None:
         """Go on with both; what was under way is sent again."""
         if not state:
             return
         saved = _decode_state(state)
-        self._presence.restore(stream, saved.presence)
-        self.counted(stream, self._presence.counts(stream))
+        self._changes.restore(stream, saved.presence)
+        self.counted(stream, self._changes.counts(stream))
         for message in saved.unsaved:
             self.outbox.put(message)
 
@@ -321,7 +324,7 @@ class Delivery(Stage):
 
     def count(self, stream: str, label: str) -> int:
         """Objects of a label in the picture."""
-        return self._presence.counts(stream).get(label, 0)
+        return self._changes.counts(stream).get(label, 0)
 
     def came_up(self) -> None:
         """Messages are taken."""
@@ -389,23 +392,23 @@ class Delivery(Stage):
 
     # --- ---
 
-    def _tell(self, stream: str, incidents: Sequence[Incident]) -> None:
-        for incident in incidents:
-            has_appeared = isinstance(incident, Appeared)
+    def _tell(self, stream: str, changes: Sequence[ObjectChange]) -> None:
+        for change in changes:
             self._put(
                 stream,
                 "events",
                 Change(
-                    "appeared" if has_appeared else "left",
+                    change.kind,
                     stream,
-                    round(incident.time_s, 6),
-                    utc_ms(incident.wall_ns),
-                    incident.object,
-                    incident.count,
-                    None if isinstance(incident, Appeared) else incident.seen_s,
+                    round(change.time_s, 6),
+                    utc_ms(change.wall_ns),
+                    change.object,
+                    change.count,
+                    change.seen_s,
+                    change.place,
                 ),
             )
-        self.counted(stream, {incident.object.label for incident in incidents})
+        self.counted(stream, {change.object.label for change in changes})
 
     def _put(self, stream: str, kind: Literal["events", "frames"], event: Any) -> None:
         self.outbox.put(Message(stream, self.topic(stream, kind), self._encoder.encode(event)))

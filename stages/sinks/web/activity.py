@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from stages.analytics.object_events import Appeared, Incident
+from stages.analytics.object_events import ObjectChange
 from stages.detections import NO_TRACK_ID, Detections, Object, label
 from stages.sinks.files.events import utc_ms
 
@@ -56,16 +56,20 @@ class ActivityLog:
             activity = Activity(self.newest, utc_ms(wall_ns), text, **fields)  # type: ignore[arg-type]
             (self._objects if activity.label else self._others).append(activity)
 
-    def add_object(self, event: Incident, wall_ns: int) -> None:
+    def add_object(self, change: ObjectChange, wall_ns: int) -> None:
         """Add that an object appeared or left, which is certain since `wall_ns`."""
-        found = event.object
-        text = "appeared" if isinstance(event, Appeared) else f"left after {event.seen_s:.0f} s"
-        if found.id is None:
-            text += f", {event.count} now"
+        found = change.object
+        text = change.kind
+        if change.seen_s is not None:
+            text = f"left after {change.seen_s:.0f} s"
+        if change.place is not None:
+            text += f" {change.place}"
+        if found.id is None and change.count is not None:
+            text += f", {change.count} now"
         self.add(
             wall_ns,
             text,
-            stream=event.stream,
+            stream=change.stream,
             label=found.label,
             id=found.id,
             score=found.score,

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from pipeline.errors import SetupError
 from pipeline.stage import Settings
-from stages.sinks.listen import check_own, is_loopback
+from stages.sinks.listen import check_bind_address, is_loopback
 from stages.sinks.web.allowed_sources import AllowedSources
 
 MIN_TOKEN_LENGTH = 8
@@ -60,7 +60,7 @@ def check_settings(settings: WebSettings) -> None:
     """
     if int(settings.port) > 65535:
         raise SetupError(f"port: expected a number up to 65535, found {settings.port}")
-    check_own(settings.address, "the token")
+    check_bind_address(settings.address, "the token")
     token = settings.token
     if token is None and not is_loopback(settings.address):
         raise SetupError(

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pipeline.errors import SetupError
 from pipeline.frame import ALIGN, Frame, Header
 from pipeline.stage import Array, Context, Listen, Resolved, Resources, Stage
-from stages.analytics.object_events import Presence
+from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader, Presence
 from stages.detections import DETECTIONS, Detections, labels_of
 from stages.drawing.annotator import Annotator
 from stages.sinks.listen import is_loopback
@@ -46,7 +46,7 @@ class Web(Stage):
     """
 
     Settings = WebSettings
-    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
+    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS, OBJECT_EVENTS)
     isolated = True
 
     settings: WebSettings
@@ -56,7 +56,7 @@ class Web(Stage):
         self._labels = labels_of(context)
         self._annotator = Annotator(self._labels)
         self._log = ActivityLog(settings.events)
-        self._presence = Presence((), SEEN_FRAMES, LEFT_AFTER_S)
+        self._changes = ChangeReader(Presence((), SEEN_FRAMES, LEFT_AFTER_S), self._labels)
         self._streams: dict[str, _Stream] = {}
         self._to_encode: queue.SimpleQueue[_Copy | str | None] = queue.SimpleQueue()
         """Copies to encode, at most one per stream; the name of a stream that has ended; None at
@@ -128,8 +128,8 @@ class Web(Stage):
     def end(self, stream: str) -> None:
         """Report the end of a stream to its viewers."""
         self._streams.pop(stream, None)
-        for incident in self._presence.end(stream):
-            self._log.add_object(incident, time.time_ns())
+        for change in self._changes.end(stream):
+            self._log.add_object(change, time.time_ns())
         self._to_encode.put(stream)
 
     def close(self) -> None:
@@ -149,8 +149,8 @@ class Web(Stage):
     def _log_objects(self, frame: Frame, objects: Detections) -> None:
         # By the clock of capture, as the timestamps of a file that is played in a loop jump back.
         at_s, found = frame.captured_ns / 1e9, to_objects(objects, self._labels)
-        for incident in self._presence.update(frame.stream, at_s, frame.wall_ns, found):
-            self._log.add_object(incident, frame.wall_ns)
+        for change in self._changes.update(frame, found, at_s):
+            self._log.add_object(change, frame.wall_ns)
 
     def _is_due(self, stream: _Stream, captured_ns: int) -> bool:
         interval_ns = round(1e9 / self.settings.fps)

@@ -737,6 +737,8 @@ def test_the_schema_names_every_setting_of_a_stage_with_a_description(use):
     properties = settings_in(whole, use)
     kind = load_class(use, LOCATIONS, "test")
     own = set(known_keys(kind.Settings, ""))
+    for settings in kind.variants.values():
+        own |= {"kind", *known_keys(settings, "")}
     assert set(properties) == own | {"use", "after", "process"}
     assert properties["after"]["description"]
     assert [name for name in own if not properties[name].get("description")] == []

@@ -16,8 +16,13 @@ import yaml
 
 import run
 from pipeline.errors import SetupError
+from pipeline.service import accounts
 from pipeline.service import service as services
-from pipeline.service.service import Account, Service, account_for, files_in, read_variables
+from pipeline.service import unit as unit_file
+from pipeline.service.accounts import Account, account_for
+from pipeline.service.service import Service, files_in, read_variables
+from pipeline.service.unit import AUTHOR
+from pipeline.supervisor.processes import CLOSE_S, OPEN_S
 from tests.builders import ROOT
 
 ANALYZE = shutil.which("systemd-analyze")
@@ -86,9 +91,9 @@ def test_odd_paths_pass_systemds_own_reading(tmp_path, monkeypatch):
 
 def test_systemd_waits_longer_than_stopping_may_take():
     (stop_s,) = values(unit_of(stop_timeout_s=42.5), "TimeoutStopSec")
-    assert float(stop_s) > 42.5 + services.CLOSE_S
+    assert float(stop_s) > 42.5 + CLOSE_S
     (start_s,) = values(unit_of(), "TimeoutStartSec")
-    assert float(start_s) > services.OPEN_S
+    assert float(start_s) > OPEN_S
 
 
 def test_commands_are_absolute_and_the_settings_file_is_known_again(tmp_path, monkeypatch):
@@ -105,7 +110,7 @@ def test_commands_are_absolute_and_the_settings_file_is_known_again(tmp_path, mo
 
 def test_groups_that_this_system_has_not_are_left_out(monkeypatch):
     """A unit with a group that is not there does not start."""
-    monkeypatch.setattr(services, "GROUPS", ("root", "no-such-group", "daemon"))
+    monkeypatch.setattr(unit_file, "GROUPS", ("root", "no-such-group", "daemon"))
     assert values(unit_of(), "SupplementaryGroups") == ["root daemon"]
 
 
@@ -128,7 +133,7 @@ def test_a_name_that_is_none_is_refused(name):
 @pytest.fixture
 def folder(monkeypatch):
     """A folder that everybody may pass; those of pytest are for its user alone."""
-    monkeypatch.setattr(services, "HIDDEN", ())
+    monkeypatch.setattr(accounts, "HIDDEN", ())
     with tempfile.TemporaryDirectory(dir="/var/tmp") as made:
         os.chmod(made, 0o755)
         yield Path(made)
@@ -154,7 +159,7 @@ def owned_by_nobody(monkeypatch, folder):
     program = folder / "run.py"
     program.write_text("")
     os.chown(program, nobody.pw_uid, nobody.pw_gid)
-    monkeypatch.setattr(services, "ROOT", folder)
+    monkeypatch.setattr(accounts, "ROOT", folder)
     return nobody
 
 
@@ -187,9 +192,9 @@ def test_what_not_even_the_owner_may_read_is_refused(folder, monkeypatch):
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to own the checkout")
 def test_a_checkout_of_roots_alone_is_refused_with_what_to_do(folder, monkeypatch):
     (folder / "run.py").write_text("")
-    monkeypatch.setattr(services, "ROOT", folder)
+    monkeypatch.setattr(accounts, "ROOT", folder)
     file = file_in(folder, 0o600)
-    with pytest.raises(SetupError, match=rf"{file}: a service may not read it; .*/opt/eyeline"):
+    with pytest.raises(SetupError, match=rf"{file}: a service cannot read it; .*/opt/eyeline"):
         account_for([file])
 
 
@@ -197,9 +202,9 @@ def test_a_link_is_followed_and_both_ways_count(folder):
     file = file_in(folder, 0o644, above=0o700)
     link = folder / "link"
     link.symlink_to(file)
-    assert services._barred([link], -1, frozenset()) == file.parent
+    assert accounts._barred([link], -1, frozenset()) == file.parent
     file.parent.chmod(0o755)
-    assert services._barred([link], -1, frozenset()) is None
+    assert accounts._barred([link], -1, frozenset()) is None
 
 
 def test_what_is_in_tmp_is_refused_since_the_service_does_not_see_it(tmp_path):
@@ -214,7 +219,7 @@ def test_a_path_that_fits_in_no_line_is_refused(tmp_path):
 
 def test_a_python_that_systemd_does_not_start_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", '/opt/the "one"/python')
-    with pytest.raises(SetupError, match="systemd starts no program with such a path"):
+    with pytest.raises(SetupError, match="systemd cannot start a program with quotes in its path"):
         Service("x", of_user=True).account(tmp_path / "config.yaml")
 
 
@@ -295,7 +300,7 @@ def own(tmp_path, monkeypatch):
 def test_a_dry_run_prints_the_unit_and_writes_nothing(own, capsys):
     assert own("install", "--dry-run", str(ROOT / "configs" / "bench.yaml")) == 0
     out, _ = capsys.readouterr()
-    assert out.startswith(services.MARK)
+    assert out.startswith(AUTHOR)
     assert f"X-Settings={ROOT / 'configs' / 'bench.yaml'}\n" in out
     assert not own.unit.exists()
 

@@ -18,11 +18,12 @@ from stages.capture import gstreamer
 from stages.capture import live_reader as live
 from stages.capture.capture import CaptureSettings
 from stages.capture.gstreamer import GStreamerVideo, check, missing_gstreamer
-from stages.sinks.rtsp.server import Credentials, RtspServer
+from stages.sinks.rtsp.server import RtspServer
 from tests.builders import CLIP, ROOT, header
 from tests.camera import Camera, read_clock
 from tests.http_camera import jpeg, serving
 from tests.reading import DEADLINE_S, Reading, held
+from tests.rtsp_h264 import CameraCredentials
 from tests.webcam import Webcam, build, compiler
 
 
@@ -343,7 +344,7 @@ def test_refusals_are_told_apart(camera_with_password, login, path, kind, text, 
 def test_a_wrong_password_is_tried_once(video):
     """Or a camera would lock its user out."""
     refused = []
-    server = RtspServer("127.0.0.1", 0, Credentials("guest", "right", ("digest", "basic")), ["tcp"])
+    server = RtspServer("127.0.0.1", 0, CameraCredentials("guest", "right"), ["tcp"])
     server.refused = refused.append
     server.open()
     try:

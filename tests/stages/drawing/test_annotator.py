@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.frame import Frame
-from stages.drawing.annotator import COLOURS, TRAIL_POINTS, Annotator
+from stages.drawing.annotator import COLOURS, MAX_TRAIL_POINTS, Annotator
 
 BACKGROUND = 77
 
@@ -114,12 +114,12 @@ def test_a_trail_forgets_what_is_older_than_its_length():
 
 def test_a_trail_has_no_more_than_its_number_of_points():
     annotator = Annotator(trail_frames=10_000)
-    for seq in range(TRAIL_POINTS + 20):
+    for seq in range(MAX_TRAIL_POINTS + 20):
         y = 150 if seq >= 20 else 50
         drawn = annotator.draw(frame([[4 * seq, y - 40, 4 * seq + 8, y]], [1], seq=seq))
     seen = changed(drawn)
     assert not seen[50].any()
-    assert seen[150, 4 * 21 + 4 : 4 * (TRAIL_POINTS + 19)].all()
+    assert seen[150, 4 * 21 + 4 : 4 * (MAX_TRAIL_POINTS + 19)].all()
 
 
 def test_no_trail_jumps_between_streams():

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.sinks import window
-from stages.sinks.window import Tiles, display_problem, window_toolkit
+from stages.drawing.mosaic import Mosaic
+from stages.sinks import display as display_file
+from stages.sinks.display import display_problem, window_toolkit
 
 ROOT = Path(__file__).parents[3]
 TOOLS = ("Xvfb", "openbox", "xdotool", "wmctrl", "import")  # the last of ImageMagick
@@ -25,7 +26,7 @@ needs_x = pytest.mark.skipif(
 DEADLINE_S = 30
 """Only a hang lasts as long."""
 
-# A run of the stage without a pipeline: it tells each step on a line, and goes on when told.
+# A run of the stage without a pipeline: it prints each step on a line, and waits for keys.
 PLAY = """
     import sys, time
     import numpy as np
@@ -78,8 +79,8 @@ def display():
     screen = ["Xvfb", "-displayfd", str(write), "-screen", "0", "1024x768x24", "-noreset"]
     server = subprocess.Popen(screen, pass_fds=[write], stderr=subprocess.DEVNULL)
     os.close(write)
-    with os.fdopen(read) as told:
-        name = f":{told.readline().strip()}"
+    with os.fdopen(read) as reply:
+        name = f":{reply.readline().strip()}"
     yield name
     server.terminate()
     server.wait(DEADLINE_S)
@@ -190,14 +191,14 @@ def test_a_pause_holds_a_file_and_beats_until_it_is_over(display):
     then = """
         while not stage.paused: stage.idle()
         stage.process(frame(seq))
-        print("let go", stage.paused, flush=True)
+        print("continued", stage.paused, flush=True)
     """
     with Play(display, then, live=False) as play:
         assert play.line() == "shown"
         play.press("space")
         assert play.line() == "held"
         play.press("space")
-        assert play.rest() == ["let go False", "closed"]
+        assert play.rest() == ["continued False", "closed"]
 
 
 @needs_x
@@ -220,14 +221,14 @@ def test_a_pause_can_be_ended_with_the_run(display):
 def test_a_pause_does_not_hold_a_live_stream(display):
     then = """
         while not stage.paused: stage.idle()
-        before = stage._picture.copy()
+        before = stage._image.copy()
         for seq in range(100, 200): stage.process(frame(seq))
-        print("same picture", (stage._picture == before).all(), flush=True)
+        print("same image", (stage._image == before).all(), flush=True)
     """
     with Play(display, then, live=True) as play:
         assert play.line() == "shown"
         play.press("space")
-        assert play.rest() == ["same picture True", "closed"]
+        assert play.rest() == ["same image True", "closed"]
 
 
 @needs_x
@@ -257,11 +258,11 @@ def picture(value, size=(100, 200)):
 
 def test_a_single_stream_is_shown_as_it_is():
     given = picture(9)
-    assert Tiles(("a",)).put("a", given) is given
+    assert Mosaic(("a",)).put("a", given) is given
 
 
 def test_streams_stand_side_by_side_in_the_order_of_their_names():
-    tiles = Tiles(("a", "b", "c"))
+    tiles = Mosaic(("a", "b", "c"))
     tiles.put("b", picture(2))
     whole = tiles.put("c", picture(3))
     assert whole.shape == (200, 400, 3)
@@ -272,7 +273,7 @@ def test_streams_stand_side_by_side_in_the_order_of_their_names():
 
 
 def test_a_picture_of_another_shape_keeps_it():
-    tiles = Tiles(("a", "b"))
+    tiles = Mosaic(("a", "b"))
     tiles.put("a", picture(1))
     tiles.put("b", picture(7))
     whole = tiles.put("b", picture(2, (100, 100)))
@@ -282,7 +283,7 @@ def test_a_picture_of_another_shape_keeps_it():
 
 
 def test_a_stream_that_is_added_gets_a_tile_and_one_that_ends_gives_it_up():
-    tiles = Tiles(("a", "b"))
+    tiles = Mosaic(("a", "b"))
     tiles.put("a", picture(1))
     tiles.put("b", picture(2))
     whole = tiles.put("c", picture(3))
@@ -302,7 +303,7 @@ def test_a_stream_that_is_added_gets_a_tile_and_one_that_ends_gives_it_up():
 @pytest.mark.parametrize("size", [(2160, 3840), (1, 1), (3, 4000), (4000, 3)])
 def test_tiles_of_any_picture_fit_a_screen(streams, size):
     names = tuple(map(str, range(streams)))
-    tiles = Tiles(names)
+    tiles = Mosaic(names)
     for name in names:
         whole = tiles.put(name, picture(5, size))
     for name in names:
@@ -348,7 +349,7 @@ def qt(monkeypatch):
 )
 def test_what_keeps_a_window_away_is_said(monkeypatch, environment, said):
     if "DISPLAY" in environment:
-        monkeypatch.setattr(window.ctypes, "CDLL", lambda name: FakeX11())
+        monkeypatch.setattr(display_file.ctypes, "CDLL", lambda name: FakeX11())
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert said in display_problem()
@@ -360,11 +361,11 @@ def test_a_missing_library_is_named(monkeypatch):
         raise OSError(name)
 
     monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setattr(window.ctypes, "CDLL", missing)
+    monkeypatch.setattr(display_file.ctypes, "CDLL", missing)
     assert display_problem().startswith("libSM.so.6 is missing; install it")
 
 
-def test_opencv_without_windows_is_told_apart(monkeypatch):
+def test_opencv_without_windows_is_reply_apart(monkeypatch):
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI: NONE\n")
     assert "install opencv-python" in display_problem()
 

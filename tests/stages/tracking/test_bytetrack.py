@@ -7,10 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.tracking.bytetrack import ByteTrack, ByteTrackSettings, assign
+from stages.detections import Detections
+from stages.tracking.association import assign
+from stages.tracking.bytetrack import ByteTrack
+from stages.tracking.settings import ByteTrackSettings
 
 FPS = 10
 SIDE = 40
+
+
+def found(boxes, scores, classes):
+    """Detections without ids."""
+    return Detections(boxes, scores, classes, np.full(len(boxes), -1, np.int64))
 
 
 class Scene:
@@ -24,20 +32,20 @@ class Scene:
         """The ids by place: objects are (x, y), (x, y, score) or (x, y, score, class)."""
         full = [(*o, *(0.9, 0)[len(o) - 2 :]) for o in objects]
         boxes = np.array([(x, y, x + SIDE, y + SIDE) for x, y, *_ in full], np.float32)
+        scores = np.array([o[2] for o in full], np.float32)
+        classes = np.array([o[3] for o in full], np.int32)
         rows, ids = self.tracks.update(
-            boxes.reshape(-1, 4),
-            np.array([o[2] for o in full], np.float32),
-            np.array([o[3] for o in full], np.int32),
+            found(boxes.reshape(-1, 4), scores, classes),
             self.frame / FPS if time_s is None else time_s,
         )
         self.frame += 1
         assert ids.dtype == np.int64
         assert (np.diff(rows) > 0).all()
         assert len(set(ids.tolist())) == len(ids)
-        found = [None] * len(full)
+        id_of = [None] * len(full)
         for row, id in zip(rows.tolist(), ids.tolist(), strict=True):
-            found[row] = id
-        return found
+            id_of[row] = id
+        return id_of
 
 
 def test_ids_count_from_1_and_stay():
@@ -245,12 +253,12 @@ def test_a_lost_object_neither_grows_nor_shrinks():
     side = np.array([(0, 0, 1, 1)], np.float32)
     one, person = np.ones(1, np.float32), np.zeros(1, np.int32)
     for step in range(10):
-        scene.tracks.update(side * (40 + 10 * step), one, person, step / FPS)
+        scene.tracks.update(found(side * (40 + 10 * step), one, person), step / FPS)
     for step in range(10, 18):
-        scene.tracks.update(side[:0], one[:0], person[:0], step / FPS)
+        scene.tracks.update(found(side[:0], one[:0], person[:0]), step / FPS)
     # It has gone on like its centre, and has the size it had.
     again = np.array([(38, 38, 178, 178)], np.float32)
-    assert scene.tracks.update(again, one, person, 1.8)[1].tolist() == [1]
+    assert scene.tracks.update(found(again, one, person), 1.8).ids.tolist() == [1]
 
 
 def test_ids_are_never_given_again():
@@ -309,7 +317,8 @@ def crowd(seed, frames=20):
         boxes = np.hstack([places, places + random.uniform(30, 50, (12, 2))])[seen]
         scores = random.uniform(0.2, 1, seen.sum())
         classes = (np.arange(12) % 2)[seen]
-        yield boxes.astype(np.float32), scores.astype(np.float32), classes.astype(np.int32), time_s
+        detections = boxes.astype(np.float32), scores.astype(np.float32), classes.astype(np.int32)
+        yield found(*detections), time_s
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -5,12 +5,12 @@ import pytest
 
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
-from stages.tracking.tracker import Tracker, TrackerSettings
-from tests.builders import context_of
+from stages.tracking.tracker import TrackerStage
+from tests.builders import context_of, tracker_settings
 
 
 def tracker(**settings):
-    return Tracker(TrackerSettings(**settings), context_of())
+    return TrackerStage(tracker_settings(**settings), context_of())
 
 
 def frame(seq=0, lefts=(0,), stream="demo", scores=None):
@@ -45,7 +45,7 @@ def test_hands_on_the_detections_themselves_in_their_order():
 def test_gives_arrays_of_the_types_it_says():
     given = frame()
     tracker().process(given)
-    for array in Tracker.gives:
+    for array in TrackerStage.gives:
         assert given[array.name].dtype == array.dtype
 
 
@@ -86,7 +86,7 @@ def test_of_still_pictures_an_empty_result_has_the_right_types(lefts):
     given = frame(lefts=lefts, scores=[0.1] * len(lefts))
     given.header.still = True
     tracker().process(given)
-    for array in Tracker.gives:
+    for array in TrackerStage.gives:
         assert given[array.name].dtype == array.dtype
         assert len(given[array.name]) == 0
     assert given["boxes"].shape == (0, 4)

@@ -1,4 +1,4 @@
-"""The RTSP sink: what a viewer sees of a stream, and what it costs while nobody looks."""
+"""The RTSP sink: images of a viewer, and the cost without one."""
 
 import errno
 import itertools
@@ -158,7 +158,9 @@ def count_pictures(viewer, sink):
 
     def all_sent():
         return not any(
-            stream.busy or stream.mount.given or any(v._waiting for v in stream.mount.viewers)
+            stream.busy
+            or stream.mount.pending
+            or any(v.sender.waiting for v in stream.mount.viewers)
             for stream in sink._streams.values()
         )
 
@@ -326,7 +328,7 @@ def test_the_rate_is_limited(opened, fps, of_source, want):
     stream = sink._stream("demo")
     jitter_ns = itertools.cycle((0, 3_000_000, -3_000_000, 1_000_000))
     second = [
-        sink._is_due(stream, 10_000_000_000 + round(n * 1e9 / of_source) + next(jitter_ns))
+        stream.rate.is_due(10_000_000_000 + round(n * 1e9 / of_source) + next(jitter_ns))
         for n in range(of_source)
     ]
     assert sum(second) == pytest.approx(want, abs=1)
@@ -341,8 +343,8 @@ def test_a_viewer_that_reads_nothing_does_not_hold_back_the_stage(opened):
             large.header.seq = seq
             sink.process(large)
             wait_until(lambda: not sink._streams["demo"].busy)
-        wait_until(lambda: not sink._streams["demo"].mount.given)
-        assert len(sink._streams["demo"].mount.viewers[0]._waiting) <= 1
+        wait_until(lambda: not sink._streams["demo"].mount.pending)
+        assert len(sink._streams["demo"].mount.viewers[0].sender.waiting) <= 1
         assert viewer.recv(100)
 
 
@@ -435,7 +437,7 @@ def test_settings_out_of_bounds_are_refused(settings):
         msgspec.convert(settings, RtspSettings)
 
 
-def test_a_port_may_be_text_as_the_environment_and_the_command_line_give_it(opened):
+def test_a_port_may_be_text_as_from_the_command_line(opened):
     settings = msgspec.convert({"port": "8554"}, RtspSettings)
     assert Rtsp(settings, context_of()).info()["address"] == "rtsp://127.0.0.1:8554/{stream}"
 

@@ -17,9 +17,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from stages.sinks.rtsp import server as rtsp_server
-from stages.sinks.rtsp.rtp_jpeg import H264, PAYLOAD_BYTES, Jpeg
-from stages.sinks.rtsp.server import Credentials, RtspServer, authorized
+from stages.sinks.rtsp import auth, rtp_sender, session
+from stages.sinks.rtsp.auth import Credentials
+from stages.sinks.rtsp.mount import MAX_PENDING
+from stages.sinks.rtsp.rtp_jpeg import PAYLOAD_BYTES, Jpeg
+from stages.sinks.rtsp.rtp_sender import MAX_WAITING_BYTES
+from stages.sinks.rtsp.server import RtspServer
+from tests.rtsp_h264 import H264, MOUNTS, CameraCredentials
 
 DEADLINE_S = 20.0
 SPS, PPS = b"\x67\x64\x00\x1e\xac", b"\x68\xee\x3c\x80"
@@ -374,7 +378,7 @@ def test_rtp_time_is_that_of_the_pictures(server, mount):
 
 
 def test_a_report_ties_rtp_time_to_the_wall_clock(server, mount, monkeypatch):
-    monkeypatch.setattr(rtsp_server, "REPORT_S", 0.02)
+    monkeypatch.setattr(rtp_sender, "REPORT_S", 0.02)
     with Reader(server) as reader:
         reader.play()
         for step in (0, 7):
@@ -476,10 +480,10 @@ def test_a_silent_viewer_by_udp_is_let_go(server, mount, ports, monkeypatch):
         answer = reader.setup(transport=f"RTP/AVP;unicast;client_port={port}-{port + 1}")
         reader.ask("PLAY")
         theirs = int(re.search(r"server_port=\d+-(\d+)", answer["Transport"])[1])
-        heard_s = mount.viewers[0]._heard_s
+        heard_s = mount.viewers[0].received_s
         rtcp.sendto(b"\x80\xc9\x00\x01abcd", ("127.0.0.1", theirs))
-        wait_until(lambda: mount.viewers[0]._heard_s > heard_s, "a report is a sign of life")
-        monkeypatch.setattr(rtsp_server, "SESSION_S", 0.2)
+        wait_until(lambda: mount.viewers[0].received_s > heard_s, "a report is a sign of life")
+        monkeypatch.setattr(session, "SESSION_TIMEOUT_S", 0.2)
         assert reader.is_over()
         assert not mount.watched
 
@@ -487,7 +491,7 @@ def test_a_silent_viewer_by_udp_is_let_go(server, mount, ports, monkeypatch):
 def test_without_viewers_nothing_is_cut_or_kept(server, mount):
     mount.put(b"not a JPEG at all", 0, 0)
     assert not mount.watched
-    assert not mount.given
+    assert not mount.pending
     with Reader(server) as reader:
         reader.play()
         assert mount.watched
@@ -516,7 +520,7 @@ def kinds(reader, pictures):
 def test_a_viewer_begins_where_it_is_let_in(server, start, want):
     media = H264(SPS, PPS)
     media.payloads(KEY)
-    mount = server.add("/a", media, start)
+    mount = server.add("/a", media, MOUNTS[start])
     with Reader(server) as reader:
         reader.play()
         assert mount.key_wanted == (start != "any")
@@ -527,22 +531,22 @@ def test_a_viewer_begins_where_it_is_let_in(server, start, want):
         assert not mount.key_wanted
 
 
-def test_a_server_without_time_keeps_few_pictures_and_goes_on_with_a_key_picture(server):
-    mount = server.add("/a", H264(SPS, PPS))
+def test_a_busy_server_keeps_few_images_and_continues_with_a_key_image(server):
+    mount = server.add("/a", H264(SPS, PPS), MOUNTS["key"])
     with Reader(server) as reader:
         reader.play()
         put(mount, KEY)
         assert kinds(reader, 1) == [[7, 8, 5]]
         mount._wake = lambda: None  # it does not look
-        put(mount, *[OTHER] * (rtsp_server.MAX_GIVEN + 10))
-        assert len(mount.given) <= rtsp_server.MAX_GIVEN
+        put(mount, *[OTHER] * (MAX_PENDING + 10))
+        assert len(mount.pending) <= MAX_PENDING
         mount._wake = server._wake
         put(mount, OTHER, KEY)
         seen = kinds(reader, 1)
         while seen[-1] == [1]:  # it may have looked of its own accord, now and then
             seen += kinds(reader, 1)
         assert seen[-1] == [7, 8, 5]
-        assert len(seen) <= rtsp_server.MAX_GIVEN
+        assert len(seen) <= MAX_PENDING
 
 
 # --- slow, dead and hostile clients ---
@@ -556,9 +560,9 @@ def test_a_slow_viewer_loses_pictures_and_holds_back_nobody(server, mount):
         for number, file in enumerate(files):
             put(mount, file, time_ns=number * 40_000_000)
             assert [p.payload for p in quick.picture()] == Jpeg().payloads(file)
-        viewer = max(mount.viewers, key=lambda viewer: len(viewer._rest))
-        assert len(viewer._waiting) <= 1
-        assert not mount.given
+        viewer = max(mount.viewers, key=lambda viewer: viewer.unsent_bytes)
+        assert len(viewer.sender.waiting) <= 1
+        assert not mount.pending
         # What it got is whole pictures without a gap in the numbers, and the newest is among it.
         got, want = [], [Jpeg().payloads(file) for file in files]
         while not got or got[-1] != want[-1]:
@@ -570,7 +574,7 @@ def test_a_slow_viewer_loses_pictures_and_holds_back_nobody(server, mount):
 
 
 def test_behind_lost_pictures_h264_goes_on_with_a_key_picture(server):
-    mount = server.add("/a", H264(SPS, PPS))
+    mount = server.add("/a", H264(SPS, PPS), MOUNTS["key"])
     number = 0
 
     def unit(kind):
@@ -585,8 +589,8 @@ def test_behind_lost_pictures_h264_goes_on_with_a_key_picture(server):
             for kind in (0x65, *[0x41] * 19):
                 put(mount, unit(kind))
                 quick.picture()
-        viewer = max(mount.viewers, key=lambda viewer: len(viewer._rest))
-        assert viewer._waiting_bytes <= rtsp_server.MAX_WAITING_BYTES
+        viewer = max(mount.viewers, key=lambda viewer: viewer.unsent_bytes)
+        assert viewer.sender.waiting_bytes <= MAX_WAITING_BYTES
         put(mount, unit(0x65))
         quick.picture()
         numbers, keys = [], []
@@ -604,7 +608,7 @@ def test_behind_lost_pictures_h264_goes_on_with_a_key_picture(server):
 
 
 def test_one_who_takes_nothing_is_sent_away(server, mount, monkeypatch):
-    monkeypatch.setattr(rtsp_server, "STALL_S", 0.3)
+    monkeypatch.setattr(session, "STALL_S", 0.3)
     file = large_jpeg(0)
     with Reader(server, receive_bytes=4096) as frozen:
         frozen.play()
@@ -617,7 +621,7 @@ def test_one_who_takes_nothing_is_sent_away(server, mount, monkeypatch):
 
 
 def test_one_who_asks_for_nothing_is_sent_away(server, mount, monkeypatch):
-    monkeypatch.setattr(rtsp_server, "SETUP_S", 0.3)
+    monkeypatch.setattr(session, "SETUP_S", 0.3)
     with Reader(server) as silent, Reader(server) as half:
         half.socket.sendall(b"DESCRIBE rtsp://127.0.0.1/a RTSP/1.0\r\nCSeq")
         assert silent.is_over()
@@ -780,7 +784,7 @@ def basic(user="guest", password="secret"):
 
 @pytest.fixture
 def locked():
-    made = RtspServer(credentials=Credentials("guest", "secret"))
+    made = RtspServer(credentials=CameraCredentials("guest", "secret"))
     made.open()
     made.add("/a", Jpeg())
     yield made
@@ -789,7 +793,7 @@ def locked():
 
 def test_the_example_of_rfc_7616_is_right(monkeypatch):
     # Section 3.9.1, for MD5.
-    monkeypatch.setattr(rtsp_server, "REALM", "http-auth@example.org")
+    monkeypatch.setattr(auth, "REALM", "http-auth@example.org")
     header = (
         'Digest username="Mufasa", realm="http-auth@example.org", uri="/dir/index.html", '
         'algorithm=MD5, nonce="7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v", nc=00000001, '
@@ -798,10 +802,10 @@ def test_the_example_of_rfc_7616_is_right(monkeypatch):
         'opaque="FQhe/qaU925kfnzjCev0ciny7QMkPqMAFRtzCUYo5tdS"'
     )
     nonce = "7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v"
-    assert authorized(header, "GET", nonce, Credentials("Mufasa", "Circle of Life"))
-    assert not authorized(header, "GET", nonce, Credentials("Mufasa", "Circle of Strife"))
-    assert not authorized(header, "PUT", nonce, Credentials("Mufasa", "Circle of Life"))
-    assert not authorized(header, "GET", "another", Credentials("Mufasa", "Circle of Life"))
+    assert Credentials("Mufasa", "Circle of Life").accepts(header, "GET", nonce)
+    assert not Credentials("Mufasa", "Circle of Strife").accepts(header, "GET", nonce)
+    assert not Credentials("Mufasa", "Circle of Life").accepts(header, "PUT", nonce)
+    assert not Credentials("Mufasa", "Circle of Life").accepts(header, "GET", "another")
 
 
 @pytest.mark.parametrize("method", ["DESCRIBE", "SETUP", "PLAY", "TEARDOWN", "GET_PARAMETER"])
@@ -827,7 +831,7 @@ def test_a_digest_is_let_in(locked, more):
 def test_a_basic_password_is_let_in_where_it_is_offered(locked):
     with Reader(locked) as reader:
         assert reader.ask("DESCRIBE", Authorization=basic()).code == 200
-    locked.credentials = Credentials("guest", "secret", ("digest",))
+    locked.credentials = Credentials("guest", "secret")
     with Reader(locked) as reader:
         answer = reader.ask("DESCRIBE", Authorization=basic())
         assert answer.code == 401
@@ -855,11 +859,11 @@ def test_a_digest_of_another_connection_is_worth_nothing(locked):
 )
 def test_a_wrong_password_is_refused_and_those_who_try_many_are_cut_off(locked, header, caplog):
     with Reader(locked) as reader:
-        for _ in range(rtsp_server.MAX_REFUSALS):
+        for _ in range(session.MAX_REFUSALS):
             assert reader.ask("DESCRIBE", Authorization=header).code == 401
         assert reader.is_over()
     lines = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    assert lines == ["rtsp: wrong user or password from 127.0.0.1"]
+    assert lines == ["wrong user or password from 127.0.0.1"]
 
 
 def test_no_password_is_shown(locked):
