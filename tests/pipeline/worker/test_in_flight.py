@@ -1,4 +1,4 @@
-"""InFlight: no frame is lost, none counts twice, whatever dies and whatever is lost on the way."""
+"""Frames in flight: none is lost, none counts twice, whatever dies or is lost on the way."""
 
 import pytest
 from hypothesis import settings
@@ -15,7 +15,7 @@ WORKER = 1
 
 
 class World:
-    """A stream in custody, and the workers that its frames go to."""
+    """The frames in flight of a stream, and the workers that they go to."""
 
     def __init__(self, slots=3, leaves=1, too_old_ns=None):
         self.arena, self.worker_table = arena(slots=slots), worker_table(3)
@@ -23,7 +23,7 @@ class World:
         self.start()
 
     def start(self):
-        """Capture's process begins, also after it was killed: only the arena is left."""
+        """Start the process of capture, also after it was killed: only the arena is left."""
         self.in_flight = InFlight(self.arena, self.worker_table, 0, self.leaves, self.too_old_ns)
         self.in_flight.resume(self.now_ns)
 
@@ -40,13 +40,13 @@ class World:
         return self.in_flight.take_back(done, self.now_ns)
 
     def die(self, worker=WORKER):
-        """What the supervisor does when a worker died."""
+        """Record the death of a worker, as the supervisor does."""
         for hold in self.worker_table.mark_dead(worker):
             self.arena.blame(hold.slot, hold.generation)
         self.worker_table.raise_epoch()
 
-    def sent_again(self):
-        """What is sent again after a death, once the copies under way are settled."""
+    def resent(self):
+        """Return the frames that are resent after a death, once holds have settled."""
         assert self.in_flight.watch(self.now_ns) == "death"
         return self.settled()
 
@@ -139,7 +139,7 @@ def test_after_a_death_every_frame_in_flight_is_resent_in_order():
     world = World()
     lent = [world.lend() for _ in range(3)]
     world.die()
-    again = world.sent_again()
+    again = world.resent()
     assert [h.seq for h in again] == [0, 1, 2]
     assert [h.attempt for h in again] == [1, 1, 1]
     for before, after in zip(lent, again, strict=True):
@@ -154,7 +154,7 @@ def test_without_frames_in_flight_a_death_resends_nothing():
     world = World()
     world.give_back(world.lend())
     world.die()
-    assert world.sent_again() == []
+    assert world.resent() == []
     assert not world.in_flight.awaiting_release
 
 
@@ -162,7 +162,7 @@ def test_a_death_makes_every_copy_in_flight_void():
     world = World()
     lent = world.lend()
     world.die()
-    again = world.sent_again()
+    again = world.resent()
     assert not world.arena.is_current(lent)
     assert world.give_back(lent) is None
     assert world.ledger.in_flight == 1
@@ -174,7 +174,7 @@ def test_the_return_of_one_branch_before_a_death_is_void():
     lent = world.lend()
     world.give_back(lent, 0b01, cause="stale", spans=[Span(0, 0, 1, 1, 2)])
     world.die()
-    [again] = world.sent_again()
+    [again] = world.resent()
     assert world.give_back(again, 0b10) is None
     assert world.give_back(again, 0b01) == ("", [])
 
@@ -184,7 +184,7 @@ def test_a_frame_held_by_a_worker_is_resent_only_after_its_release():
     held, other = world.lend(), world.lend()
     world.worker_table.hold(2, 0, held)
     world.die()
-    assert [h.seq for h in world.sent_again()] == [other.seq]
+    assert [h.seq for h in world.resent()] == [other.seq]
     assert world.in_flight.awaiting_release
     assert world.settled() == []
     world.worker_table.release(2, 0)
@@ -210,7 +210,7 @@ def test_the_frames_in_hand_of_a_dead_worker_are_resent():
     world = World()
     world.worker_table.hold(WORKER, 0, world.lend())
     world.die()
-    assert [h.seq for h in world.sent_again()] == [0]
+    assert [h.seq for h in world.resent()] == [0]
 
 
 def test_no_frame_is_resent_before_holds_and_attempts_have_settled():
@@ -227,16 +227,16 @@ def test_a_second_death_meanwhile_voids_once_more():
     lent = world.lend()
     world.worker_table.hold(2, 0, lent)
     world.die()
-    assert world.sent_again() == []
+    assert world.resent() == []
     world.die(2)
-    [again] = world.sent_again()
+    [again] = world.resent()
     assert again.attempt == 2
 
 
 def test_a_frame_lent_after_the_death_is_not_void():
     world = World()
     world.die()
-    world.sent_again()
+    world.resent()
     lent = world.lend()
     assert world.give_back(lent) == ("", [])
 
@@ -247,7 +247,7 @@ def test_a_frame_in_hand_at_more_than_three_deaths_is_poison():
     for death in range(1, POISON_BLAMES + 2):
         world.worker_table.hold(WORKER, 0, copy)
         world.die()
-        [copy] = world.sent_again()
+        [copy] = world.resent()
         if death <= 3:
             assert copy.status == Status.LIVE
             assert "image" in copy.arrays
@@ -261,7 +261,7 @@ def test_innocent_frames_are_not_poison_however_many_die():
     world.lend()
     for _ in range(10):
         world.die()
-        [again] = world.sent_again()
+        [again] = world.resent()
     assert again.status == Status.LIVE
 
 
@@ -285,7 +285,7 @@ def test_a_frame_of_a_file_is_never_too_old():
     world.lend()
     world.now_ns += 3600 * 10**9
     world.die()
-    assert world.sent_again()[0].status == Status.LIVE
+    assert world.resent()[0].status == Status.LIVE
 
 
 # --- the end ---
@@ -301,7 +301,7 @@ def test_the_end_of_a_stream_is_lent_and_resent_like_a_frame():
     for _ in range(POISON_BLAMES + 2):  # neither poison nor too old: it must arrive
         world.now_ns += 10**9
         world.die()
-        [end] = world.sent_again()
+        [end] = world.resent()
         assert end.status == Status.END
         world.worker_table.hold(WORKER, 0, end)
     assert world.give_back(end, 0b01) is None
@@ -368,7 +368,7 @@ def well(world):
 
 
 def pass_time(world, seconds, step_s=0.05):
-    """Ask again and again whether something is wrong; the first answer."""
+    """Call `watch` until it finds something, and return that."""
     for _ in range(round(seconds / step_s)):
         world.now_ns += round(step_s * 1e9)
         well(world)

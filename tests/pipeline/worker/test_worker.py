@@ -278,7 +278,7 @@ class Stand:
         return self
 
     def lend(self, stream=0, slot=None, **fields):
-        """What capture does for one more frame; its header."""
+        """Lend one more frame, as capture does, and return its header."""
         own = self.arenas[stream]
         free = next(s for s in range(own.slots) if not own.is_lent(s)) if slot is None else slot
         limit = fields.pop("limit", own.slot_bytes)
@@ -295,7 +295,7 @@ class Stand:
         return lent
 
     def again(self, slot=0, stream=0):
-        """The header with which a frame is sent again after a death."""
+        """Return the header with which a frame is resent after a death."""
         self.arenas[stream].raise_attempt(slot)
         again = self.arenas[stream].header_again(slot, stream)
         again.arrays.clear()
@@ -317,7 +317,7 @@ class Stand:
         )
 
     def frame(self, of):
-        """A header as a frame, to look at its arrays."""
+        """Return the frame of a header, to look at its arrays."""
         return Frame(of, "demo", self.arenas[of.stream].memory(of.slot))
 
     @property
