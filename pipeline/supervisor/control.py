@@ -59,7 +59,7 @@ class Control:
         self.can_reload = rebuild is not None
         self.reloads = 0
         self.reload_error = ""
-        """Why the latest settings were refused; empty if they were not."""
+        """Reason for which the latest settings were refused; empty if they were not."""
         self.replies: dict[str, str] = {}
         """Answers to the latest requests, by the names of these."""
         self._streams, self._processes = streams, processes

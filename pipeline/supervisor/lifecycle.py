@@ -37,7 +37,7 @@ class Lifecycle:
         self.phase = Phase.RUNNING
         self.exit = EXIT_OK
         self.error = ""
-        """Why the run failed, in one line."""
+        """Reason of a failed run, in one line; empty if it did not fail."""
         self._worker_table, self._streams, self._processes = worker_table, streams, processes
         self._stop_timeout_s = 0.0
         self._deadline = 0.0

@@ -32,12 +32,13 @@ INITIAL_DELAY_S, MAX_DELAY_S = 0.05, 2.0
 HEALTHY_S = 0.5
 """A worker that has been ready for so long did not die early."""
 OPEN_S = 300.0
-"""How long stages may take to open: an engine for a GPU may be built meanwhile."""
+"""Timeout for stages to open: an engine for a GPU may be built meanwhile."""
 CLOSE_S = 5.0
-"""How long stages may take to close their files before they are killed."""
+"""Timeout for stages to close their files, after which they are killed."""
 MAX_DESCRIPTORS = 65536
+"""Limit of open files that a run asks for."""
 OWN_DESCRIPTORS = 48
-"""Of the supervisor and of one worker, beside those that grow with streams and workers."""
+"""Open files of the supervisor or a worker, without those that grow with streams and workers."""
 
 
 class Child:
@@ -59,7 +60,7 @@ class Child:
         self.due = 0.0
         """Monotonic time of the next start; meaningful while `pid` is 0."""
         self.failure = ""
-        """Why its process ends, as it reported itself; empty: it reported nothing."""
+        """Reason for the end of its process, as it reported itself; empty: it reported none."""
         self.hung = False
         """Killed for missing heartbeats; frames in hand are not blamed."""
         self.abandoned = False

@@ -16,7 +16,7 @@ from pipeline.supervisor.streams import RunningStreams
 from pipeline.telemetry.counters import StageRow, Telemetry, busy
 
 PUBLISH_S = 0.5
-"""How often the status is published when nothing happens."""
+"""Interval at which the status is published when nothing happens."""
 
 
 class StatusPublisher:

@@ -23,9 +23,9 @@ from pipeline.telemetry.counters import StreamRow, Telemetry, read_trace, write_
 from pipeline.worker.ordered import state_of
 
 ENDED_SHOWN_S = 60.0
-"""How long a stream that was added on request is shown after its end."""
+"""Time for which a stream that was added on request is shown after its end."""
 SPARE_WORKERS = 1024
-"""How many more streams than at the start may run at the same time."""
+"""Number of streams that may run at the same time beyond those of the start."""
 
 _REASONS = {
     "decode": "the images of the source cannot be decoded",

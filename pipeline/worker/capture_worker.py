@@ -22,7 +22,7 @@ from pipeline.worker.reports import Reporter
 from pipeline.worker.worker import Shared, Worker, make_stage, max_batch
 
 HELD_MS = 2
-"""How often capture asks whether the frame of a dead worker is released and can be resent."""
+"""Interval at which capture asks whether workers have released the frames to be resent."""
 RESTART_TOO_OLD_NS = 1_000_000_000
 """A live frame older than this is not resent after a death, unless `max_age_ms` is longer."""
 

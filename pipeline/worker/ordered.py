@@ -117,8 +117,8 @@ class OrderedStages:
         answer = self._progress_of(node, header.stream).answers.get(header.slot)
         if answer is None or answer.generation != header.generation:
             raise RunError(
-                f"{node.name}: frame {header.seq} was resent, but no answer to it is saved; "
-                "this is a fault of Eyeline: report it"
+                f"stages.{node.name}: frame {header.seq} was resent, but its answer is not saved; "
+                "please report this fault of Eyeline"
             )
         if answer.status in (Status.DROPPED, Status.FAILED):
             header.without_arrays(answer.status, answer.cause)

@@ -35,9 +35,9 @@ S = TypeVar("S", bound=Stage)
 BEAT_MS = 100
 """Longest pause between two heartbeats of an idle worker."""
 IDLE_MS = 20
-"""The same for a worker with a stage that wants to be called between frames."""
+"""Longest pause between two calls of `Stage.idle`, in a worker with a stage that has one."""
 PUBLISH_NS = 1_000_000_000
-"""How often stages are asked for their info and counters."""
+"""Interval at which stages are asked for their info and counters."""
 
 
 class Terminated(BaseException):
