@@ -28,8 +28,9 @@ from pipeline.frame import Frame, Header
 from pipeline.graph.graph import Graph, Node
 from pipeline.graph.placement import usable_cores
 from pipeline.stage import InferenceStage, Settings, Source, Stage
-from pipeline.supervisor.streams import Child
-from pipeline.supervisor.supervisor import EXIT_SETUP, Phase, Supervisor
+from pipeline.supervisor.lifecycle import EXIT_SETUP, Phase
+from pipeline.supervisor.processes import Child
+from pipeline.supervisor.supervisor import Supervisor
 
 BARE_S = 3.0
 """Seconds for which the model alone is measured."""
@@ -276,18 +277,18 @@ def _pipeline(graph: Graph, model: str) -> dict[str, float]:
     samples: list[_Sample] = []
 
     def look(supervisor: Supervisor) -> None:
-        if supervisor.phase == Phase.RUNNING and all(
-            child.alive for child in supervisor.children.values()
+        if supervisor.lifecycle.phase == Phase.RUNNING and all(
+            child.alive for child in supervisor.processes.children.values()
         ):
-            delivered = sum(feed.row.latency.count for feed in supervisor.feeds)
-            cpu_s = time.process_time() + sum(map(_cpu_s, supervisor.children.values()))
+            delivered = sum(stream.row.latency.count for stream in supervisor.streams)
+            cpu_s = time.process_time() + sum(map(_cpu_s, supervisor.processes.children.values()))
             samples.append(_Sample(time.monotonic(), delivered, cpu_s))
 
     supervisor = Supervisor(graph, log_level=logging.WARNING)
     code = supervisor.run(look)
     if code:
         kind = SetupError if code == EXIT_SETUP else RunError
-        raise kind(f"bench: {supervisor.error or 'interrupted'}")
+        raise kind(f"bench: {supervisor.lifecycle.error or 'interrupted'}")
     summary = supervisor.summary()["streams"]
     provider = str(supervisor.summary()["stages"][model].get("provider") or "CPU")
     frames = sum(stream["delivered"] for stream in summary.values())

@@ -97,10 +97,6 @@ MAX_CLASS_LINES = 300
 MAX_ATTRIBUTES = 20
 LARGE = {
     "pipeline/memory/arena.py:Arena": "head, slot table and ledger are one layout of words",
-    "pipeline/supervisor/supervisor.py": "to be split",
-    "pipeline/supervisor/supervisor.py:Supervisor": "to be split",
-    "pipeline/worker/worker.py": "to be split",
-    "pipeline/worker/worker.py:Worker": "to be split",
     "stages/capture/capture.py": "to be split",
     "stages/capture/gstreamer.py": "to be split",
     "stages/capture/gstreamer.py:GStreamerVideo": "to be split",

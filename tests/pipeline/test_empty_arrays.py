@@ -9,8 +9,8 @@ from hypothesis.extra import numpy as arrays_of
 from pipeline.frame import ALIGN, Frame, Status
 from pipeline.stage import Array, Settings, Stage
 from tests.builders import header
-from tests.pipeline.worker import test_worker
-from tests.pipeline.worker.test_worker import SCRIPT, Stand, run, stand
+from tests.pipeline.worker import stand as stand_file
+from tests.pipeline.worker.stand import SCRIPT, Stand, run, stand
 
 __all__ = ["stand"]  # the fixture that gives every worker here sockets that only note
 
@@ -63,13 +63,13 @@ class Keep(Put):
 
 @pytest.fixture(autouse=True)
 def stages(monkeypatch):
-    registry = test_worker.REGISTRY | {
+    registry = stand_file.REGISTRY | {
         "put": "tests.pipeline.test_empty_arrays:Put",
         "keep": "tests.pipeline.test_empty_arrays:Keep",
         "tracker": "stages.tracking.tracker:TrackerStage",
         "nms": "stages.inference.nms:NonMaxSuppression",
     }
-    monkeypatch.setattr(test_worker, "REGISTRY", registry)
+    monkeypatch.setattr(stand_file, "REGISTRY", registry)
     yield
     PLAN.clear()
 

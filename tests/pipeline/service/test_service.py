@@ -22,7 +22,7 @@ from pipeline.service import unit as unit_file
 from pipeline.service.accounts import Account, account_for
 from pipeline.service.service import Service, files_in, read_variables
 from pipeline.service.unit import AUTHOR
-from pipeline.supervisor.supervisor import CLOSE_S, OPEN_S
+from pipeline.supervisor.processes import CLOSE_S, OPEN_S
 from tests.builders import ROOT
 
 ANALYZE = shutil.which("systemd-analyze")
