@@ -69,7 +69,7 @@ from pathlib import Path
 from pipeline.commands.arguments import parse
 from pipeline.commands.terminal import print_error, stderr_ignoring_hangup
 from pipeline.errors import EyelineError, RunError
-from pipeline.supervisor.supervisor import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SETUP
+from pipeline.supervisor.lifecycle import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SETUP
 
 ROOT = Path(__file__).resolve().parent
 

@@ -1,10 +1,10 @@
-"""The pipeline against its limits, measured interleaved in one run, so that ratios hold on a
-machine whose speed drifts.
+"""The pipeline compared with its limits, measured interleaved in one run, so that the ratios hold
+on a machine whose speed drifts.
 
     D   CPU time of one bare inference: the model alone, one process per core, nothing else
-    X   CPU time of what else must be done per frame, measured stage by stage in one process:
-        decode, resize, decode of outputs, NMS, tracking, the sinks
-    limit = cores / (D + X)     what these cores could do if moving frames cost nothing
+    X   CPU time of all other work per frame, measured stage by stage in one process: decode,
+        resize, decode of outputs, NMS, tracking, the sinks
+    limit = cores / (D + X)     frames per second of these cores if moving frames cost nothing
     plain   a loop that does all of it in one process, as a script would: the best of the model on
         all cores with threads that spin (onnxruntime's default), on all without, and on one
 """
@@ -13,12 +13,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import logging
 import os
-import select
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -26,38 +22,40 @@ from typing import Any, NamedTuple
 
 from pipeline.bench_figures import as_text as as_text
 from pipeline.bench_figures import check_plausible, cpu_model
-from pipeline.bench_process import Forked
+from pipeline.bench_process import Forked, time_to_first_object
 from pipeline.errors import RunError, SetupError
 from pipeline.frame import Frame, Header
 from pipeline.graph.graph import Graph, Node
 from pipeline.graph.placement import usable_cores
 from pipeline.stage import InferenceStage, Settings, Source, Stage
-from pipeline.supervisor.streams import Child
-from pipeline.supervisor.supervisor import EXIT_SETUP, Phase, Supervisor
+from pipeline.supervisor.lifecycle import EXIT_SETUP, Phase
+from pipeline.supervisor.processes import Child
+from pipeline.supervisor.supervisor import Supervisor
 
 BARE_S = 3.0
+"""Seconds for which the model alone is measured."""
 ALONE_FRAMES = 150
-"""Frames over which each stage's own work is measured."""
-LEAST_FRAMES = 2
-"""The first one pays for memory and caches."""
+"""Frames over which the work of each stage is measured."""
+MIN_FRAMES = 2
+"""Fewest frames that can be measured; the first one pays for memory and caches."""
 SEQUENTIAL_FRAMES = 120
-START_TIMEOUT_S = 60.0
+"""Frames over which the plain loop is measured."""
 
 
 def bench(build: Callable[[], Graph], rounds: int, start_command: Sequence[str]) -> dict[str, Any]:
     """Measure a graph.
 
     Args:
-        build: makes the graph anew; its streams should end, and none be live.
-        rounds: how often everything is measured in turn; medians count.
-        start_command: a command that runs the graph and writes events to standard output, to
-            measure the time from its start to the first detection.
+        build: makes the graph; its streams must end, and none be live.
+        rounds: how often everything is measured in turn; the medians are taken.
+        start_command: command that runs the graph and writes events to standard output, to measure
+            the time from its start to the first detection.
 
     Returns:
-        Figures as `--json` writes them.
+        The figures as `--json` writes them.
 
     Raises:
-        SetupError: there is nothing in it that can be measured, or too little.
+        SetupError: the graph has nothing to measure, or too few frames.
         RunError: a measurement failed.
     """
     graph = build()
@@ -68,7 +66,7 @@ def bench(build: Callable[[], Graph], rounds: int, start_command: Sequence[str])
     whole: list[dict[str, float]] = []
     starts: list[float] = []
     for _ in range(rounds):
-        starts.append(_start(start_command))
+        starts.append(time_to_first_object(start_command))
         bare.append(_bare(graph, model, min(cores, model.replicas)))
         alone.append(_alone(graph, model))
         whole.append(_pipeline(build(), model.name))
@@ -106,10 +104,13 @@ def bench(build: Callable[[], Graph], rounds: int, start_command: Sequence[str])
 
 
 def check(graph: Graph) -> Node:
-    """See, before anything starts, that a graph can be measured; the stage that runs the model.
+    """Check, before anything starts, that a graph can be measured.
+
+    Returns:
+        The stage that runs the model.
 
     Raises:
-        SetupError: it cannot.
+        SetupError: it cannot be measured.
     """
     runs_model = (node for node in graph.nodes if issubclass(node.kind, InferenceStage))
     replicated = (node for node in graph.nodes if node.replicated)
@@ -119,10 +120,10 @@ def check(graph: Graph) -> Node:
     for stream in graph.streams:
         if stream.live:
             raise SetupError(
-                f"bench: {stream.name} is live and sets its own pace: measure with a file"
+                f"bench: stream {stream.name} is live, so it sets the pace; use a file"
             )
         frames = stream.info.frames
-        if frames is not None and frames < LEAST_FRAMES:
+        if frames is not None and frames < MIN_FRAMES:
             raise _too_few(frames)
     return model
 
@@ -130,8 +131,7 @@ def check(graph: Graph) -> Node:
 def _too_few(frames: int) -> SetupError:
     many = "1 frame is" if frames == 1 else f"{frames} frames are"
     return SetupError(
-        f"bench: {many} over before they can be measured: take more, with `loop` and "
-        "`frames` of the stream"
+        f"bench: {many} too few to measure; set `loop: true` and a larger `frames` of the stream"
     )
 
 
@@ -139,40 +139,8 @@ def _sum(parts: dict[str, float]) -> float:
     return sum(value for name, value in parts.items() if name != "fps")
 
 
-def _start(command: Sequence[str]) -> float:
-    """Seconds from the start of a command to its first event with an object in it."""
-    begin = time.monotonic()
-    process = subprocess.Popen(
-        command,
-        bufsize=0,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    seconds = None
-    try:
-        while seconds is None and time.monotonic() - begin < START_TIMEOUT_S:
-            # Without a buffer, so that `select` sees all that is there.
-            left_s = START_TIMEOUT_S - (time.monotonic() - begin)
-            if not select.select([process.stdout], [], [], max(0.0, left_s))[0]:
-                break
-            line = process.stdout.readline()
-            if not line:
-                break
-            if json.loads(line)["objects"]:
-                seconds = time.monotonic() - begin
-    finally:
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=START_TIMEOUT_S)
-    if seconds is None:
-        raise RunError(f"bench: no object was found; {errors.decode().strip()}")
-    return seconds
-
-
 def _bare(graph: Graph, model: Node, processes: int) -> dict[str, float]:
-    """The model alone, on the input that the stages before it make of the first picture."""
+    """Measure the model alone, on the input that the stages before it make of the first image."""
     go_in, go_out = os.pipe()
 
     def work(report: Callable[[object], None]) -> None:
@@ -182,7 +150,7 @@ def _bare(graph: Graph, model: Node, processes: int) -> dict[str, float]:
         for node, stage in stages.items():
             _call(node, stage, frame)
         stage = stages[model]
-        # The model without what is made of its outputs, if the stage separates the two.
+        # The model without the decoding of its outputs, if the stage separates the two.
         infer = stage.infer if isinstance(stage, InferenceStage) else stage.process
         infer(frame)
         report("ready")
@@ -197,7 +165,7 @@ def _bare(graph: Graph, model: Node, processes: int) -> dict[str, float]:
     for child in children:
         child.receive()
     os.close(go_in)
-    os.close(go_out)  # end of file is the starting shot
+    os.close(go_out)  # end of file starts all of them
     results = [child.receive() for child in children]
     for child in children:
         child.end()
@@ -208,7 +176,7 @@ def _bare(graph: Graph, model: Node, processes: int) -> dict[str, float]:
 
 
 def _alone(graph: Graph, model: Node) -> dict[str, float]:
-    """Every stage in one process, one after the other: CPU milliseconds per frame of each."""
+    """Measure every stage in one process: CPU milliseconds per frame of each."""
 
     def work(report: Callable[[object], None]) -> None:
         stages = _open(graph)
@@ -229,7 +197,7 @@ def _alone(graph: Graph, model: Node) -> dict[str, float]:
                 used = dict.fromkeys(stages, 0.0)
         for stage in stages.values():
             stage.close()
-        if frames < LEAST_FRAMES:
+        if frames < MIN_FRAMES:
             raise _too_few(frames)
         report({node.name: value / (frames - 1) * 1e3 for node, value in used.items()})
 
@@ -244,10 +212,10 @@ def _alone(graph: Graph, model: Node) -> dict[str, float]:
 
 
 class _Inference:
-    """CPU time of what a stage calls `infer`, within its `process`: D has it, so X must not.
+    """CPU time of `infer` within the `process` of a stage: it is part of D, so X excludes it.
 
-    It is measured in the call that it is part of, so the rest of the call cannot be negative.
-    A stage that is no `InferenceStage` is all inference.
+    It is measured inside the same call, so the rest of the call cannot be negative. A stage that is
+    not an `InferenceStage` is all inference.
     """
 
     def __init__(self, stage: Stage) -> None:
@@ -266,12 +234,12 @@ class _Inference:
 
 
 def _sequential(graph: Graph, model: Node, settings: Settings) -> float:
-    """Frames per second of one process that does it all, as a plain script would.
+    """Return the frames per second of one process that does all the work, as a script would.
 
     Args:
-        graph: what to do.
+        graph: the graph.
         model: the stage that runs the model.
-        settings: in place of its own.
+        settings: settings of that stage, in place of its own.
     """
 
     def work(report: Callable[[object], None]) -> None:
@@ -295,32 +263,32 @@ def _sequential(graph: Graph, model: Node, settings: Settings) -> float:
 
 
 class _Sample(NamedTuple):
-    """A pipeline at one moment."""
+    """Counts of a pipeline at one moment."""
 
     time_s: float
     delivered: int
     cpu_s: float
-    """Of the workers and the supervisor."""
+    """CPU time of the workers and the supervisor."""
 
 
 def _pipeline(graph: Graph, model: str) -> dict[str, float]:
-    """The pipeline in its steady state: from the first tenth of the frames to the last whole look
-    before the end, so that neither loading the model nor draining counts."""
+    """Measure the pipeline in its steady state: from the first tenth of the frames to the last
+    sample before the end, so that neither loading the model nor draining counts."""
     samples: list[_Sample] = []
 
     def look(supervisor: Supervisor) -> None:
-        if supervisor.phase == Phase.RUNNING and all(
-            child.alive for child in supervisor.children.values()
+        if supervisor.lifecycle.phase == Phase.RUNNING and all(
+            child.alive for child in supervisor.processes.children.values()
         ):
-            delivered = sum(feed.row.latency.count for feed in supervisor.feeds)
-            cpu_s = time.process_time() + sum(map(_cpu_s, supervisor.children.values()))
+            delivered = sum(stream.row.latency.count for stream in supervisor.streams)
+            cpu_s = time.process_time() + sum(map(_cpu_s, supervisor.processes.children.values()))
             samples.append(_Sample(time.monotonic(), delivered, cpu_s))
 
     supervisor = Supervisor(graph, log_level=logging.WARNING)
     code = supervisor.run(look)
     if code:
         kind = SetupError if code == EXIT_SETUP else RunError
-        raise kind(f"bench: {supervisor.error or 'interrupted'}")
+        raise kind(f"bench: {supervisor.lifecycle.error or 'interrupted'}")
     summary = supervisor.summary()["streams"]
     provider = str(supervisor.summary()["stages"][model].get("provider") or "CPU")
     frames = sum(stream["delivered"] for stream in summary.values())
@@ -339,14 +307,14 @@ def _pipeline(graph: Graph, model: str) -> dict[str, float]:
 
 
 def _cpu_s(child: Child) -> float:
-    """CPU time of all threads of a worker."""
+    """Return the CPU time of all threads of a worker."""
     total_ns = 0
     try:
         for thread in os.listdir(f"/proc/{child.pid}/task"):
             with open(f"/proc/{child.pid}/task/{thread}/schedstat") as file:
                 total_ns += int(file.read().split()[0])
     except OSError:
-        return 0.0  # it has ended between two looks
+        return 0.0  # it has just ended
     return total_ns / 1e9
 
 
@@ -355,7 +323,13 @@ def _open(
     change: Settings | None = None,
     upto: Node | None = None,
 ) -> dict[Node, Stage]:
-    """The stages of a graph in this process, opened, in the order they are worked in."""
+    """Open the stages of a graph in this process, and return them in the order of processing.
+
+    Args:
+        graph: the graph.
+        change: settings of the stage `upto`, in place of its own; all stages are opened then.
+        upto: last stage to open; None: all.
+    """
     stages: dict[Node, Stage] = {}
     for node in graph.nodes:
         settings = graph.streams[0].capture if issubclass(node.kind, Source) else node.settings
@@ -369,7 +343,7 @@ def _open(
 
 
 def _call(node: Node, stage: Stage, frame: Frame) -> bool:
-    """Have a stage work on a frame; False if it is a source that has ended."""
+    """Let a stage process a frame; return False if it is a source that has ended."""
     if not isinstance(stage, Source):
         stage.process(frame)
         return True
@@ -386,7 +360,7 @@ def _memory(size: int) -> memoryview:
 
 
 def _blank(graph: Graph) -> Frame:
-    """A frame in memory that is used again and again, as a slot is."""
+    """Return an empty frame in memory that is reused, as a slot is."""
     memory = _memory(graph.slot_bytes)
     header = Header(stream=0, seq=0, attempt=0, slot=0, generation=1, limit=graph.slot_bytes)
     return Frame(header, graph.streams[0].name, memory)

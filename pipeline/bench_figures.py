@@ -1,4 +1,4 @@
-"""Figures of the bench: whether they can be, on which CPU they hold, how they are shown."""
+"""Figures of the bench: a check that they are possible, the name of the CPU, their text."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from typing import Any
 from pipeline.errors import RunError
 
 NOISE = 0.2
-"""A round may be so far off on a machine that others use as well."""
+"""Relative error that a round may have on a machine with other load."""
 
 
 def check_plausible(parts: Mapping[str, float], ratio_to_plain: float, cores: int) -> None:
-    """Refuse figures that cannot be, so that none of them is published.
+    """Refuse impossible figures, so that none of them is published.
 
     Args:
-        parts: of X, in milliseconds.
-        ratio_to_plain: frames per second of the pipeline, over those of the plain loop.
-        cores: what works at once: the usable cores, and one more for a GPU.
+        parts: parts of X, in milliseconds.
+        ratio_to_plain: frames per second of the pipeline, divided by those of the plain loop.
+        cores: processors that work at once: the usable cores, and one more for a GPU.
 
     Raises:
-        RunError: the plain loop cannot be so slow, or a part of X takes less than no time.
+        RunError: the plain loop is impossibly slow, or a part of X is negative.
     """
     for name, value in parts.items():
         if value < 0:
             raise RunError(
-                f"bench: the part {name} of X is negative ({value:.2f} ms), which cannot be; "
-                "measure again on a machine that does nothing else"
+                f"bench: part {name} of X is negative (found {value:.2f} ms), which is impossible; "
+                "measure again on a machine without other load"
             )
     if ratio_to_plain > cores * (1 + NOISE):
         raise RunError(
-            f"bench: pipeline / plain is {ratio_to_plain:.2f}, which cannot be (at most {cores}, "
-            f"as many work at once, and {NOISE:.0%} of noise); measure again on a machine "
-            "that does nothing else"
+            f"bench: pipeline / plain is impossibly high (found {ratio_to_plain:.2f}; {cores} "
+            f"processors and {NOISE:.0%} noise allow {cores * (1 + NOISE):g}); measure again on a "
+            "machine without other load"
         )
 
 
 def cpu_model() -> str:
-    """Return the name of the CPU, for figures that hold on one like it."""
+    """Return the name of the CPU on which the figures hold."""
     names: dict[str, str] = {}
     try:
         with open("/proc/cpuinfo") as file:
@@ -47,13 +47,13 @@ def cpu_model() -> str:
                 names.setdefault(key.strip().lower(), value.strip())
     except OSError:
         pass
-    # On ARM there is only the "Model" of the board; elsewhere that is a number.
+    # On ARM only the "Model" of the board is given; elsewhere that is a number.
     board = "" if "model name" in names else names.get("model", "")
     return names.get("model name") or board or platform.processor() or platform.machine()
 
 
 def as_text(figures: dict[str, Any]) -> str:
-    """Write the figures for a person, each ratio with its denominator."""
+    """Return the figures as text, each ratio with its denominator."""
     f = figures
     parts = " + ".join(f"{name} {value:.2f}" for name, value in f["x_parts_ms"].items())
     rounds = ", ".join(f"{ratio:.3f}" for ratio in f["ratios"])
@@ -68,7 +68,7 @@ def as_text(figures: dict[str, Any]) -> str:
             f"pipeline          {f['pipeline_fps']:.1f} fps in {len(f['processes'])} processes",
             f"pipeline / limit  {f['ratio_to_limit']:.3f} (rounds: {rounds})",
             f"pipeline / bare   {f['pipeline_fps'] / f['bare_fps']:.3f}",
-            f"pipeline / plain  {f['ratio_to_plain']:.3f}; plain is one process that does it all, "
+            f"pipeline / plain  {f['ratio_to_plain']:.3f}; plain is one process that does all, "
             "with the best of the model on all cores, spinning or not, and on one: "
             f"{f['sequential_fps']:.1f} fps",
             f"work / all CPU    {f['work_share']:.3f} = (D + X) / CPU of the pipeline per frame",

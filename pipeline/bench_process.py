@@ -1,4 +1,4 @@
-"""A process in which the bench measures something, apart from its own."""
+"""The processes in which the bench measures."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import json
 import os
 import select
 import signal
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.errors import EyelineError, RunError, SetupError
 
 MAX_SILENCE_S = 300.0
-"""How long a measurement may take; a model that does not end is killed then."""
+"""Seconds that a measurement may take; its process is killed then."""
+
+START_TIMEOUT_S = 60.0
+"""Seconds that a command may take until it detects its first object."""
 
 Report = Callable[[object], None]
 
@@ -22,10 +27,10 @@ class Forked:
     """A forked process that reports with lines of JSON."""
 
     def __init__(self, work: Callable[[Report], None]) -> None:
-        """Start it.
+        """Start the process.
 
         Args:
-            work: what it does; is given the function that reports.
+            work: function to run in it; its argument is a function that sends a report.
         """
         read, write = os.pipe()
         self._pid = os.fork()
@@ -46,21 +51,21 @@ class Forked:
             finally:
                 os._exit(code)
         os.close(write)
-        self._file = os.fdopen(read, "rb", 0)  # without a buffer: `select` sees all that is there
+        self._file = os.fdopen(read, "rb", 0)  # no buffer, so that `select` sees all data
 
     def receive(self, timeout_s: float = MAX_SILENCE_S) -> Any:
         """Return the next report.
 
         Raises:
-            SetupError: it cannot do what it was asked to.
-            RunError: the process failed, or reports nothing in time.
+            SetupError: the measurement cannot work.
+            RunError: the process failed, or sent no report in time.
         """
         if not select.select([self._file], [], [], timeout_s)[0]:
             os.kill(self._pid, signal.SIGKILL)
             self.end()
-            raise RunError(f"bench: a measurement does not end within {timeout_s:g} s")
+            raise RunError(f"bench: a measurement did not end within {timeout_s:g} s; killed")
         line = self._file.readline()
-        value = json.loads(line) if line else {"error": "a process died"}
+        value = json.loads(line) if line else {"error": "a measuring process died"}
         if isinstance(value, dict) and "setup" in value:
             raise SetupError(value["setup"])
         if isinstance(value, dict) and "error" in value:
@@ -68,10 +73,49 @@ class Forked:
         return value
 
     def end(self) -> None:
-        """Wait for its end."""
+        """Wait until the process has ended."""
         self._file.close()
         os.waitpid(self._pid, 0)
 
 
 def _write(fd: int, value: object) -> None:
     os.write(fd, json.dumps(value).encode() + b"\n")
+
+
+def time_to_first_object(command: Sequence[str]) -> float:
+    """Return the seconds from the start of a command to its first event with an object.
+
+    Args:
+        command: writes events to standard output.
+
+    Raises:
+        RunError: it wrote no such event in time.
+    """
+    begin = time.monotonic()
+    process = subprocess.Popen(
+        command,
+        bufsize=0,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    seconds = None
+    try:
+        while seconds is None and time.monotonic() - begin < START_TIMEOUT_S:
+            # The pipe has no buffer, so `select` sees all that there is to read.
+            left_s = START_TIMEOUT_S - (time.monotonic() - begin)
+            if not select.select([process.stdout], [], [], max(0.0, left_s))[0]:
+                break
+            line = process.stdout.readline()
+            if not line:
+                break
+            if json.loads(line)["objects"]:
+                seconds = time.monotonic() - begin
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=START_TIMEOUT_S)
+    if seconds is None:
+        raise RunError(f"bench: no object was detected; {errors.decode().strip()}")
+    return seconds

@@ -1,4 +1,4 @@
-"""From a YAML file to typed, immutable, strict settings; every complaint names file and key."""
+"""From a YAML file to typed, immutable, strict settings; every error names file and key."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class SupervisorSettings(Settings, frozen=True):
 
 
 class StreamSettings(Settings, frozen=True):
-    """What the machinery wants to know of a stream; its other keys are capture's settings."""
+    """Settings of a stream for the pipeline; its other keys are settings of the capture stage."""
 
     slots: Literal["auto"] | Annotated[int, Meta(ge=1, le=256)] = "auto"
-    """How many frames may be in flight: sets latency, not throughput. auto: just enough to keep
-    the detector busy; live streams share what is more than one each."""
+    """Frames that may be in flight: sets latency, not throughput. auto: just enough to keep the
+    detector busy; live streams share those beyond one each."""
     max_age_ms: Annotated[float, Meta(gt=0)] | None = None
-    """A live frame older than this is dropped (`stale`) where a stage is about to spend work on
-    it; null: never."""
+    """Age in milliseconds from which a live frame is dropped (`stale`) before a stage processes it;
+    null: never."""
 
 
 class Config(Settings, frozen=True):
@@ -64,12 +64,12 @@ class Config(Settings, frozen=True):
     """auto: each stage in a process of its own where there are cores for it, else stages share
     processes; separate: always a process of its own."""
     max_frame: Annotated[str, Meta(pattern=r"^\d{1,5}x\d{1,5}$")] = "3840x2160"
-    """Largest picture, as WIDTHxHEIGHT: sets the size of a slot. Memory is only taken for the
-    pictures that come."""
+    """Largest image, as WIDTHxHEIGHT: sets the size of a slot. Memory is only used for the images
+    that arrive."""
     confidence: Annotated[float, Meta(ge=0, le=1)] | None = None
-    """The score that a detection must have to start or confirm a track, and to be handed on where
-    there is no tracker. A confirmed track may continue with weaker ones, see the tracker. null: as
-    the card of the model says; without a card, by the settings of nms and tracker."""
+    """Score that a detection needs to start or confirm a track, and to reach the sinks where there
+    is no tracker. A confirmed track may continue with weaker ones, see the tracker. null: the score
+    on the card of the model; without a card, the settings of nms and tracker."""
     supervisor: SupervisorSettings = SupervisorSettings()
     """Restarts of workers, and the time they have to stop."""
 
@@ -77,8 +77,8 @@ class Config(Settings, frozen=True):
 def load(path: Path) -> dict[str, Any]:
     """Read a settings file, with `${NAME}` replaced from the environment; not yet checked.
 
-    `${EYELINE}` is the folder of run.py, so that what ships with it is found from anywhere; a plain
-    `${` is written `$${`.
+    `${EYELINE}` is the folder of run.py, so that files shipped with it are found from any working
+    directory; a plain `${` is written `$${`.
 
     Raises:
         ConfigError: unreadable, not YAML, a key twice, an unknown environment variable.
@@ -86,7 +86,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         text = read_text(path)
     except ConfigError as error:
-        # What is not there may be an address in the place of a file.
+        # A file that does not exist may be an address in the place of a file.
         shown = path if path.exists() else display_url(path)
         raise ConfigError(f"{shown}: cannot be read: {error}") from None
     try:
@@ -107,8 +107,8 @@ def check(raw: Mapping[str, Any], where: str) -> Config:
     """Check everything but the settings of streams and stages, which the graph checks.
 
     Args:
-        raw: as `load` gives it.
-        where: the file's name, for messages.
+        raw: settings as `load` returns them.
+        where: name of the file, for messages.
 
     Raises:
         ConfigError: an unknown key, a missing key, a value out of bounds.
@@ -118,7 +118,7 @@ def check(raw: Mapping[str, Any], where: str) -> Config:
         for name, value in entries.items() if isinstance(entries, dict) else ():
             if not isinstance(name, str) or not re.fullmatch(NAME.strip("^$"), name):
                 raise ConfigError(
-                    f"{where}: {table}: {display_value(name)} is no name: expected letters, "
+                    f"{where}: {table}: {display_value(name)} is not a valid name; use letters, "
                     "digits, - and _, beginning with a letter"
                 )
             if not isinstance(value, dict):
@@ -134,7 +134,7 @@ def check(raw: Mapping[str, Any], where: str) -> Config:
 
 
 def override(raw: dict[str, Any], assignment: str) -> None:
-    """Carry out one `--set stage.key=value`; the value is read as YAML.
+    """Apply one `--set stage.key=value`; the value is read as YAML.
 
     The first part may also be `supervisor`, or `streams.NAME`, or one of the top-level keys alone.
 
@@ -144,7 +144,7 @@ def override(raw: dict[str, Any], assignment: str) -> None:
     path, equals, text = assignment.partition("=")
     parts = path.split(".")
     if not equals or not all(map(_KEY.fullmatch, parts)):
-        # Not repeated: without its key, it may be a secret alone.
+        # Not repeated in the message: without its key, it may be a secret.
         raise ConfigError("--set: expected STAGE.KEY=VALUE, as in --set nms.min_score=0.4")
     option = f"--set {path}"
     try:
@@ -153,7 +153,7 @@ def override(raw: dict[str, Any], assignment: str) -> None:
         raise ConfigError(f"{option}: {error}") from None
     if len(parts) == 1:
         if path in ("streams", "stages"):
-            raise ConfigError(f"{option}: expected {path}.NAME.KEY=VALUE, one setting at a time")
+            raise ConfigError(f"{option}: expected {path}.NAME.KEY=VALUE, found {path} alone")
         raw[path] = value
         return
     if parts[0] in ("supervisor", "streams", "stages"):
@@ -162,14 +162,16 @@ def override(raw: dict[str, Any], assignment: str) -> None:
         tables = ["stages", *parts[:-1]]
         known = list(raw.get("stages") or {})
         if tables[1] not in known:
-            raise ConfigError(f"{option}: no stage is named {tables[1]!r}{hint(tables[1], known)}")
+            raise ConfigError(
+                f"{option}: no stage is named {tables[1]!r}{did_you_mean(tables[1], known)}"
+            )
     table = raw
     for part in tables:
         if table.get(part) is None:
             table[part] = {}
         table = table[part]
         if not isinstance(table, dict):
-            raise ConfigError(f"{option}: {part!r} holds no settings")
+            raise ConfigError(f"{option}: expected {part!r} to be a table, found one value")
     table[parts[-1]] = value
 
 
@@ -177,13 +179,13 @@ def convert(raw: Any, kind: type[T], where: str, also: tuple[str, ...] = ()) -> 
     """Check raw settings against a Struct.
 
     Args:
-        raw: the settings.
+        raw: settings as read.
         kind: the Struct.
-        where: what a complaint starts with.
-        also: keys that could stand here too, for hints.
+        where: start of each message.
+        also: other keys that are allowed here, for suggestions.
 
     Raises:
-        ConfigError: in words that start with `where` and name the key.
+        ConfigError: a message that starts with `where` and names the key.
     """
     try:
         return msgspec.convert(raw, kind)
@@ -194,7 +196,7 @@ def convert(raw: Any, kind: type[T], where: str, also: tuple[str, ...] = ()) -> 
 def refuse_unknown(
     raw: Mapping[str, Any], known: list[str], also: tuple[str, ...], where: str
 ) -> None:
-    """Refuse keys that are not known.
+    """Refuse unknown keys.
 
     Raises:
         ConfigError: there is one.
@@ -202,20 +204,20 @@ def refuse_unknown(
     for key in raw:
         if key not in known:
             raise ConfigError(
-                f"{where}: {name_of(key)}: unknown key{hint(str(key), [*known, *also])}"
+                f"{where}: {name_of(key)}: unknown key{did_you_mean(str(key), [*known, *also])}"
             )
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is an index, a class or a count: up to nine digits.
+    """Return whether a text is an index, a class or a count: up to nine digits.
 
-    Python refuses to convert thousands of digits, and nothing here has so large a number.
+    Python refuses to convert thousands of digits, and no number here is that large.
     """
     return text.isdecimal() and len(text) < 10
 
 
-def hint(word: str, known: list[str] | tuple[str, ...]) -> str:
-    """The end of a complaint about an unknown word: the close ones, or all there are."""
+def did_you_mean(word: str, known: list[str] | tuple[str, ...]) -> str:
+    """Return the end of a message about an unknown word: a similar word, or all known ones."""
     close = difflib.get_close_matches(word[:100], known, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"
@@ -244,14 +246,14 @@ def _expand(value: Any, where: str, key: str) -> Any:
 
 
 def _explain(message: str, raw: Any, kind: type[Any], also: tuple[str, ...]) -> str:
-    """msgspec's message with the key in front, and the known keys where one is unknown."""
+    """Return msgspec's message with the key in front, and a suggestion for an unknown key."""
     text, _, path = message.partition(" - at ")
     key = path.strip("`").removeprefix("$").lstrip(".").replace("[...]", "")
     unknown = re.search(r"unknown field `([^`]*)`", text)
     if unknown:
         known = known_keys(kind, key)
         key = f"{key}.{name_of(unknown[1])}".lstrip(".")
-        return f"{key}: unknown key{hint(unknown[1], [*known, *also])}"
+        return f"{key}: unknown key{did_you_mean(unknown[1], [*known, *also])}"
     missing = re.search(r"missing required field `([^`]*)`", text)
     if missing:
         key = f"{key}.{missing[1]}".lstrip(".")
@@ -269,7 +271,7 @@ def _explain(message: str, raw: Any, kind: type[Any], also: tuple[str, ...]) -> 
 
 
 def known_keys(kind: Any, key: str) -> list[str]:
-    """Keys of the Struct that lies at a dotted key below `kind`."""
+    """Return the keys of the Struct at a dotted key below `kind`."""
     kind = _type_at(kind, key)
     if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
         return []
@@ -277,7 +279,7 @@ def known_keys(kind: Any, key: str) -> list[str]:
 
 
 def _type_at(kind: Any, key: str) -> Any:
-    """The type of what lies at a dotted key below a Struct."""
+    """Return the type at a dotted key below a Struct."""
     for part in filter(None, key.split(".")):
         if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
             return None
@@ -288,7 +290,7 @@ def _type_at(kind: Any, key: str) -> Any:
 
 
 def _choices(kind: Any) -> list[Any]:
-    """What a Literal, or the Literals in a union, allow."""
+    """Return the values that a Literal, or the Literals in a union, allow."""
     if get_origin(kind) is Literal:
         return list(get_args(kind))
     return [choice for part in get_args(kind) for choice in _choices(part)]

@@ -1,4 +1,4 @@
-"""Every error Eyeline raises on purpose.
+"""Every error that Eyeline raises on purpose.
 
 EyelineError
   SetupError        cannot work as asked; found before the first frame (exit 2)
@@ -6,7 +6,7 @@ EyelineError
     GraphError      the stages do not join
     SourceError     a camera, file or address cannot be opened
     StageUnavailable  this machine cannot run a stage: a sink is left out
-  RunError          a run that had started cannot go on (exit 1)
+  RunError          a run that had started cannot continue (exit 1)
     StuckSource     a source's thread is stuck in a library: its process is restarted
     DeviceFailed    the device of a stage fails: its process is restarted within the budget
   EndRun            a person asked to end the run, at the window for example (exit 0)
@@ -45,11 +45,11 @@ class SourceError(SetupError):
     """A camera, file or address cannot be opened."""
 
     def __init__(self, text: str, kind: str = "failed") -> None:
-        """Say why.
+        """Give the reason.
 
         Args:
-            text: in words, without credentials.
-            kind: for programs, one of those of `pipeline.status.Condition`.
+            text: reason in words, without credentials.
+            kind: reason for programs, a `kind` of `pipeline.status.SourceState`.
         """
         super().__init__(text)
         self.kind = kind
@@ -63,20 +63,20 @@ class StageUnavailable(SetupError):  # noqa: N818 - says what is missing
 
 
 class RunError(EyelineError):
-    """A run that had started cannot go on: a full disk, a stage that keeps dying."""
+    """A run that had started cannot continue: a full disk, a stage that keeps dying."""
 
 
-class StuckSource(RunError):  # noqa: N818 - says what is the matter with the source
-    """A reading thread does not come back from its library: only a new process helps."""
+class StuckSource(RunError):  # noqa: N818 - names the state of the source
+    """The reading thread of a source hangs in a library: its process must be restarted."""
 
 
-class DeviceFailed(RunError):  # noqa: N818 - says which part of the machine failed
-    """The device that a stage works on fails, whichever frame it is given.
+class DeviceFailed(RunError):  # noqa: N818 - names the part that failed
+    """The device that a stage uses fails with every frame.
 
-    The process of the stage ends and is restarted, as after a crash: its frames in flight are sent
-    again, and `supervisor.restarts` bounds how often. The last message ends the run.
+    The process of the stage ends and is restarted, as after a crash: its frames in flight are
+    resent, and `supervisor.restarts` bounds the restarts. Beyond that, the message ends the run.
     """
 
 
-class EndRun(EyelineError):  # noqa: N818 - a wish, not an error
+class EndRun(EyelineError):  # noqa: N818 - a request, not an error
     """A person asked to end the run; raised by a stage from `process`."""

@@ -1,7 +1,7 @@
-"""A frame: the header that travels over sockets, and the named arrays that stay in a slot.
+"""A frame: a header that is sent over sockets, and named arrays that stay in a slot.
 
-The header is all that a stage sends to the next one. It says in which slot of shared memory the
-frame lies and where in that slot each array is, so the receiver gets views and nothing is copied.
+A stage sends only the header to the next one. It names the slot of shared memory and the place of
+each array in that slot, so the receiver uses views and nothing is copied.
 """
 
 from __future__ import annotations
@@ -18,87 +18,87 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 ALIGN = 64
 """Arrays start at multiples of this many bytes: a cache line, and enough for any SIMD load."""
 FILE = "file"
-"""Array with the name of the file that the picture was read from, as bytes."""
+"""Array with the name of the file that the image was read from, as bytes."""
 
 
 class Status(IntEnum):
-    """What a header stands for."""
+    """State of the frame that a header belongs to."""
 
     LIVE = 0
-    """A picture on its way; the only status with arrays."""
+    """A frame in the pipeline; the only status with arrays."""
     DROPPED = 1
-    """A picture given up on purpose, see `Header.cause`; travels on so that order stays whole."""
+    """A frame dropped on purpose, see `Header.cause`; its header is sent on to keep the order."""
     FAILED = 2
-    """A picture that a stage could not process, see `Header.cause`."""
+    """A frame that a stage could not process, see `Header.cause`."""
     END = 3
-    """The stream is over."""
+    """The end of the stream."""
 
 
 class Span(msgspec.Struct, array_like=True, gc=False):
-    """When one stage worked on a frame."""
+    """Times at which one stage worked on a frame."""
 
     stage: int
     """Index of the stage in the graph."""
     worker: int
     """Index of the worker in the graph."""
     taken_ns: int
-    """Monotonic time at which the worker took the frame off its edge."""
+    """Monotonic time at which the worker received the frame."""
     start_ns: int
     end_ns: int
 
 
 class Header(msgspec.Struct, array_like=True):
-    """What travels over ZeroMQ in place of a frame; some 200 bytes."""
+    """The part of a frame that is sent over ZeroMQ; about 200 bytes."""
 
     stream: int
     """Index of the stream in the graph."""
     seq: int
     """Number of the frame in its stream, from 0, without gaps."""
     attempt: int
-    """How often the frame was sent again; only the newest attempt is alive."""
+    """Number of resends of the frame; only the newest attempt is valid."""
     slot: int
     generation: int
-    """How often the slot has been lent; tells this frame from an earlier one in the same slot."""
+    """Number of loans of the slot; separates the frame from earlier ones in the same slot."""
     status: Status = Status.LIVE
     cause: str = ""
-    """Why the frame is not live: "stale", "restart", "poison" or "failed:STAGE"; else ""."""
+    """Cause if the frame is not live: "stale", "restart", "poison" or "failed:STAGE"; else ""."""
     captured_ns: int = 0
     """Monotonic time of capture."""
     wall_ns: int = 0
     """Wall-clock time of capture, Unix epoch."""
     source_ns: int = -1
-    """The source's own timestamp from the start of the stream; -1 where it has none."""
+    """Timestamp of the source, from the start of the stream; -1 if it has none."""
     ntp_ns: int = -1
-    """When the camera took it by its own wall clock (RTCP), Unix epoch; -1: it does not say."""
+    """Time of capture by the wall clock of the camera (RTCP), Unix epoch; -1: unknown."""
     width: int = 0
     height: int = 0
     still: bool = False
-    """A still picture, unrelated to those before and after it: it is not tracked."""
+    """Whether it is a still image, unrelated to its neighbours: it is not tracked."""
     arrays: dict[str, tuple[int, str, tuple[int, ...]]] = {}
     """Array name -> (byte offset in the slot, dtype, shape)."""
     used: int = 0
-    """Bytes of the slot that are taken."""
+    """Bytes of the slot that are in use."""
     limit: int = 0
-    """Bytes of the slot that this branch of the graph may take."""
+    """Bytes of the slot that this branch of the graph may use."""
     spans: list[Span] = []
     fps: float = 0.0
-    """Pictures per second that the source declares; 0: it does not say."""
+    """Frames per second that the source declares; 0: unknown."""
 
     def without_arrays(self, status: Status, cause: str) -> None:
-        """Make this the header of a frame that will not be worked on any more."""
+        """Turn this into the header of a frame that is not processed further."""
         self.status, self.cause = status, cause
         self.arrays.clear()
 
 
 class SlotFullError(MemoryError):
-    """An array does not fit in what is left of the frame's slot."""
+    """An array does not fit in the free part of the slot of its frame."""
 
 
 class Frame:
-    """One picture on its way, as a stage sees it: facts about it, and named arrays.
+    """One image of a stream as a stage sees it: its facts, and its named arrays.
 
     Arrays read with `frame["name"]` are read-only views of shared memory, valid only inside
-    `process`. A stage that wants to keep or draw on one takes a copy.
+    `process`. A stage that keeps one or draws on it makes a copy.
     """
 
     __slots__ = ("_memory", "header", "stream")
@@ -113,7 +113,14 @@ class Frame:
     def of(
         cls, stream: str = "test", seq: int = 0, time_s: float = 0.0, **arrays: ArrayLike
     ) -> Frame:
-        """A frame in private memory: for tests, and for calling stages without a pipeline."""
+        """Make a frame in private memory: for tests, and to call stages without a pipeline.
+
+        Args:
+            stream: name of the stream.
+            seq: number of the frame.
+            time_s: its timestamp, in seconds.
+            arrays: its arrays by name.
+        """
         values = {name: np.asarray(value) for name, value in arrays.items()}
         size = sum(value.nbytes + ALIGN for value in values.values()) + (64 << 20)
         image = values.get("image")
@@ -144,22 +151,22 @@ class Frame:
 
     @property
     def width(self) -> int:
-        """Width of the captured picture in pixels."""
+        """Width of the captured image in pixels."""
         return self.header.width
 
     @property
     def height(self) -> int:
-        """Height of the captured picture in pixels."""
+        """Height of the captured image in pixels."""
         return self.header.height
 
     @property
     def still(self) -> bool:
-        """Whether it is a still picture, unrelated to those before and after it."""
+        """Whether it is a still image, unrelated to those before and after it."""
         return self.header.still
 
     @property
     def file(self) -> str:
-        """Name of the picture's file in its folder, where the source is pictures; else ""."""
+        """Name of the file in its folder, if the source is image files; else ""."""
         return os.fsdecode(self[FILE].tobytes()) if FILE in self else ""
 
     @property
@@ -174,7 +181,7 @@ class Frame:
 
     @property
     def time_s(self) -> float:
-        """Seconds into the stream by the source's clock; by the capture clock where it has none."""
+        """Time in the stream in seconds, by the clock of the source or else of the capture."""
         ns = self.header.source_ns
         return (ns if ns >= 0 else self.header.captured_ns) / 1e9
 
@@ -185,7 +192,7 @@ class Frame:
         return iter(self.header.arrays)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """A read-only view of an array.
+        """Return a read-only view of an array.
 
         Raises:
             KeyError: no stage before this one gave an array of that name.
@@ -195,7 +202,7 @@ class Frame:
         return view
 
     def put_file(self, name: str) -> None:
-        """Note which file the picture was read from. Comes directly behind the array `image`.
+        """Record the file that the image was read from; directly after the array `image` is put.
 
         Raises:
             SlotFullError: the slot has no room for it.
@@ -212,7 +219,7 @@ class Frame:
         self.empty(name, array.shape, array.dtype)[...] = array
 
     def empty(self, name: str, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-        """Add an array, or replace one, and give the writable, uninitialised view to fill.
+        """Add an array, or replace one, and return the writable, uninitialised view to fill.
 
         Raises:
             SlotFullError: the slot has no room for it.
@@ -222,7 +229,7 @@ class Frame:
         for side in shape:
             size *= side
         header = self.header
-        # An array with a zero side takes no room, so it fits in a slot that is full.
+        # An array with a zero side needs no room, so it fits in a full slot.
         start = -(-header.used // ALIGN) * ALIGN if size else 0
         if start + size > header.limit:
             raise SlotFullError(

@@ -1,7 +1,7 @@
-"""How text leaves the program: one line of bounded length, no control characters, no secrets.
+"""Text that leaves the program: one line of bounded length, no control characters, no secrets.
 
-`one_line` stands where messages leave: the last line of a command, log records, status lines.
-`display_value` is for messages about settings, whose values may be secrets in the wrong place.
+`one_line` is used where messages leave: the last line of a command, log records, status lines.
+`display_value` is for messages about settings, whose values may be misplaced secrets.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import re
 from pipeline.urls import redact
 
 MAX_MESSAGE = 300
-"""Characters of a message, with all that stands in front of it."""
+"""Characters of a message, with its prefixes."""
 MAX_INPUT = 4000
-"""Characters of a message that are looked at; more would take long, and be left out anyway."""
+"""Characters of a message that are processed; more would take long and be cut."""
 MAX_NAME = 64
+"""Characters of a name or value that is shown."""
 
 _SECRET_KEYS = re.compile(
     r"(source|pipeline|url|broker|address|user|username|pass|password|passphrase|token|key|secret|"
@@ -25,7 +26,7 @@ _NAME = re.compile(rf"[\w.-]{{1,{MAX_NAME}}}")
 
 
 def one_line(text: object, length: int = MAX_MESSAGE) -> str:
-    """Return a text as it may be shown: addresses redacted, on one line, shortened in the middle.
+    """Return a text fit to be shown: addresses redacted, on one line, shortened in the middle.
 
     Args:
         text: may come from a library, a server or an untrusted file.
@@ -35,14 +36,14 @@ def one_line(text: object, length: int = MAX_MESSAGE) -> str:
 
 
 def lines(text: str) -> str:
-    """Return a text of several lines, as a traceback is, with each of them fit to be shown."""
+    """Return a text of several lines, such as a traceback, with each line fit to be shown."""
     return "\n".join(redact(printable(line.expandtabs(4))) for line in bounded(text).splitlines())
 
 
 def bounded(text: str, length: int = MAX_INPUT) -> str:
     """Return a text without its middle, if it is too long for `redact`.
 
-    No word is cut that may be an address, of which only the password might be left.
+    A word that may be an address is never cut: the rest might be its password.
     """
     if len(text) <= length:
         return text
@@ -52,19 +53,19 @@ def bounded(text: str, length: int = MAX_INPUT) -> str:
 
 
 def _word_at(text: str, at: int) -> tuple[int, int]:
-    """Where the word begins and ends in which a place lies; that place itself, if it may be cut."""
+    """Return begin and end of the word at a place; the place itself if it may be cut there."""
     begin, end = text.rfind(" ", 0, at) + 1, text.find(" ", at)
     end = len(text) if end < 0 else end
     return (begin, end) if re.search(r"[@=:/?]", text[begin:end]) else (at, at)
 
 
 def printable(text: str) -> str:
-    """Return a text with ? in place of what a terminal could obey: controls, bidi, surrogates."""
+    """Return a text with ? in place of characters that a terminal obeys: controls, bidi marks."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def shorten(text: str, length: int = MAX_MESSAGE) -> str:
-    """Return a text without its middle, if it is too long; place and advice are at its ends."""
+    """Return a text without its middle, if it is too long: place and advice are at its ends."""
     if len(text) <= length:
         return text
     tail = (length - 5) * 2 // 5
@@ -72,10 +73,10 @@ def shorten(text: str, length: int = MAX_MESSAGE) -> str:
 
 
 def display_value(value: object, key: str = "") -> str:
-    """Return what a message about a wrong value may say of it.
+    """Return a wrong value as a message may show it.
 
     Args:
-        value: as the user wrote it.
+        value: value as the user wrote it.
         key: dotted path of the setting; values of keys that expect an address or a secret are never
             shown.
     """
@@ -103,7 +104,7 @@ def is_secret(key: str) -> bool:
 
 
 def name_of(key: object) -> str:
-    """Return a key or name as it may be shown: an address may stand in its place."""
+    """Return a key or name as a message may show it: it may be an address by mistake."""
     return str(key) if isinstance(key, str) and _NAME.fullmatch(key) else display_value(key)
 
 

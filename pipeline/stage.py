@@ -23,7 +23,7 @@ from pipeline.context import Context as Context
 from pipeline.context import RowLimit as RowLimit
 from pipeline.context import SourceInfo as SourceInfo
 from pipeline.frame import Frame
-from pipeline.status import Condition, Run
+from pipeline.status import RunHandle, SourceState
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -129,7 +129,7 @@ class Stage:
     """Always in a process of its own: it depends on others (a broker, a browser), whose behaviour
     must not delay another stage."""
 
-    run: Run | None = None
+    run: RunHandle | None = None
     """The run it belongs to; the worker sets it before `open`. For stages that show the run."""
 
     def __init__(self, settings: Any, context: Context) -> None:
@@ -273,7 +273,7 @@ class Source(Stage):
     live: bool = False
     """Whether images come at their own pace and are not waited for; known after `open`."""
 
-    condition: Condition = Condition("live")
+    condition: SourceState = SourceState("live")
     """State of the source; read all the time, each change is sent to the supervisor."""
 
     def skip(self, images: int, source_ns: int) -> None:

@@ -1,7 +1,7 @@
-"""A run as seen from one of its own stages: what a status page shows, and what it may ask for.
+"""The state of a run, as one of its own stages reads it: what a status page shows and requests.
 
-Every number is read from shared memory at the moment of asking; what only the supervisor knows
-(states, process ids, restarts) it writes into a bulletin there. Requests go to the supervisor.
+Every number is read from shared memory at the moment of the call; facts that only the supervisor
+knows (states of sources, process ids, restarts) it publishes there. Requests go to the supervisor.
 """
 
 from __future__ import annotations
@@ -11,129 +11,148 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from pipeline.telemetry.counters import Percentiles
+VERSION = "0.1.0"
 
 State = Literal["opening", "live", "waiting", "paused", "ended"]
 
 
-class Condition(msgspec.Struct, frozen=True):
-    """How a source is doing."""
+class Percentiles(msgspec.Struct, frozen=True):
+    """Percentiles of durations in milliseconds; 0 if there were no durations."""
+
+    p50: float
+    p95: float
+    p99: float
+    max: float
+
+
+class SourceState(msgspec.Struct, frozen=True):
+    """State of a source, with the reason if it does not give images."""
 
     state: State = "opening"
-    """opening: not tried yet; live: gives pictures; waiting: away, and tried again; paused: left
-    alone on purpose; ended: gives no more."""
+    """opening: not tried yet; live: gives images; waiting: unreachable, and retried; paused: not
+    read, on request; ended: gives no more images."""
     kind: str = ""
-    """Why it waits, for programs: unauthorized, not_found, unknown_host, refused, unreachable,
-    timeout, frozen (answers, but gives no new picture), closed (the other side ended it),
+    """Reason for waiting, for programs: unauthorized, not_found, unknown_host, refused,
+    unreachable, timeout, frozen (answers, but gives no new image), closed (by the other side),
     no_device, unsupported, failed."""
     text: str = ""
-    """The same in words, without credentials, with what a person can do about it."""
+    """Reason in words, without credentials, with advice for the user."""
     retry_s: float = 0.0
     """Seconds from this change of state to the next attempt."""
 
 
 class StreamStatus(msgspec.Struct, frozen=True):
-    """One stream now. Counters are of the whole run."""
+    """Current status of one stream. Counters are totals of the whole run."""
 
     name: str
     source: str
-    """Without credentials."""
-    condition: Condition
+    """Address without credentials."""
+    condition: SourceState
     since_s: float
-    """Seconds since the condition changed."""
+    """Seconds since the state of the source changed."""
     away_s: float
-    """Seconds in all in which the source was tried but gave nothing."""
+    """Total seconds in which the source was retried and gave nothing."""
     reconnects: int
-    """Times it came back."""
+    """Number of reconnections of the source."""
     live: bool
     decoder: str
     width: int
-    """Of the newest picture, pixels; 0 before the first."""
+    """Width of the newest frame in pixels; 0 before the first."""
     height: int
+    """Height of the newest frame in pixels; 0 before the first."""
     fps: float
-    """Delivered per second from the first frame to the newest."""
+    """Delivered frames per second, from the first frame to the newest."""
     slots: int
     captured: int
     delivered: int
     dropped: dict[str, int]
+    """Cause -> frames."""
     failed: dict[str, int]
+    """Cause -> frames."""
     in_flight: int
     latency_ms: Percentiles
-    """From capture to the return of the slot."""
+    """Times from capture to the return of the slot."""
     hops_ms: dict[str, Percentiles]
-    """Stage -> from capture to the moment the stage was through with the frame."""
+    """Stage -> times from capture until the stage had finished the frame."""
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
-    """One process."""
+    """Current status of one process."""
 
     name: str
     pid: int
-    """0 while it is being started again."""
+    """Process id; 0 while it is being restarted."""
     in_hand: int
-    """Frames it works on at this moment."""
+    """Frames that it is working on."""
 
 
 class StageStatus(msgspec.Struct, frozen=True):
-    """One stage now, over all of its processes."""
+    """Current status of one stage, over all of its processes."""
 
     name: str
     use: str
     after: str | None
+    """Stage before it."""
     processed: int
     failed: int
     restarts: int
     busy_ms: Percentiles
-    """Of its work on one frame."""
+    """Times of its work on one frame."""
     waited_ms: float
-    """How long frames waited for it on average; times their rate it is the queue before it."""
+    """Mean time that frames waited for the stage; multiplied by their rate, the queue before it."""
     cpu_s: float
     info: dict[str, str] = msgspec.field(name="facts")
-    """See `Stage.info`: provider, decoder."""
+    """Facts that the stage reports: provider, decoder; see `Stage.info`."""
     counts: dict[str, int]
-    """What it counts beside frames; see `Stage.counters`."""
+    """Counts beside frames; see `Stage.counters`."""
     workers: list[WorkerStatus]
 
 
 class RunStatus(msgspec.Struct, frozen=True):
-    """The whole run now; as JSON this is what /api/status answers."""
+    """Current status of the whole run; as JSON, the answer of /api/status."""
 
     version: str
     config: str
+    """Name of the settings file."""
     pid: int
-    """Of the supervisor."""
+    """Process id of the supervisor."""
     now: str
-    """Wall clock, ISO 8601, UTC."""
+    """Wall-clock time, ISO 8601, UTC."""
     uptime_s: float
     phase: Literal["running", "draining", "closing"]
     ready: bool
-    """Every stage is open, and every stream has given a picture or is known to wait."""
+    """Whether every stage is open and every stream has given an image or is known to wait."""
     reloads: int
+    """Number of accepted reloads of the settings."""
     reload_error: str
-    """Why the newest settings were refused; empty if they were not."""
+    """Reason for which the newest settings were refused; empty if they were not."""
     streams: list[StreamStatus]
     stages: list[StageStatus]
 
 
-class Run(Protocol):
-    """What a stage finds in `self.run` once it is open."""
+class RunHandle(Protocol):
+    """The run as a stage finds it in `self.run` once it is open."""
 
     def status(self) -> RunStatus:
-        """Everything, now. Takes about a millisecond per stream."""
+        """Return the current status. Takes about a millisecond per stream."""
 
     def latency(self, stream: str, bounds_s: Sequence[float]) -> tuple[list[int], float]:
-        """Latency for a Prometheus histogram.
+        """Return the latency of a stream for a Prometheus histogram.
+
+        Args:
+            stream: name of the stream.
+            bounds_s: upper bounds of the buckets, rising, in seconds.
 
         Returns:
-            For each bound how many frames took at most so long, then how many there were in all;
-            and the sum of their latencies in seconds.
+            For each bound the number of frames that took at most that long, then the number of all
+            frames; and the sum of their latencies in seconds.
 
         Raises:
             KeyError: no such stream.
         """
 
     def ask(self, request: str, timeout_s: float = 5.0, **arguments: Any) -> str:
-        """Have the supervisor do something; from any thread.
+        """Send a request to the supervisor and wait for the answer; from any thread.
 
         Args:
             request: "pause", "resume", "remove" (arguments: stream), "add" (stream, settings as
@@ -142,5 +161,5 @@ class Run(Protocol):
             arguments: as above.
 
         Returns:
-            "" if it is done or under way, else in words why not.
+            "" if it is done or in progress, else the reason why not.
         """

@@ -1,4 +1,4 @@
-"""Reads small text files that a user names: settings, keys. A device or a pipe would never end."""
+"""Small text files that a user names: settings, keys. Devices and pipes are refused."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ from pathlib import Path
 from pipeline.errors import ConfigError
 
 MAX_BYTES = 1 << 20
+"""Largest file that is read, in bytes."""
 
 
 def read_text(path: str | Path, max_bytes: int = MAX_BYTES) -> str:
-    """Return the text of a regular file, read as UTF-8, without waiting for anything.
+    """Return the text of a regular file in UTF-8; never blocks.
+
+    Args:
+        path: the file.
+        max_bytes: largest size that is accepted.
 
     Raises:
-        ConfigError: why it cannot be read, in words that do not name the file.
+        ConfigError: it cannot be read; the message does not name the file.
     """
     try:
-        # A pipe that has no writer would block in `open`.
+        # Without O_NONBLOCK, `open` would block on a pipe without a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise ConfigError(error.strerror or str(error)) from None
     except ValueError:
-        raise ConfigError("the path holds a NUL or another character that no path can") from None
+        raise ConfigError("the path contains a character that no path can have") from None
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):

@@ -1,7 +1,7 @@
-"""What may be shown of an address: scheme, host, port and a plain path, nothing else.
+"""The part of an address that may be shown: scheme, host, port and a plain path.
 
-Credentials stand in addresses in more forms than any list holds: before an @, behind a ?, in the
-path of some cameras. So what is shown is what is known to be harmless, and the rest is left out.
+Addresses contain credentials in more forms than any list can name: before an @, after a ?, in the
+path of some cameras. So only parts that are known to be harmless are shown.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ENCODE = "write # as %23, / as %2F, ? as %3F, @ as %40, % as %25 and a space as 
 
 
 def display_url(address: object) -> str:
-    """Return what may be shown of an address.
+    """Return the part of an address that may be shown.
 
     A path of this machine and the index of a camera are shown whole. A text that is neither, and
     has no scheme, may be an address that was mistyped, and is hidden.
@@ -80,7 +80,7 @@ def login_advice(address: str) -> str:
 
 
 def is_broken(address: str) -> bool:
-    """Return whether an address has an @ that cannot be where its login was meant to end."""
+    """Return whether an address has an @ that cannot be the end of its login."""
     found = _SCHEME.match(address)
     authority, path = _split(address[found.end() :]) if found else ("", "")
     before = path.rpartition("@")[0]
@@ -102,7 +102,7 @@ def display_pipeline(line: str) -> str:
 
 
 def _split(rest: str) -> tuple[str, str]:
-    """Split what follows a scheme into authority and the rest, at the first / ? # or backslash."""
+    """Split the text after a scheme into authority and rest, at the first / ? # or backslash."""
     end = re.search(r"[/?#\\]", rest)
     return (rest, "") if end is None else (rest[: end.start()], rest[end.start() :])
 

@@ -1,8 +1,8 @@
-"""Reads settings as YAML, with the plain values of YAML 1.2, and refuses what cannot be settings.
+"""Settings in YAML, with the plain values of YAML 1.2.
 
 PyYAML reads YAML 1.1, in which `12:30` is the number 750, `010000` is 4096 and `no` is false. Here
 plain values follow the core schema of YAML 1.2: true and false, decimal, 0o and 0x numbers, null;
-all else is text. Shape and size are checked before anything is made of the text.
+all others are text. Shape and size are checked before any value is constructed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from pipeline.messages import name_of
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 MAX_VALUES = 10_000
-"""In one settings file; aliases within aliases could make a small file huge."""
+"""Values in one settings file; aliases within aliases could make a small file huge."""
 MAX_DEPTH = 50
+"""Levels of nested tables and lists."""
 MAX_DIGITS = 30
-"""Of a number; Python refuses to convert, or takes long for, numbers of thousands of digits."""
+"""Digits of a number; Python refuses, or takes long for, numbers of thousands of digits."""
 
 _PREFIX = "tag:yaml.org,2002:"
 _NUMBER = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
@@ -32,18 +33,18 @@ _PLAIN = (
     ("float", rf"{_NUMBER}|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", tuple("-+.0123456789")),
     ("merge", r"<<", ("<",)),
 )
-"""What a plain value is, and the characters it may begin with; the first that fits counts."""
+"""Type, pattern and first characters of plain values; the first that matches is taken."""
 
 
 class YamlError(ValueError):
-    """A text that is no YAML, or that settings may not hold; the message repeats no value of it."""
+    """The text is not YAML, or not allowed in settings; the message repeats no value of it."""
 
 
 def parse(text: str) -> Any:
-    """Return what a YAML text says.
+    """Return the value of a YAML text.
 
     Raises:
-        YamlError: not YAML, a key twice, a value that cannot be, too deep, too many values.
+        YamlError: not YAML, a key twice, an invalid value, too deep, too many values.
     """
     try:
         _check_shape(text)
@@ -57,19 +58,19 @@ def parse(text: str) -> Any:
 
 
 class _SettingsLoader(Loader):  # type: ignore[misc]
-    """Makes tables, lists, texts, numbers, true, false and null; no other types, no key twice."""
+    """A loader of tables, lists, texts, numbers, true, false and null, without duplicate keys."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
     yaml_constructors: dict[str | None, Callable[..., Any]] = {}
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Return a table; of a key given twice, YAML would silently keep the last."""
+        """Return a table; refuse a duplicate key, of which YAML would silently keep the last."""
         if not isinstance(node, yaml.MappingNode):
             raise _refusal(node, "expected a table")
         seen: set[Any] = set()
         for key_node, _ in node.value:
             if key_node.tag == f"{_PREFIX}merge":
-                continue  # << may be there, and what it brings in may be given again
+                continue  # keys that << merges in may be given again
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, list | dict):
                 raise _refusal(key_node, "a list or table cannot be a key")
@@ -130,7 +131,7 @@ def _refusal(node: Any, problem: str) -> yaml.YAMLError:
 
 
 def _check_shape(text: str) -> None:
-    """Refuse a text that is too deep, has too many values, or an alias within what it names.
+    """Refuse a text that is too deep, has too many values, or an alias inside its own anchor.
 
     Raises:
         yaml.YAMLError: it is such a text, or not YAML.
@@ -141,7 +142,7 @@ def _check_shape(text: str) -> None:
     for event in yaml.parse(text, Loader):
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in open_anchors):
-                raise _refusal(event, "an alias (*) within what it names")
+                raise _refusal(event, "an alias (*) inside its own anchor (&)")
             values += sizes.get(str(event.anchor), 1)
         elif isinstance(event, yaml.NodeEvent):
             values += 1
@@ -160,7 +161,7 @@ def _check_shape(text: str) -> None:
 
 
 def _explain(error: yaml.YAMLError) -> str:
-    """Say in one line where and why, without the names and values that PyYAML puts in quotes."""
+    """Return place and reason in one line, without the names and values that PyYAML quotes."""
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
     if not isinstance(error, yaml.constructor.ConstructorError):
         problem = re.sub(r"'\S{2,}'|\"\S{2,}\"", "...", problem)

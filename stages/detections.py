@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import hint, is_number
+from pipeline.config import did_you_mean, is_number
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.messages import display_value
@@ -123,7 +123,7 @@ def class_numbers(names: Sequence[str], labels: Sequence[str], key: str) -> NDAr
             if not found:
                 raise SetupError(
                     f"{key}: the model has no label {display_value(name)}"
-                    f"{hint(name, tuple(labels))}"
+                    f"{did_you_mean(name, tuple(labels))}"
                 )
             numbers += found
         elif is_number(name):

@@ -400,9 +400,9 @@ def test_a_video_beside_the_pictures_of_its_folder_is_no_harm(capsys, busy):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--live"], "clip is live and sets its own pace: measure with a file"),
-        (["--source", "rtsp://camera/x"], "stream1 is live and sets its own pace"),
-        (["--frames", 1], "1 frame is over before they can be measured: take more"),
+        (["--live"], "stream clip is live, so it sets the pace; use a file"),
+        (["--source", "rtsp://camera/x"], "stream stream1 is live, so it sets the pace"),
+        (["--frames", 1], "1 frame is too few to measure; set `loop: true`"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_it_starts(options, words, capsys, tmp_path):
@@ -425,7 +425,7 @@ def test_frames_that_turn_out_too_few_are_no_measurement(tmp_path):
     command = [sys.executable, str(ROOT / "run.py"), "bench", "--rounds", "1"]
     command += ["--source", str(tmp_path / "one.png")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.stderr.startswith("run.py: bench: 1 frame is over before they can be measured")
+    assert done.stderr.startswith("run.py: bench: 1 frame is too few to measure")
     assert done.stderr.count("\n") == 1
     assert done.returncode == 2
 

@@ -14,7 +14,7 @@ from pipeline.commands import COMMANDS
 from pipeline.commands.terminal import print_error
 from pipeline.config import is_number
 from pipeline.messages import display_value, name_of
-from pipeline.supervisor.supervisor import EXIT_SETUP
+from pipeline.supervisor.lifecycle import EXIT_SETUP
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ModuleType]:

@@ -12,7 +12,7 @@ from pipeline.commands.arguments import count
 from pipeline.commands.options import ROOT, add_settings, build_graph, settings_of
 from pipeline.commands.terminal import check_writable, print_error, set_up_logging, write_json
 from pipeline.errors import RunError
-from pipeline.supervisor.supervisor import EXIT_FAILED
+from pipeline.supervisor.lifecycle import EXIT_FAILED
 
 BENCH_CONFIG = ROOT / "configs" / "bench.yaml"
 

@@ -8,7 +8,7 @@ from models import zoo
 from models.errors import ModelError, NothingToCompare
 from pipeline.commands.terminal import print_error
 from pipeline.errors import ConfigError, SetupError
-from pipeline.supervisor.supervisor import EXIT_FAILED
+from pipeline.supervisor.lifecycle import EXIT_FAILED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -158,7 +158,7 @@ def _replace_sinks(raw: dict[str, Any], sinks: list[str]) -> None:
         if kind not in SINKS:
             raise ConfigError(
                 f"--sink: no sink is called {display_value(kind)}"
-                f"{config_file.hint(kind, list(SINKS))}"
+                f"{config_file.did_you_mean(kind, list(SINKS))}"
             )
         setting = SINKS[kind]
         name, n = kind, 2

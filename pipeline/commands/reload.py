@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+from pathlib import Path
 
 from pipeline.commands.arguments import count
 from pipeline.errors import ConfigError
 from pipeline.messages import printable
-from pipeline.supervisor.supervisor import find_runs
+from pipeline.supervisor.supervisor import TITLE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,3 +38,18 @@ def main(args: argparse.Namespace) -> int:
             raise ConfigError(f"reload: process {pid} belongs to another user: try sudo") from None
         print(f"{printable(config)}: asked process {pid} to reload it; its log reports the result")
     return 0
+
+
+def find_runs() -> dict[int, str]:
+    """Return the processes of runs here that reload on SIGHUP, with their settings files."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+            continue
+        try:
+            title = (entry / "cmdline").read_bytes().rstrip(b"\0").decode(errors="replace")
+        except OSError:
+            continue  # it has ended meanwhile
+        if title.startswith(f"{TITLE} "):
+            found[int(entry.name)] = title.removeprefix(TITLE).strip()
+    return found

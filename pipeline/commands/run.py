@@ -23,7 +23,8 @@ from pipeline.commands.terminal import (
 )
 from pipeline.graph.graph import Graph
 from pipeline.graph.resources import left_by
-from pipeline.supervisor.supervisor import EXIT_FAILED, EXIT_OK, EXIT_SETUP, TITLE, Supervisor
+from pipeline.supervisor.lifecycle import EXIT_FAILED, EXIT_OK, EXIT_SETUP
+from pipeline.supervisor.supervisor import TITLE, Supervisor
 
 MAX_FILES = 6
 """Files of one sink that the closing lines name one by one."""
@@ -75,11 +76,11 @@ def main(args: argparse.Namespace) -> int:
     if not args.quiet and code != EXIT_SETUP:
         for line in closing_lines(supervisor):
             logging.info("%s", line)
-        streams = [name.partition("#")[0] for name in supervisor.feeds.summary()]
+        streams = [name.partition("#")[0] for name in supervisor.streams.summary()]
         for line in results(graph, streams):
             logging.info("%s", line)
-    if supervisor.error:
-        print_error(supervisor.error)
+    if supervisor.lifecycle.error:
+        print_error(supervisor.lifecycle.error)
     return code
 
 

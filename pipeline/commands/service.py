@@ -12,7 +12,7 @@ from pipeline.errors import RunError, SetupError
 from pipeline.graph.build import build
 from pipeline.graph.resources import LOOPBACK, listeners
 from pipeline.service.service import Service, files_in
-from pipeline.supervisor.supervisor import EXIT_FAILED
+from pipeline.supervisor.lifecycle import EXIT_FAILED
 from stages import LOCATIONS
 
 DAEMON_CONFIG = ROOT / "configs" / "daemon.yaml"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -18,10 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.errors import ConfigError
-from pipeline.messages import lines, one_line
-from pipeline.supervisor.supervisor import Phase, Supervisor
+from pipeline.messages import one_line
+from pipeline.supervisor.lifecycle import Phase
+from pipeline.supervisor.supervisor import Supervisor
 from pipeline.telemetry import logs
-from pipeline.telemetry.counters import percentiles
+from pipeline.telemetry.histogram import percentiles
 from stages.sinks.files.output_path import check_local
 
 REFRESH_S = 0.5
@@ -66,7 +66,7 @@ class LiveTable:
             _streams(supervisor, sample, before[1], now - before[0]),
             _stages(supervisor, sample, before[1], now - before[0]),
         ]
-        if supervisor.phase == Phase.DRAINING:
+        if supervisor.lifecycle.phase == Phase.DRAINING:
             parts.append(Text("stopping: frames in flight drain; Ctrl-C again stops at once"))
         self._live.update(Group(*parts), refresh=True)
 
@@ -75,8 +75,10 @@ class _Sample:
     """The counters at one moment."""
 
     def __init__(self, supervisor: Supervisor) -> None:
-        self.latency = {feed.stream.index: feed.row.latency.buckets() for feed in supervisor.feeds}
-        rows = [supervisor.rows_of(node) for node in supervisor.graph.nodes]
+        self.latency = {
+            stream.spec.index: stream.row.latency.buckets() for stream in supervisor.streams
+        }
+        rows = [supervisor.status.rows_of(node) for node in supervisor.graph.nodes]
         self.processed = [sum(row.processed for row in of) for of in rows]
         self.busy_ns = [sum(row.busy.sum_ns for row in of) for of in rows]
 
@@ -87,19 +89,19 @@ def _streams(supervisor: Supervisor, now: _Sample, before: _Sample | None, past_
     for name in ("fps", "p50 ms", "p95 ms", "captured", "delivered", "in flight"):
         table.add_column(name, justify="right")
     table.add_column("dropped, failed")
-    for feed in list(supervisor.feeds)[:MAX_ROWS]:
-        index = feed.stream.index
-        ledger, buckets = feed.arena.ledger(), now.latency.get(index)
+    for stream in list(supervisor.streams)[:MAX_ROWS]:
+        index = stream.spec.index
+        ledger, buckets = stream.arena.ledger(), now.latency.get(index)
         if buckets is None:
             continue
         if before is not None and index in before.latency:
             buckets = [a - b for a, b in zip(buckets, before.latency[index], strict=True)]
-        latency = percentiles(buckets, feed.row.latency.max_ms())
+        latency = percentiles(buckets, stream.row.latency.max_ms())
         lost = {**ledger.dropped, **ledger.failed}
-        is_idle = feed.condition.state in ("waiting", "paused")
+        is_idle = stream.condition.state in ("waiting", "paused")
         table.add_row(
-            feed.name,
-            feed.condition.state if is_idle else f"{sum(buckets) / past_s:.1f}",
+            stream.name,
+            stream.condition.state if is_idle else f"{sum(buckets) / past_s:.1f}",
             f"{latency.p50:.0f}",
             f"{latency.p95:.0f}",
             str(ledger.captured),
@@ -107,7 +109,7 @@ def _streams(supervisor: Supervisor, now: _Sample, before: _Sample | None, past_
             str(ledger.in_flight),
             ", ".join(f"{cause} {n}" for cause, n in lost.items()) or "-",
         )
-    more = len(supervisor.feeds) - MAX_ROWS
+    more = len(supervisor.streams) - MAX_ROWS
     if more > 0:
         table.add_row(f"and {more} more")
     return table
@@ -125,13 +127,13 @@ def _stages(supervisor: Supervisor, now: _Sample, before: _Sample | None, past_s
         busy_ns = now.busy_ns[i] - (before.busy_ns[i] if before else 0)
         workers = len(supervisor.graph.workers_of(node))
         busy = busy_ns / 1e9 / past_s / workers
-        info = supervisor.info_of(node.name)
+        info = supervisor.status.info_of(node.name)
         table.add_row(
             node.name + (f" x{workers}" if workers > 1 else ""),
             f"{processed / past_s:.1f}",
             f"{busy_ns / processed / 1e6:.1f}" if processed else "-",
             f"{min(busy, 1.0):.0%}",
-            str(supervisor.restarts_of(node.name) or "-"),
+            str(supervisor.status.restarts_of(node.name) or "-"),
             Text(", ".join(info.values()), style="dim"),
         )
     return table
@@ -154,43 +156,29 @@ def stderr_ignoring_hangup(descriptor: int, encoding: str = "utf-8") -> TextIO:
     return io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=True)
 
 
-class _Plain(logging.Formatter):
-    """Formats a record on one line without secrets; a debug message keeps its lines."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return lines(text) if record.levelno <= logging.DEBUG else one_line(text)
-
-
 def set_up_logging(level: int, console: Console | None) -> None:
-    """Log to stderr: above the live table if there is one, as key=value where stderr is systemd's
-    journal, else in plain lines."""
-    formatter: logging.Formatter = _Plain("%(asctime)s %(levelname)s %(message)s")
-    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    """Log to stderr, above the live table if there is one."""
+    handler = None
     if console is not None:
         handler = RichHandler(
             console=console, show_path=False, omit_repeated_times=False, markup=False
         )
-        formatter = _Plain("%(message)s")
-    elif logs.is_connected():
-        formatter = logs.Formatter()
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logs.set_up(level, handler)
 
 
 def closing_lines(supervisor: Supervisor) -> Sequence[str]:
     """Return one line per stream with the outcomes of its frames."""
     lines = []
-    for feed in supervisor.feeds:
-        ledger, row = feed.arena.ledger(), feed.row
+    for stream in supervisor.streams:
+        ledger, row = stream.arena.ledger(), stream.row
         latency = row.latency.percentiles()
         lost = {**ledger.dropped, **ledger.failed}
         lines.append(
-            f"{feed.name}: {ledger.captured} captured = {ledger.delivered} delivered"
+            f"{stream.name}: {ledger.captured} captured = {ledger.delivered} delivered"
             + "".join(f" + {n} {cause}" for cause, n in lost.items())
             + (f" + {ledger.in_flight} in flight" if ledger.in_flight else "")
             + f"; {row.fps:.1f} fps, latency {latency.p50:.0f} ms (p95 {latency.p95:.0f})"
-            + (f"; away {feed.arena.away_ns / 1e9:.1f} s" if feed.arena.away_ns else "")
+            + (f"; away {stream.arena.away_ns / 1e9:.1f} s" if stream.arena.away_ns else "")
         )
     return lines
 

@@ -16,7 +16,7 @@ from pipeline.config import (
     Config,
     StreamSettings,
     convert,
-    hint,
+    did_you_mean,
     known_keys,
     refuse_unknown,
 )
@@ -153,7 +153,7 @@ def _join(nodes: list[Node], config: Config, where: str) -> None:
         if after is not None and after not in names:
             raise GraphError(
                 f"{where}: stages.{node.name}: after: no stage is named {display_value(after)}"
-                f"{hint(after, [name for name in names if name != node.name])}"
+                f"{did_you_mean(after, [name for name in names if name != node.name])}"
             )
         if issubclass(node.kind, Source):
             if after is not None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from pipeline.config import convert, hint
+from pipeline.config import convert, did_you_mean
 from pipeline.errors import ConfigError
 from pipeline.messages import display_value
 from pipeline.stage import InferenceStage, Settings, Source, Stage
@@ -30,7 +30,8 @@ def load_class(use: str, registry: Registry, where: str) -> type[Stage]:
     """
     if use not in registry and not re.fullmatch(r"[\w.]+:\w+", use):
         raise ConfigError(
-            f"{where}: use: no stage is called {display_value(use)}{hint(use, list(registry))}"
+            f"{where}: use: no stage is called {display_value(use)}"
+            f"{did_you_mean(use, list(registry))}"
         )
     module_name, _, class_name = registry.get(use, use).partition(":")
     try:

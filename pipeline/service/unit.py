@@ -10,7 +10,8 @@ from string import Template
 
 from pipeline.config import ROOT
 from pipeline.service.accounts import Account
-from pipeline.supervisor.supervisor import CLOSE_S, EXIT_SETUP, OPEN_S
+from pipeline.supervisor.lifecycle import EXIT_SETUP
+from pipeline.supervisor.processes import CLOSE_S, OPEN_S
 
 FOLDER = Path(__file__).parent
 AUTHOR = "# Written by `run.py service install`"

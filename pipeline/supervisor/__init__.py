@@ -1,1 +1,3 @@
-"""The process that starts the workers, restarts them and ends them."""
+"""The process that starts the workers, restarts them and ends them.
+
+Read supervisor.py first, then lifecycle.py and processes.py."""

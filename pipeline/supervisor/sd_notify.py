@@ -1,8 +1,8 @@
-"""Tell systemd how the service is doing: the sd_notify protocol, without its library.
+"""Notifications to systemd about the state of the service: sd_notify, without its library.
 
-Each call is one datagram to the socket that systemd names in NOTIFY_SOCKET. None of them raises
-or blocks, and outside systemd they do nothing, so that a loop may call them as it goes. They
-return whether that is settled: False means that systemd could not take it now, try again.
+Each call sends one datagram to the socket that systemd names in NOTIFY_SOCKET. No call raises or
+blocks, and outside systemd they do nothing, so that a loop may call them at any time. They return
+whether that is settled: False means that systemd could not take it now; retry.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from pipeline.messages import one_line
 
 
 def ready(status: str = "") -> bool:
-    """The service works, or works again after `reloading`; with a line for `systemctl status`."""
+    """Report that the service is ready, at first or after `reloading`, with a line of status."""
     return _send("READY=1", *_status(status))
 
 
 def status(text: str) -> bool:
-    """A line for `systemctl status`; credentials in URLs are hidden."""
+    """Send a line for `systemctl status`; credentials in URLs are hidden."""
     return _send(*_status(text))
 
 
 def reloading() -> bool:
-    """The settings are being read again; `ready` must follow, also if they are refused."""
+    """Report that the settings are read again; `ready` must follow, also if they are refused."""
     return _send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def stopping(status: str = "") -> bool:
-    """The service ends."""
+    """Report that the service ends."""
     return _send("STOPPING=1", *_status(status))
 
 
 def watchdog() -> bool:
-    """A sign of life, due at least every `watchdog_s()`; twice as often is the custom."""
+    """Send a heartbeat, due at least every `watchdog_s()`; twice as often is the custom."""
     return _send("WATCHDOG=1")
 
 
 def watchdog_s() -> float | None:
-    """After how many seconds of silence systemd kills this process; None: it does not."""
+    """Return the timeout in s after which systemd kills this process; None: it does not."""
     pid = os.environ.get("WATCHDOG_PID", "")
     if pid and pid != str(os.getpid()):
-        return None  # meant for a parent of ours, who passed its environment on
+        return None  # meant for a parent process, whose environment was inherited
     interval = os.environ.get("WATCHDOG_USEC", "")
     return int(interval) / 1e6 if interval.isdecimal() and int(interval) else None
 
@@ -56,7 +56,7 @@ def _status(text: str) -> tuple[str, ...]:
 def _send(*lines: str) -> bool:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not lines or address[:1] not in ("/", "@"):
-        return True  # nothing to say, or nobody who listens
+        return True  # nothing to send, or no systemd
     if address.startswith("@"):
         address = "\0" + address[1:]  # an abstract socket
     message = "\n".join(lines).encode(errors="replace")

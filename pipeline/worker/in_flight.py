@@ -1,9 +1,10 @@
-"""Custody: capture's side of the promise that no frame is lost and none counted twice.
+"""The frames in flight of one stream: none is lost, and none is counted twice.
 
 Capture lends a slot for every frame and ends the loan when all last stages have returned it.
 Nothing in between needs to be reliable. When a worker dies, the attempt of every frame in flight
-is raised, which makes all copies under way void, and each is sent again from its slot as soon as
-no live worker has the slot in hand.
+is raised, which makes all copies under way void, and each frame is resent from its slot as soon
+as every live worker has released the slot. Without a death, frames that do not return within a
+timeout are resent in the same way.
 """
 
 from __future__ import annotations
@@ -17,19 +18,17 @@ from pipeline.memory.arena import POISON_BLAMES, Arena
 from pipeline.memory.worker_table import WorkerTable
 
 SETTLE_NS = 1_000_000
-"""Between voiding the copies of a frame and asking who holds it. A worker publishes its hold and
-then reads the attempt; without a pause each side could miss the other's store (both are still in
-the processors' store buffers)."""
-
+"""Between voiding the copies of a frame and asking which worker holds it. A worker publishes its
+hold and then reads the attempt; without a pause each side could miss the other's store (both are
+still in the processors' store buffers)."""
 IDLE_NS = 1_000_000_000
-"""Frames are in flight, yet nothing returned and nobody held any frame for so long: a message was
-lost without a death. It should not happen; if it does, it costs this long and not the run."""
-
+"""Timeout for frames in flight while no worker holds any frame: a message was lost without a
+death. It should not happen; if it does, it costs this long and not the run."""
 STUCK_NS = 30_000_000_000
-"""The same, when others are busy: doubles each time nothing returned."""
+"""Timeout while workers are busy with other frames; doubles each time nothing returned."""
 
 
-class Custody:
+class InFlight:
     """The loans of one stream."""
 
     def __init__(
@@ -39,38 +38,52 @@ class Custody:
         stream: int,
         leaves: int,
         too_old_ns: int | None,
-        now_ns: int,
     ) -> None:
-        """Take up the loans as the arena has them: none at first, those in flight after a crash.
+        """Start without loans, until `resume`.
 
         Args:
-            arena: of the stream.
+            arena: arena of the stream.
             worker_table: worker table of the run.
             stream: index of the stream.
             leaves: bit set of the last stages; each must return a frame.
-            too_old_ns: a live frame older than this is not sent again after a death; None: any is.
-            now_ns: monotonic time.
+            too_old_ns: a live frame older than this is dropped and not resent after a death;
+                None: every frame is resent.
         """
         self._arena, self._worker_table, self._stream = arena, worker_table, stream
         self._leaves, self._too_old_ns = leaves, too_old_ns
-        slots = range(arena.slots)
-        self._free = deque(slot for slot in slots if not arena.is_lent(slot))
-        self._lent = {slot for slot in (*slots, arena.end_slot) if arena.is_lent(slot)}
-        self._returned = dict.fromkeys((*slots, arena.end_slot), 0)
-        self._causes = dict.fromkeys((*slots, arena.end_slot), "")
+        self._slots = (*range(arena.slots), arena.end_slot)
+        self._free: deque[int] = deque()
+        self._lent: set[int] = set()
+        self._returned = dict.fromkeys(self._slots, 0)
+        """Slot -> bit set of the last stages that have returned its frame."""
+        self._causes = dict.fromkeys(self._slots, "")
         self._spans: dict[int, list[Span]] = {}
         self._due: list[int] = []
+        """Slots to be resent, oldest frame first."""
         self._due_ns = 0
-        self._next_seq = arena.next_seq
+        self._next_seq = 0
         self._epoch = worker_table.epoch
+        self._moved_ns = self._idle_since_ns = 0
+        self._timeout_ns = STUCK_NS
+
+    def resume(self, now_ns: int) -> None:
+        """Take up the loans as the arena has them: none at first, those in flight after a crash.
+
+        Args:
+            now_ns: monotonic time.
+        """
+        arena = self._arena
+        self._free = deque(slot for slot in range(arena.slots) if not arena.is_lent(slot))
+        self._lent = {slot for slot in self._slots if arena.is_lent(slot)}
+        self._next_seq = arena.next_seq
+        self._epoch = self._worker_table.epoch
         self._moved_ns = self._idle_since_ns = now_ns
-        self._patience_ns = STUCK_NS
         if self._lent:
             self._void_all(now_ns)
 
     @property
-    def in_flight(self) -> int:
-        """How many slots are lent."""
+    def count(self) -> int:
+        """Number of lent slots."""
         return len(self._lent)
 
     @property
@@ -80,11 +93,11 @@ class Custody:
 
     @property
     def has_free_slot(self) -> bool:
-        """Whether a frame can be taken into custody."""
+        """Whether one more frame can be lent."""
         return bool(self._free)
 
     def blank(self) -> Header:
-        """The header of the next frame, in a free slot that is reserved for it, not yet lent."""
+        """Return the header of the next frame, in a free slot that is reserved, not yet lent."""
         slot = self._free[0]
         return Header(
             stream=self._stream,
@@ -96,13 +109,13 @@ class Custody:
         )
 
     def lend(self, header: Header) -> None:
-        """Take a filled frame into custody."""
+        """Lend the slot of a filled frame."""
         self._free.popleft()
         self._begin(header)
         self._next_seq += 1
 
     def lend_end(self, now_ns: int, wall_ns: int) -> Header:
-        """The end of the stream as a frame, in a slot of its own, taken into custody."""
+        """Lend the end of the stream as a frame, in its own slot, and return its header."""
         slot = self._arena.end_slot
         generation = self._arena.generation(slot) + 1
         header = Header(
@@ -126,11 +139,11 @@ class Custody:
         self._lent.add(slot)
 
     def take_back(self, done: Return, now_ns: int) -> tuple[str, list[Span]] | None:
-        """Note a return; when it was the last one missing, end the loan.
+        """Record a return; when it was the last one missing, end the loan.
 
         Returns:
-            The outcome ("" delivered, else the cause) and when who worked on the frame; None
-            while others are missing, or if the return is void.
+            The outcome ("" delivered, else the cause) and the spans of the stages that worked on
+            the frame; None while other returns are missing, or if this one is void.
         """
         slot = done.slot
         if (
@@ -140,7 +153,7 @@ class Custody:
         ):
             return None
         self._moved_ns = self._idle_since_ns = now_ns
-        self._patience_ns = STUCK_NS
+        self._timeout_ns = STUCK_NS
         self._returned[slot] |= done.leaves
         self._causes[slot] = self._causes[slot] or done.cause
         spans = self._spans.setdefault(slot, [])
@@ -155,10 +168,10 @@ class Custody:
         return outcome, spans
 
     def watch(self, now_ns: int) -> str | None:
-        """Notice deaths and lost messages; void what is in flight. Call it all the time.
+        """Look for deaths and lost messages; void the frames in flight then. Call it all the time.
 
         Returns:
-            "death" or "unreturned" if frames are about to be sent again, else None.
+            "death" or "unreturned" if frames are about to be resent, else None.
         """
         if self._worker_table.epoch != self._epoch:
             self._epoch = self._worker_table.epoch
@@ -174,23 +187,23 @@ class Custody:
         if self._worker_table.is_opening():
             self._moved_ns = now_ns  # frames wait for a worker that opens, however long that takes
         idle = now_ns - self._idle_since_ns > IDLE_NS and now_ns - self._moved_ns > IDLE_NS
-        stuck = now_ns - self._moved_ns > self._patience_ns
+        stuck = now_ns - self._moved_ns > self._timeout_ns
         if stuck and any(self._worker_table.is_held(self._stream, slot) for slot in self._lent):
-            self._moved_ns = now_ns  # somebody is at work on one, a paused window for example
+            self._moved_ns = now_ns  # a worker has one in hand, a paused window for example
             return None
         if idle or stuck:
-            self._patience_ns *= 2
+            self._timeout_ns *= 2
             self._moved_ns = self._idle_since_ns = now_ns
             self._void_all(now_ns)
             return "unreturned"
         return None
 
     def due(self, now_ns: int, *, in_order: bool = False) -> list[Header]:
-        """Headers of frames to send again now: nobody has their slots in hand any more.
+        """Return headers of frames to resend now: every live worker has released their slots.
 
         Args:
             now_ns: monotonic time.
-            in_order: none before an older one.
+            in_order: resend none before an older one.
         """
         if not self._due or now_ns < self._due_ns:
             return []
@@ -199,11 +212,11 @@ class Custody:
             select(lambda slot: not self._worker_table.is_held(self._stream, slot), self._due)
         )
         self._due = [slot for slot in self._due if slot not in ready]
-        return [self._again(slot, now_ns) for slot in ready]
+        return [self._header_again(slot, now_ns) for slot in ready]
 
     @property
-    def waits_for_holders(self) -> bool:
-        """Whether frames wait to be sent again."""
+    def awaiting_release(self) -> bool:
+        """Whether frames wait to be resent, until workers release their slots."""
         return bool(self._due)
 
     def _void_all(self, now_ns: int) -> None:
@@ -214,7 +227,7 @@ class Custody:
         self._due = sorted(self._lent, key=self._arena.seq)
         self._due_ns = now_ns + SETTLE_NS
 
-    def _again(self, slot: int, now_ns: int) -> Header:
+    def _header_again(self, slot: int, now_ns: int) -> Header:
         header = self._arena.header_again(slot, self._stream)
         if header.status == Status.END:
             return header

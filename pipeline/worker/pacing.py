@@ -1,11 +1,11 @@
-"""When to take the next picture of a live source, so that it is still new when work on it begins.
+"""Pacing: when to take the next image of a live source, so that work begins on a new one.
 
 Where a worker is slower than the source, frames would wait before it, for as many of its turns as
-there are slots, and grow old. So none is taken before it is due: when the slowest worker will be
-free, less the way there, less one interval of the source, since a picture has to come first. What
-stages of one worker wait for each other is its work, not a queue.
+there are slots, and grow old. So no image is taken before it is due: when the slowest worker will
+be free, less the time from capture to that worker, less one interval of the source, since an image
+has to come first. Stages of one worker that wait for each other are its work, not a queue.
 
-What a frame went through is known once it is back. That congestion shows first as delay, and that
+The spans of a frame are known once it is returned. That congestion shows first as delay, and that
 a sender can keep a bottleneck busy with next to no queue by measuring both, is from congestion
 control: Brakmo and Peterson, "TCP Vegas", 1995; Cardwell et al., "BBR", 2016.
 """
@@ -17,51 +17,51 @@ from collections.abc import Mapping, Sequence
 from pipeline.frame import Span
 
 NOISE_NS = 2_000_000
-"""A wait up to this long says nothing: the stage was free."""
-SURPRISE_NS = 50_000_000
-"""How much longer than two turns of before the next one is believed to be, after a crash say."""
+"""A wait up to this long is noise: the stage was free."""
+MAX_SURPRISE_NS = 50_000_000
+"""A turn counts as at most so much longer than twice the estimate; longer ones follow a crash."""
 
 
 class Pacer:
-    """Of one stream; all times are monotonic, in nanoseconds."""
+    """Pace of one stream; all times are monotonic, in nanoseconds."""
 
     def __init__(self, after: Mapping[int, int]) -> None:
         """Start without a delay.
 
         Args:
-            after: stage -> the stage that it follows, by their indices.
+            after: index of a stage -> index of the stage that it follows.
         """
         self._after = after
         self._interval_ns = 0.0
-        """Of the source's pictures."""
+        """Estimated time between two images of the source."""
         self._captured_ns = -1
         self._waits_ns = dict.fromkeys(after, 0.0)
-        """Stage -> how long frames wait until its worker takes them."""
+        """Stage -> estimated time that frames wait until its worker takes them."""
         self._taken: dict[int, tuple[int, int]] = {}
-        """Stage -> the newest frame known to be through: its number, and when it was taken."""
+        """Stage -> latest frame known to be through: its number, and when it was taken."""
         self._turn_ns = self._spread_ns = 0.0
-        """From frame to frame at the slowest one; and how much that differs."""
+        """Estimated time from frame to frame at the slowest stage, and its mean deviation."""
         self._way_ns = 0
-        """From capture to where frames wait for the slowest one."""
+        """Time from capture to the queue of the slowest stage."""
         self._slowest = -1
         self._alone: set[int] = set()
-        """Frames that were alone when they were taken."""
+        """Numbers of the frames that were alone in flight when they were taken."""
 
     def lent(self, seq: int, captured_ns: int, missed: int, alone: bool) -> None:
-        """Note that a picture was taken.
+        """Record that an image was taken.
 
         Args:
-            seq: number of the frame that it has become.
-            captured_ns: when.
-            missed: pictures that came since the one before and were not taken.
-            alone: no other frame of the stream is under way.
+            seq: number of the frame that it became.
+            captured_ns: time of capture.
+            missed: images that came since the one before and were not taken.
+            alone: whether no other frame of the stream is in flight.
         """
         if alone:
             self._alone.add(seq)
         if self._captured_ns >= 0:
             interval_ns = (captured_ns - self._captured_ns) / (missed + 1)
             if self._interval_ns:
-                interval_ns = min(interval_ns, 2 * self._interval_ns + SURPRISE_NS)
+                interval_ns = min(interval_ns, 2 * self._interval_ns + MAX_SURPRISE_NS)
                 interval_ns = self._interval_ns + (interval_ns - self._interval_ns) / 8
             self._interval_ns = interval_ns
         self._captured_ns = captured_ns
@@ -71,8 +71,8 @@ class Pacer:
 
         Args:
             seq: its number.
-            captured_ns: when it was captured.
-            spans: when who worked on it.
+            captured_ns: time of capture.
+            spans: work of the stages on it.
         """
         by_stage = {span.stage: span for span in spans}
         waits_ns = {}
@@ -99,20 +99,20 @@ class Pacer:
 
     def _learn(self, wait_ns: int, turn_ns: float, alone: bool) -> None:
         if alone:
-            # Then it waited for other streams, and to come later would only leave them more turns.
+            # It waited for other streams, and to come later would only leave them more turns.
             turn_ns = min(turn_ns, self._turn_ns)
         if wait_ns <= NOISE_NS:
-            # The stage was free: be earlier. With another frame of the stream before it, it was so
-            # for less than one interval of the source; else nobody knows for how long.
-            most_ns = self._turn_ns if alone else self._interval_ns + 8 * NOISE_NS
-            self._turn_ns -= min(self._turn_ns, most_ns) / 8
+            # The stage was free: be earlier. With another frame of the stream before it, that was
+            # for less than one interval of the source; else for an unknown time.
+            limit_ns = self._turn_ns if alone else self._interval_ns + 8 * NOISE_NS
+            self._turn_ns -= min(self._turn_ns, limit_ns) / 8
             return
-        off_ns = min(turn_ns, 2 * self._turn_ns + SURPRISE_NS) - self._turn_ns
+        off_ns = min(turn_ns, 2 * self._turn_ns + MAX_SURPRISE_NS) - self._turn_ns
         self._turn_ns += off_ns / 4
         self._spread_ns += (abs(off_ns) - self._spread_ns) / 4
 
     def due_ns(self, seq: int) -> float:
-        """From when on the picture that is to be frame `seq` may be taken; 0: at once."""
+        """Return the time from which the image for frame `seq` may be taken; 0: at once."""
         if self._slowest not in self._taken:
             return 0.0
         known, taken_ns = self._taken[self._slowest]

@@ -10,7 +10,7 @@ from typing import cast
 from pipeline.errors import SourceError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Resolved, Resources, Source, SourceInfo
-from pipeline.status import Condition
+from pipeline.status import SourceState
 from pipeline.urls import display_url
 from stages.addresses import parse_source
 from stages.capture.frame_offer import DropCounter
@@ -193,13 +193,15 @@ class Capture(Source):
             self._live_reader.resume()
 
     @property
-    def condition(self) -> Condition:  # type: ignore[override]
+    def condition(self) -> SourceState:  # type: ignore[override]
         """State of the source."""
         if self._live_reader is not None:
             return self._live_reader.condition
         if self._reader is None:
-            return Condition("opening")
-        return Condition("paused" if self._paused else "ended" if self._filled is False else "live")
+            return SourceState("opening")
+        return SourceState(
+            "paused" if self._paused else "ended" if self._filled is False else "live"
+        )
 
     def missed(self) -> tuple[int, int]:
         """Return how many images since the last call (found no slot, could not be decoded)."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from pipeline.errors import SourceError, StuckSource
 from pipeline.frame import Frame, SlotFullError
-from pipeline.status import Condition, State
+from pipeline.status import SourceState, State
 from stages.backoff import Backoff
 from stages.capture.frame_offer import DropCounter, FrameOffer
 from stages.capture.reader import Reader
@@ -97,7 +97,7 @@ class LiveReader(threading.Thread):
         self._connection = None if first is None else _Connection(first)
         self._watchdog = Watchdog()
         self._stopped = self._paused = self._over = False
-        self._condition = Condition("opening")
+        self._condition = SourceState("opening")
         self._error: Exception | None = None
         self.problem = ""
         """Why the source has ended, if that was not expected."""
@@ -129,7 +129,7 @@ class LiveReader(threading.Thread):
         return None
 
     @property
-    def condition(self) -> Condition:
+    def condition(self) -> SourceState:
         """State of the source, as seen from outside the reading thread."""
         self.check_stalled()
         with self._lock:
@@ -164,7 +164,7 @@ class LiveReader(threading.Thread):
             kept = connection is None or connection.reader.finite
             if not self._over and not stopped:
                 going_on: State = "live" if connection is not None and kept else "opening"
-                self._condition = Condition("paused" if paused else going_on)
+                self._condition = SourceState("paused" if paused else going_on)
             if connection is not None and (stopped or (paused and not kept)):
                 connection.released = True
         if connection is not None and connection.released:
@@ -186,7 +186,7 @@ class LiveReader(threading.Thread):
             stalled = connection is not None and self._watchdog.is_overdue and not connection.silent
             if stalled and connection is not None:
                 connection.silent = True
-                self._condition = Condition(
+                self._condition = SourceState(
                     "waiting", *connection.silence(self._watchdog.patience_s)
                 )
         if stalled and connection is not None:
@@ -213,7 +213,7 @@ class LiveReader(threading.Thread):
             self._close()
             with self._lock:
                 self._over = True
-        self._set_condition(Condition("ended", text=self.problem))
+        self._set_condition(SourceState("ended", text=self.problem))
         if not self._stopped:
             self._notify()
 
@@ -266,12 +266,12 @@ class LiveReader(threading.Thread):
     def _wait_for_retry(self, kind: str, text: str, lived_s: float = 0.0) -> None:
         delay_s = self._backoff.delay_s(lived_s)
         self._wake.clear()
-        self._set_condition(Condition("waiting", kind, text, round(delay_s, 3)))
+        self._set_condition(SourceState("waiting", kind, text, round(delay_s, 3)))
         self._close()  # after the condition: closing a webcam that hangs may take long
         if not self._should_stop_reading():
             self._wake.wait(delay_s)
 
-    def _set_condition(self, condition: Condition) -> None:
+    def _set_condition(self, condition: SourceState) -> None:
         """Set the state of the source, unless it is paused or stopped."""
         with self._lock:
             if self._stopped or (self._paused and not self._over):
@@ -318,7 +318,7 @@ class LiveReader(threading.Thread):
                 return reader.end_reason()
             if not connection.live_since_ns:
                 connection.live_since_ns = captured_ns
-                self._set_condition(Condition("live"))
+                self._set_condition(SourceState("live"))
             if self._newest and reader.finite:
                 if ahead_ns is None:  # measured here, as a crash or a pause may have come before
                     ahead_ns = reader.source_ns - captured_ns

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.config import SupervisorSettings, check, hint, load, override
+from pipeline.config import SupervisorSettings, check, did_you_mean, load, override
 from pipeline.errors import ConfigError
 from tests.builders import ROOT
 
@@ -119,12 +119,12 @@ def test_a_wrong_top_level_key_or_value_is_refused(more, words, tmp_path):
         ),
         (
             "streams: {1st: {}}\nstages: {}",
-            "my.yaml: streams: '1st' is no name: expected letters, digits, - and _",
+            "my.yaml: streams: '1st' is not a valid name; use letters, digits, - and _",
         ),
-        ("streams: {a b: {}}\nstages: {}", "my.yaml: streams: 'a b' is no name"),
-        ("streams: {1: {}}\nstages: {}", "my.yaml: streams: 1 is no name"),
-        ("streams: {}\nstages: {null: {}}", "my.yaml: stages: nothing is no name"),
-        ("streams: {true: {}}\nstages: {}", "my.yaml: streams: True is no name"),
+        ("streams: {a b: {}}\nstages: {}", "my.yaml: streams: 'a b' is not a valid name"),
+        ("streams: {1: {}}\nstages: {}", "my.yaml: streams: 1 is not a valid name"),
+        ("streams: {}\nstages: {null: {}}", "my.yaml: stages: nothing is not a valid name"),
+        ("streams: {true: {}}\nstages: {}", "my.yaml: streams: True is not a valid name"),
     ],
 )
 def test_a_file_without_what_it_needs_is_refused(text, words, tmp_path):
@@ -135,7 +135,7 @@ def test_a_file_without_what_it_needs_is_refused(text, words, tmp_path):
 def test_a_name_with_a_line_break_is_refused(table, tmp_path):
     text = GOOD.replace("yard:", '"yard\\n":') if table == "streams" else GOOD
     text = text.replace("nms:", '"nms\\n":') if table == "stages" else text
-    assert "is no name" in refusal(checked, tmp_path, text)
+    assert "is not a valid name" in refusal(checked, tmp_path, text)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_name_with_a_line_break_is_refused(table, tmp_path):
         ("- a\n- b", "my.yaml: expected `streams:` and `stages:`, found a list"),
     ],
 )
-def test_what_is_not_a_settings_file_is_refused_with_the_line(text, words, tmp_path):
+def test_a_file_that_is_not_settings_is_refused_with_the_line(text, words, tmp_path):
     assert words in refusal(loaded, tmp_path, text)
 
 
@@ -171,9 +171,9 @@ def test_a_merged_key_may_be_given_again(tmp_path):
     assert raw["use"] == {"a": 3, "b": 2}
 
 
-def test_a_file_that_holds_itself_or_grows_by_its_aliases_is_refused(tmp_path):
-    assert "an alias (*) within what it names" in refusal(loaded, tmp_path, "a: &a {b: *a}")
-    assert "an alias (*) within what it names" in refusal(loaded, tmp_path, "a: &a {<<: *a}")
+def test_a_file_with_recursive_or_growing_aliases_is_refused(tmp_path):
+    assert "an alias (*) inside its own anchor (&)" in refusal(loaded, tmp_path, "a: &a {b: *a}")
+    assert "an alias (*) inside its own anchor (&)" in refusal(loaded, tmp_path, "a: &a {<<: *a}")
     words = "more than 10000 values, with those of its aliases"
     rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     for i in range(12):
@@ -186,7 +186,7 @@ def test_a_variable_in_braces_without_quotes_is_explained(tmp_path):
     assert "(${NAME} inside { } needs quotes: '${NAME}')" in words
 
 
-def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path):
+def test_a_missing_file_or_one_that_is_not_text_is_refused(tmp_path):
     assert refusal(load, tmp_path / "no.yaml").endswith(
         "no.yaml: cannot be read: No such file or directory"
     )
@@ -205,7 +205,7 @@ def test_variables_come_from_the_environment(tmp_path, monkeypatch):
     assert raw["a"] == {"b": "rtsp://cam.local/s", "c": ["cam.local"], "d": "$HOST"}
 
 
-def test_a_value_of_the_environment_is_text_whatever_it_looks_like(tmp_path, monkeypatch):
+def test_a_value_of_the_environment_is_always_text(tmp_path, monkeypatch):
     monkeypatch.setenv("X", "{a: ${Y}}")
     assert loaded(tmp_path, "a: ${X}\n") == {"a": "{a: ${Y}}"}
 
@@ -220,7 +220,7 @@ def test_a_variable_that_is_not_set_is_refused_with_its_key(text, key, tmp_path,
     assert refusal(loaded, tmp_path, text).endswith(words)
 
 
-def test_two_dollars_give_a_brace_that_is_no_variable(tmp_path, monkeypatch):
+def test_two_dollars_escape_a_variable(tmp_path, monkeypatch):
     monkeypatch.setenv("X", "x")
     raw = loaded(tmp_path, "a: ['pa$${ss', '$${X}', '$$${X}', '$$$${X}', $X, $$, '${X}$']\n")
     assert raw["a"] == ["pa${ss", "${X}", "$${X}", "$$${X}", "$X", "$$", "x$"]
@@ -273,7 +273,7 @@ def test_a_setting_can_be_replaced_from_the_command_line(assignment, where, valu
         ("nms..a=1", "--set: expected STAGE.KEY=VALUE"),
         ("a b.c=1", "--set: expected STAGE.KEY=VALUE"),
         ("rtsp://admin:pw@cam/x?a=1", "--set: expected STAGE.KEY=VALUE"),
-        ("stages=1", "--set stages: expected stages.NAME.KEY=VALUE, one setting at a time"),
+        ("stages=1", "--set stages: expected stages.NAME.KEY=VALUE, found stages alone"),
         ("streams={a: 1}", "--set streams: expected streams.NAME.KEY=VALUE"),
         ("nms.min_score=!!int x", "--set nms.min_score: line 1, column 1: expected an integer"),
         ("nms.min_score=!tag x", "--set nms.min_score: line 1, column 1: a tag (!) cannot be"),
@@ -281,14 +281,17 @@ def test_a_setting_can_be_replaced_from_the_command_line(assignment, where, valu
         ("nmss.min_score=1", "no stage is named 'nmss'; did you mean 'nms'?"),
         ("foo.bar=1", "--set foo.bar: no stage is named 'foo'; known: capture, nms"),
         ("nms.min_score=[1", "--set nms.min_score: line 2, column 1: did not find"),
-        ("nms.min_score.deep=1", "--set nms.min_score.deep: 'min_score' holds no settings"),
+        (
+            "nms.min_score.deep=1",
+            "--set nms.min_score.deep: expected 'min_score' to be a table, found one value",
+        ),
     ],
 )
-def test_what_cannot_be_set_is_refused(assignment, words):
+def test_an_invalid_assignment_is_refused(assignment, words):
     assert words in refusal(override, raw(), assignment)
 
 
-def test_an_unknown_top_level_key_that_was_set_is_refused_by_the_check():
+def test_an_unknown_top_level_key_from_set_is_refused_by_the_check():
     changed = raw()
     override(changed, "zzz=1")
     assert "command: zzz: unknown key" in refusal(check, changed, "command")
@@ -297,7 +300,7 @@ def test_an_unknown_top_level_key_that_was_set_is_refused_by_the_check():
 # --- words ---
 
 
-def test_a_close_word_is_offered_else_all_there_are():
-    assert hint("detecter", ["nms", "detector"]) == "; did you mean 'detector'?"
-    assert hint("foo", ["nms", "detector"]) == "; known: detector, nms"
-    assert hint("foo", []) == ""
+def test_a_similar_word_is_suggested_or_all_known_ones():
+    assert did_you_mean("detecter", ["nms", "detector"]) == "; did you mean 'detector'?"
+    assert did_you_mean("foo", ["nms", "detector"]) == "; known: detector, nms"
+    assert did_you_mean("foo", []) == ""

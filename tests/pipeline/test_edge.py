@@ -224,7 +224,7 @@ def test_a_replica_that_is_not_ready_gets_nothing_until_it_is():
     assert to == {1: [0, 1], 2: [2, 3]}
 
 
-def test_a_dead_replica_gets_nothing_and_its_successor_starts_with_full_credit():
+def test_a_dead_replica_gets_nothing_and_its_successor_full_credit():
     edge, to, shared = replicas()
     send(edge, 0, 1, 2, 3)
     shared.mark_dead(1)

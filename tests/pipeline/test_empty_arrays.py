@@ -9,8 +9,8 @@ from hypothesis.extra import numpy as arrays_of
 from pipeline.frame import ALIGN, Frame, Status
 from pipeline.stage import Array, Settings, Stage
 from tests.builders import header
-from tests.pipeline.worker import test_worker
-from tests.pipeline.worker.test_worker import SCRIPT, Stand, run, stand
+from tests.pipeline.worker import stand as stand_file
+from tests.pipeline.worker.stand import SCRIPT, Stand, run, stand
 
 __all__ = ["stand"]  # the fixture that gives every worker here sockets that only note
 
@@ -63,13 +63,13 @@ class Keep(Put):
 
 @pytest.fixture(autouse=True)
 def stages(monkeypatch):
-    registry = test_worker.REGISTRY | {
+    registry = stand_file.REGISTRY | {
         "put": "tests.pipeline.test_empty_arrays:Put",
         "keep": "tests.pipeline.test_empty_arrays:Keep",
         "tracker": "stages.tracking.tracker:TrackerStage",
         "nms": "stages.inference.nms:NonMaxSuppression",
     }
-    monkeypatch.setattr(test_worker, "REGISTRY", registry)
+    monkeypatch.setattr(stand_file, "REGISTRY", registry)
     yield
     PLAN.clear()
 
@@ -107,7 +107,7 @@ def assert_same(found, wanted):
         max_size=4,
     )
 )
-def test_frames_of_any_arrays_are_answered_again_as_they_were(frames):
+def test_resent_frames_of_any_arrays_get_the_same_answer(frames):
     stand = Stand(
         {"a": {"use": "put"}, "b": {"use": "keep"}, "c": {"use": "note"}},
         streams={"demo": {"slots": 4}},
@@ -132,7 +132,7 @@ def test_frames_of_any_arrays_are_answered_again_as_they_were(frames):
 
 @FEW
 @given(st.lists(ROWS, min_size=1, max_size=8), st.floats(0.0, 1.0))
-def test_the_tracker_goes_on_alike_after_a_death_at_any_frame(rows, score):
+def test_the_tracker_continues_the_same_after_a_death_at_any_frame(rows, score):
     stages = {
         "a": {"use": "put"},
         "b": {"use": "tracker", "new_track_score": 0.6 + 0.4 * score},
@@ -158,7 +158,7 @@ def test_the_tracker_goes_on_alike_after_a_death_at_any_frame(rows, score):
 
 @FEW
 @given(st.lists(ROWS, min_size=1, max_size=4))
-def test_a_batch_with_empty_frames_is_as_its_frames_alone(rows):
+def test_a_batch_with_empty_frames_equals_its_frames_alone(rows):
     PLAN["a"] = [detections(count) for count in rows]
     found = []
     for batch in (1, 4):
@@ -209,7 +209,7 @@ def test_an_empty_array_fits_wherever_a_slot_is_full(shape, used):
     assert frame.header.used == used
 
 
-def test_pictures_without_a_pixel_are_lent_and_sent_again():
+def test_images_without_a_pixel_are_lent_and_resent():
     SCRIPT[:] = [(0, 0), (4, 6), (0, 5), (3, 0)]
     stand = Stand({"a": {"use": "note"}})
     shapes = {}

@@ -27,7 +27,7 @@ def test_an_array_is_read_back_as_it_was_put():
     assert given_["boxes"].dtype == np.float32
 
 
-def test_arrays_lie_one_behind_the_other_at_aligned_offsets():
+def test_arrays_are_placed_in_a_row_at_aligned_offsets():
     given_, _ = frame()
     given_.put("a", np.ones(3, np.uint8))
     given_.put("b", np.ones(65, np.uint8))
@@ -74,21 +74,21 @@ def test_two_readers_see_the_same_memory():
     assert reader[1, 1] == 9
 
 
-def test_what_is_read_cannot_be_written():
+def test_a_view_that_was_read_cannot_be_written():
     given_, _ = frame()
     given_.put("image", np.zeros((2, 2), np.uint8))
     with pytest.raises(ValueError, match="read-only"):
         given_["image"][0, 0] = 1
 
 
-def test_an_array_put_again_replaces_the_first_and_takes_new_room():
+def test_an_array_put_again_replaces_the_first_in_new_room():
     given_, _ = frame()
     given_.put("boxes", np.zeros((2, 4), np.float32))
     first = given_["boxes"]
     given_.put("boxes", np.ones((5, 4), np.float32))
     assert given_["boxes"].shape == (5, 4)
     assert (given_["boxes"] == 1).all()
-    assert (first == 0).all()  # whoever still reads the first one reads what it was
+    assert (first == 0).all()  # a reader of the first array still sees the old values
     assert list(given_) == ["boxes"]
 
 
@@ -115,7 +115,7 @@ def test_a_number_and_a_list_become_arrays():
     assert given_["ids"].tolist() == [1, 2]
 
 
-def test_of_an_array_in_steps_the_values_are_put():
+def test_a_strided_array_is_put_by_its_values():
     given_, _ = frame()
     wide = np.arange(24, dtype=np.int32).reshape(4, 6)
     given_.put("part", wide[::2, ::-1])
@@ -128,7 +128,7 @@ def test_the_last_byte_of_a_slot_can_be_used():
     assert given_.header.used == 100
 
 
-def test_too_large_an_array_is_refused_in_words_and_leaves_no_trace():
+def test_too_large_an_array_is_refused_and_changes_nothing():
     given_, _ = frame(limit=128)
     given_.put("a", np.ones(10, np.uint8))
     before = msgspec.to_builtins(given_.header)
@@ -141,7 +141,7 @@ def test_too_large_an_array_is_refused_in_words_and_leaves_no_trace():
     assert "raw0" not in given_
 
 
-def test_a_full_slot_has_nothing_left_and_not_less():
+def test_a_full_slot_has_no_bytes_left():
     given_, _ = frame(limit=100, used=100, size=256)
     with pytest.raises(SlotFullError, match="has 0 left"):
         given_.put("a", np.ones(1, np.uint8))
@@ -156,14 +156,14 @@ def test_a_branch_stays_within_its_part_of_the_slot():
     assert not memory[192:].any()
 
 
-def test_an_array_that_nobody_gave_is_a_key_error():
+def test_an_array_that_no_stage_gave_is_a_key_error():
     given_, _ = frame()
     with pytest.raises(KeyError, match="boxes"):
         given_["boxes"]
     assert "boxes" not in given_
 
 
-def test_time_is_the_sources_where_it_has_one_else_that_of_capture():
+def test_time_is_that_of_the_source_or_else_of_the_capture():
     assert Frame(header(source_ns=1_500_000_000, captured_ns=9), "", memoryview(b"")).time_s == 1.5
     assert Frame(header(source_ns=0, captured_ns=9), "", memoryview(b"")).time_s == 0
     assert Frame(header(captured_ns=2_000_000_000), "", memoryview(b"")).time_s == 2.0
@@ -176,7 +176,7 @@ def test_a_frame_for_tests_knows_its_size_and_has_room():
     given_.put("raw0", np.zeros((1000, 1000), np.float32))
 
 
-def test_a_header_without_arrays_says_why():
+def test_a_header_without_arrays_has_a_cause():
     given_ = header(arrays={"image": (0, "|u1", (4, 6, 3))})
     given_.without_arrays(Status.FAILED, "failed:nms")
     assert (given_.status, given_.cause, given_.arrays) == (Status.FAILED, "failed:nms", {})

@@ -17,7 +17,7 @@ def test_a_message_is_one_printable_line_of_bounded_length(text, length):
 @pytest.mark.parametrize(
     "c", ["\x00", "\x1b", "\x9b", "\u202e", "\u2066", "\u2028", "\udc80", "\x7f"]
 )
-def test_what_a_terminal_may_obey_is_replaced(c):
+def test_a_character_that_a_terminal_obeys_is_replaced(c):
     assert one_line(f"a{c}b").replace(" ", "?") == "a?b"
 
 
@@ -57,11 +57,11 @@ def test_a_traceback_keeps_its_lines_and_loses_its_secrets():
         ({"a": 1}, "", "a table"),
     ],
 )
-def test_a_wrong_value_is_shown_only_if_it_can_be_no_secret(value, key, shown):
+def test_a_wrong_value_is_shown_only_if_it_cannot_be_a_secret(value, key, shown):
     assert display_value(value, key) == shown
 
 
-def test_a_key_is_shown_only_if_it_can_be_one():
+def test_a_key_is_shown_only_if_it_looks_like_a_key():
     assert name_of("min_score") == "min_score"
     assert name_of("rtsp://u:pw@cam") == "a text of 15 characters"
     assert name_of(3) == "3"

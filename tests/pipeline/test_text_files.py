@@ -20,7 +20,7 @@ def test_a_text_is_read_as_utf_8_with_or_without_a_mark(tmp_path):
     assert read_text(tmp_path / "a") == "Straße"
 
 
-def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path):
+def test_a_file_that_is_not_regular_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert problem(tmp_path / "pipe") == "not a regular file"
     assert problem("/dev/zero") == "not a regular file"
@@ -36,8 +36,8 @@ def test_a_huge_file_is_refused_without_reading_it(tmp_path):
     assert problem(tmp_path / "zeros") == f"larger than {MAX_BYTES >> 10} KiB"
 
 
-def test_a_path_that_can_be_none_and_bytes_that_are_no_text_are_refused(tmp_path):
-    assert problem("a\0b").startswith("the path holds a NUL")
+def test_an_impossible_path_and_bytes_that_are_not_text_are_refused(tmp_path):
+    assert problem("a\0b").startswith("the path contains a character")
     assert problem(tmp_path / "no") == "No such file or directory"
     (tmp_path / "a").write_bytes(b"\xff")
     assert problem(tmp_path / "a") == "not a text file in UTF-8"

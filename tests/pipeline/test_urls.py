@@ -102,11 +102,11 @@ def test_an_address_within_a_text_shows_no_password(scheme, host, port, around):
         (0, "0"),
     ],
 )
-def test_of_an_address_the_harmless_parts_are_shown(address, shown):
+def test_the_harmless_parts_of_an_address_are_shown(address, shown):
     assert display_url(address) == shown
 
 
-def test_the_name_of_a_file_that_is_there_is_shown(tmp_path, monkeypatch):
+def test_the_name_of_an_existing_file_is_shown(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert display_url("a:b@c.mp4") == HIDDEN
     (tmp_path / "a:b@c.mp4").touch()
@@ -128,7 +128,7 @@ def test_the_name_of_a_file_that_is_there_is_shown(tmp_path, monkeypatch):
         ("yard: 12 frames", "yard: 12 frames"),
     ],
 )
-def test_a_text_keeps_what_is_no_secret(text, shown):
+def test_a_text_keeps_its_harmless_parts(text, shown):
     assert redact(text) == shown
 
 
@@ -144,7 +144,7 @@ def test_a_text_keeps_what_is_no_secret(text, shown):
         ("rtsp://u:pw@cam ! appsink", "? ! appsink"),
     ],
 )
-def test_of_a_pipeline_the_elements_are_shown(line, shown):
+def test_the_elements_of_a_pipeline_are_shown(line, shown):
     assert display_pipeline(line) == shown
 
 
@@ -156,7 +156,7 @@ def test_a_login_that_ends_its_address_too_early_is_broken(password):
 
 
 @pytest.mark.parametrize("password", ["p@ss", "1234/x@y", "1?2", "p ss", "p%ss"])
-def test_a_login_that_may_be_right_is_not_refused_but_explained(password):
+def test_a_doubtful_login_is_explained_and_not_refused(password):
     address = f"rtsp://admin:{password}@cam/x"
     assert not is_broken(address)
     assert "# as %23" in login_advice(address)
@@ -165,6 +165,6 @@ def test_a_login_that_may_be_right_is_not_refused_but_explained(password):
 @pytest.mark.parametrize(
     "address", ["rtsp://admin:p%23ss@cam/x", "rtsp://cam/x?y#z", "rtsp://cam", "clip.mp4", "a@b"]
 )
-def test_an_address_without_such_a_login_is_not_explained(address):
+def test_an_address_without_a_doubtful_login_is_not_explained(address):
     assert not is_broken(address)
     assert login_advice(address) == ""

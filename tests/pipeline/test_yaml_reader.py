@@ -79,9 +79,9 @@ def test_a_plain_value_is_read_as_in_yaml_1_2(text, value):
         ("{a: " * 60, "nested more than 50 deep"),
         ("- " * 900, "nested more than 50 deep"),
         ("[" * 100_000, "nest"),
-        ("a: &a [*a]", "an alias (*) within what it names"),
-        ("a: &a {<<: *a}", "an alias (*) within what it names"),
-        ("a: &a {<<: [{b: *a}]}", "an alias (*) within what it names"),
+        ("a: &a [*a]", "an alias (*) inside its own anchor (&)"),
+        ("a: &a {<<: *a}", "an alias (*) inside its own anchor (&)"),
+        ("a: &a {<<: [{b: *a}]}", "an alias (*) inside its own anchor (&)"),
         ("[" + "x, " * 10_001 + "]", "more than 10000 values"),
         ("? [1]\n: 2", "a list or table cannot be a key"),
         ("{a: 1, a: 2}", "a is given twice"),
@@ -95,7 +95,7 @@ def test_a_plain_value_is_read_as_in_yaml_1_2(text, value):
         ("a: b: c", "line 1, column 5: mapping values are not allowed"),
     ],
 )
-def test_what_settings_cannot_hold_is_refused(text, problem):
+def test_yaml_that_is_not_allowed_in_settings_is_refused(text, problem):
     with pytest.raises(YamlError) as refused:
         parse(text)
     assert problem in str(refused.value)
@@ -103,7 +103,7 @@ def test_what_settings_cannot_hold_is_refused(text, problem):
     assert len(str(refused.value)) < 200
 
 
-def test_aliases_that_grow_are_refused_before_anything_is_made():
+def test_aliases_that_grow_are_refused_before_construction():
     rows = ["a0: &a0 {<<: [{x: 1}, {y: 1}]}"]
     rows += [f"a{i + 1}: &a{i + 1} {{<<: [{', '.join([f'*a{i}'] * 9)}]}}" for i in range(30)]
     with pytest.raises(YamlError, match="more than 10000 values"):
@@ -127,7 +127,7 @@ def test_aliases_that_grow_are_refused_before_anything_is_made():
         "password: !<S3CRET> x",
     ],
 )
-def test_a_problem_repeats_no_value(text):
+def test_a_message_repeats_no_value(text):
     assert "S3CRET" not in problem_of(text)
 
 

@@ -78,7 +78,7 @@ class Dies(Stage):
     class Settings(Settings, frozen=True):
         at: int
         path: str
-        """Of a file that tells it that it has."""
+        """File that exists once it has."""
 
     def process(self, frame):
         if frame.seq == self.settings.at and not Path(self.settings.path).exists():
@@ -87,7 +87,7 @@ class Dies(Stage):
 
 
 class Long(Stage):
-    """Takes long on purpose, and says so, as a paused window does."""
+    """Takes long on purpose, and sends heartbeats, as a paused window does."""
 
     class Settings(Settings, frozen=True):
         work_s: float
@@ -100,7 +100,7 @@ class Long(Stage):
 
 
 class Age(Stage):
-    """Writes for each frame how old it is by the clock in its picture, and since its capture."""
+    """Writes the age of each frame, by the clock in its image and since its capture."""
 
     takes = (Array("image", "uint8", (None, None, 3)),)
 
@@ -121,7 +121,7 @@ class Age(Stage):
 
 
 class Operator(Stage):
-    """Asks of the run what stands in a file, one request a line, and writes what came of it."""
+    """Sends the requests in a file to the run, one a line, and writes the answers."""
 
     isolated = True
 
@@ -151,13 +151,13 @@ class Operator(Stage):
 
 
 class Unsound(Detector):
-    """Finds objects with a session that fails, as one on a GPU does that has been lost."""
+    """Finds objects with a session that fails, as on a GPU that was lost."""
 
     class Settings(DetectorSettings, frozen=True):
         at: int = 10
-        """The frame from which on it fails."""
+        """First frame that it fails on."""
         once: str = ""
-        """Of a file that says that it has failed; empty: it fails again in every process."""
+        """File that exists once it has failed; empty: it fails again in every process."""
         error: str = "EPFail"
 
     def process(self, frame):
@@ -180,7 +180,7 @@ class Unsound(Detector):
 
 
 class _Session:
-    """In place of onnxruntime's own session below its Python class."""
+    """Stand-in for the session of onnxruntime below its Python class."""
 
     def __init__(self, real, stage):
         self._real, self._stage = real, stage

@@ -14,7 +14,7 @@ WHOLE = {"captured": 300, "delivered": 300, "dropped": {}, "failed": {}, "in_fli
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The events of a run that nothing happened to."""
+    """Return the events of a run without a crash."""
     with Run(tmp_path_factory.mktemp("undisturbed")) as run:
         assert run.wait() == 0, run.stderr
     assert run.ledger == WHOLE
@@ -24,7 +24,7 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stage", ["capture", "boxes", "ids"])
-def test_killed_at_several_moments_the_events_are_the_same(stage, undisturbed, tmp_path):
+def test_a_stage_killed_several_times_gives_the_same_events(stage, undisturbed, tmp_path):
     with Run(tmp_path) as run:
         for moment in (1, 60, 130, 200):
             run.wait_for_events(moment)
@@ -35,7 +35,7 @@ def test_killed_at_several_moments_the_events_are_the_same(stage, undisturbed, t
     assert run.summary["stages"][stage]["restarts"] >= 3
 
 
-def test_all_killed_at_once(undisturbed, tmp_path):
+def test_all_workers_killed_at_once_give_the_same_events(undisturbed, tmp_path):
     with Run(tmp_path) as run:
         run.wait_for_events(100)
         for title in list(run.workers()):
@@ -46,18 +46,18 @@ def test_all_killed_at_once(undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["capture", "boxes", "ids"])
-def test_frozen_it_is_found_and_the_events_are_the_same(stage, undisturbed, tmp_path):
+def test_a_frozen_worker_is_restarted_and_the_events_are_the_same(stage, undisturbed, tmp_path):
     with Run(tmp_path, "--set", "boxes.work_ms=10") as run:
         run.wait_for_events(80)
         run.strike(stage, signal.SIGSTOP)
         assert run.wait() == 0, run.stderr
     assert run.lines == undisturbed
     assert run.ledger == WHOLE
-    assert "no sign of life" in run.stderr
+    assert "sent no heartbeat" in run.stderr
     assert "not returned" not in run.stderr
 
 
-def test_frozen_before_the_first_sign_of_life_it_is_found(undisturbed, tmp_path):
+def test_a_worker_frozen_before_its_first_heartbeat_is_restarted(undisturbed, tmp_path):
     with Run(tmp_path) as run:
         run.strike("ids", signal.SIGSTOP)
         assert run.wait() == 0, run.stderr
@@ -66,7 +66,7 @@ def test_frozen_before_the_first_sign_of_life_it_is_found(undisturbed, tmp_path)
     assert run.summary["stages"]["ids"]["restarts"] == 1
 
 
-def test_any_signal_may_kill_a_worker(undisturbed, tmp_path):
+def test_workers_killed_by_any_signal_give_the_same_events(undisturbed, tmp_path):
     with Run(tmp_path) as run:
         run.wait_for_events(30)
         run.strike("ids", signal.SIGRTMIN + 1)
@@ -100,7 +100,7 @@ def test_all_stages_in_one_process_give_the_same_events(undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize("frame", [0, 20])
-def test_the_frame_that_was_amid_its_stages_goes_through_them_before_the_next(
+def test_a_frame_amid_its_stages_at_a_death_goes_through_before_the_next(
     undisturbed, tmp_path, frame
 ):
     dies = f'"tests.processes.stages:Dies", at: {frame}, path: {{out}}/died'
@@ -112,7 +112,7 @@ def test_the_frame_that_was_amid_its_stages_goes_through_them_before_the_next(
     assert run.ledger == WHOLE
 
 
-def test_a_frame_that_kills_whoever_takes_it_is_given_up_and_counted(undisturbed, tmp_path):
+def test_a_frame_that_kills_its_workers_fails_and_is_counted(undisturbed, tmp_path):
     with Run(tmp_path, "--set", "post.exit_at=[7]") as run:
         assert run.wait() == 0, run.stderr
     ledger = run.ledger
@@ -121,14 +121,14 @@ def test_a_frame_that_kills_whoever_takes_it_is_given_up_and_counted(undisturbed
     assert 7 not in [line["frame"] for line in run.lines]
 
 
-def test_a_frame_that_a_stage_fails_on_is_counted_and_the_stage_goes_on(undisturbed, tmp_path):
+def test_a_frame_that_a_stage_fails_on_is_counted_and_the_run_goes_on(undisturbed, tmp_path):
     with Run(tmp_path, "--set", "post.raise_at=[7, 8, 200]") as run:
         assert run.wait() == 0, run.stderr
     assert run.ledger == WHOLE | {"delivered": 297, "failed": {"failed:post": 3}}
     assert run.stderr.count("told to fail at frame") == 3
 
 
-def test_a_run_in_which_every_frame_failed_fails_and_says_why(tmp_path):
+def test_a_run_in_which_every_frame_failed_fails_with_the_reason(tmp_path):
     args = ("--frames", "3", "--set", "post.raise_at=[0, 1, 2]")
     with Run(tmp_path, *args) as run:
         assert run.wait() == 1
@@ -149,7 +149,7 @@ def test_a_stage_that_keeps_dying_ends_the_run(tmp_path):
     assert ledger["captured"] == ledger["delivered"] + ledger["in_flight"]
 
 
-def test_when_the_supervisor_is_killed_nothing_is_left(tmp_path):
+def test_when_the_supervisor_is_killed_no_process_is_left(tmp_path):
     with Run(tmp_path, "--set", "streams.demo.loop=true") as run:
         run.wait_for_events(20)
         workers = run.workers()
@@ -165,7 +165,7 @@ def test_when_the_supervisor_is_killed_nothing_is_left(tmp_path):
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_struck_at_random_moments(seed, number, tmp_path):
+def test_workers_struck_at_random_moments_give_the_same_events(seed, number, tmp_path):
     args = ("--frames", "1500", "--set", "streams.demo.loop=true")
     with Run(tmp_path / "calm", *args) as calm:
         assert calm.wait() == 0

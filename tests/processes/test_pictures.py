@@ -1,4 +1,4 @@
-"""Folders of pictures through whole runs, whose processes are killed."""
+"""Folders of images through whole runs, whose processes are killed."""
 
 import json
 import signal
@@ -19,7 +19,7 @@ ENDINGS = (".jpg", ".png", ".webp", ".tif", ".bmp")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A hundred pictures of five formats, each of a grey and a size of its own."""
+    """Make a hundred images of five formats, each of its own grey and size."""
     made = tmp_path_factory.mktemp("photos")
     for i in range(100):
         picture = np.full((40 + i, 60, 3), 2 * i, np.uint8)
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stage", ["capture", "boxes", "copies"])
-def test_killed_every_picture_has_its_name_and_its_copy(stage, folder, tmp_path):
+def test_after_kills_every_image_has_its_name_and_its_copy(stage, folder, tmp_path):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with Run(tmp_path, source=folder, graph=PICTURES) as run:
         for moment in (1, 20, 60):
@@ -46,7 +46,7 @@ def test_killed_every_picture_has_its_name_and_its_copy(stage, folder, tmp_path)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_pictures_of_several_streams_do_not_mix(folder, tmp_path):
+def test_images_of_several_streams_do_not_mix(folder, tmp_path):
     graph = PICTURES.replace("\nstages:", "\n  yard: {{source: {source}, frames: 3}}\nstages:")
     with Run(tmp_path, "--frames", "3", source=folder, graph=graph) as run:
         assert run.wait() == 0, run.stderr

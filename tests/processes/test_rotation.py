@@ -30,7 +30,7 @@ def frames_in(path):
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_renamed_and_killed_every_line_is_there_once(killed, tmp_path):
+def test_a_file_renamed_amid_kills_has_every_line_once(killed, tmp_path):
     path = tmp_path / "events.jsonl"
     with Run(tmp_path) as run:
         for moment, number in ((60, 3), (40, 2), (50, 1)):
@@ -44,7 +44,7 @@ def test_renamed_and_killed_every_line_is_there_once(killed, tmp_path):
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_emptied_and_killed_the_file_goes_on_without_a_gap(killed, tmp_path):
+def test_a_file_emptied_amid_kills_goes_on_without_a_gap(killed, tmp_path):
     path = tmp_path / "events.jsonl"
     with Run(tmp_path) as run:
         run.wait_for_events(100)

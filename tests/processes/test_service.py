@@ -199,7 +199,7 @@ def test_install_starts_it_and_says_what_it_did(machine):
     }
     pid = machine.one("MainPID")
     again = machine.service("install", "/etc/eyeline/config.yaml").stdout.splitlines()
-    assert again[0] == "/etc/systemd/system/eyeline.service is as it should be"
+    assert again[0] == "/etc/systemd/system/eyeline.service is up to date"
     assert machine.one("MainPID") == pid
     status = machine.service("status").stdout
     assert status.startswith("eyeline: active (running) since ")

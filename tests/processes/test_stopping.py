@@ -14,7 +14,7 @@ ENDLESS = ("--set", "streams.demo.loop=true")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_asked_to_stop_it_drains(number, status, tmp_path):
+def test_a_run_that_is_stopped_drains(number, status, tmp_path):
     shared = set(os.listdir("/dev/shm"))
     with Run(tmp_path, *ENDLESS) as run:
         run.wait_for_events(30)
@@ -31,7 +31,7 @@ def test_asked_to_stop_it_drains(number, status, tmp_path):
     assert set(os.listdir("/dev/shm")) <= shared
 
 
-def test_a_second_interrupt_does_not_wait(tmp_path):
+def test_a_second_interrupt_ends_a_run_at_once(tmp_path):
     slow = ("--set", "post.delay_ms=3000", "--set", "supervisor.hang_s=60")
     with Run(tmp_path, *ENDLESS, *slow) as run:
         run.wait_until(lambda: len(run.workers()) == 4)
@@ -50,7 +50,7 @@ def test_a_full_disk_ends_the_run_with_one_line(tmp_path):
     assert "Traceback" not in run.stderr
 
 
-def test_pictures_may_change_their_size(tmp_path):
+def test_images_may_change_their_size(tmp_path):
     import cv2
     import numpy as np
 
@@ -75,7 +75,7 @@ def test_pictures_may_change_their_size(tmp_path):
     }
 
 
-def test_a_source_faster_than_the_stages_is_dropped_from_and_counted(tmp_path):
+def test_frames_of_a_source_faster_than_the_stages_are_dropped_and_counted(tmp_path):
     args = ("--live", "--frames", "25", "--set", "boxes.work_ms=450")
     with Run(tmp_path, *args) as run:
         assert run.wait() == 0, run.stderr

@@ -52,7 +52,7 @@ class Storm(Run):
         streams = self.summary["streams"]
         return lines, texts, {name: {k: streams[name][k] for k in keys} for name in self.clips}
 
-    def strike_somebody(self, chance):
+    def strike_a_worker(self, chance):
         """Kill a process, stop it for good, or stop one while another dies."""
         titles = sorted(self.workers())
         if not titles:
@@ -98,7 +98,7 @@ def test_struck_at_random_moments_five_streams_end_as_if_undisturbed(
     with Storm(tmp_path / "struck", clips, placement, batch) as run:
         for moment in moments:
             run.wait_for_events(moment)
-            run.strike_somebody(chance)
+            run.strike_a_worker(chance)
         assert run.wait(600) == 0, run.stderr
     found, found_texts, found_ledgers = run.results()
     assert found_ledgers == ledgers

@@ -66,7 +66,7 @@ def total(stream: dict) -> int:
     return stream["delivered"] + lost + stream["in_flight"]
 
 
-def test_what_a_stage_reports_and_counts_is_kept_up(tmp_path):
+def test_info_and_counters_of_a_stage_are_kept_up_to_date(tmp_path):
     with Attended(tmp_path, graph=LIVE) as run:
         run.wait_for("demo", 20)
 
@@ -123,7 +123,7 @@ def test_an_added_stream_survives_the_death_of_every_worker(tmp_path):
     assert summary["late"]["delivered"] == summary["late"]["captured"] == 150
 
 
-def test_what_cannot_be_added_is_refused_in_words(tmp_path):
+def test_a_stream_that_cannot_be_added_is_refused_with_the_reason(tmp_path):
     with Attended(tmp_path, graph=LIVE) as run:
         run.wait_for("demo", 1)
         assert "there is a stream named 'demo' already" in run.do("add", "demo", source=str(CLIP))
@@ -148,7 +148,7 @@ def test_a_paused_stream_gives_nothing_until_it_is_resumed(tmp_path):
         run.wait_until(lambda: run.stream("demo")["in_flight"] == 0)
         assert run.do("add", "late", source=str(CLIP), frames=40) == ""
         run.wait_for("late", 1)
-        captured = run.stream("demo")["captured"]  # with the picture that was in hand
+        captured = run.stream("demo")["captured"]  # with the image that was in hand
         run.wait_for("late", 40)
         assert run.stream("demo")["captured"] == captured
         assert run.do("resume", "demo") == ""
@@ -157,7 +157,7 @@ def test_a_paused_stream_gives_nothing_until_it_is_resumed(tmp_path):
     assert summary["demo"]["captured"] == total(summary["demo"])
 
 
-def test_what_was_written_of_a_removed_stream_outlives_a_crash_of_the_writer(tmp_path):
+def test_lines_of_a_removed_stream_outlive_a_crash_of_the_sink(tmp_path):
     with Attended(tmp_path, graph=LIVE) as run:
         run.wait_for("demo", 3)
         assert run.do("add", "late", source=str(CLIP), frames=40) == ""
@@ -182,20 +182,21 @@ def test_what_was_written_of_a_removed_stream_outlives_a_crash_of_the_writer(tmp
     assert frames == list(range(len(frames)))
 
 
-def test_no_stream_is_added_where_ordered_stages_share_the_process_of_capture(tmp_path):
+def test_no_stream_is_added_where_an_ordered_stage_shares_with_capture(tmp_path):
     graph = LIVE.replace("placement: separate\n", "")
     for use in ("capture", "fault", "events", '"null"', '"tests'):
         graph = graph.replace(f"use: {use}", f"process: one, use: {use}")
     graph = graph.replace('stages:Boxes"', 'stages:Boxes", replicas: 1')
     with Attended(tmp_path, graph=graph) as run:
         run.wait_for("demo", 3)
-        assert run.do("add", "late", source=str(CLIP)).startswith("ids is in the process of ")
+        refusal = run.do("add", "late", source=str(CLIP))
+        assert refusal.startswith("stages.ids: an ordered stage cannot share the process of ")
         assert run.stream("late") == {}
         run.wait_for("demo", len(run.events_of("demo")) + 3)
         run.end()
 
 
-def test_a_picture_too_large_for_an_added_stream_ends_that_stream_alone(tmp_path):
+def test_an_image_too_large_for_an_added_stream_ends_that_stream_alone(tmp_path):
     (tmp_path / "large").mkdir()
     save_image(tmp_path / "large" / "0.png", 64, 48)
     save_image(tmp_path / "large" / "1.png", 4800, 3600)
@@ -204,13 +205,16 @@ def test_a_picture_too_large_for_an_added_stream_ends_that_stream_alone(tmp_path
         run.wait_for("demo", 3)
         assert run.do("add", "large", source=str(tmp_path / "large"), mode="lossless") == ""
         run.wait_until(lambda: "large: removed" in run.stderr)
-        assert "large: a picture is larger than max_frame (768x576)" in run.stderr
+        assert (
+            "streams.large: an image is larger than `max_frame` (found max_frame 768x576)"
+            in run.stderr
+        )
         run.wait_for("demo", len(run.events_of("demo")) + 5)
         summary = run.end()
     assert summary["demo"]["captured"] == total(summary["demo"])
 
 
-def test_new_settings_start_only_what_changed(tmp_path):
+def test_new_settings_restart_only_the_changed_stages(tmp_path):
     with Attended(tmp_path, graph=LIVE) as run:
         run.wait_for("demo", 5)
         before = run.workers()
@@ -224,8 +228,8 @@ def test_new_settings_start_only_what_changed(tmp_path):
             )
         )
         run.process.send_signal(signal.SIGHUP)
-        run.wait_until(lambda: "settings read: " in run.stderr)
-        assert "settings read: stage post changed, stream late added" in run.stderr
+        run.wait_until(lambda: "settings reloaded: " in run.stderr)
+        assert "settings reloaded: stage post changed, stream late added" in run.stderr
         run.wait_for("late", 20)
         run.wait_until(lambda: run.workers().get("post", 0) not in (0, before["post"]))
         after = run.workers()
@@ -233,7 +237,7 @@ def test_new_settings_start_only_what_changed(tmp_path):
         assert {name: after[name] for name in same} == same
         config.write_text(text.replace("use: fault", "use: fualt"))
         run.process.send_signal(signal.SIGHUP)
-        run.wait_until(lambda: "new settings are refused" in run.stderr)
+        run.wait_until(lambda: "settings not reloaded" in run.stderr)
         assert "did you mean 'fault'?" in run.stderr
         run.wait_for("demo", len(run.events_of("demo")) + 5)
         config.write_text(text)
@@ -247,7 +251,7 @@ def test_new_settings_start_only_what_changed(tmp_path):
     assert summary["demo"]["captured"] == total(summary["demo"])
 
 
-def test_a_stream_that_is_to_read_something_else_begins_anew_and_costs_no_other(tmp_path):
+def test_a_stream_with_another_source_restarts_and_costs_no_other(tmp_path):
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         for i in range(8):
@@ -260,11 +264,11 @@ def test_a_stream_that_is_to_read_something_else_begins_anew_and_costs_no_other(
         config = tmp_path / "config.yaml"
 
         def change(old, new):
-            before = run.stderr.count("settings read: stream other changed")
+            before = run.stderr.count("settings reloaded: stream other changed")
             config.write_text(config.read_text().replace(old, new))
             run.process.send_signal(signal.SIGHUP)
-            told = "settings read: stream other changed"
-            run.wait_until(lambda: run.stderr.count(told) > before)
+            reloaded = "settings reloaded: stream other changed"
+            run.wait_until(lambda: run.stderr.count(reloaded) > before)
 
         run.wait_for("demo", 5)
         run.wait_for("other", 20)
@@ -290,7 +294,7 @@ def test_a_stream_that_is_to_read_something_else_begins_anew_and_costs_no_other(
     assert [summary[f"other#{i}"]["delivered"] for i in (1, 2)] == [begin, 8]
 
 
-def test_new_settings_reach_a_stage_amid_a_frame_which_is_begun_anew(tmp_path):
+def test_new_settings_amid_a_frame_have_the_frame_processed_again(tmp_path):
     graph = GRAPH.replace(
         "post:    {{use: fault", 'post: {{use: "tests.processes.stages:Long", work_s: 60'
     ).replace("supervisor:", "placement: separate\nsupervisor:")
@@ -301,13 +305,13 @@ def test_new_settings_reach_a_stage_amid_a_frame_which_is_begun_anew(tmp_path):
         config.write_text(config.read_text().replace("work_s: 60", "work_s: 0"))
         run.process.send_signal(signal.SIGHUP)
         assert run.wait() == 0, run.stderr
-        assert "settings read: stage post changed" in run.stderr
+        assert "settings reloaded: stage post changed" in run.stderr
     assert [line["frame"] for line in run.lines] == list(range(300))
     assert run.summary["stages"]["post"]["restarts"] == 0
     assert run.ledger["delivered"] == 300
 
 
-def test_another_graph_is_a_new_run_in_the_same_process(tmp_path):
+def test_another_graph_starts_a_new_run_in_the_same_process(tmp_path):
     with Attended(tmp_path, graph=LIVE) as run:
         run.wait_for("demo", 5)
         config = tmp_path / "config.yaml"
@@ -317,7 +321,7 @@ def test_another_graph_is_a_new_run_in_the_same_process(tmp_path):
         run.wait_until(lambda: "more" in run.workers())
         run.wait_until(lambda: run.stream("demo").get("delivered", 0) > 3)
         summary = run.end()
-    assert "the graph has changed, the run starts anew" in run.stderr
+    assert "graph changed; restarting the run" in run.stderr
     assert summary["demo"]["captured"] == total(summary["demo"])
 
 
@@ -353,7 +357,7 @@ def test_streams_that_come_and_go_leave_nothing_behind(tmp_path):
 
 
 @pytest.mark.soak
-def test_added_streams_that_ended_are_forgotten_after_a_minute_with_all_they_held(tmp_path):
+def test_added_streams_that_ended_are_released_after_a_minute(tmp_path):
     with Attended(tmp_path, graph=LIVE) as run:
         run.wait_for("demo", 5)
         counts = []
@@ -403,7 +407,7 @@ def test_a_fast_stream_does_not_starve_a_slow_one(tmp_path):
     assert slow["dropped"].get("busy", 0) <= slow["captured"] // 10
 
 
-def test_stages_beside_each_other_in_one_process_cost_a_camera_no_more_than_their_work(tmp_path):
+def test_sinks_in_one_process_cost_a_camera_no_more_than_their_work(tmp_path):
     (tmp_path / "folder").mkdir()
     for i in range(5):
         save_image(tmp_path / "folder" / f"{i}.png", 64, 48, value=i)
@@ -420,5 +424,5 @@ def test_stages_beside_each_other_in_one_process_cost_a_camera_no_more_than_thei
         run.wait_for("demo", 200)
         demo = run.end()["demo"]
     assert demo["captured"] == total(demo)
-    # The sinks are at work while every other picture comes: no reason to miss more than those.
+    # The sinks are at work while every other image comes: no reason to miss more than those.
     assert demo["delivered"] >= 0.4 * demo["captured"], demo

@@ -17,7 +17,7 @@ LOST = 4
 
 
 def pictures(path):
-    """How many pictures of a video can be played."""
+    """Return how many images of a video can be played."""
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     count = 0
     while capture.grab():
@@ -39,7 +39,7 @@ def test_after_kills_of_its_stage_all_but_a_few_frames_can_be_played(tmp_path):
     assert run.ledger["delivered"] == 300
 
 
-def test_when_all_is_killed_the_video_plays_up_to_then(tmp_path):
+def test_a_video_plays_up_to_the_death_of_all_processes(tmp_path):
     with Run(tmp_path, graph=RECORDED) as run:
         run.wait_for_events(100)
         workers = run.workers()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.memory.run_info import VERSION
+from pipeline.status import VERSION
 from stages.sinks.publish.topics import OFF, ON, Topics, slug
 
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from msgspec import Meta
 
 from pipeline.errors import SetupError
-from pipeline.memory.run_info import VERSION
 from pipeline.messages import name_of
 from pipeline.stage import Context, Resolved
+from pipeline.status import VERSION
 from pipeline.urls import login_advice
 from stages.sinks.listen import is_loopback
 from stages.sinks.publish.publisher import Publisher, PublisherSettings, Unreachable

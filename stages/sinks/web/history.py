@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pipeline.status import Run, RunStatus, StreamStatus
+from pipeline.status import RunHandle, RunStatus, StreamStatus
 from stages.sinks.web.activity import ActivityLog
 
 SAMPLE_INTERVAL_S = 2.0
@@ -42,7 +42,7 @@ class History:
             restarted, and reloads.
     """
 
-    def __init__(self, run: Run, log: ActivityLog) -> None:
+    def __init__(self, run: RunHandle, log: ActivityLog) -> None:
         self._run, self._log = run, log
         self._before: RunStatus | None = None
         self._counts: dict[str, list[int]] = {}

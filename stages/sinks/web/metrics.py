@@ -16,7 +16,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from pipeline.status import Run, RunStatus
+from pipeline.status import RunHandle, RunStatus
 
 STATES = ("opening", "live", "waiting", "paused", "ended")
 
@@ -24,7 +24,7 @@ BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7
 """Bounds of the latency histograms, seconds; never changed, so that histories can be compared."""
 
 
-def exposition(run: Run, viewers: int, accept: str) -> tuple[bytes, str]:
+def exposition(run: RunHandle, viewers: int, accept: str) -> tuple[bytes, str]:
     """Return the metrics of a run as text, and its content type.
 
     Args:
@@ -52,7 +52,7 @@ class _Collector:
         return self._metrics
 
 
-def _metrics(run: Run, viewers: int) -> Iterator[Metric]:
+def _metrics(run: RunHandle, viewers: int) -> Iterator[Metric]:
     """Yield all metrics."""
     status = run.status()
     yield InfoMetricFamily(
@@ -120,7 +120,7 @@ def _ledger(status: RunStatus) -> Iterator[Metric]:
     yield from (captured, delivered, dropped, failed, in_flight, slots)
 
 
-def _streams(run: Run, status: RunStatus) -> Iterator[Metric]:
+def _streams(run: RunHandle, status: RunStatus) -> Iterator[Metric]:
     info = InfoMetricFamily(
         "eyeline_stream",
         "Decoder and kind (live or file) of the source of a stream",

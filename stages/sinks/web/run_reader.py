@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from pipeline.status import Run, RunStatus
+from pipeline.status import RunHandle, RunStatus
 from stages.sinks.web.activity import ActivityLog
 from stages.sinks.web.health import HEALTHY, Health, readiness
 from stages.sinks.web.history import SAMPLE_INTERVAL_S, History
@@ -65,7 +65,7 @@ class RunReader:
         viewers: returns the number of viewers now.
     """
 
-    def __init__(self, run: Run, log: ActivityLog, viewers: Callable[[], int]) -> None:
+    def __init__(self, run: RunHandle, log: ActivityLog, viewers: Callable[[], int]) -> None:
         self._run, self._viewers = run, viewers
         self._history = History(run, log)
         self.samples = self._history.samples
@@ -85,7 +85,7 @@ class RunReader:
         return HEALTHY if path == "/healthz" else readiness((await self.status.get()).value)
 
     async def request(self, request: str, **arguments: Any) -> str:
-        """Send a request to the supervisor, as `Run.ask` does; return "" or why it is refused."""
+        """Send a request as `RunHandle.ask` does; return "" or why it is refused."""
         return await self.call(partial(self._run.ask, request, **arguments))
 
     async def call(self, function: Callable[[], T]) -> T:

@@ -16,7 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
-from pipeline.status import Run
+from pipeline.status import RunHandle
 from stages.sinks.web.activity import ActivityLog
 from stages.sinks.web.auth import Authorizer
 from stages.sinks.web.connections import (
@@ -48,7 +48,7 @@ class WebServer:
         log: activities to show.
     """
 
-    def __init__(self, settings: WebSettings, run: Run, log: ActivityLog) -> None:
+    def __init__(self, settings: WebSettings, run: RunHandle, log: ActivityLog) -> None:
         self._address, self._port = settings.address, int(settings.port)
         self._broadcaster = FrameBroadcaster()
         self._slots = ViewerSlots(settings.viewers)

@@ -1,4 +1,4 @@
-"""The unit file, and as whom the service runs; tests/processes/test_service.py really runs it."""
+"""The unit file and the account of the service; tests/processes/test_service.py installs it."""
 
 import os
 import pwd
@@ -22,15 +22,15 @@ from pipeline.service import unit as unit_file
 from pipeline.service.accounts import Account, account_for
 from pipeline.service.service import Service, files_in, read_variables
 from pipeline.service.unit import AUTHOR
-from pipeline.supervisor.supervisor import CLOSE_S, OPEN_S
+from pipeline.supervisor.processes import CLOSE_S, OPEN_S
 from tests.builders import ROOT
 
 ANALYZE = shutil.which("systemd-analyze")
 CONFIG = ROOT / "configs" / "demo.yaml"
-NOBODY = Account("", False)
+DYNAMIC = Account("", False)
 
 
-def unit_of(name="eyeline", of_user=False, config=CONFIG, stop_timeout_s=10.0, account=NOBODY):
+def unit_of(name="eyeline", of_user=False, config=CONFIG, stop_timeout_s=10.0, account=DYNAMIC):
     return Service(name, of_user).unit(config, stop_timeout_s, account)
 
 
@@ -51,24 +51,24 @@ def analyze(folder, unit, *words, of_user=False):
 @pytest.mark.skipif(ANALYZE is None, reason="needs systemd-analyze: apt install systemd")
 @pytest.mark.parametrize(
     ("of_user", "account"),
-    [(False, NOBODY), (False, Account("daemon", True)), (True, NOBODY)],
+    [(False, DYNAMIC), (False, Account("daemon", True)), (True, DYNAMIC)],
     ids=["dynamic", "owner", "user"],
 )
-def test_systemd_has_nothing_to_say_against_the_unit(of_user, account, tmp_path):
+def test_systemd_accepts_the_unit_without_a_warning(of_user, account, tmp_path):
     found = analyze(tmp_path, unit_of(of_user=of_user, account=account), "verify", of_user=of_user)
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
 
 
 @pytest.mark.skipif(ANALYZE is None, reason="needs systemd-analyze: apt install systemd")
-def test_the_complaints_of_systemd_would_be_seen(tmp_path):
+def test_a_wrong_key_in_the_unit_is_reported_by_systemd(tmp_path):
     """A key that systemd does not know is but a warning to it."""
     unit = unit_of().replace("LockPersonality", "LockPersonalty")
     assert "LockPersonalty" in analyze(tmp_path, unit, "verify").stderr
 
 
 @pytest.mark.skipif(ANALYZE is None, reason="needs systemd-analyze: apt install systemd")
-@pytest.mark.parametrize("account", [NOBODY, Account("daemon", True)], ids=["dynamic", "owner"])
-def test_its_exposure_is_low(account, tmp_path):
+@pytest.mark.parametrize("account", [DYNAMIC, Account("daemon", True)], ids=["dynamic", "owner"])
+def test_the_exposure_of_the_unit_is_low(account, tmp_path):
     """systemd's own measure, from 0 to 10; an unprotected service has 9.6."""
     found = analyze(
         tmp_path, unit_of(account=account), "security", "--offline=true", "--threshold=20"
@@ -77,7 +77,7 @@ def test_its_exposure_is_low(account, tmp_path):
 
 
 @pytest.mark.skipif(ANALYZE is None, reason="needs systemd-analyze: apt install systemd")
-def test_odd_paths_pass_systemds_own_reading(tmp_path, monkeypatch):
+def test_odd_paths_are_read_by_systemd_as_they_are(tmp_path, monkeypatch):
     python = tmp_path / "my 100% $envs ü" / "python"
     python.parent.mkdir()
     python.symlink_to(sys.executable)
@@ -96,11 +96,11 @@ def test_systemd_waits_longer_than_stopping_may_take():
     assert float(start_s) > OPEN_S
 
 
-def test_commands_are_absolute_and_the_settings_file_is_known_again(tmp_path, monkeypatch):
+def test_commands_are_absolute_and_the_settings_file_is_found_again(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     service = Service("yard", of_user=True)
     config = tmp_path / "a 100% b.yaml"
-    unit = service.unit(config, 5.0, NOBODY)
+    unit = service.unit(config, 5.0, DYNAMIC)
     (command,) = values(unit, "ExecStart")
     assert command.startswith(f"{sys.executable} {ROOT / 'run.py'} run ")
     service.unit_path.parent.mkdir(parents=True)
@@ -108,13 +108,13 @@ def test_commands_are_absolute_and_the_settings_file_is_known_again(tmp_path, mo
     assert service.settings_path() == config
 
 
-def test_groups_that_this_system_has_not_are_left_out(monkeypatch):
+def test_groups_that_do_not_exist_are_left_out(monkeypatch):
     """A unit with a group that is not there does not start."""
     monkeypatch.setattr(unit_file, "GROUPS", ("root", "no-such-group", "daemon"))
     assert values(unit_of(), "SupplementaryGroups") == ["root daemon"]
 
 
-def test_a_home_folder_is_open_for_reading_only_where_something_is_read_from_it():
+def test_a_home_folder_can_be_read_only_if_a_file_in_it_is_needed():
     assert values(unit_of(account=Account("", False)), "ProtectHome") == ["yes"]
     assert values(unit_of(account=Account("pi", True)), "ProtectHome") == ["read-only"]
     assert values(unit_of(account=Account("pi", True)), "User") == ["pi"]
@@ -122,7 +122,7 @@ def test_a_home_folder_is_open_for_reading_only_where_something_is_read_from_it(
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "1st", "x.service", "a%i", "x\n"])
-def test_a_name_that_is_none_is_refused(name):
+def test_an_invalid_name_is_refused(name):
     with pytest.raises(SetupError, match="--name"):
         Service(name, of_user=False)
 
@@ -149,48 +149,50 @@ def file_in(folder, mode, *, above=0o755):
     return file
 
 
-def test_what_everybody_may_read_needs_no_user(folder):
-    assert account_for([file_in(folder, 0o644), Path("/usr/bin/env")]) == NOBODY
+def test_files_that_all_can_read_need_no_user(folder):
+    assert account_for([file_in(folder, 0o644), Path("/usr/bin/env")]) == DYNAMIC
 
 
-def owned_by_nobody(monkeypatch, folder):
-    """A checkout that the user nobody owns."""
-    nobody = pwd.getpwnam("nobody")
+def owned_by_daemon(monkeypatch, folder):
+    """A checkout that the user daemon owns."""
+    daemon = pwd.getpwnam("daemon")
     program = folder / "run.py"
     program.write_text("")
-    os.chown(program, nobody.pw_uid, nobody.pw_gid)
+    os.chown(program, daemon.pw_uid, daemon.pw_gid)
     monkeypatch.setattr(accounts, "ROOT", folder)
-    return nobody
+    return daemon
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
 @pytest.mark.parametrize(("mode", "above"), [(0o600, 0o755), (0o644, 0o700), (0o440, 0o750)])
-def test_what_only_the_owner_may_read_is_run_by_the_owner(mode, above, folder, monkeypatch):
-    nobody = owned_by_nobody(monkeypatch, folder)
+def test_files_that_only_the_owner_can_read_make_the_owner_the_user(
+    mode, above, folder, monkeypatch
+):
+    daemon = owned_by_daemon(monkeypatch, folder)
     file = file_in(folder, mode, above=above)
     for path in (file, file.parent):
-        os.chown(path, nobody.pw_uid, nobody.pw_gid)
-    assert account_for([file]) == Account("nobody", False)
+        os.chown(path, daemon.pw_uid, daemon.pw_gid)
+    assert account_for([file]) == Account("daemon", False)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
 def test_a_group_of_the_owner_is_enough(folder, monkeypatch):
-    nobody = owned_by_nobody(monkeypatch, folder)
+    daemon = owned_by_daemon(monkeypatch, folder)
     file = file_in(folder, 0o640)
-    os.chown(file, 0, nobody.pw_gid)
-    assert account_for([file]) == Account("nobody", False)
+    os.chown(file, 0, daemon.pw_gid)
+    assert account_for([file]) == Account("daemon", False)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
-def test_what_not_even_the_owner_may_read_is_refused(folder, monkeypatch):
-    owned_by_nobody(monkeypatch, folder)
+def test_files_that_the_owner_cannot_read_are_refused(folder, monkeypatch):
+    owned_by_daemon(monkeypatch, folder)
     file = file_in(folder, 0o644, above=0o700)
-    with pytest.raises(SetupError, match=f"{file.parent}: neither a user of its own nor nobody"):
+    with pytest.raises(SetupError, match=f"{file.parent}: neither a user of its own nor daemon"):
         account_for([file])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to own the checkout")
-def test_a_checkout_of_roots_alone_is_refused_with_what_to_do(folder, monkeypatch):
+def test_a_checkout_that_only_root_can_read_is_refused_with_advice(folder, monkeypatch):
     (folder / "run.py").write_text("")
     monkeypatch.setattr(accounts, "ROOT", folder)
     file = file_in(folder, 0o600)
@@ -198,7 +200,7 @@ def test_a_checkout_of_roots_alone_is_refused_with_what_to_do(folder, monkeypatc
         account_for([file])
 
 
-def test_a_link_is_followed_and_both_ways_count(folder):
+def test_a_link_is_followed_and_both_paths_must_be_readable(folder):
     file = file_in(folder, 0o644, above=0o700)
     link = folder / "link"
     link.symlink_to(file)
@@ -207,17 +209,17 @@ def test_a_link_is_followed_and_both_ways_count(folder):
     assert accounts._barred([link], -1, frozenset()) is None
 
 
-def test_what_is_in_tmp_is_refused_since_the_service_does_not_see_it(tmp_path):
+def test_files_in_tmp_are_refused(tmp_path):
     with pytest.raises(SetupError, match="does not see /tmp"):
         account_for([Path("/tmp/config.yaml")])
 
 
-def test_a_path_that_fits_in_no_line_is_refused(tmp_path):
+def test_a_path_that_does_not_fit_on_a_line_is_refused(tmp_path):
     with pytest.raises(SetupError, match="unit file"):
         Service("x", of_user=True).account(tmp_path / "a\nExecStartPre=evil")
 
 
-def test_a_python_that_systemd_does_not_start_is_refused(tmp_path, monkeypatch):
+def test_a_python_that_systemd_cannot_start_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", '/opt/the "one"/python')
     with pytest.raises(SetupError, match="systemd cannot start a program with quotes in its path"):
         Service("x", of_user=True).account(tmp_path / "config.yaml")
@@ -260,7 +262,7 @@ def test_variables_need_no_file_but_a_quote_needs_its_end(tmp_path):
     assert "secret" not in str(error.value)
 
 
-def test_settings_are_checked_as_the_service_will_see_them(tmp_path, monkeypatch):
+def test_settings_are_checked_in_the_environment_of_the_service(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setenv("OF_THE_SHELL", "1")
     before, folder = dict(os.environ), os.getcwd()
@@ -305,7 +307,7 @@ def test_a_dry_run_prints_the_unit_and_writes_nothing(own, capsys):
     assert not own.unit.exists()
 
 
-def test_without_systemd_one_line_says_so(own, capsys):
+def test_without_systemd_install_fails_with_one_line(own, capsys):
     assert own("install", str(ROOT / "configs" / "bench.yaml")) == 2
     _, err = capsys.readouterr()
     assert err == (
@@ -315,7 +317,7 @@ def test_without_systemd_one_line_says_so(own, capsys):
     assert not own.unit.exists()
 
 
-def test_a_variable_that_is_missing_is_asked_for_where_it_belongs(own, capsys, monkeypatch):
+def test_a_missing_variable_is_reported_with_the_file_it_belongs_in(own, capsys, monkeypatch):
     monkeypatch.setenv("YARD_URL", "rtsp://in-the-shell-only")
     assert own("install", "--dry-run", str(ROOT / "configs" / "daemon.yaml")) == 2
     _, err = capsys.readouterr()
@@ -324,7 +326,7 @@ def test_a_variable_that_is_missing_is_asked_for_where_it_belongs(own, capsys, m
     assert ".config/eyeline/eyeline.env" in err
 
 
-def test_the_shipped_settings_make_a_service(own, capsys, tmp_path):
+def test_the_shipped_settings_can_be_installed(own, capsys, tmp_path):
     secrets = tmp_path / ".config" / "eyeline" / "eyeline.env"
     secrets.parent.mkdir(parents=True)
     secrets.write_text("YARD_URL=rtsp://admin:s3cret@cam.local/1\n")
@@ -342,7 +344,7 @@ def test_settings_with_a_mistake_are_refused(own, capsys, tmp_path):
     assert not own.unit.exists()
 
 
-def test_a_unit_of_somebody_else_is_left_alone(own, capsys):
+def test_a_unit_of_another_program_is_not_changed(own, capsys):
     own.unit.parent.mkdir(parents=True)
     own.unit.write_text("[Service]\n")
     for words in (("install", str(ROOT / "configs" / "bench.yaml")), ("uninstall",), ("status",)):
@@ -351,7 +353,7 @@ def test_a_unit_of_somebody_else_is_left_alone(own, capsys):
     assert own.unit.read_text() == "[Service]\n"
 
 
-def test_what_is_not_installed_is_said_to_be_so(own, capsys):
+def test_a_service_that_is_not_installed_is_reported(own, capsys):
     assert own("status") == 4
     assert own("uninstall") == 0
     assert own("uninstall", "--dry-run") == 0
@@ -360,7 +362,7 @@ def test_what_is_not_installed_is_said_to_be_so(own, capsys):
     assert "would" not in out
 
 
-def test_a_dry_removal_names_what_would_go(own, capsys):
+def test_a_dry_uninstall_names_the_unit(own, capsys):
     own.unit.parent.mkdir(parents=True)
     own.unit.write_text(unit_of(of_user=True))
     assert own("uninstall", "--dry-run") == 0
@@ -391,20 +393,20 @@ def answer_once(answer):
         (b"HTTP/1.0 503 Busy\r\n\r\nnot ready: yard opens\x1b[2J\n", "not ready: yard opens [2J"),
     ],
 )
-def test_the_page_is_asked_and_its_answer_told(answer, expected):
+def test_the_answer_of_the_page_is_returned_on_one_line(answer, expected):
     assert services._ask(answer_once(answer)) == expected
 
 
-def test_a_page_that_does_not_answer_is_told_of():
+def test_a_page_that_does_not_answer_is_reported():
     address = answer_once(b"")
     assert services._ask(address).startswith("no answer (")
-    assert services._ask(address).startswith("no answer ("), "nor when nobody listens"
+    assert services._ask(address).startswith("no answer ("), "the server has ended"
 
 
 # --- the container image ---
 
 
-def test_the_image_asks_for_what_is_there():
+def test_the_container_image_uses_existing_files_and_extras():
     lines = (ROOT / "Containerfile").read_text().splitlines()
     (extras,) = (line.partition("EXTRAS=")[2] for line in lines if line.startswith("ARG EXTRAS="))
     with (ROOT / "pyproject.toml").open("rb") as file:

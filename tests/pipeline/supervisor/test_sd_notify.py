@@ -1,4 +1,4 @@
-"""What systemd would hear of us: a socket of our own stands where its own would be."""
+"""Notifications to systemd, received by a socket in place of its own."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ from tests.builders import ROOT
 
 
 class Listener:
-    """Hears what is sent to NOTIFY_SOCKET, and from which process."""
+    """Receives the messages to NOTIFY_SOCKET, and the processes that sent them."""
 
     def __init__(self, address):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -44,7 +44,7 @@ def systemd(request, tmp_path, monkeypatch):
 
 @pytest.fixture
 def deaf(tmp_path, monkeypatch):
-    """A socket that is there, but that nobody reads."""
+    """A socket that exists but is not read."""
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as unread:
         unread.bind(path)
@@ -52,7 +52,7 @@ def deaf(tmp_path, monkeypatch):
         yield unread
 
 
-def test_the_life_of_a_service_is_told_in_order(systemd):
+def test_the_states_of_a_service_are_sent_in_order(systemd):
     assert notify.status("opening 2 streams")
     assert notify.ready("2 streams live")
     assert notify.watchdog()
@@ -72,7 +72,7 @@ def test_the_life_of_a_service_is_told_in_order(systemd):
     assert systemd.lines() == ["STOPPING=1", "STATUS=frames in flight drain"]
 
 
-def test_the_sender_is_the_process_that_speaks(systemd):
+def test_the_sender_is_the_process_that_calls(systemd):
     code = "from pipeline.supervisor import sd_notify; assert sd_notify.ready()"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     assert systemd.hear() == (["READY=1"], process.pid)
@@ -91,7 +91,7 @@ def test_a_long_status_is_cut(systemd):
 
 
 @pytest.mark.parametrize("address", ["", "relative", "vsock:2:9000"])
-def test_where_nobody_listens_nothing_is_to_be_tried_again(address, monkeypatch):
+def test_without_systemd_nothing_is_retried(address, monkeypatch):
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     assert notify.ready("up")
 
@@ -102,14 +102,14 @@ def test_outside_systemd_nothing_happens(monkeypatch):
     assert notify.watchdog()
 
 
-def test_a_socket_that_has_gone_is_told_apart(tmp_path, monkeypatch):
+def test_a_socket_that_is_gone_returns_false(tmp_path, monkeypatch):
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     assert not notify.ready()
     monkeypatch.setenv("NOTIFY_SOCKET", "/" + "x" * 200)
     assert not notify.ready()
 
 
-def test_a_full_queue_does_not_block_and_is_told(deaf):
+def test_a_full_queue_does_not_block_and_returns_false(deaf):
     sent = 0
     while notify.watchdog():
         sent += 1
@@ -143,7 +143,7 @@ def test_no_descriptor_is_left_open(systemd):
         ({"WATCHDOG_PID": str(os.getpid())}, None),
     ],
 )
-def test_the_watchdog_is_heeded_by_the_process_it_is_meant_for(environment, expected, monkeypatch):
+def test_the_watchdog_counts_for_the_process_that_it_names(environment, expected, monkeypatch):
     for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():

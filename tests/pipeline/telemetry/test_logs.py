@@ -1,4 +1,4 @@
-"""What the journal gets: one line per record, in facts, with nothing in it that must not be."""
+"""Log lines for the journal and for a terminal: one line per record, without secrets."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.telemetry import logs as journal
+from pipeline.telemetry import logs
 from tests.builders import ROOT
 
 
@@ -18,10 +18,10 @@ def line(message="", level=logging.INFO, fact=None, exc_info=None, args=()):
     record = logging.LogRecord("root", level, __file__, 1, message, args, exc_info)
     if fact is not None:
         record.fact = fact
-    return journal.Formatter().format(record)
+    return logs.JournalFormatter().format(record)
 
 
-def test_a_fact_comes_before_its_words():
+def test_facts_come_before_the_message():
     fact = {
         "event": "stream",
         "stream": "yard",
@@ -37,7 +37,7 @@ def test_a_fact_comes_before_its_words():
     )
 
 
-def test_a_record_without_facts_is_its_message():
+def test_a_record_without_facts_has_only_its_message():
     assert line("detector.1 started again") == '<6>msg="detector.1 started again"'
     assert line("ready") == "<6>msg=ready"
 
@@ -58,7 +58,7 @@ def test_levels_are_the_priorities_of_syslog(level, priority):
     assert line("x", level).startswith(f"<{priority}>")
 
 
-def test_credentials_are_hidden_in_facts_and_in_words():
+def test_credentials_are_hidden_in_facts_and_in_the_message():
     fact = {"source": "rtsp://admin:s3cret@cam.local/1", "many": ["http://a:s3cret@b/"]}
     found = line("cannot open rtsp://admin:s3cret@cam.local/1", fact=fact)
     assert "s3cret" not in found
@@ -75,8 +75,8 @@ def test_an_exception_stays_on_the_line():
     assert "ValueError: a\\nb" in found
 
 
-def test_what_is_empty_is_left_out_and_odd_keys_are_made_fit():
-    assert journal.logfmt({"a": None, "b": "", "c": 0, "d e=": "f"}) == "c=0 d_e_=f"
+def test_empty_facts_are_left_out_and_odd_keys_are_replaced():
+    assert logs.logfmt({"a": None, "b": "", "c": 0, "d e=": "f"}) == "c=0 d_e_=f"
 
 
 def test_a_long_value_does_not_break_the_line_in_two():
@@ -84,7 +84,7 @@ def test_a_long_value_does_not_break_the_line_in_two():
 
 
 def test_a_cut_shows_no_half_of_an_address():
-    start = "x " * (journal.LONGEST_VALUE // 2 - 8)
+    start = "x " * (logs.MAX_VALUE // 2 - 8)
     assert "s3cret" not in line(start + "rtsp://a:s3cret-and-more@cam.local/1")
 
 
@@ -100,7 +100,7 @@ def parsed(text):
 
 
 @given(st.text(max_size=80), st.dictionaries(st.text(min_size=1), st.text(), max_size=4))
-def test_whatever_comes_in_one_line_comes_out_that_can_be_read_back(message, fact):
+def test_any_record_gives_one_line_that_can_be_parsed(message, fact):
     found = line("%s", args=(message,), fact=fact)
     assert found.startswith("<6>")
     assert found.isprintable()
@@ -117,7 +117,7 @@ logging.warning("opened rtsp://u:s3cret@cam/1", extra={"fact": {"event": "stream
 
 
 def logged(stream_of):
-    """What a process writes to its stderr, a pipe, with JOURNAL_STREAM as told."""
+    """The stderr of a process, a pipe, with this JOURNAL_STREAM."""
     read, write = os.pipe()
     held = os.fstat(write)
     environment = {**os.environ, "JOURNAL_STREAM": stream_of(held)}
@@ -129,19 +129,19 @@ def logged(stream_of):
         return file.read()
 
 
-def test_where_stderr_is_the_journal_facts_are_written():
+def test_facts_are_written_if_stderr_is_the_journal():
     assert logged(lambda held: f"{held.st_dev}:{held.st_ino}") == (
         '<4>event=stream msg="opened rtsp://cam/1"\n'
     )
 
 
 @pytest.mark.parametrize("value", ["", "0:0", "nonsense"])
-def test_elsewhere_lines_stay_plain(value):
+def test_lines_are_plain_if_stderr_is_not_the_journal(value):
     """Also in a process started from a service, whose stderr goes somewhere else."""
     text = logged(lambda held: value)
     assert re.fullmatch(r"[-\d]+ [\d:,]+ WARNING opened rtsp://cam/1\n", text)
 
 
-def test_a_closed_stderr_is_no_journal(monkeypatch):
+def test_a_closed_stderr_is_not_the_journal(monkeypatch):
     monkeypatch.setenv("JOURNAL_STREAM", "0:0")
-    assert not journal.is_connected(999)
+    assert not logs.is_journal(999)

@@ -1,4 +1,4 @@
-"""Custody: no frame is lost, none counts twice, whatever dies and whatever is lost on the way."""
+"""Frames in flight: none is lost, none counts twice, whatever dies or is lost on the way."""
 
 import pytest
 from hypothesis import settings
@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from pipeline.frame import Span, Status
 from pipeline.memory.arena import POISON_BLAMES
-from pipeline.worker.in_flight import IDLE_NS, SETTLE_NS, STUCK_NS, Custody
+from pipeline.worker.in_flight import IDLE_NS, SETTLE_NS, STUCK_NS, InFlight
 from tests.builders import arena, header, returned, total, worker_table
 
 LATER_NS = 10 * SETTLE_NS
@@ -15,7 +15,7 @@ WORKER = 1
 
 
 class World:
-    """A stream in custody, and the workers that its frames go to."""
+    """The frames in flight of a stream, and the workers that they go to."""
 
     def __init__(self, slots=3, leaves=1, too_old_ns=None):
         self.arena, self.worker_table = arena(slots=slots), worker_table(3)
@@ -23,37 +23,36 @@ class World:
         self.start()
 
     def start(self):
-        """Capture's process begins, also after it was killed: only the arena is left."""
-        self.custody = Custody(
-            self.arena, self.worker_table, 0, self.leaves, self.too_old_ns, self.now_ns
-        )
+        """Start the process of capture, also after it was killed: only the arena is left."""
+        self.in_flight = InFlight(self.arena, self.worker_table, 0, self.leaves, self.too_old_ns)
+        self.in_flight.resume(self.now_ns)
 
     def lend(self):
-        blank = self.custody.blank()
+        blank = self.in_flight.blank()
         blank.captured_ns = self.now_ns
         blank.width, blank.height, blank.used = 6, 4, 72
         blank.arrays["image"] = (0, "|u1", (4, 6, 3))
-        self.custody.lend(blank)
+        self.in_flight.lend(blank)
         return blank
 
     def give_back(self, of, leaves=None, **fields):
         done = returned(of, self.leaves if leaves is None else leaves, **fields)
-        return self.custody.take_back(done, self.now_ns)
+        return self.in_flight.take_back(done, self.now_ns)
 
     def die(self, worker=WORKER):
-        """What the supervisor does when a worker died."""
+        """Record the death of a worker, as the supervisor does."""
         for hold in self.worker_table.mark_dead(worker):
             self.arena.blame(hold.slot, hold.generation)
         self.worker_table.raise_epoch()
 
-    def sent_again(self):
-        """What is sent again after a death, once the copies under way are settled."""
-        assert self.custody.watch(self.now_ns) == "death"
+    def resent(self):
+        """Return the frames that are resent after a death, once holds have settled."""
+        assert self.in_flight.watch(self.now_ns) == "death"
         return self.settled()
 
     def settled(self):
         self.now_ns += LATER_NS
-        return self.custody.due(self.now_ns)
+        return self.in_flight.due(self.now_ns)
 
     @property
     def ledger(self):
@@ -65,22 +64,22 @@ class World:
 def test_frames_are_numbered_without_gaps_and_slots_are_used_again():
     world = World(slots=2)
     first, second = world.lend(), world.lend()
-    assert not world.custody.has_free_slot
+    assert not world.in_flight.has_free_slot
     world.give_back(first)
     third = world.lend()
     assert [h.seq for h in (first, second, third)] == [0, 1, 2]
     assert third.slot == first.slot
     assert third.generation == first.generation + 1
-    assert world.custody.in_flight == 2
+    assert world.in_flight.count == 2
 
 
 def test_a_slot_that_is_reserved_but_not_lent_does_not_count():
     world = World()
-    assert world.custody.blank() == world.custody.blank()
-    assert world.ledger.captured == world.custody.in_flight == 0
+    assert world.in_flight.blank() == world.in_flight.blank()
+    assert world.ledger.captured == world.in_flight.count == 0
 
 
-def test_a_return_ends_the_loan_and_tells_who_worked_on_it():
+def test_a_return_ends_the_loan_and_gives_the_spans():
     world = World()
     span = Span(1, 2, 3, 4, 5)
     assert world.give_back(world.lend(), spans=[span]) == ("", [span])
@@ -136,91 +135,91 @@ def test_a_return_counts_once():
 # --- deaths ---
 
 
-def test_after_a_death_every_frame_in_flight_is_sent_again_in_order():
+def test_after_a_death_every_frame_in_flight_is_resent_in_order():
     world = World()
     lent = [world.lend() for _ in range(3)]
     world.die()
-    again = world.sent_again()
+    again = world.resent()
     assert [h.seq for h in again] == [0, 1, 2]
     assert [h.attempt for h in again] == [1, 1, 1]
     for before, after in zip(lent, again, strict=True):
         assert (after.slot, after.generation) == (before.slot, before.generation)
         assert after.arrays == before.arrays
         assert after.status == Status.LIVE
-    assert world.custody.watch(world.now_ns) is None
+    assert world.in_flight.watch(world.now_ns) is None
     assert world.settled() == []
 
 
-def test_without_frames_in_flight_a_death_sends_nothing():
+def test_without_frames_in_flight_a_death_resends_nothing():
     world = World()
     world.give_back(world.lend())
     world.die()
-    assert world.sent_again() == []
-    assert not world.custody.waits_for_holders
+    assert world.resent() == []
+    assert not world.in_flight.awaiting_release
 
 
-def test_a_death_makes_every_copy_under_way_void():
+def test_a_death_makes_every_copy_in_flight_void():
     world = World()
     lent = world.lend()
     world.die()
-    again = world.sent_again()
+    again = world.resent()
     assert not world.arena.is_current(lent)
     assert world.give_back(lent) is None
     assert world.ledger.in_flight == 1
     assert world.give_back(again[0]) == ("", [])
 
 
-def test_what_one_branch_returned_before_a_death_is_returned_again():
+def test_the_return_of_one_branch_before_a_death_is_void():
     world = World(leaves=0b11)
     lent = world.lend()
     world.give_back(lent, 0b01, cause="stale", spans=[Span(0, 0, 1, 1, 2)])
     world.die()
-    [again] = world.sent_again()
+    [again] = world.resent()
     assert world.give_back(again, 0b10) is None
     assert world.give_back(again, 0b01) == ("", [])
 
 
-def test_a_frame_that_somebody_has_in_hand_is_not_sent_again_until_let_go():
+def test_a_frame_held_by_a_worker_is_resent_only_after_its_release():
     world = World()
     held, other = world.lend(), world.lend()
     world.worker_table.hold(2, 0, held)
     world.die()
-    assert [h.seq for h in world.sent_again()] == [other.seq]
-    assert world.custody.waits_for_holders
+    assert [h.seq for h in world.resent()] == [other.seq]
+    assert world.in_flight.awaiting_release
     assert world.settled() == []
     world.worker_table.release(2, 0)
     assert [h.seq for h in world.settled()] == [held.seq]
-    assert not world.custody.waits_for_holders
+    assert not world.in_flight.awaiting_release
 
 
-def test_in_order_none_is_sent_again_before_an_older_one_that_somebody_has_in_hand():
+def test_in_order_no_frame_is_resent_before_an_older_one_that_is_held():
     world = World()
     first, held, last = world.lend(), world.lend(), world.lend()
     world.worker_table.hold(2, 0, held)
     world.die()
-    world.custody.watch(world.now_ns)
+    world.in_flight.watch(world.now_ns)
     world.now_ns += SETTLE_NS
-    assert [h.seq for h in world.custody.due(world.now_ns, in_order=True)] == [first.seq]
-    assert world.custody.due(world.now_ns, in_order=True) == []
+    assert [h.seq for h in world.in_flight.due(world.now_ns, in_order=True)] == [first.seq]
+    assert world.in_flight.due(world.now_ns, in_order=True) == []
     world.worker_table.release(2, 0)
-    both = [h.seq for h in world.custody.due(world.now_ns, in_order=True)]
+    both = [h.seq for h in world.in_flight.due(world.now_ns, in_order=True)]
     assert both == [held.seq, last.seq]
 
 
-def test_what_the_dead_had_in_hand_is_sent_again():
+def test_the_frames_in_hand_of_a_dead_worker_are_resent():
     world = World()
     world.worker_table.hold(WORKER, 0, world.lend())
     world.die()
-    assert [h.seq for h in world.sent_again()] == [0]
+    assert [h.seq for h in world.resent()] == [0]
 
 
-def test_nothing_is_sent_again_before_holds_and_attempts_have_settled():
+def test_no_frame_is_resent_before_holds_and_attempts_have_settled():
     world = World()
     world.lend()
     world.die()
-    world.custody.watch(world.now_ns)
-    assert world.custody.due(world.now_ns + SETTLE_NS - 1) == []
-    assert len(world.custody.due(world.now_ns + SETTLE_NS)) == 1
+    world.in_flight.watch(world.now_ns)
+    assert world.in_flight.due(world.now_ns + SETTLE_NS - 1) == []
+    assert len(world.in_flight.due(world.now_ns + SETTLE_NS)) == 1
 
 
 def test_a_second_death_meanwhile_voids_once_more():
@@ -228,27 +227,27 @@ def test_a_second_death_meanwhile_voids_once_more():
     lent = world.lend()
     world.worker_table.hold(2, 0, lent)
     world.die()
-    assert world.sent_again() == []
+    assert world.resent() == []
     world.die(2)
-    [again] = world.sent_again()
+    [again] = world.resent()
     assert again.attempt == 2
 
 
 def test_a_frame_lent_after_the_death_is_not_void():
     world = World()
     world.die()
-    world.sent_again()
+    world.resent()
     lent = world.lend()
     assert world.give_back(lent) == ("", [])
 
 
-def test_in_hand_at_more_than_three_deaths_a_frame_is_poison():
+def test_a_frame_in_hand_at_more_than_three_deaths_is_poison():
     world = World()
     [copy] = [world.lend()]
     for death in range(1, POISON_BLAMES + 2):
         world.worker_table.hold(WORKER, 0, copy)
         world.die()
-        [copy] = world.sent_again()
+        [copy] = world.resent()
         if death <= 3:
             assert copy.status == Status.LIVE
             assert "image" in copy.arrays
@@ -262,22 +261,22 @@ def test_innocent_frames_are_not_poison_however_many_die():
     world.lend()
     for _ in range(10):
         world.die()
-        [again] = world.sent_again()
+        [again] = world.resent()
     assert again.status == Status.LIVE
 
 
-def test_a_live_frame_that_is_too_old_by_then_is_given_up():
+def test_a_live_frame_that_is_too_old_is_dropped_and_not_resent():
     world = World(too_old_ns=10**9)
     old = world.lend()
     world.now_ns += 10**9
     young = world.lend()
     world.die()
-    world.custody.watch(world.now_ns)
-    given_up, again = world.settled()
-    assert (given_up.seq, given_up.status, given_up.cause) == (old.seq, Status.DROPPED, "restart")
-    assert given_up.arrays == {}
+    world.in_flight.watch(world.now_ns)
+    dropped, again = world.settled()
+    assert (dropped.seq, dropped.status, dropped.cause) == (old.seq, Status.DROPPED, "restart")
+    assert dropped.arrays == {}
     assert (again.seq, again.status) == (young.seq, Status.LIVE)
-    world.give_back(given_up)
+    world.give_back(dropped)
     assert world.ledger.dropped == {"restart": 1}
 
 
@@ -286,23 +285,23 @@ def test_a_frame_of_a_file_is_never_too_old():
     world.lend()
     world.now_ns += 3600 * 10**9
     world.die()
-    assert world.sent_again()[0].status == Status.LIVE
+    assert world.resent()[0].status == Status.LIVE
 
 
 # --- the end ---
 
 
-def test_the_end_is_kept_in_custody_like_a_frame():
+def test_the_end_of_a_stream_is_lent_and_resent_like_a_frame():
     world = World(leaves=0b11, too_old_ns=1)
     world.give_back(world.lend())
-    end = world.custody.lend_end(world.now_ns, 0)
+    end = world.in_flight.lend_end(world.now_ns, 0)
     assert (end.status, end.seq) == (Status.END, 1)
-    assert world.custody.in_flight == 1
+    assert world.in_flight.count == 1
     world.worker_table.hold(WORKER, 0, end)
     for _ in range(POISON_BLAMES + 2):  # neither poison nor too old: it must arrive
         world.now_ns += 10**9
         world.die()
-        [end] = world.sent_again()
+        [end] = world.resent()
         assert end.status == Status.END
         world.worker_table.hold(WORKER, 0, end)
     assert world.give_back(end, 0b01) is None
@@ -315,13 +314,13 @@ def test_the_end_is_kept_in_custody_like_a_frame():
 # --- capture's own death ---
 
 
-def test_after_captures_own_death_the_arena_alone_tells_what_is_in_flight():
+def test_after_the_death_of_capture_the_frames_in_flight_are_in_the_arena():
     world = World(slots=3)
     first, second = world.lend(), world.lend()
     world.give_back(first)
     world.die(0)
     world.start()
-    assert world.custody.in_flight == 1
+    assert world.in_flight.count == 1
     assert world.give_back(second) is None  # sent by its predecessor: void
     [again] = world.settled()
     assert (again.seq, again.attempt, again.arrays) == (1, 1, second.arrays)
@@ -330,20 +329,20 @@ def test_after_captures_own_death_the_arena_alone_tells_what_is_in_flight():
     assert world.ledger.captured == 3
 
 
-def test_captures_successor_does_not_take_its_own_birth_for_a_death():
+def test_the_successor_of_capture_does_not_resend_for_its_own_start():
     world = World()
     world.lend()
     world.die(0)
     world.start()
-    assert world.custody.watch(world.now_ns) is None
+    assert world.in_flight.watch(world.now_ns) is None
     assert world.settled()[0].attempt == 1
 
 
-def test_capture_dies_with_the_end_on_its_way():
+def test_capture_killed_with_the_end_in_flight_resends_the_end():
     world = World()
-    world.custody.lend_end(world.now_ns, 0)
+    world.in_flight.lend_end(world.now_ns, 0)
     world.start()
-    assert world.custody.in_flight == 1
+    assert world.in_flight.count == 1
     [end] = world.settled()
     assert (end.status, end.attempt) == (Status.END, 1)
     world.give_back(end)
@@ -352,10 +351,10 @@ def test_capture_dies_with_the_end_on_its_way():
 
 def test_a_half_written_loan_is_no_frame():
     world = World()
-    blank = world.custody.blank()
+    blank = world.in_flight.blank()
     world.arena._words[world.arena._at(blank.slot) + 1] = 99  # `seq` was stored, `loans` was not
     world.start()
-    assert world.custody.in_flight == 0
+    assert world.in_flight.count == 0
     assert world.lend().seq == 0
 
 
@@ -369,17 +368,17 @@ def well(world):
 
 
 def pass_time(world, seconds, step_s=0.05):
-    """Ask again and again whether something is wrong; the first answer."""
+    """Call `watch` until it finds something, and return that."""
     for _ in range(round(seconds / step_s)):
         world.now_ns += round(step_s * 1e9)
         well(world)
-        found = world.custody.watch(world.now_ns)
+        found = world.in_flight.watch(world.now_ns)
         if found:
             return found
     return None
 
 
-def test_a_frame_that_nobody_has_and_nobody_returns_is_sent_again():
+def test_a_frame_not_held_and_not_returned_is_resent_after_a_timeout():
     world = World()
     well(world)
     lost = world.lend()
@@ -390,7 +389,7 @@ def test_a_frame_that_nobody_has_and_nobody_returns_is_sent_again():
     assert world.give_back(again) == ("", [])
 
 
-def test_while_somebody_works_on_a_frame_of_the_stream_nothing_is_taken_for_lost():
+def test_while_a_frame_of_the_stream_is_held_no_timeout_expires():
     world = World()
     world.worker_table.hold(2, 0, world.lend())
     assert pass_time(world, 3 * STUCK_NS / 1e9, 0.5) is None
@@ -399,7 +398,7 @@ def test_while_somebody_works_on_a_frame_of_the_stream_nothing_is_taken_for_lost
     assert len(world.settled()) == 1
 
 
-def test_while_others_are_busy_a_lost_frame_is_missed_late():
+def test_while_other_workers_are_busy_the_timeout_is_longer():
     world = World()
     world.lend()
     world.worker_table.hold(2, 0, header(stream=1))
@@ -408,19 +407,19 @@ def test_while_others_are_busy_a_lost_frame_is_missed_late():
     assert len(world.settled()) == 1
 
 
-def test_frames_that_wait_for_a_stage_that_opens_are_not_missed_however_long():
+def test_while_a_stage_opens_no_timeout_expires():
     world = World()
     well(world)
     world.lend()
     world.worker_table.mark_dead(2)  # its successor opens for longer than any patience
     for _ in range(10):
         world.now_ns += STUCK_NS // 3
-        assert world.custody.watch(world.now_ns) is None
+        assert world.in_flight.watch(world.now_ns) is None
     assert pass_time(world, IDLE_NS / 1e9 * 0.9) is None
     assert pass_time(world, 0.5) == "unreturned"
 
 
-def test_patience_doubles_while_nothing_returns_and_is_short_again_after():
+def test_the_timeout_doubles_without_returns_and_is_reset_by_one():
     world = World()
     lent = world.lend()
     world.worker_table.hold(2, 0, header(slot=world.arena.slots - 1))
@@ -435,7 +434,7 @@ def test_patience_doubles_while_nothing_returns_and_is_short_again_after():
     assert pass_time(world, STUCK_NS / 1e9 + 1, 0.5) == "unreturned"
 
 
-def test_returns_that_keep_coming_show_that_all_is_well():
+def test_while_frames_return_no_timeout_expires():
     world = World(slots=2)
     well(world)
     world.lend()
@@ -445,7 +444,7 @@ def test_returns_that_keep_coming_show_that_all_is_well():
         world.give_back(other)
 
 
-def test_with_nothing_in_flight_nothing_is_missed():
+def test_without_frames_in_flight_no_timeout_expires():
     assert pass_time(World(), 100, 1) is None
 
 
@@ -468,10 +467,10 @@ class Storm(RuleBasedStateMachine):
             assert self.world.arena.is_current(sent)
             self.messages += [(sent, 0b01), (sent, 0b10)]
 
-    @precondition(lambda self: self.world.custody.has_free_slot)
+    @precondition(lambda self: self.world.in_flight.has_free_slot)
     @rule()
     def lend(self):
-        blank = self.world.custody.blank()
+        blank = self.world.in_flight.blank()
         # Whoever still has the slot in hand would see it change.
         assert not self.world.worker_table.is_held(0, blank.slot)
         sent = self.world.lend()
@@ -506,7 +505,7 @@ class Storm(RuleBasedStateMachine):
         self.receive(data.draw(st.sampled_from(self.returns)))
 
     def receive(self, done):
-        taken = self.world.custody.take_back(done, self.world.now_ns)
+        taken = self.world.in_flight.take_back(done, self.world.now_ns)
         if taken is not None:
             seq = self.seq_of[done.slot, done.generation]
             assert seq not in self.ended
@@ -526,27 +525,27 @@ class Storm(RuleBasedStateMachine):
     @rule()
     def all_messages_are_lost_and_missed(self):
         self.messages.clear()
-        self.world.custody.watch(self.world.now_ns)  # a death before comes first
+        self.world.in_flight.watch(self.world.now_ns)  # a death before comes first
         for worker in list(self.hands):
             self.hands.pop(worker)
             self.world.worker_table.release(worker, 0)
         self.world.now_ns += LATER_NS
-        self.launch(self.world.custody.due(self.world.now_ns))
+        self.launch(self.world.in_flight.due(self.world.now_ns))
         self.messages.clear()
-        if self.world.custody.in_flight:
+        if self.world.in_flight.count:
             assert pass_time(self.world, 2) == "unreturned"
 
     @rule(later_ns=st.sampled_from([0, SETTLE_NS // 2, SETTLE_NS, LATER_NS]))
     def time_passes(self, later_ns):
         self.world.now_ns += later_ns
-        self.world.custody.watch(self.world.now_ns)
-        self.launch(self.world.custody.due(self.world.now_ns))
+        self.world.in_flight.watch(self.world.now_ns)
+        self.launch(self.world.in_flight.due(self.world.now_ns))
 
     @invariant()
     def the_ledger_holds(self):
         ledger = self.world.ledger
         assert ledger.captured == self.lent
-        assert ledger.in_flight == self.world.custody.in_flight == self.lent - len(self.ended)
+        assert ledger.in_flight == self.world.in_flight.count == self.lent - len(self.ended)
         outcomes = list(self.ended.values())
         assert ledger.delivered == outcomes.count("")
         assert ledger.dropped.get("stale", 0) == outcomes.count("stale")
@@ -559,9 +558,9 @@ class Storm(RuleBasedStateMachine):
             self.returns.append(returned(sent, leaf))
             self.world.worker_table.release(worker, 0)
         for _ in range(2):
-            self.world.custody.watch(self.world.now_ns)
+            self.world.in_flight.watch(self.world.now_ns)
             self.world.now_ns += LATER_NS
-            self.launch(self.world.custody.due(self.world.now_ns))
+            self.launch(self.world.in_flight.due(self.world.now_ns))
             self.returns += [
                 returned(sent, leaf)
                 for sent, leaf in self.messages

@@ -31,18 +31,18 @@ class Line:
         """How long each delivered frame waited."""
 
     def run(self, seconds):
-        """The source gives its pictures for so long; how many frames were delivered."""
+        """The source gives its images for so long; how many frames were delivered."""
         before = len(self.waits_ms)
         end_ns = self.now_ns + round(seconds * 1e9)
         offered = self._is_offered()
         while self.now_ns < end_ns:
-            picture_ns = self.now_ns + self.interval_ns
-            # Whether a picture finds a slot is settled before it comes.
-            while self.under_way and self.under_way[0][0] <= picture_ns:
+            image_ns = self.now_ns + self.interval_ns
+            # Whether an image finds a slot is settled before it comes.
+            while self.under_way and self.under_way[0][0] <= image_ns:
                 self.now_ns = self.under_way[0][0]
                 self._return()
-            offered = offered or self._is_offered(picture_ns)
-            self.now_ns = picture_ns
+            offered = offered or self._is_offered(image_ns)
+            self.now_ns = image_ns
             if offered:
                 self._take()
                 offered = False
@@ -79,32 +79,32 @@ class Line:
 
 @pytest.mark.parametrize("work_ms", [50, 100, 350, 1000])
 @pytest.mark.parametrize("interval_ms", [4, 17, 33, 40])
-def test_a_slow_stage_gets_new_pictures_and_is_never_idle(interval_ms, work_ms):
+def test_a_slow_stage_gets_new_images_and_is_never_idle(interval_ms, work_ms):
     line = Line(interval_ms, work_ms)
     line.run(100 * work_ms / 1000)
     delivered = line.run(200 * work_ms / 1000)
     assert delivered >= 0.97 * 200
     waits_ms = sorted(line.waits_ms[-delivered:])
-    # One interval, since it depends on when a picture comes, and what noise there is.
+    # One interval, since it depends on when an image comes, and what noise there is.
     assert waits_ms[int(0.95 * delivered)] <= interval_ms + 12
     assert waits_ms[-1] <= 2 * interval_ms + 12
 
 
-def test_without_pacing_they_wait_for_as_many_turns_as_there_are_slots():
+def test_without_pacing_frames_wait_one_turn_per_slot():
     line = Line(33, 100, paced=False)
     line.run(60)
     assert sorted(line.waits_ms)[len(line.waits_ms) // 2] > 150
 
 
 @pytest.mark.parametrize(("work_ms", "slots", "replicas"), [(10, 3, 1), (30, 3, 1), (60, 4, 2)])
-def test_where_the_stages_are_fast_enough_no_picture_is_left_out(work_ms, slots, replicas):
+def test_with_stages_fast_enough_no_image_is_left_out(work_ms, slots, replicas):
     line = Line(33, work_ms, slots, replicas, jitter=0.05)
     line.run(60)
     assert line.seq >= 0.99 * 60_000 / 33
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_work_that_varies_costs_little_of_either(replicas):
+def test_work_that_varies_costs_little_age_and_idleness(replicas):
     paced, free = (
         Line(33, 150, replicas + 2, replicas, paced, jitter=0.3) for paced in (True, False)
     )
@@ -112,7 +112,7 @@ def test_work_that_varies_costs_little_of_either(replicas):
     assert sum(paced.waits_ms) < 0.7 * sum(free.waits_ms)
 
 
-def test_a_stage_that_gets_faster_or_slower_is_followed():
+def test_the_pace_follows_a_stage_that_gets_faster_or_slower():
     line = Line(33, 300)
     line.run(30)
     line.work_ms = 60
@@ -125,7 +125,7 @@ def test_a_stage_that_gets_faster_or_slower_is_followed():
     assert max(line.waits_ms[-delivered:]) < 100
 
 
-def test_after_a_gap_it_is_soon_as_before():
+def test_after_a_gap_the_pace_recovers_soon():
     line = Line(33, 100)
     line.run(20)
     line.free_ns = [line.now_ns + 5_000 * MS]  # the stage has died, or a camera was away
@@ -147,7 +147,7 @@ class Shared:
         self.seqs, self.missed, self.under_way = ([0] * len(intervals_ms) for _ in range(3))
         self.offered = [True for _ in intervals_ms]
         self.turn, self.busy, self.now_ns = 0, False, 0
-        self.events = [(k * 7 * MS, "picture", k, None) for k in range(len(intervals_ms))]
+        self.events = [(k * 7 * MS, "image", k, None) for k in range(len(intervals_ms))]
 
     def run(self, seconds):
         """How many frames of each camera were delivered in so long."""
@@ -155,7 +155,7 @@ class Shared:
         end_ns = self.now_ns + round(seconds * 1e9)
         while self.now_ns < end_ns:
             self.now_ns, what, camera, frame = heapq.heappop(self.events)
-            (self._picture if what == "picture" else self._return)(camera, frame)
+            (self._image if what == "image" else self._return)(camera, frame)
             self._start()
         return self.delivered
 
@@ -167,7 +167,7 @@ class Shared:
         if self.under_way[camera] < self.slots and due:
             self.offered[camera] = True
 
-    def _picture(self, camera, _):
+    def _image(self, camera, _):
         self._offer(camera)
         if self.offered[camera]:
             seq, alone = self.seqs[camera], not self.under_way[camera]
@@ -179,7 +179,7 @@ class Shared:
         else:
             self.missed[camera] += 1
         next_ns = self._vary(self.intervals_ms[camera], 0.02)
-        heapq.heappush(self.events, (next_ns, "picture", camera, None))
+        heapq.heappush(self.events, (next_ns, "image", camera, None))
 
     def _start(self):
         for i in range(len(self.queues)):
@@ -224,7 +224,7 @@ def test_streams_that_share_a_stage_get_as_much_of_it_as_without(
         assert sum(of_paced) >= 0.97 * sum(of_free)
 
 
-def test_the_slowest_of_several_stages_counts_and_frames_that_failed_teach_nothing():
+def test_the_slowest_stage_counts_and_failed_frames_are_ignored():
     pacer = Pacer({1: 0, 2: 1, 3: 2})
     assert pacer.due_ns(0) == 0
     pacer.returned(0, 0, [Span(0, 0, 0, 0, 1)])
@@ -242,6 +242,6 @@ def test_the_slowest_of_several_stages_counts_and_frames_that_failed_teach_nothi
                 Span(3, 3, at + 141 * MS, at + 141 * MS, at + 142 * MS),
             ],
         )
-    # Free at 41 + 100 ms after the last capture; 11 ms away; a picture every 33 ms.
+    # Free at 41 + 100 ms after the last capture; 11 ms away; an image every 33 ms.
     due_ms = (pacer.due_ns(60) - 59 * 100 * MS) / MS
     assert due_ms == pytest.approx(141 - 11 - 33.3 - 2, abs=1.5)

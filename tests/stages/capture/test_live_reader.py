@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.errors import SourceError, StuckSource
 from pipeline.frame import Frame
-from pipeline.status import Condition
+from pipeline.status import SourceState
 from stages import backoff
 from stages.backoff import Backoff
 from stages.capture import watchdog
@@ -163,10 +163,10 @@ def test_while_a_source_is_lost_its_state_has_reason_and_retry_time(lab):
     backoff = Backoff(lambda: 0.5)
     backoff.delay_s = lambda lived_s: 1000.0
     made = lab(SourceError("wrong user or password", "unauthorized"), backoff=backoff)
-    assert made.live.condition == Condition("opening")
+    assert made.live.condition == SourceState("opening")
     made.live.start()
     made.wait_for(lambda: made.live.condition.state == "waiting")
-    assert made.live.condition == Condition(
+    assert made.live.condition == SourceState(
         "waiting", "unauthorized", "wrong user or password", 1000.0
     )
     assert made.live.collect() is None
@@ -198,7 +198,7 @@ def test_without_reconnect_a_lost_source_ends(lab):
     assert made.next() == 1
     made.wait_for(lambda: made.live.collect() is False)
     assert made.live.problem == "gone"
-    assert made.live.condition == Condition("ended", text="gone")
+    assert made.live.condition == SourceState("ended", text="gone")
 
 
 def test_an_expected_end_is_not_recovered_from(lab):
@@ -237,7 +237,7 @@ def test_the_first_image_may_take_longer(lab):
     made = lab(Scripted([9]), first=Scripted([slow, 1]), stall_timeout_s=0.01)
     made.live.start()
     time.sleep(0.05)  # longer than the stall timeout
-    assert made.live.condition == Condition("opening")
+    assert made.live.condition == SourceState("opening")
     slow.set()
     assert made.next() == 1
 
@@ -267,7 +267,7 @@ def test_a_pause_releases_the_source(lab):
     assert made.next() == 1
     assert first.entered.wait(DEADLINE_S)
     made.live.pause()
-    assert made.live.condition == Condition("paused")
+    assert made.live.condition == SourceState("paused")
     made.wait_for(lambda: first.closed)
     assert (made.opened, made.live.collect()) == ([], None)
     made.live.resume()

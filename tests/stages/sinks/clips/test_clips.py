@@ -746,7 +746,7 @@ def test_a_run_goes_on_through_a_crash_of_the_sink(tmp_path):
     with Run(tmp_path, graph=GRAPH) as run:
         run.wait_until(lambda: any(p.stat().st_size for p in folder.glob(".*.mp4")))
         run.strike("clips", signal.SIGKILL)
-        run.wait_until(lambda: "started again" in run.stderr)
+        run.wait_until(lambda: "; restarting" in run.stderr)
         count = len(run.lines)
         run.wait_for_events(count + 15)
         run.process.send_signal(signal.SIGTERM)

@@ -16,7 +16,7 @@ pytest.importorskip("paho.mqtt", reason="paho-mqtt is missing: pip install paho-
 
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
-from pipeline.status import Condition
+from pipeline.status import SourceState
 from stages import backoff
 from stages.sinks.files.events import event_of
 from stages.sinks.publish import broker_connection
@@ -208,7 +208,7 @@ def test_a_stream_that_is_away_is_offline_until_it_is_back(broker, listen, sink,
 
     class Stream:
         name = "yard"
-        condition = Condition("live")
+        condition = SourceState("live")
 
     class Run:
         def status(self):
@@ -218,9 +218,9 @@ def test_a_stream_that_is_away_is_offline_until_it_is_back(broker, listen, sink,
     stage = sink(run=Run())
     stage.process(frame(0))
     listener.wait_for("eyeline/yard/availability", "online")
-    Stream.condition = Condition("waiting", "timeout")
+    Stream.condition = SourceState("waiting", "timeout")
     listener.wait_for("eyeline/yard/availability", "offline")
-    Stream.condition = Condition("live")
+    Stream.condition = SourceState("live")
     listener.wait_for("eyeline/yard/availability", "online")
 
 

@@ -11,8 +11,14 @@ import cv2
 import numpy as np
 
 from pipeline.frame import Frame
-from pipeline.status import Condition, RunStatus, StageStatus, StreamStatus, WorkerStatus
-from pipeline.telemetry.counters import Percentiles
+from pipeline.status import (
+    Percentiles,
+    RunStatus,
+    SourceState,
+    StageStatus,
+    StreamStatus,
+    WorkerStatus,
+)
 from stages.sinks.web.settings import WebSettings
 from stages.sinks.web.web import Web
 from tests.builders import context_of
@@ -24,7 +30,7 @@ DEADLINE_S = 20.0
 def stream_status(name="yard", **fields):
     given = {
         "source": "rtsp://***@cam/1",
-        "condition": Condition("live"),
+        "condition": SourceState("live"),
         "since_s": 10.0,
         "away_s": 4.5,
         "reconnects": 2,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.status import Condition
+from pipeline.status import SourceState
 from stages.sinks.web.activity import ActivityLog
 from stages.sinks.web.history import BOUNDS_S, History, percentile
 from tests.stages.sinks.web.status_page import StandIn, run_status, stage_status, stream_status
@@ -22,7 +22,7 @@ def test_changes_of_streams_and_stages_are_logged():
     history = History(run, feed)
     history.sample()
     assert feed.after(0) == []
-    away = Condition("waiting", "refused", "nothing listens there")
+    away = SourceState("waiting", "refused", "nothing listens there")
     run.now = run_status(
         streams=[stream_status("a", condition=away), stream_status("c")],
         stages=[stage_status(restarts=3)],

@@ -6,7 +6,7 @@ import re
 import msgspec
 import pytest
 
-from pipeline.status import Condition, RunStatus, WorkerStatus
+from pipeline.status import RunStatus, SourceState, WorkerStatus
 from stages.sinks.web import routes
 from stages.sinks.web.health import why_not_ready
 from tests.stages.sinks.web.status_page import (
@@ -26,7 +26,7 @@ def test_healthz_answers_ok(page):
 
 def test_readyz_answers_ready_or_the_reason(opened):
     assert opened().get("/readyz")[::2] == (200, b"ready\n")
-    opening = stream_status("gate", condition=Condition("opening"))
+    opening = stream_status("gate", condition=SourceState("opening"))
     late = stage_status(workers=[WorkerStatus("detector.1", 0, 0)])
     run = StandIn(ready=False, streams=[stream_status(), opening], stages=[late])
     status, _, body = opened(run).get("/readyz")
