@@ -91,6 +91,11 @@ def test_every_block_of_code_names_its_file():
     assert PAGE.count("```python\n") + PAGE.count("```yaml\n") == len(BLOCK.findall(PAGE))
 
 
+def test_the_readme_has_the_test_of_the_page():
+    [block] = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert f"# test_min_height.py\n{block}" in PAGE
+
+
 def test_the_settings_file_with_all_stages_runs(project):
     done = project.python("run.py", "extended.yaml")
     assert done.status == 0, done.out
