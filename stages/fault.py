@@ -1,4 +1,4 @@
-"""Fault injection: a stage that is late, fails, dies or hangs at given frames. For tests."""
+"""Fault injection for tests: a stage that is slow, fails, exits or hangs at given frames."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from pipeline.stage import Settings, Stage
 
 
 class FaultSettings(Settings, frozen=True):
-    """At which frames (`seq`) what happens; delays at every frame."""
+    """Numbers of the frames (`seq`) at which each fault is injected."""
 
     delay_ms: Annotated[float, Meta(ge=0)] = 0.0
-    """Sleep so long over every frame."""
+    """Processing time added to every frame, in milliseconds."""
     raise_at: tuple[int, ...] = ()
-    """Fail the frame."""
+    """Frames that fail."""
     exit_at: tuple[int, ...] = ()
-    """End the process, at every attempt: such a frame is poison."""
+    """Frames that end the process, at every attempt."""
     hang_at: tuple[int, ...] = ()
-    """Stop the process, so that it gives no sign of life; at every attempt."""
+    """Frames that stop the process, so that its heartbeat is missing; at every attempt."""
 
 
 class Fault(Stage):
-    """Does nothing to frames but what it is told; stands anywhere in the graph."""
+    """Injects faults; allowed anywhere in the graph."""
 
     Settings = FaultSettings
 
     settings: FaultSettings
 
     def process(self, frame: Frame) -> None:
-        """Do what is due at this frame."""
+        """Inject the fault of this frame, if there is one."""
         if self.settings.delay_ms:
             time.sleep(self.settings.delay_ms / 1000)
         if frame.seq in self.settings.raise_at:
-            raise ValueError(f"told to fail at frame {frame.seq}")
+            raise ValueError(f"injected fault at frame {frame.seq}")
         if frame.seq in self.settings.exit_at:
             os._exit(1)
         if frame.seq in self.settings.hang_at:

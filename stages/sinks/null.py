@@ -1,4 +1,4 @@
-"""Sinks that leave nothing: to end a graph, and to measure it without the cost of an output."""
+"""Sinks without an output: to end a graph, and to measure it without the cost of an output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stages.drawing.annotator import Annotator
 
 
 class Null(Stage):
-    """Lets every frame end here."""
+    """Does nothing; the graph ends here."""
 
     ordered = True
 
@@ -18,19 +18,19 @@ class Null(Stage):
 
 
 class Draw(Stage):
-    """Draws each frame as the window and the video do, and throws the picture away."""
+    """Draws each frame as the window and the video do, and discards the image."""
 
     takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
     ordered = True
 
     def open(self) -> None:
-        """Make the picture to draw on."""
+        """Create the annotator."""
         self._annotator = Annotator(labels_of(self.context))
 
     def process(self, frame: Frame) -> None:
-        """Draw."""
+        """Draw the frame."""
         self._annotator.draw(frame)
 
     def end(self, stream: str) -> None:
-        """Forget the trails."""
+        """Forget the trails of the stream."""
         self._annotator.forget(stream)

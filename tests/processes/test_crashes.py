@@ -125,7 +125,7 @@ def test_a_frame_that_a_stage_fails_on_is_counted_and_the_run_goes_on(undisturbe
     with Run(tmp_path, "--set", "post.raise_at=[7, 8, 200]") as run:
         assert run.wait() == 0, run.stderr
     assert run.ledger == WHOLE | {"delivered": 297, "failed": {"failed:post": 3}}
-    assert run.stderr.count("told to fail at frame") == 3
+    assert run.stderr.count("injected fault at frame") == 3
 
 
 def test_a_run_in_which_every_frame_failed_fails_with_the_reason(tmp_path):
@@ -135,7 +135,7 @@ def test_a_run_in_which_every_frame_failed_fails_with_the_reason(tmp_path):
     assert run.ledger == WHOLE | {"captured": 3, "delivered": 0, "failed": {"failed:post": 3}}
     last = run.stderr.splitlines()[-1]
     assert last.startswith("run.py: demo: no frame was delivered (found 3 failed:post of 3): ")
-    assert "told to fail at frame" in last
+    assert "injected fault at frame" in last
 
 
 def test_a_stage_that_keeps_dying_ends_the_run(tmp_path):

@@ -1,1 +1,1 @@
-"""Sinks that write text files and pictures."""
+"""Sinks that write text files and images."""

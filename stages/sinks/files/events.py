@@ -3,7 +3,7 @@
 {"stream": "demo", "frame": 17, "time_s": 1.7, "captured_at": "2026-11-21T08:00:00.123Z",
  "objects": [{"id": 3, "label": "person", "class": 0, "score": 0.91, "box": [x1, y1, x2, y2]}]}
 
-Where the source is a picture or a folder of pictures, "file" follows "frame".
+If the source is an image or a folder of images, "file" follows "frame".
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Event(msgspec.Struct, kw_only=True):
     frame: int
     """Number of the frame in its stream, from 0."""
     file: str | msgspec.UnsetType = msgspec.UNSET
-    """Name of the picture in its folder; left out where the source is no picture."""
+    """Name of the image in its folder; left out if the source is no image."""
     time_s: float
     """Seconds into the stream."""
     captured_at: str
@@ -51,8 +51,8 @@ class EventsSettings(Settings, frozen=True):
 class Events(Stage):
     """Writes one line per frame, in order per stream.
 
-    Lines are written at once, so a reader can follow the file. After a crash the file goes on as
-    if nothing had happened; on standard output a line may then come twice.
+    Lines are written immediately, so that a reader can follow the file. A crash neither loses nor
+    repeats a line in a file; on standard output a line may occur twice.
     """
 
     Settings = EventsSettings
@@ -64,13 +64,13 @@ class Events(Stage):
     def __init__(self, settings: EventsSettings, context: Context) -> None:
         super().__init__(settings, context)
         self._labels = labels_of(context)
-        self._file = ResumableTextFile(settings.path, lambda: self.beat())
+        self._file = ResumableTextFile(settings.path, lambda: self.beat(), context.log)
         self._encoder = msgspec.json.Encoder()
         self._marks: dict[str, Mark] = {}
 
     @classmethod
     def resolve(cls, settings: EventsSettings) -> Resolved:
-        """See that the file can be written.
+        """Check that the file can be written.
 
         Raises:
             SetupError: it cannot.
@@ -87,7 +87,7 @@ class Events(Stage):
         return Resources(writes=(Output(Path(settings.path)),))
 
     def open(self) -> None:
-        """Open and lock the file; what it holds stays until the first frame.
+        """Open and lock the file; its content stays until the first frame.
 
         Raises:
             SetupError: another run writes it, or it is a named pipe without a reader.
@@ -98,18 +98,18 @@ class Events(Stage):
         """Write the line of a frame.
 
         Raises:
-            RunError: the disk is full or gone.
-            EndRun: nobody reads standard output any more.
+            RunError: the disk is full or lost.
+            EndRun: the reader of standard output has closed it.
         """
         self._file.write(self._encoder.encode(event_of(frame, self._labels)) + b"\n")
         self._marks[frame.stream] = self._file.mark
 
     def reopen(self) -> None:
-        """Go on in the file that has the name now."""
+        """Continue in the file that has the name now."""
         self._file.follow()
 
     def end(self, stream: str) -> None:
-        """A stream without a frame leaves an empty file, not that of an earlier run."""
+        """Empty the file of an earlier run, if the stream had no frame."""
         self._file.start()
 
     def close(self) -> None:
@@ -117,11 +117,11 @@ class Events(Stage):
         self._file.close()
 
     def state(self, stream: str) -> bytes:
-        """The place in the file after the stream's last line."""
+        """Return the position in the file after the stream's last line."""
         return msgspec.msgpack.encode(self._marks[stream]) if stream in self._marks else b""
 
     def restore(self, stream: str, state: bytes) -> None:
-        """Keep what had been written up to that place."""
+        """Keep the lines up to that position."""
         if state:
             self._marks[stream] = msgspec.msgpack.decode(state, type=Mark)
             self._file.resume(self._marks[stream])
@@ -131,8 +131,8 @@ def event_of(frame: Frame, labels: Sequence[str]) -> Event:
     """Return the line of a frame.
 
     Args:
-        frame: with the arrays of `DETECTIONS`.
-        labels: the model's, by class.
+        frame: a frame with the arrays of `DETECTIONS`.
+        labels: names of the model's classes, by number.
     """
     return Event(
         stream=frame.stream,
@@ -145,12 +145,12 @@ def event_of(frame: Frame, labels: Sequence[str]) -> Event:
 
 
 def printable(name: str) -> str:
-    """A file's name as text that can be encoded, whatever bytes it has."""
+    """Return the name of a file, which may be any bytes, as text that can be encoded."""
     return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def utc_ms(unix_ns: int) -> str:
-    """A time as ISO 8601 in UTC with milliseconds, cut and not rounded."""
+    """Return a time as ISO 8601 in UTC with milliseconds, truncated and not rounded."""
     seconds, rest_ns = divmod(unix_ns, 1_000_000_000)
     moment = datetime.fromtimestamp(seconds, UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest_ns // 1_000_000:03d}Z"

@@ -8,24 +8,26 @@ import time
 
 from pipeline.errors import SetupError
 
+Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 PAUSE_S = 0.05
 
 
-def lock_file(descriptor: int, path: str, patience_s: float = 0.0) -> None:
+def lock_file(descriptor: int, path: str, log: Log, timeout_s: float = 0.0) -> None:
     """Keep other runs from writing a file for as long as the descriptor is open.
 
-    The lock belongs to the file and not to its name, so that it holds for links and other
-    spellings of the path too. A file system that knows no locks is used without one.
+    The lock belongs to the file and not to its name, so that it also holds for links and other
+    spellings of the path. On a file system without locks the file is used without one.
 
     Args:
-        descriptor: of the open file or folder.
-        path: its name, for messages.
-        patience_s: how long to wait for the other run to end.
+        descriptor: descriptor of the open file or folder.
+        path: name of the file or folder, for messages.
+        log: logger of the stage.
+        timeout_s: wait for the other run to end, in seconds.
 
     Raises:
         SetupError: another run has locked it.
     """
-    until_s = time.monotonic() + patience_s
+    until_s = time.monotonic() + timeout_s
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,8 +39,8 @@ def lock_file(descriptor: int, path: str, patience_s: float = 0.0) -> None:
                     "run"
                 ) from None
         except OSError as error:
-            logging.warning(
-                "%r: cannot be locked (%s); make sure that no other run writes it",
+            log.warning(
+                "%r cannot be locked (%s); make sure that no other run writes it",
                 path,
                 error.strerror,
             )

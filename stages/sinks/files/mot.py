@@ -1,4 +1,4 @@
-"""MOTChallenge text, one file per stream: what the tools that score trackers read.
+"""MOTChallenge text, one file per stream: the format that tools to evaluate trackers read.
 
 Each line is `frame,id,x,y,w,h,score,class,-1,-1`: frames count from 1, x and y are the top left
 corner and w and h the size in pixels, and the last two stand for a position in the world, which
@@ -31,8 +31,8 @@ class MotSettings(Settings, frozen=True):
     """Settings of the MOTChallenge sink."""
 
     path: Annotated[str, msgspec.Meta(min_length=1)]
-    """File to write; {stream} stands for the stream's name, which is added where there are
-    several streams. It may be rotated, and is locked: two runs cannot write one file."""
+    """File to write; {stream} stands for the stream's name, which is added if there are several
+    streams. It may be rotated, and is locked: two runs cannot write one file."""
 
     def __post_init__(self) -> None:
         expand_home(self, "path")
@@ -41,7 +41,7 @@ class MotSettings(Settings, frozen=True):
 class Mot(Stage):
     """Writes one line per object; an object without a track has the id -1.
 
-    After a crash each file goes on as if nothing had happened.
+    A crash neither loses nor repeats a line.
     """
 
     Settings = MotSettings
@@ -58,14 +58,15 @@ class Mot(Stage):
 
     @classmethod
     def resolve(cls, settings: MotSettings) -> Resolved:
-        """See that the files can be written.
+        """Check that the files can be written.
 
         Raises:
             SetupError: they cannot.
         """
         if is_standard_output(settings.path):
             raise SetupError(
-                f"path: MOTChallenge text needs a file per stream, {settings.path!r} is none"
+                f"path: expected the path of a file, found {settings.path!r} (MOTChallenge text "
+                "needs a file per stream); write a name such as out.txt"
             )
         check_writable(settings.path)
         return Resolved()
@@ -76,7 +77,7 @@ class Mot(Stage):
         return Resources(writes=(Output(Path(settings.path), per_stream=True),))
 
     def open(self) -> None:
-        """Open and lock the files of the streams that are known; what they hold stays for now.
+        """Open and lock the files of the known streams; their content stays for now.
 
         Raises:
             SetupError: another run writes one, or one is a named pipe without a reader.
@@ -88,17 +89,17 @@ class Mot(Stage):
         """Write the lines of a frame.
 
         Raises:
-            RunError: the disk is full or gone.
+            RunError: the disk is full or lost.
         """
         self._file(frame.stream).write(mot_lines(frame))
 
     def reopen(self) -> None:
-        """Go on in the files that have the names now."""
+        """Continue in the files that have the names now."""
         for file in self._files.values():
             file.follow()
 
     def end(self, stream: str) -> None:
-        """Close the stream's file; one without a frame is left empty."""
+        """Close the stream's file; without a frame it is empty."""
         file = self._file(stream)
         file.start()
         file.close()
@@ -114,7 +115,7 @@ class Mot(Stage):
         return msgspec.msgpack.encode(self._files[stream].mark) if stream in self._files else b""
 
     def restore(self, stream: str, state: bytes) -> None:
-        """Keep what had been written up to that place."""
+        """Keep the lines up to that position."""
         if state:
             self._file(stream).resume(msgspec.msgpack.decode(state, type=Mark))
 
@@ -122,14 +123,14 @@ class Mot(Stage):
         if stream not in self._files or stream in self._ended:
             self._ended.discard(stream)  # one of the same name was removed and added again
             path = str(stream_path(Path(self.settings.path), stream, self._streams))
-            file = ResumableTextFile(path, lambda: self.beat())
+            file = ResumableTextFile(path, lambda: self.beat(), self.context.log)
             file.open()
             self._files[stream] = file
         return self._files[stream]
 
 
 def mot_lines(frame: Frame) -> bytes:
-    """The objects of a frame as MOTChallenge text; empty where there is none."""
+    """Return the objects of a frame as MOTChallenge text; empty: there are none."""
     objects = Detections.of(frame)
     return "".join(
         f"{frame.seq + 1},{id},{x1:.2f},{y1:.2f},{x2 - x1:.2f},{y2 - y1:.2f},"

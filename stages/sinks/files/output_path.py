@@ -1,4 +1,4 @@
-"""Where sinks write: names of files, and whether they can be written."""
+"""Paths that sinks write to: standard output, home folders, checks before the start."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ STANDARD_OUTPUT = (STDOUT, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 def is_standard_output(path: str) -> bool:
-    """Whether a path stands for standard output."""
+    """Return whether a path stands for standard output."""
     return path in STANDARD_OUTPUT
 
 
 def expand_home(settings: msgspec.Struct, setting: str) -> None:
-    """Put the home folder in place of a leading `~` or `~user` in a setting, where there is one.
+    """Replace a leading `~` or `~user` in a setting by the home folder, if there is one.
 
-    For the `__post_init__` of settings, so that all who read the setting see the same path.
+    Called in `__post_init__` of the settings, so that every reader of the setting gets one path.
     """
     path = getattr(settings, setting)
     if path.startswith("~"):
@@ -58,9 +58,9 @@ def _expanded(path: str) -> str:
 
 
 def check_writable(path: str) -> None:
-    """See that a file can be written. Nothing is made: `open` makes the folders that are missing.
+    """Check that a file can be written. Nothing is created: `open` creates missing folders.
 
-    Of a path with `{stream}` the part before it is checked.
+    Of a path with `{stream}` only the part before it is checked.
 
     Raises:
         SetupError: the path is a directory, or may not be written.
@@ -85,21 +85,21 @@ def check_writable(path: str) -> None:
             try_folder(file.parent)
     except OSError as error:
         raise SetupError(
-            f"path: cannot write {path!r} ({error.strerror}); choose a place where you may write"
+            f"path: cannot write {path!r} ({error.strerror}); choose another path"
         ) from None
 
 
 def try_folder(folder: Path) -> None:
-    """See that files can be made in a folder, or where it is missing, that it could be made.
+    """Check that files can be created in a folder, or that a missing folder could be created.
 
     Raises:
         OSError: they cannot.
-        ValueError: the name holds a NUL character.
+        ValueError: the name contains a NUL character.
     """
     if "\0" in str(folder):
         raise ValueError("a NUL character in a name")
     nearest = folder
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
-    # Asking is not enough: a read-only or full disk shows only when a file is made.
+    # os.access is not enough: only creating a file shows a read-only or full disk.
     tempfile.TemporaryFile(dir=nearest).close()

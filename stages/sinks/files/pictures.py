@@ -1,7 +1,7 @@
-"""Annotated pictures: one file per frame, under the name of the picture that was read.
+"""Annotated images: one file per frame, under the name of the image file that was read.
 
-Each file is written under another name and renamed when it is whole, so that a crash leaves no
-part of a picture. The frame that was in hand is written again.
+Each file is written under another name and renamed when it is complete, so that a crash leaves no
+partial image. A frame that was in flight is written again.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Output, Resolved, Resources, Settings, Stage
 from stages.detections import DETECTIONS, labels_of
 from stages.drawing.annotator import Annotator
-from stages.sinks.files.file_lock import lock_file
+from stages.sinks.files.file_lock import Log, lock_file
 from stages.sinks.files.output_path import check_local, expand_home, try_folder
 
 UNFINISHED = ".eyeline.part"
 """Name of the file that is being written."""
 MAX_NAME_BYTES = 255
-LOCK_PATIENCE_S = 0.5
+LOCK_TIMEOUT_S = 0.5
+"""Wait for the lock of a process that was killed: it is held until the process has ended."""
 WRITTEN = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Formats that are kept; pictures of others become .png."""
+"""Formats that are kept; images of other formats become .png."""
 QUALITY = {
     ".jpeg": cv2.IMWRITE_JPEG_QUALITY,
     ".jpg": cv2.IMWRITE_JPEG_QUALITY,
@@ -41,13 +42,13 @@ QUALITY = {
 
 
 class PicturesSettings(Settings, frozen=True):
-    """Settings of the sink for pictures."""
+    """Settings of the sink for images."""
 
     folder: Annotated[str, msgspec.Meta(min_length=1)]
-    """Folder to write into; {stream} stands for the stream's name, which is added as a folder
-    where there are several streams. Not that of the source."""
+    """Folder to write into; {stream} stands for the stream's name, which is added as a folder if
+    there are several streams. Must not be the folder of the source."""
     quality: Annotated[int, msgspec.Meta(ge=1, le=100)] = 90
-    """Of JPEG and WebP files."""
+    """Quality of JPEG and WebP files, in percent."""
     annotate: bool = True
     """Draw boxes, tags and trails."""
 
@@ -56,10 +57,10 @@ class PicturesSettings(Settings, frozen=True):
 
 
 class Pictures(Stage):
-    """Writes each frame as a picture.
+    """Writes each frame as an image file.
 
-    A picture keeps its name and format. Of a file with several pictures the second one is
-    NAME.page2.tif. Frames of other sources are called by their number.
+    An image keeps its name and format; the second image of a file with several is NAME.page2.tif.
+    Frames of other sources are named after their number.
     """
 
     Settings = PicturesSettings
@@ -74,11 +75,11 @@ class Pictures(Stage):
         self._annotator = Annotator(labels_of(context))
         self._folders: dict[str, _Folder] = {}
         self._pages: dict[str, tuple[str, int]] = {}
-        """Stream -> name of its newest file, and how many pictures of it there were in a row."""
+        """Stream -> name of its newest file, and number of images of it so far."""
 
     @classmethod
     def resolve(cls, settings: PicturesSettings) -> Resolved:
-        """See that files can be made in the folder.
+        """Check that files can be created in the folder.
 
         Raises:
             SetupError: they cannot.
@@ -88,12 +89,12 @@ class Pictures(Stage):
 
     @classmethod
     def resources(cls, settings: PicturesSettings) -> Resources:
-        """Declare the folder, which is the stage's alone, as are those of streams in it."""
+        """Declare the folder, which no other stage may use, nor the folders of streams in it."""
         folder = Path(settings.folder)
         return Resources(writes=(Output(folder),), locks=(folder,))
 
     def open(self) -> None:
-        """Make and lock the folders of the streams that are known.
+        """Create and lock the folders of the known streams.
 
         Raises:
             SetupError: another run writes into one.
@@ -102,7 +103,7 @@ class Pictures(Stage):
             self._folder(stream)
 
     def process(self, frame: Frame) -> None:
-        """Write the picture of a frame.
+        """Write the image of a frame.
 
         Raises:
             RunError: the disk is full, or the folder cannot be written.
@@ -130,25 +131,30 @@ class Pictures(Stage):
         self._folders.clear()
 
     def state(self, stream: str) -> bytes:
-        """The name of the stream's newest file, and how many pictures of it there were."""
+        """Return the name of the stream's newest file, and the number of images of it so far."""
         return msgspec.msgpack.encode(self._pages[stream]) if stream in self._pages else b""
 
     def restore(self, stream: str, state: bytes) -> None:
-        """Go on with the numbers of pictures of one file."""
+        """Continue the numbers of images of one file."""
         if state:
             self._pages[stream] = msgspec.msgpack.decode(state, type=tuple[str, int])
 
     def _folder(self, stream: str) -> _Folder:
         if stream not in self._folders:
             path = stream_folder(self.settings.folder, stream, self._streams)
-            self._folders[stream] = _Folder(path)
+            self._folders[stream] = _Folder(path, self.context.log)
         return self._folders[stream]
 
 
 class _Folder:
-    """The folder that the pictures of one stream go into, locked for as long as it is open."""
+    """Folder of the images of one stream, locked for as long as it is open.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the folder.
+        log: logger of the stage.
+    """
+
+    def __init__(self, path: Path, log: Log) -> None:
         self._path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -156,14 +162,14 @@ class _Folder:
         except OSError as error:
             raise _failure(path, error) from None
         try:
-            lock_file(self._descriptor, str(path), LOCK_PATIENCE_S)
+            lock_file(self._descriptor, str(path), log, LOCK_TIMEOUT_S)
             (path / UNFINISHED).unlink(missing_ok=True)
         except BaseException:
             self.close()
             raise
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file, whole or not at all; one of the same name is replaced."""
+        """Write a file, completely or not at all; one of the same name is replaced."""
         part = self._path / UNFINISHED
         try:
             self._path.mkdir(parents=True, exist_ok=True)
@@ -182,15 +188,15 @@ class _Folder:
 
 
 def stream_folder(folder: str, stream: str, streams: Collection[str]) -> Path:
-    """The folder of one stream.
+    """Return the folder of one stream.
 
-    `{stream}` stands for the stream's name. Where it is missing, the name is added as a folder,
-    unless the stream is the only one.
+    `{stream}` stands for the stream's name. Without it, the name is added as a folder, unless the
+    stream is the only one.
 
     Args:
-        folder: as in the settings.
+        folder: folder, as in the settings.
         stream: name of the stream.
-        streams: names of those that there were at the start.
+        streams: names of the streams at the start.
     """
     if "{stream}" in folder:
         return Path(folder.replace("{stream}", stream))
@@ -198,7 +204,7 @@ def stream_folder(folder: str, stream: str, streams: Collection[str]) -> Path:
 
 
 def check_folder(folder: str) -> None:
-    """See that files can be made in the folder; of a path with `{stream}`, in the part before it.
+    """Check that files can be created in the folder; with `{stream}`, in the part before it.
 
     Raises:
         SetupError: it is a file, or may not be written.
@@ -212,20 +218,20 @@ def check_folder(folder: str) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
         if isinstance(error, FileExistsError | NotADirectoryError):
-            reason = "a file is in the way"
+            reason = "a file has this name"
         raise SetupError(
-            f"folder: cannot write in {folder!r} ({reason}); choose a place where you may write"
+            f"folder: cannot write in {folder!r} ({reason}); choose another folder"
         ) from None
 
 
 def encode(image: NDArray[np.uint8], name: str, page: int, quality: int) -> tuple[str, bytes]:
-    """A picture as a file.
+    """Encode an image as a file.
 
     Args:
         image: (H, W, 3) uint8 BGR.
-        name: of the file; its ending chooses the format, .png where that cannot be written.
-        page: number of the picture in the file that it comes from, from 1.
-        quality: of JPEG and WebP, from 1 to 100.
+        name: name of the file; its suffix chooses the format, .png if that cannot be written.
+        page: number of the image in the file that it comes from, from 1.
+        quality: quality of JPEG and WebP, from 1 to 100.
 
     Returns:
         The name of the file, and its content.
@@ -236,7 +242,7 @@ def encode(image: NDArray[np.uint8], name: str, page: int, quality: int) -> tupl
     kind = QUALITY.get(ending.lower())
     parameters = [] if kind is None else [kind, quality]
     if ending.lower() in WRITTEN:
-        with suppress(cv2.error):  # larger than the format takes
+        with suppress(cv2.error):  # larger than the format allows
             done, data = cv2.imencode(ending.lower(), image, parameters)
             if done:
                 return _fitting(stem, ending), data.tobytes()
@@ -245,7 +251,7 @@ def encode(image: NDArray[np.uint8], name: str, page: int, quality: int) -> tupl
 
 
 def _fitting(stem: str, ending: str) -> str:
-    """A name, cut where no file can have so long a one."""
+    """Return a name, cut to the longest that a file can have."""
     while stem and len(os.fsencode(stem + ending)) > MAX_NAME_BYTES:
         stem = stem[:-1]
     return stem + ending

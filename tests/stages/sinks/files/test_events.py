@@ -227,7 +227,7 @@ def test_a_pipe_whose_reader_has_gone_ends_the_run(tmp_path):
     events = opened(path)
     events.process(frame())
     os.close(reader)
-    with pytest.raises(EndRun, match=r"reader of .*pipe.* has gone"):
+    with pytest.raises(EndRun, match=r"reader of .*pipe.* has closed it"):
         events.process(frame(1))
     events.close()
 
@@ -332,7 +332,7 @@ def test_a_path_with_a_nul_character_is_refused(tmp_path, path):
 @pytest.mark.parametrize("path", ["file/out.jsonl", "file/deep/out.jsonl", "x" * 300])
 def test_a_place_that_cannot_be_written_is_refused(tmp_path, path):
     (tmp_path / "file").write_text("not a directory")
-    with pytest.raises(SetupError, match=r"path: cannot write '.*' \(.+\); choose a place"):
+    with pytest.raises(SetupError, match=r"path: cannot write '.*' \(.+\); choose another path"):
         resolve(tmp_path / path)
 
 

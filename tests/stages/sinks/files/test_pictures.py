@@ -215,7 +215,7 @@ def test_a_link_of_that_name_is_replaced_and_not_written_through(tmp_path):
 
 
 def test_a_second_run_into_the_folder_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "LOCK_PATIENCE_S", 0)
+    monkeypatch.setattr(pictures, "LOCK_TIMEOUT_S", 0)
     first = opened(tmp_path)
     with pytest.raises(SetupError, match="is being written by another run"):
         opened(tmp_path)
@@ -239,7 +239,7 @@ def test_a_check_makes_no_folder_and_no_file(folder, tmp_path):
 @pytest.mark.parametrize("folder", ["file", "file/deep", "x" * 300, "a\0b"])
 def test_a_folder_that_cannot_be_written_is_refused(folder, tmp_path):
     (tmp_path / "file").write_text("not a directory")
-    with pytest.raises(SetupError, match=r"folder: cannot write in '.*' \(.+\); choose a place"):
+    with pytest.raises(SetupError, match=r"folder: cannot write in '.*' \(.+\); choose another folder"):
         resolve(tmp_path / folder)
 
 

@@ -22,7 +22,7 @@ FOREIGN = b'{"stream":"foreign"}\n'
 
 @pytest.mark.parametrize("how", ["same", "relative", "symbolic link", "hard link"])
 def test_a_second_writer_is_refused_and_nothing_is_cut(how, tmp_path, monkeypatch):
-    monkeypatch.setattr(text_file, "LOCK_PATIENCE_S", 0)
+    monkeypatch.setattr(text_file, "LOCK_TIMEOUT_S", 0)
     path = tmp_path / "out"
     first = ResumableTextFile(str(path))
     first.open()
@@ -45,7 +45,7 @@ def test_a_second_writer_is_refused_and_nothing_is_cut(how, tmp_path, monkeypatc
 
 
 def test_mot_is_refused_before_the_first_frame(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_file, "LOCK_PATIENCE_S", 0)
+    monkeypatch.setattr(text_file, "LOCK_TIMEOUT_S", 0)
     context = context_of(streams=("a", "b"))
     first = Mot(MotSettings(path=str(tmp_path / "out.txt")), context)
     first.open()
@@ -110,7 +110,7 @@ def test_a_pipe_whose_reader_comes_later_is_written(tmp_path):
     file.write(b"one\n")
     assert os.read(readers[0], 100) == b"one\n"
     os.close(readers[0])
-    with pytest.raises(EndRun, match="has gone"):
+    with pytest.raises(EndRun, match="has closed it"):
         file.write(b"two\n")
     file.close()
 
