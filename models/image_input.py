@@ -1,4 +1,4 @@
-"""The input of a model that takes images: how it is found in the file, how pixels are prepared."""
+"""The input of a model that takes images: its place in the file, and the preparation of pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STRIDES = (8, 16, 32)
 
 
 class Pixels(msgspec.Struct, frozen=True, kw_only=True):
-    """How an image becomes a model's input, apart from the size."""
+    """Conversion of an image to a model's input, except for the size."""
 
     resize: Resize = "letterbox"
     anchor: Anchor = "centre"

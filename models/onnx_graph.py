@@ -39,7 +39,7 @@ class External(NamedTuple):
 
 
 class TooLargeError(ValueError):
-    """onnxruntime could not load the graph in a useful time."""
+    """The graph is too large for onnxruntime to load in a reasonable time."""
 
 
 @dataclass

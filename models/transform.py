@@ -23,7 +23,7 @@ class Rect(NamedTuple):
 
 
 class Transform(NamedTuple):
-    """model pixel = captured pixel * scale + pad, for each axis.
+    """Affine map per axis: model pixel = captured pixel * scale + pad.
 
     Pixels are areas: a captured image reaches from 0 to its width, and so does a box around all
     of it.
@@ -46,7 +46,7 @@ class Transform(NamedTuple):
 
     @property
     def array(self) -> NDArray[np.float64]:
-        """(4,) scale_x, scale_y, pad_x, pad_y."""
+        """The array (4,) of scale_x, scale_y, pad_x, pad_y, which travels with the frame."""
         return np.array(self[:4])
 
     def apply(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:

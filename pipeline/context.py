@@ -10,6 +10,7 @@ import msgspec
 
 from pipeline.errors import SetupError
 
+Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 T = TypeVar("T")
 
 
@@ -61,9 +62,9 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     previous_info: Mapping[str, str] = {}
     """Last value of `Stage.info` in that process."""
     offers: tuple[object, ...] = ()
-    """Those of the stage itself and of the stages before it, nearest first."""
+    """Offers of the stage itself and of the stages before it, nearest first."""
     offers_behind: tuple[object, ...] = ()
-    """Those of the stages behind it, nearest first."""
+    """Offers of the stages behind it, nearest first."""
 
     @property
     def where(self) -> str:

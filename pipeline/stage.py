@@ -1,4 +1,4 @@
-"""What a stage is. Read this file first: everything in `stages/` has this shape.
+"""The contract of a stage. Read this file first: everything in `stages/` has this shape.
 
 A stage is one step of the graph. It owns no socket, no process and no clock: given the same
 frames it gives the same answers, so a test calls `process` directly. The worker process
@@ -44,15 +44,15 @@ class Array(msgspec.Struct, frozen=True):
 
     name: str
     dtype: str | None = None
-    """As numpy spells it; None: any."""
+    """numpy's name of the dtype; None: any."""
     shape: tuple[int | None, ...] | None = None
-    """None for a side: any length; None for the whole: any shape."""
+    """Length of each axis, None: any length; None in place of the tuple: any shape."""
     optional: bool = False
-    """Taken if it is there."""
+    """Taken if a stage before gives it."""
 
 
 class Resolved(msgspec.Struct, frozen=True):
-    """What a stage learns from its settings before any process starts."""
+    """Result of `Stage.resolve`: facts known from the settings before any process starts."""
 
     offers: tuple[object, ...] = ()
     """Facts for the other stages, each found by its type (`Context.get`). Frozen and comparable: a
@@ -65,11 +65,11 @@ class Output(msgspec.Struct, frozen=True):
     """A file, or a folder, that a stage leaves behind."""
 
     path: Path
-    """As in the settings; `{stream}` stands for the name of a stream."""
+    """Path, as in the settings; `{stream}` stands for the name of a stream."""
     per_stream: bool = False
-    """One file for each stream: out-yard.mp4 where several streams share out.mp4."""
+    """Whether each stream has its own file: out-yard.mp4 if several streams share out.mp4."""
     parts: bool = False
-    """May go on in out.part2.mp4, out.part3.mp4 and so on."""
+    """Whether it may continue in out.part2.mp4, out.part3.mp4 and so on."""
 
 
 class Listen(msgspec.Struct, frozen=True):
@@ -77,18 +77,20 @@ class Listen(msgspec.Struct, frozen=True):
 
     host: str
     port: int
-    """0: a free one."""
+    """Port; 0: the system chooses a free one."""
     purpose: str = ""
-    """"readyz": answers GET /readyz, which `service status` asks."""
+    """"readyz": it answers GET /readyz, which `service status` requests; empty: any other."""
 
 
 class Resources(msgspec.Struct, frozen=True):
-    """What a stage uses outside the pipeline. `pipeline/graph/resources.py` refuses conflicts."""
+    """Files, folders and ports of a stage. `pipeline/graph/resources.py` refuses conflicts."""
 
     reads: tuple[Path, ...] = ()
-    """Files, so that no stage writes them."""
+    """Files that it reads; no stage may write them."""
     writes: tuple[Output, ...] = ()
+    """Files and folders that it writes; no other stage may read or write them."""
     listens: tuple[Listen, ...] = ()
+    """Addresses that it listens on; no other stage may use them."""
     locks: tuple[Path, ...] = ()
     """Folders and files of which the stage is the only user; `{stream}` as in `Output.path`."""
 
@@ -101,7 +103,7 @@ RENAMED = {
     "report": "info",
     "tally": "counters",
 }
-"""Names of an earlier contract -> those of this one."""
+"""Names of an earlier contract -> their names now."""
 
 
 class Stage:

@@ -1,4 +1,4 @@
-"""What every family is: how the outputs of one kind of model are recognised and decoded."""
+"""Base of all families: how the outputs of one kind of model are recognised and decoded."""
 
 from __future__ import annotations
 

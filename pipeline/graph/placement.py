@@ -1,4 +1,4 @@
-"""How many processes, replicas and slots: where the stages of a graph run."""
+"""Placement of the stages of a graph: processes, replicas and slots."""
 
 from __future__ import annotations
 

@@ -48,10 +48,10 @@ def work(shared: Shared, spec: WorkerSpec, stream: StreamSpec | None) -> int:
         worker.loop()
     except StuckSource as error:
         reporter.send("renew", str(error))
-        os._exit(EXIT_RENEW)  # a thread that is stuck in a library would keep us from ending
+        os._exit(EXIT_RENEW)  # a normal exit would wait for the thread that is stuck in a library
     except DeviceFailed as error:
         reporter.send("failure", str(error))
-        os._exit(EXIT_DEVICE)  # to close what a broken device holds may take for ever
+        os._exit(EXIT_DEVICE)  # closing the objects of a broken device may never return
     except Terminated:
         return 0
     except EyelineError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import stat
 from pathlib import Path
@@ -12,13 +11,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.context import Log
 from pipeline.errors import SourceError
 from pipeline.frame import Frame
 from stages.capture.opencv_video import as_bgr
 from stages.capture.reader import FileReader
 from stages.capture.source import SourceProblem
-
-Log = logging.LoggerAdapter[logging.Logger]
 
 IMAGES = (".apng", ".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 PAGED = (".apng", ".avif", ".png", ".tif", ".tiff", ".webp")

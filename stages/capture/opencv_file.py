@@ -12,12 +12,13 @@ from typing import Any
 
 import cv2
 
+from pipeline.context import Log
 from pipeline.errors import SourceError
 from pipeline.frame import Frame
 from pipeline.graph.placement import usable_cores
 from stages.capture.container import IDENTITY, Container, Orientation
 from stages.capture.disk_file import DiskFile
-from stages.capture.image_folder import IMAGES, ImageFolder, Log
+from stages.capture.image_folder import IMAGES, ImageFolder
 from stages.capture.opencv_video import Video, as_bgr
 from stages.capture.packets import Packets, Section, stamp_of
 from stages.capture.reader import FileReader

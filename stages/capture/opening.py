@@ -7,11 +7,12 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
+from pipeline.context import Log
 from pipeline.errors import SetupError, SourceError
 from pipeline.urls import display_url, is_broken, login_advice
 from stages.addresses import lacks_host, parse_source, scheme_of
 from stages.capture import BACKENDS
-from stages.capture.image_folder import IMAGES, Log, images_in
+from stages.capture.image_folder import IMAGES, images_in
 from stages.capture.opencv_file import CodecError, open_file
 from stages.capture.opencv_pipe import PipeVideo
 from stages.capture.reader import FileReader, Reader

@@ -1,1 +1,1 @@
-"""Boxes, tags and trails drawn into pictures."""
+"""Boxes, tags and trails drawn into images."""

@@ -46,7 +46,7 @@ def bind_error(error: OSError, address: str, port: int) -> str:
         port: from the settings.
     """
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} is taken by another program; set another port"
+        return f"port {port} is used by another program; set another port"
     if error.errno == errno.EACCES:
         return f"port {port} needs privileges; set one from 1024 up"
     if error.errno == errno.EADDRNOTAVAIL:

@@ -4,12 +4,12 @@ The model is that of SORT and ByteTrack: constant velocity, with noise in propor
 the box (Bewley et al. 2016, arXiv:1602.00763; Zhang et al. 2022, arXiv:2110.06864), for width and
 height as in BoT-SORT (Aharon et al. 2022, arXiv:2206.14651). Three things are different:
 
-- The size that sets the noise is the square root of the area, for all four coordinates. They are
-  then independent and equally uncertain, so the covariance of 8 x 8 falls apart into four times
-  the same 2 x 2, and nothing has to be inverted.
+- The noise is in proportion to the square root of the area, for all four coordinates. They are then
+  independent and equally uncertain, so that the 8 x 8 covariance consists of four equal 2 x 2
+  blocks, and no matrix has to be inverted.
 - Velocities are per second, and the noise is that of a random walk in continuous time: two short
-  steps come to the same as a long one, so frames may be missing or unevenly spaced.
-- The constants are those of the papers, which count in frames, taken at 30 frames per second.
+  steps give the same result as a long one, so frames may be missing or unevenly spaced.
+- The constants are those of the papers, which count in frames, converted at 30 frames per second.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 MEASUREMENT_STD = 1 / 20
 """Error of a detected coordinate, in sizes of the box."""
 DRIFT_STD = 1 / 20 * 30**0.5
-"""How far a position strays from its course, in sizes of the box per square root of a second."""
+"""Random walk of a position, in sizes of the box per square root of a second."""
 ACCELERATION_STD = 1 / 160 * 30 * 30**0.5
-"""How far a velocity strays, in sizes of the box per second, per square root of a second."""
+"""Random walk of a velocity, in sizes of the box per second, per square root of a second."""
 START_STD = 2 * MEASUREMENT_STD
 """Error of the first detected coordinates, in sizes of the box."""
 START_VELOCITY_STD = 10 / 160 * 30
-"""How fast a new box may move, in sizes of the box per second."""
-LEAST_SIDE_PX = 1.0
-"""Sides are not estimated smaller."""
+"""Uncertainty of the velocity of a new box, in sizes of the box per second."""
+MIN_SIDE_PX = 1.0
+"""Smallest estimate of a side."""
 
 States = NDArray[np.float64]
 """(11, T): of T boxes centre x, centre y, width, height in px, their velocities in px/s, and of
@@ -41,7 +41,7 @@ PP, PV, VV = 8, 9, 10
 
 
 def start(boxes: NDArray[np.floating]) -> States:
-    """States of boxes seen for the first time, standing still as far as is known.
+    """Return the states of boxes that are detected for the first time, with velocity 0.
 
     Args:
         boxes: (T, 4) xyxy in px.
@@ -55,7 +55,7 @@ def start(boxes: NDArray[np.floating]) -> States:
 
 
 def predict(states: States, dt_s: float) -> None:
-    """Move the states on in time, in place.
+    """Predict the states at a later time, in place.
 
     Args:
         states: (11, T).
@@ -68,15 +68,15 @@ def predict(states: States, dt_s: float) -> None:
     states[PP] += dt_s * (2 * states[PV] + dt_s * states[VV]) + drift + change * (dt_s**2 / 3)
     states[PV] += dt_s * states[VV] + change * (dt_s / 2)
     states[VV] += change
-    np.maximum(states[SIZE], LEAST_SIDE_PX, out=states[SIZE])
+    np.maximum(states[SIZE], MIN_SIDE_PX, out=states[SIZE])
 
 
 def correct(states: States, rows: NDArray[np.intp], boxes: NDArray[np.floating]) -> None:
-    """Take into account, in place, the boxes that were detected.
+    """Correct states by detected boxes, in place.
 
     Args:
         states: (11, T).
-        rows: (M,) which of the T, none twice.
+        rows: (M,) indices of the corrected states, each at most once.
         boxes: (M, 4) xyxy in px, one for each.
     """
     seen = states[:, rows]
@@ -89,24 +89,24 @@ def correct(states: States, rows: NDArray[np.intp], boxes: NDArray[np.floating])
     seen[PP] -= gain * pp
     seen[PV] -= gain * pv
     seen[VV] -= velocity_gain * pv
-    np.maximum(seen[SIZE], LEAST_SIDE_PX, out=seen[SIZE])
+    np.maximum(seen[SIZE], MIN_SIDE_PX, out=seen[SIZE])
     states[:, rows] = seen
 
 
 def boxes_of(states: States) -> NDArray[np.float64]:
-    """(T, 4) xyxy in px: where the boxes are estimated to be."""
+    """Return the estimated boxes, (T, 4) xyxy in px."""
     x, y, width, height = states[POSITION]
     return np.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], axis=1)
 
 
 def _area(states: States) -> NDArray[np.float64]:
-    """(T,) in px squared: the square of the size that sets the noise."""
+    """Return the areas of the boxes, (T,) in px squared: the square of the size in `*_STD`."""
     area: NDArray[np.float64] = states[2] * states[3]
     return area
 
 
 def _centre_and_size(boxes: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(T, 4) xyxy -> (4, T) centre x, centre y, width, height."""
+    """Convert boxes (T, 4) xyxy to (4, T) centre x, centre y, width, height."""
     x1, y1, x2, y2 = boxes.T.astype(np.float64)
-    width, height = np.maximum(x2 - x1, LEAST_SIDE_PX), np.maximum(y2 - y1, LEAST_SIDE_PX)
+    width, height = np.maximum(x2 - x1, MIN_SIDE_PX), np.maximum(y2 - y1, MIN_SIDE_PX)
     return np.stack([(x1 + x2) / 2, (y1 + y2) / 2, width, height])

@@ -37,7 +37,7 @@ class ByteTrackSettings(Settings, frozen=True):
     min_hits: Annotated[int, msgspec.Meta(ge=1)] = 2
     """A track is confirmed, gets its id and is shown once detected in so many frames in a row.
     1: at once, every false detection too. Tracks of a stream's first frame are confirmed at
-    once, so that a single picture has objects."""
+    once, so that a single image has objects."""
     lost_s: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     """How many seconds a track is kept while nothing is detected of it, so that it goes on with
     its id. Longer bridges longer occlusions, and lets others take over the ids of objects that

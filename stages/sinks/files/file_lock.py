@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import time
 
+from pipeline.context import Log
 from pipeline.errors import SetupError
 
-Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 PAUSE_S = 0.05
 
 

@@ -18,12 +18,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.context import Log
 from pipeline.errors import RunError, SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Output, Resolved, Resources, Settings, Stage
 from stages.detections import DETECTIONS, labels_of
 from stages.drawing.annotator import Annotator
-from stages.sinks.files.file_lock import Log, lock_file
+from stages.sinks.files.file_lock import lock_file
 from stages.sinks.files.output_path import check_local, expand_home, try_folder
 
 UNFINISHED = ".eyeline.part"

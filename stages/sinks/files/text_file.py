@@ -15,8 +15,9 @@ from pathlib import Path
 
 import msgspec
 
+from pipeline.context import Log
 from pipeline.errors import EndRun, RunError, SetupError
-from stages.sinks.files.file_lock import Log, lock_file
+from stages.sinks.files.file_lock import lock_file
 from stages.sinks.files.output_path import is_standard_output
 
 LOG = logging.getLogger(__name__)

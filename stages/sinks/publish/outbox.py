@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
 
+from pipeline.context import Log
 from pipeline.messages import passes_power_of_ten
 from stages.sinks.publish.spool import (
     MAX_MESSAGE_BYTES,
@@ -26,8 +26,6 @@ MAX_STATE_BYTES = 256 << 10
 """Limits of the messages of a stream that are saved to survive a crash; the newest are kept."""
 RETRY_S = 10.0
 """Pause before a disk that failed is tried again."""
-
-Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
 class Outbox:
@@ -83,7 +81,7 @@ class Outbox:
 
     @property
     def trouble(self) -> str:
-        """Why the disk cannot be used; empty: it can."""
+        """Error of the disk; empty: none."""
         return self._trouble
 
     def put(self, message: Message) -> None:

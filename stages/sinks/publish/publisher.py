@@ -361,7 +361,7 @@ class Publisher(Stage):
         if path is None:
             return None
         max_bytes = max(MAX_MESSAGE_BYTES, round(settings.spool_mb * 1e6))
-        return Spool(path, settings.spool_messages, max_bytes)
+        return Spool(path, settings.spool_messages, max_bytes, self.context.log)
 
     def _losses(self) -> dict[str, int]:
         causes = dict(self.outbox.dropped)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
-Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
+from pipeline.context import Log
 
 
 class Reachability:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import msgspec
 
+from pipeline.context import Log
+
+LOG = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 1 << 20
 MAX_TAKE_BYTES = 1 << 20
 """Limit of the messages that are read at once; a single one may be larger."""
@@ -24,9 +27,9 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
     """A message to be sent."""
 
     stream: str
-    """Name of the stream that it is about."""
+    """Name of its stream."""
     topic: str
-    """Its destination; empty if all messages have the same one."""
+    """Topic to send it to; empty: all messages have the same destination."""
     body: bytes
 
     @property
@@ -46,16 +49,17 @@ class Spool:
     but leaves the file whole. Only one process can use the file at a time.
 
     Args:
-        path: of the file; made if missing. PATH.lock, PATH-wal and PATH-shm are beside it.
-        max_messages: limit.
+        path: file of the spool; created if missing. PATH.lock, PATH-wal and PATH-shm are beside it.
+        max_messages: limit of the number of messages.
         max_bytes: limit of their sizes; the file is somewhat larger.
+        log: logger of the stage.
 
     Every method but `close` raises SpoolError if the disk fails. Messages that were read can still
     be removed then: they are not read again while the object exists.
     """
 
-    def __init__(self, path: Path, max_messages: int, max_bytes: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, max_messages: int, max_bytes: int, log: Log = LOG) -> None:
+        self.path, self._log = path, log
         self._max_messages, self._max_bytes = max_messages, max_bytes
         self.count = 0
         """Number of messages in it."""
@@ -230,7 +234,7 @@ class Spool:
         for journal in (f"{self.path}-wal", f"{self.path}-shm"):
             Path(journal).unlink(missing_ok=True)
         self.newest = self._removed = 0
-        logging.warning("spool %r was damaged; renamed to %r", str(self.path), aside)
+        self._log.warning("spool %r was damaged; renamed to %r", str(self.path), aside)
 
     def _surplus(self, file: sqlite3.Connection, count: int, size: int) -> int:
         """Return the number up to which the oldest messages exceed the limits; 0: none."""

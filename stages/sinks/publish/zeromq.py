@@ -43,26 +43,26 @@ MAKE_KEYS = "python -c \"import zmq; print(b' '.join(zmq.curve_keypair()).decode
 """Prints a public key and the secret one that belongs to it."""
 
 MAX_SUBSCRIPTION_BYTES = 1024
-"""Nobody needs a longer one; who sends it is disconnected."""
+"""A client that sends a longer one is disconnected."""
 DEAD_PEER_MS = 15_000
-"""A subscriber whose machine has gone without a word is disconnected after this long."""
+"""Time without a heartbeat after which a subscriber is disconnected."""
 LINGER_MS = 1_000
-"""At the end of a run, so long may subscribers take to fetch what is left."""
+"""Time for subscribers to read the remaining messages at the end of a run."""
 MAX_REFUSALS = 100
-"""Looked at between two frames."""
+"""Refused subscribers that are counted between two frames."""
 
 
 class ZmqSettings(Settings, frozen=True):
     """Settings of the ZeroMQ sink."""
 
     address: Annotated[str, Meta(min_length=1)] = "tcp://127.0.0.1:5556"
-    """Where to publish: tcp://ADDRESS:PORT (* for all interfaces, port 0 for a free one), or
+    """Address to publish at: tcp://ADDRESS:PORT (* for all interfaces, port 0 for a free one), or
     ipc://PATH. Beyond this machine only with CURVE: `secret_key` and `clients`."""
     secret_key: Annotated[str, Meta(min_length=1)] | None = None
     """Secret CURVE key of this sink, 40 characters. Best kept in the environment:
-    ${EYELINE_ZMQ_KEY}. With it, subscribers need its public half, which the log tells."""
+    ${EYELINE_ZMQ_KEY}. With it, subscribers need the public key, which is in the log."""
     secret_key_file: Annotated[str, Meta(min_length=1)] | None = None
-    """The same, from a file that holds nothing else."""
+    """File that contains the secret key only, in place of `secret_key`."""
     clients: Literal["any"] | tuple[str, ...] = ()
     """Public keys of the allowed clients; any: all that know the public key of this sink."""
     high_water: Annotated[int, Meta(ge=1, le=100_000)] = 1000
@@ -77,9 +77,9 @@ class Alive(msgspec.Struct):
     now: str
     """Wall clock, ISO 8601, UTC."""
     since: str
-    """When the counts began; another one: this sink was started again."""
+    """Time at which the counts began; it changes when this sink is restarted."""
     events: dict[str, int]
-    """Stream -> number of its published events. A stream that has ended is in one message more."""
+    """Stream -> number of its published events. A stream that has ended is in one more message."""
 
 
 class Zmq(Stage):
@@ -102,7 +102,7 @@ class Zmq(Stage):
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._keys: ThreadAuthenticator | None = None
         self._file: Path | None = None
-        """Of an ipc address; ZeroMQ leaves it behind."""
+        """Socket file of an ipc address; ZeroMQ does not remove it."""
         self._published: dict[str, int] = {}
         self._since = ""
         self._info: dict[str, str] = {}
@@ -111,36 +111,36 @@ class Zmq(Stage):
 
     @classmethod
     def resolve(cls, settings: ZmqSettings) -> Resolved:
-        """See that the address is one, the keys are, and that not everybody may listen.
+        """Check the address and the keys, and that access is limited.
 
         Raises:
-            SetupError: they are not, or everybody may.
+            SetupError: one of them is invalid, or every client would be allowed.
         """
         local = is_local(settings.address)
         secret = secret_of(settings)
         if secret is None and settings.clients:
             raise SetupError(
-                f"clients: needs secret_key, the one of this sink; {MAKE_KEYS} prints a public and "
-                "a secret key"
+                f"clients: needs `secret_key` of this sink; set it ({MAKE_KEYS} prints a public "
+                "and a secret key)"
             )
         if secret is None and not local:
             raise SetupError(
-                f"address: {settings.address} lets others listen: set secret_key and clients "
-                f"({MAKE_KEYS} prints a public and a secret key), or use tcp://127.0.0.1:5556"
+                f"address: {settings.address} is reachable from other machines; set `secret_key` "
+                f"and `clients` ({MAKE_KEYS} prints a public and a secret key), or use "
+                "tcp://127.0.0.1:5556"
             )
         if secret is not None:
             if not zmq.has("curve"):
-                raise SetupError("secret_key: this build of ZeroMQ has no CURVE: pip install pyzmq")
+                raise SetupError("secret_key: this ZeroMQ has no CURVE; run pip install pyzmq")
             if not settings.clients:
                 raise SetupError(
-                    "clients: expected the public keys of those who may subscribe, or any; found "
-                    "none"
+                    "clients: expected the public keys of the allowed clients, or any (found none)"
                 )
         for key in settings.clients if settings.clients != "any" else ():
             if not is_key(key):
                 raise SetupError(
-                    "clients: expected public keys of 40 characters, found "
-                    f"{display_value(key, 'key')}; {MAKE_KEYS} prints a public and a secret key"
+                    "clients: expected public keys of 40 characters (found "
+                    f"{display_value(key, 'key')}); {MAKE_KEYS} prints a public and a secret key"
                 )
         return Resolved()
 
@@ -157,7 +157,7 @@ class Zmq(Stage):
         """Listen for subscribers.
 
         Raises:
-            SetupError: the address cannot be had.
+            SetupError: the address cannot be used.
         """
         self._context = zmq.Context(io_threads=1)
         publisher = self._publisher = self._context.socket(zmq.PUB)
@@ -177,7 +177,7 @@ class Zmq(Stage):
         )
         address, file = self.settings.address, None
         if address.startswith("ipc://@"):
-            # Has no file, and so no rights: peers of other users are refused.
+            # Without a file there are no permissions: processes of other users are refused.
             publisher.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
         elif address.startswith("ipc://"):
             file = Path(address.removeprefix("ipc://"))
@@ -224,7 +224,7 @@ class Zmq(Stage):
         del self._published[stream]
 
     def close(self) -> None:
-        """Send the remaining messages for a moment, and close."""
+        """Send the remaining messages for up to `LINGER_MS`, and close."""
         if self._context is None:
             return
         if self._keys is not None:
@@ -261,7 +261,7 @@ class Zmq(Stage):
         )
 
     def _prepare(self, file: Path) -> None:
-        """Check that no other file is removed: ZeroMQ replaces what is at the path."""
+        """Check that no other file is removed: ZeroMQ replaces the file at the path."""
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             mode = file.stat().st_mode
@@ -275,8 +275,8 @@ class Zmq(Stage):
             try:
                 probe.connect(str(file))
             except OSError:
-                return  # of a program that has ended
-        raise SetupError(f"{str(file)!r} is taken by another program; set another address")
+                return  # left by a program that has ended
+        raise SetupError(f"{str(file)!r} is used by another program; set another address")
 
     def _send(self, topic: bytes, body: bytes) -> None:
         """Send to all subscribers whose queues have room; count when a queue becomes full.
@@ -317,7 +317,7 @@ class Zmq(Stage):
     def _cannot(self, error: OSError | zmq.ZMQError) -> str:
         address = self.settings.address
         if error.errno == errno.EADDRINUSE:
-            return f"{address} is taken by another program; set another port"
+            return f"{address} is used by another program; set another port"
         if error.errno == errno.EACCES:
             return f"{address} needs privileges; set a port from 1024 up, or another path"
         if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):

@@ -76,7 +76,7 @@ def jpeg_payloads(jpeg: bytes) -> list[bytes]:
     if kind is None or width is None or height is None:
         raise ValueError("a JPEG file that is neither 4:2:0 nor 4:2:2 in colour")
     if not 0 < width <= 2040 or not 0 < height <= 2040:
-        raise ValueError(f"{width}x{height}: RTP carries JPEG pictures up to 2040x2040")
+        raise ValueError(f"{width}x{height}: RTP carries JPEG images of up to 2040x2040")
     if sorted(tables) != [0, 1]:
         raise ValueError("a JPEG file without the two quantisation tables of 8 bits")
     scan = jpeg[at:].removesuffix(b"\xff\xd9")

@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
+from pipeline.context import Log
 from stages.sinks.rtsp.auth import Credentials
 from stages.sinks.rtsp.mount import TRACK, Media, Mount
 from stages.sinks.rtsp.requests import Transport, response
@@ -32,8 +33,6 @@ ACCEPT_PAUSE_S = 1.0
 POLL_S = 0.5
 REFUSAL_LOG_S = 60.0
 """At most one message about wrong passwords in this time."""
-
-Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
 class _Opened:

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import logging
 import resource
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
+from pipeline.context import Log
 from stages.sinks.web.health import HEALTH_PATHS, Health
 from stages.sinks.web.responses import INTERNAL_ERROR
 
@@ -65,12 +65,13 @@ class ConnectionLimiter:
     Args:
         health: answers the paths of `HEALTH_PATHS`.
         headers: headers of every answer.
+        log: logger of the stage.
     """
 
     def __init__(
-        self, health: Callable[[str], Awaitable[Health]], headers: Mapping[str, str]
+        self, health: Callable[[str], Awaitable[Health]], headers: Mapping[str, str], log: Log
     ) -> None:
-        self.health, self.headers = health, headers
+        self.health, self.headers, self.log = health, headers, log
         self.busy: set[web.RequestHandler] = set()
         """Connections with a request that is being answered."""
         self._limit = connections_per_kind()
@@ -226,7 +227,7 @@ class _HealthOnly(asyncio.Protocol):
         try:
             text, status = await self._limiter.health(path)
         except Exception as error:
-            logging.debug("web: %s: %r", path, error)
+            self._limiter.log.debug("%s: %r", path, error)
             text, status = f"{INTERNAL_ERROR}\n", 500
         self._send(text, status, body)
 

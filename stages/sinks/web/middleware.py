@@ -1,14 +1,14 @@
-"""What holds for every request: its time limit, its errors, access, and the headers of answers."""
+"""Rules for every request: its time limit, its errors, access, and the headers of answers."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from pipeline.context import Log
 from stages.sinks.web.auth import Authorizer
 from stages.sinks.web.connections import ConnectionLimiter
 from stages.sinks.web.responses import (
@@ -33,16 +33,17 @@ TEXTS = {
 
 
 def make_application(
-    table: Iterable[Route], authorizer: Authorizer, limiter: ConnectionLimiter
+    table: Iterable[Route], authorizer: Authorizer, limiter: ConnectionLimiter, log: Log
 ) -> web.Application:
     """Return an application that answers each route of a table.
 
     Args:
         table: routes.
         authorizer: checks each request.
-        limiter: is told which connections are busy.
+        limiter: counts which connections are busy.
+        log: logger of the stage.
     """
-    policy = _Policy(authorizer, limiter)
+    policy = _Policy(authorizer, limiter, log)
     application = web.Application(
         middlewares=(policy.limit_time, policy.redact_errors, policy.check_access),
         client_max_size=MAX_BODY_BYTES,
@@ -65,11 +66,12 @@ class _Policy:
 
     Args:
         authorizer: checks each request.
-        limiter: is told which connections are busy.
+        limiter: counts which connections are busy.
+        log: logger of the stage.
     """
 
-    def __init__(self, authorizer: Authorizer, limiter: ConnectionLimiter) -> None:
-        self._authorizer, self._limiter = authorizer, limiter
+    def __init__(self, authorizer: Authorizer, limiter: ConnectionLimiter, log: Log) -> None:
+        self._authorizer, self._limiter, self._log = authorizer, limiter, log
         self.routes: dict[web.AbstractRoute, Route] = {}
         """Route of the application -> its line in the table."""
 
@@ -112,7 +114,7 @@ class _Policy:
         except (ConnectionError, TimeoutError):
             raise
         except Exception as error:
-            logging.debug("web: %s %s: %r", request.method, request.path, error)
+            self._log.debug("%s %s: %r", request.method, request.path, error)
             if request.writer.output_size:
                 raise ConnectionResetError from None  # part of the answer is sent already
             return error_response(request, HttpError(500, INTERNAL_ERROR))

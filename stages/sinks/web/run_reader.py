@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from pipeline.context import Log
 from pipeline.status import RunHandle, RunStatus
 from stages.sinks.web.activity import ActivityLog
 from stages.sinks.web.health import HEALTHY, Health, readiness
@@ -61,13 +61,16 @@ class RunReader:
 
     Args:
         run: run to read.
-        log: receives changes of streams and stages.
+        activity: receives changes of streams and stages.
         viewers: returns the number of viewers now.
+        log: logger of the stage.
     """
 
-    def __init__(self, run: RunHandle, log: ActivityLog, viewers: Callable[[], int]) -> None:
-        self._run, self._viewers = run, viewers
-        self._history = History(run, log)
+    def __init__(
+        self, run: RunHandle, activity: ActivityLog, viewers: Callable[[], int], log: Log
+    ) -> None:
+        self._run, self._viewers, self._log = run, viewers, log
+        self._history = History(run, activity)
         self.samples = self._history.samples
         """Stream -> its samples, oldest first."""
         self._reader = ThreadPoolExecutor(1, "reader")
@@ -117,5 +120,5 @@ class RunReader:
         try:
             self._history.sample()
         except Exception as error:
-            logging.debug("web: no sample: %s: %s", type(error).__name__, error)
+            self._log.debug("no sample: %s: %s", type(error).__name__, error)
         return time.thread_time() - started_s

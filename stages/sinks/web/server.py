@@ -7,7 +7,6 @@ connections, viewers, sizes and times are limited.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import threading
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
+from pipeline.context import Log
 from pipeline.status import RunHandle
 from stages.sinks.web.activity import ActivityLog
 from stages.sinks.web.auth import Authorizer
@@ -45,18 +45,22 @@ class WebServer:
     Args:
         settings: settings of the stage.
         run: run to show.
-        log: activities to show.
+        activity: activities to show.
+        log: logger of the stage.
     """
 
-    def __init__(self, settings: WebSettings, run: RunHandle, log: ActivityLog) -> None:
+    def __init__(
+        self, settings: WebSettings, run: RunHandle, activity: ActivityLog, log: Log
+    ) -> None:
+        self._log = log
         self._address, self._port = settings.address, int(settings.port)
         self._broadcaster = FrameBroadcaster()
         self._slots = ViewerSlots(settings.viewers)
-        self._reader = RunReader(run, log, lambda: self._slots.used)
-        self._limiter = ConnectionLimiter(self._reader.health, SECURITY_HEADERS)
+        self._reader = RunReader(run, activity, lambda: self._slots.used, log)
+        self._limiter = ConnectionLimiter(self._reader.health, SECURITY_HEADERS, log)
         self._authorizer = Authorizer(settings, self._limiter.penalise)
         self._routes = Routes(
-            settings, self._reader, log, self._broadcaster, self._slots, self._authorizer
+            settings, self._reader, activity, self._broadcaster, self._slots, self._authorizer
         )
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -120,14 +124,16 @@ class WebServer:
         try:
             asyncio.run(self._serve(listener, started))
         except Exception as error:
-            logging.error("web: status page failed: %s: %s", type(error).__name__, error)
+            self._log.error("status page failed: %s: %s", type(error).__name__, error)
         finally:
             started.set()
 
     async def _serve(self, listener: socket.socket, started: threading.Event) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self._loop.set_exception_handler(_log_exception)
-        application = make_application(self._routes.table(), self._authorizer, self._limiter)
+        self._loop.set_exception_handler(self._log_exception)
+        application = make_application(
+            self._routes.table(), self._authorizer, self._limiter, self._log
+        )
         runner = web.AppRunner(
             application, handler_cancellation=True, shutdown_timeout=SHUTDOWN_TIMEOUT_S
         )
@@ -135,7 +141,7 @@ class WebServer:
         assert runner.server is not None
         # Not through a site of aiohttp, as the limiter makes the protocol of each connection.
         server = await self._loop.create_server(
-            partial(self._limiter.protocol, partial(_make_connection, runner.server)),
+            partial(self._limiter.protocol, partial(_make_connection, runner.server, self._log)),
             sock=listener,
             backlog=min(ACCEPT_BATCH, connections_per_kind()),
         )
@@ -149,6 +155,9 @@ class WebServer:
             server.close()
             self._limiter.close()
             await runner.cleanup()
+
+    def _log_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self._log.debug("%s: %r", context.get("message"), context.get("exception"))
 
 
 class _Connection(web.RequestHandler):
@@ -181,20 +190,17 @@ class _Connection(web.RequestHandler):
         return response
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        logging.debug("web: a connection failed: %s", args)
+        self.logger.debug("a connection failed: %s", args)
 
 
-def _make_connection(server: web.Server) -> web.RequestHandler:
+def _make_connection(server: web.Server, log: Log) -> web.RequestHandler:
     return _Connection(
         server,
         loop=asyncio.get_running_loop(),
         keepalive_timeout=KEEPALIVE_TIMEOUT_S,
         lingering_time=1.0,
+        logger=log,  # type: ignore[arg-type]
         access_log=None,  # type: ignore[arg-type]
         auto_decompress=False,
         max_headers=64,
     )
-
-
-def _log_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    logging.debug("web: %s: %r", context.get("message"), context.get("exception"))

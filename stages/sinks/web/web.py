@@ -92,7 +92,7 @@ class Web(Stage):
                 f"{error.name} is not installed: pip install aiohttp prometheus-client"
             ) from None
         assert self.run is not None, "set by the worker"
-        server = WebServer(self.settings, self.run, self._log)
+        server = WebServer(self.settings, self.run, self._log, self.context.log)
         try:
             server.open()
         except OSError as error:

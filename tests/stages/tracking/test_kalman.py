@@ -83,4 +83,4 @@ def test_a_box_never_shrinks_to_nothing():
     states = kalman.start(box(width=4, height=4))
     states[kalman.SIZE_VELOCITY] = -100
     kalman.predict(states, 1.0)
-    assert (states[kalman.SIZE] == kalman.LEAST_SIDE_PX).all()
+    assert (states[kalman.SIZE] == kalman.MIN_SIDE_PX).all()

@@ -239,7 +239,9 @@ def test_a_check_makes_no_folder_and_no_file(folder, tmp_path):
 @pytest.mark.parametrize("folder", ["file", "file/deep", "x" * 300, "a\0b"])
 def test_a_folder_that_cannot_be_written_is_refused(folder, tmp_path):
     (tmp_path / "file").write_text("not a directory")
-    with pytest.raises(SetupError, match=r"folder: cannot write in '.*' \(.+\); choose another folder"):
+    with pytest.raises(
+        SetupError, match=r"folder: cannot write in '.*' \(.+\); choose another folder"
+    ):
         resolve(tmp_path / folder)
 
 

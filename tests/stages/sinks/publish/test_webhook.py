@@ -22,7 +22,8 @@ from pipeline.frame import Frame
 from stages import backoff
 from stages.sinks.publish import publisher as delivery
 from stages.sinks.publish import webhook as module
-from stages.sinks.publish.webhook import Webhook, WebhookSettings, url_of
+from stages.sinks.publish.webhook import Webhook, WebhookSettings
+from stages.sinks.publish.webhook_url import parse_url
 from tests.broker import dropped, free_port, wait_until
 from tests.builders import ROOT, context_of
 
@@ -256,7 +257,7 @@ def test_what_is_refused_is_given_up_after_three_attempts_and_counted(server, si
     assert len(server.requests) == 3
     feed(stage, [1])
     wait_until(lambda: server.frames() == [1])
-    assert f"it answers {status}" in caplog.text
+    assert f"answered {status}" in caplog.text
     assert not [path for path, _, body in server.requests if body is None], "nothing was GET"
 
 
@@ -316,7 +317,7 @@ def test_a_server_that_asks_for_time_gets_it(server, sink, caplog):
     stage = sink(server)
     feed(stage, [0])
     wait_until(lambda: server.frames() == [0])
-    assert "it answers 429 Too Many Requests; spooling to disk, retrying in 1 s" in caplog.text
+    assert "answered 429 Too Many Requests; spooling to disk, retrying in 1 s" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -395,13 +396,13 @@ def test_a_huge_answer_is_not_read(server, sink):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (b"", "closes the connection without an answer"),
+        (b"", "connection closed without an answer"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "not HTTP"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n", "not HTTP"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000, "not HTTP"),
         (b"HTTP/1.1 \x1b[31m999 \r\n\r\n", "not HTTP"),
-        (b"HTTP/1.1 500 \x1b[31mred\xff" + b"!" * 500 + b"\r\n\r\n", r"it answers 500 \[31mred"),
-        (b"HTTP/1.1 100 Continue\r\n\r\n", "closes the connection|not HTTP"),
+        (b"HTTP/1.1 500 \x1b[31mred\xff" + b"!" * 500 + b"\r\n\r\n", r"answered 500 \[31mred"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", "connection closed|not HTTP"),
     ],
 )
 def test_an_answer_that_is_none_is_told_in_clean_words(server, sink, caplog, answer, words):
@@ -556,7 +557,7 @@ def test_https_where_there_is_none_is_told(server, sink):
     ],
 )
 def test_addresses(text, origin, target):
-    assert (url_of(text).origin, url_of(text).target) == (origin, target)
+    assert (parse_url(text).origin, parse_url(text).target) == (origin, target)
 
 
 @pytest.mark.parametrize(
@@ -569,11 +570,14 @@ def test_addresses(text, origin, target):
         ({"url": "http://lan/\r\nX: horse"}, "url: expected https://"),
         ({"url": "http://lan:0"}, "port from 1"),
         ({"url": "http://lan:70000"}, "port from 1"),
-        ({"headers": {"a b": "horse"}}, "no name of a header"),
+        ({"headers": {"a b": "horse"}}, "expected the name of a header"),
         ({"headers": {"X": "a\r\nY: horse"}}, "X: expected a line"),
         ({"headers": {"Host": "horse"}}, "Host is set by the sink"),
-        ({"url": "http://u:horse@lan", "headers": {"authorization": "x"}}, "given already"),
-        ({"ca": "/nowhere.pem"}, "for https:// only"),
+        (
+            {"url": "http://u:horse@lan", "headers": {"authorization": "x"}},
+            "is set by the user in `url` already",
+        ),
+        ({"ca": "/nowhere.pem"}, "allowed with https:// only"),
         ({"url": "https://lan", "ca": "/nowhere.pem"}, "No such file"),
         ({"url": "https://lan", "ca": str(ROOT / "run.py")}, "not in PEM format"),
         ({"spool": "/tmp"}, "is a directory"),

@@ -392,7 +392,7 @@ def test_a_socket_that_was_left_behind_is_used_again(opened, subscribe, tmp_path
 def test_a_socket_in_use_is_not_taken_away(opened, subscribe, tmp_path):
     address = f"ipc://{tmp_path}/events.sock"
     sink = opened(address)
-    with pytest.raises(SetupError, match=r"'.*events\.sock' is taken by another program; set"):
+    with pytest.raises(SetupError, match=r"'.*events\.sock' is used by another program; set"):
         opened(address)
     join(sink, subscribe(sink))
 
@@ -407,7 +407,7 @@ def test_a_file_of_another_kind_is_not_removed(opened, tmp_path):
 def test_a_port_in_use_is_said_in_a_line(opened):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(SetupError, match=f"{address} is taken by another program; set an"):
+        with pytest.raises(SetupError, match=f"{address} is used by another program; set an"):
             opened(address)
 
 
@@ -421,11 +421,11 @@ def test_an_address_of_another_machine_is_said_in_a_line(opened, server):
     [
         (
             {"address": "tcp://0.0.0.0:5556"},
-            r"lets others listen: set secret_key and clients",
+            r"is reachable from other machines; set `secret_key` and `clients`",
         ),
         ({"address": "tcp://*:5556"}, "or use tcp://127.0.0.1:5556"),
-        ({"address": "tcp://[::]:5556"}, "lets others listen"),
-        ({"address": "tcp://192.168.1.9:5556"}, "lets others listen"),
+        ({"address": "tcp://[::]:5556"}, "is reachable from other machines"),
+        ({"address": "tcp://192.168.1.9:5556"}, "is reachable from other machines"),
         ({"address": "5556"}, r"expected tcp://ADDRESS:PORT or ipc://PATH .found 5556"),
         ({"address": "tcp://127.0.0.1"}, "expected tcp://ADDRESS:PORT"),
         ({"address": "tcp://127.0.0.1:70000"}, "expected tcp://ADDRESS:PORT"),
@@ -435,11 +435,11 @@ def test_an_address_of_another_machine_is_said_in_a_line(opened, server):
         ({"address": "ipc://"}, "expected ipc:// and the path of a file"),
         ({"address": "ipc:///run/"}, "expected ipc:// and the path of a file"),
         ({"address": "ipc:///" + "x" * 107}, "of at most 107 bytes"),
-        ({"clients": "any"}, "clients: needs secret_key"),
-        ({"secret_key": "k" * 40}, "clients: expected the public keys of those who may"),
+        ({"clients": "any"}, "clients: needs `secret_key`"),
+        ({"secret_key": "k" * 40}, "clients: expected the public keys of the allowed clients"),
         (
             {"secret_key": "k" * 40, "clients": ("short",)},
-            "40 characters, found a text of 5 characters",
+            "40 characters .found a text of 5 characters",
         ),
         ({"secret_key": "k" * 40, "secret_key_file": "f"}, "expected one of them .found both"),
         (
@@ -574,5 +574,5 @@ def test_a_run_whose_port_is_taken_ends_with_status_2(tmp_path):
         address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         with Run(tmp_path, graph=GRAPH.replace("ADDRESS", address), source=CLIP) as run:
             assert run.wait() == 2
-        assert f"stages.zmq: {address} is taken by another program; set another port" in run.stderr
+        assert f"stages.zmq: {address} is used by another program; set another port" in run.stderr
         assert "Traceback" not in run.stderr

@@ -449,7 +449,7 @@ def test_a_port_that_is_taken_is_said_in_one_line():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         sink = Rtsp(RtspSettings(port=port), context_of())
-        with pytest.raises(SetupError, match=f"port {port} is taken .* set another port"):
+        with pytest.raises(SetupError, match=f"port {port} is used .* set another port"):
             sink.open()
         sink.close()
 
@@ -534,4 +534,4 @@ def test_a_run_whose_port_is_taken_ends_with_one_line(tmp_path):
         port = other.getsockname()[1]
         with Run(tmp_path, source=CLIP, graph=GRAPH % port) as run:
             assert run.wait() == 2
-            assert f"rtsp: port {port} is taken by another program; set another port" in run.stderr
+            assert f"rtsp: port {port} is used by another program; set another port" in run.stderr

@@ -68,7 +68,7 @@ def test_invalid_entry_of_sources_is_refused_before_the_start():
 def test_port_in_use_is_reported_in_one_line(page):
     other = Web(WebSettings(port=page.port), context_of())
     other.run = page.run
-    with pytest.raises(SetupError, match=f"port {page.port} is taken"):
+    with pytest.raises(SetupError, match=f"port {page.port} is used"):
         other.open()
     other.close()
 

@@ -1,0 +1,103 @@
+"""Address of a webhook, and redirections of it."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import NamedTuple
+
+from pipeline.errors import SetupError
+from pipeline.urls import login_advice
+
+
+class RefusedError(Exception):
+    """The server refuses the messages."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Url(NamedTuple):
+    """Address that messages are posted to."""
+
+    is_secure: bool
+    host: str
+    port: int
+    target: str
+    """Path and query."""
+    authorization: str
+    """Value of the header; empty: none."""
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, for messages."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        usual = 443 if self.is_secure else 80
+        port = "" if self.port == usual else f":{self.port}"
+        return f"{'https' if self.is_secure else 'http'}://{host}{port}"
+
+
+def parse_url(text: str) -> Url:
+    """Parse an address.
+
+    Raises:
+        SetupError: it is no such address; the text is not shown, since it may contain credentials.
+    """
+    found = re.fullmatch(
+        r"(https?)://(?:([^/?#@\s]*)@)?(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))"
+        r"(?::(\d{1,5}))?(/[^\s#]*|\?[^\s#]*)?(?:#\S*)?",
+        text,
+        re.IGNORECASE,
+    )
+    if found is None or not text.isascii():
+        advice = login_advice(text)
+        raise SetupError(
+            "url: expected https://HOST/PATH or http://HOST/PATH, in ASCII"
+            + (f"; {advice}" if advice else "")
+        )
+    scheme, userinfo, ipv6, name, port, target = found.groups()
+    is_secure = scheme.lower() == "https"
+    number = int(port) if port else 443 if is_secure else 80
+    if not 1 <= number <= 65535:
+        raise SetupError(f"url: expected a port from 1 to 65535, found {number}")
+    target = target or "/"
+    if target.startswith("?"):
+        target = "/" + target
+    authorization = ""
+    if userinfo:
+        plain = re.sub(r"%([0-9A-Fa-f]{2})", lambda m: chr(int(m[1], 16)), userinfo)
+        authorization = "Basic " + base64.b64encode(plain.encode("latin-1")).decode()
+    return Url(is_secure, ipv6 or name, number, target, authorization)
+
+
+def follow_redirect(url: Url, location: str, said: str) -> Url:
+    """Return the address of a redirection within the same host.
+
+    Args:
+        url: address that was requested.
+        location: header of the answer.
+        said: status of the answer and its text, for messages.
+
+    Raises:
+        RefusedError: it leads to another host, or to no address.
+    """
+    if location.startswith("/") and not location.startswith("//"):
+        location = url.origin + location
+    try:
+        found = parse_url(location)
+    except SetupError:
+        raise RefusedError(
+            308,
+            f"answered {said}, without an address to post to; set `url` to the final address",
+        ) from None
+    if (found.is_secure, found.host.lower(), found.port) != (
+        url.is_secure,
+        url.host.lower(),
+        url.port,
+    ):
+        raise RefusedError(
+            308,
+            f"redirects to {found.origin}, which is not followed; if it is right, set `url` to it",
+        )
+    return found
