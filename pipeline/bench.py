@@ -47,7 +47,7 @@ def bench(build: Callable[[], Graph], rounds: int, start_command: Sequence[str])
 
     Args:
         build: makes the graph; its streams must end, and none be live.
-        rounds: how often everything is measured in turn; the medians are taken.
+        rounds: number of rounds, each of which measures every variant once; medians are reported.
         start_command: command that runs the graph and writes events to standard output, to measure
             the time from its start to the first detection.
 

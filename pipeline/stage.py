@@ -36,7 +36,7 @@ class BatchSettings(Settings, frozen=True):
     batch: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """Most frames to process at once; useful on a GPU, with a model that takes any batch size."""
     batch_wait_ms: Annotated[float, msgspec.Meta(ge=0)] = 0
-    """How long to wait for a batch to fill, in milliseconds."""
+    """Longest wait for a batch to fill, in milliseconds."""
 
 
 class Array(msgspec.Struct, frozen=True):

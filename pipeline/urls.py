@@ -37,7 +37,7 @@ def display_url(address: object) -> str:
     has no scheme, may be an address that was mistyped, and is hidden.
 
     Args:
-        address: as the user wrote it.
+        address: address, as the user wrote it.
     """
     text = str(address)
     found = _SCHEME.match(text)
@@ -66,7 +66,7 @@ def login_advice(address: str) -> str:
     """Return how to write user and password, if some of their characters may end them too early.
 
     Args:
-        address: as the user wrote it.
+        address: address, as the user wrote it.
 
     Returns:
         "" if there is nothing to advise.

@@ -110,7 +110,7 @@ def class_numbers(names: Sequence[str], labels: Sequence[str], key: str) -> NDAr
 
     Args:
         names: labels; class numbers as text where the model has no labels.
-        labels: of the model, by class; empty where it has none.
+        labels: labels of the model, by class; empty where it has none.
         key: setting that holds the names, for messages.
 
     Raises:
@@ -154,7 +154,7 @@ def to_objects(detections: Detections, labels: Sequence[str]) -> list[Object]:
     """Return the detections one by one, with scores and boxes rounded as in events.
 
     Args:
-        detections: of a frame.
+        detections: detections of a frame.
         labels: names of the classes.
     """
     return [

@@ -69,7 +69,7 @@ class TrackScores(NamedTuple):
     low: float
     high: float
     confirm: float
-    """For a box that confirms a new track."""
+    """Smallest score of a box that confirms a new track."""
     new: float
 
 
@@ -144,8 +144,8 @@ def max_iou(setting: float | None, context: Context) -> float:
     """Work out the overlap above which the worse of two boxes is dropped.
 
     Args:
-        setting: of non-maximum suppression; null: not given.
-        context: of the stage.
+        setting: setting of non-maximum suppression; null: not given.
+        context: context of the stage.
     """
     if setting is not None:
         return setting

@@ -48,7 +48,7 @@ def build(
         config: the settings.
         registry: the names a stage's `use` may give.
         where: the settings file's name, for messages.
-        cores: how many processors to plan for; None: those this process may use.
+        cores: number of processors to plan for; None: those that this process may use.
         external: files that no stage may write.
         keep_unavailable: keep the last stages that this machine cannot run, to draw the graph;
             else they are left out with a line in the log.
@@ -92,7 +92,7 @@ def add_stream(
     Args:
         graph: that of the run.
         index: number of the stream in the run.
-        name: its name.
+        name: name of the stream.
         table: its settings, as under `streams` in a settings file.
         where: start of messages.
 

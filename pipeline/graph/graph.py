@@ -87,7 +87,7 @@ class StreamSpec:
 
     @property
     def source(self) -> str:
-        """Its source, without credentials."""
+        """Source of the stream, without credentials."""
         return self.info.shown
 
 
@@ -112,7 +112,7 @@ class ExternalFiles(NamedTuple):
     """Files that are read or written beside the graph."""
 
     reads: Mapping[str, Path] = {}
-    """What it is -> a file that no stage may write."""
+    """Name for messages -> a file that no stage may write."""
     writes: Mapping[str, Path] = {}
     """Option of the command line -> the file that it has written."""
 

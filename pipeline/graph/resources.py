@@ -203,8 +203,8 @@ def _check_locks(
             for folder in {path, *filled}:
                 if file_id(folder) in locked:
                     raise GraphError(
-                        f"{at} {folder} is used by stage {locked[file_id(folder)]} alone; "
-                        "choose another"
+                        f"{at} {folder} is used by stage {locked[file_id(folder)]}; choose another "
+                        "path"
                     )
                 own.add(file_id(folder))
         locked |= dict.fromkeys(own, node.name)

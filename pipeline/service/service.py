@@ -40,7 +40,7 @@ class Service:
         """Work out the paths; change nothing.
 
         Args:
-            name: of the unit, without `.service`.
+            name: name of the unit, without `.service`.
             of_user: whether it belongs to the current user, not to the system.
 
         Raises:

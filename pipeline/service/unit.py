@@ -44,7 +44,7 @@ def unit_text(
     """Return the text of a unit file.
 
     Args:
-        name: of the unit, without `.service`.
+        name: name of the unit, without `.service`.
         of_user: whether it belongs to a user, not to the system.
         config: the settings file, absolute.
         secrets: file with environment variables.

@@ -56,7 +56,7 @@ class ObjectChange:
     kind: str
     stream: str
     object: Object
-    """As in the newest frame, or as it was last seen."""
+    """State in the newest frame, or when it was last detected."""
     time_s: float
     """See `ObjectEvent.time_s`."""
     wall_ns: int
@@ -191,7 +191,7 @@ class ObjectEventsSettings(Settings, frozen=True):
     min_frames: Annotated[int, msgspec.Meta(ge=1)] = 3
     """Number of frames in which an object must be seen to have appeared."""
     leave_after_s: Annotated[float, msgspec.Meta(ge=0)] = 2.0
-    """An object has left when it was not seen for this time, in seconds."""
+    """Time without a detection after which an object has left, in seconds."""
 
 
 class ObjectEvents(Stage):
@@ -256,7 +256,7 @@ class Presence:
         """Return the changes that the objects of a frame mean; frames of a stream come in order.
 
         Args:
-            stream: its name.
+            stream: name of the stream.
             time_s: seconds into the stream. Where it jumps back, no time has passed.
             wall_ns: capture time of the frame, nanoseconds since the Unix epoch.
             objects: all of the frame, also those of no interest.

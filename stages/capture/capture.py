@@ -102,7 +102,7 @@ class Capture(Source):
         if self._reader.still and not self.context.restarted:
             self.context.log.info(
                 "%s holds separate images, which are not tracked (id null); set `sequence: true` "
-                "if they are the frames of a film",
+                "if they are the frames of a video",
                 self._name,
             )
         if self._reader.untimed:

@@ -140,7 +140,7 @@ def _matrix(file: BinaryIO, at: int, offsets: tuple[int, int]) -> Sequence[int]:
     Args:
         file: the file.
         at: start of the content of the box.
-        offsets: of the matrix in the content, by the version of the box.
+        offsets: offsets of the matrix in the content, by the version of the box.
     """
     file.seek(at)
     version = file.read(1) == b"\1"

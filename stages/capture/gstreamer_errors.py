@@ -37,9 +37,9 @@ def classify_error(
     """Return the problem behind an error message, without addresses in its text.
 
     Args:
-        message: of the type ERROR.
+        message: message of the type ERROR.
         kind: see `gstreamer_pipeline.kind_of_pipeline`.
-        settings: of the stream.
+        settings: settings of the stream.
         missing_plugin: name of a plugin that GStreamer lacks; "": none.
         has_images: whether any image has come.
     """
@@ -111,7 +111,7 @@ def without_values(text: str, names: Sequence[str] = ()) -> str:
     """Return a text of GStreamer's without what it quotes, which may be secret.
 
     Args:
-        text: of an error.
+        text: text of an error.
         names: that may be shown.
     """
     return redact(re.sub(r'"(.*?)"', lambda m: m[0] if m[1] in names else '"..."', text))

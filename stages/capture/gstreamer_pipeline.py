@@ -63,7 +63,7 @@ class Pipeline:
         """Make and start it.
 
         Args:
-            settings: of the stream.
+            settings: settings of the stream.
             kind: see `kind_of_pipeline`.
             droppable: whether older images may be dropped for newer ones.
 

@@ -119,7 +119,7 @@ class HttpImages(Reader):
         """Take over a response of which the body has not been read.
 
         Args:
-            settings: of the stream.
+            settings: settings of the stream.
             client: that has sent the request.
             response: to be read.
             kind: its content type.

@@ -42,7 +42,7 @@ class ImageFolder(FileReader):
         """See that it holds an image that can be read.
 
         Args:
-            path: of the folder, or of the image.
+            path: path of the folder, or of the image.
             fps: images per second; None: 10, or the durations of a single animation.
             log: for images that are skipped.
 
@@ -188,7 +188,7 @@ def read_pages(path: Path, first: int, count: int) -> tuple[list[Any], list[int]
     """Return some pages of a file, and the duration of each in milliseconds.
 
     Args:
-        path: of the file.
+        path: path of the file.
         first: page to begin with, from 0.
         count: how many at most.
     """

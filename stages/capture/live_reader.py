@@ -40,7 +40,7 @@ class _Connection:
         self.released = False
         """Whether it will be closed on purpose: what it still gives does not count."""
         self.silent = False
-        """The same because it has been silent for too long."""
+        """Whether it will be closed because it has been silent for too long."""
 
     def silence(self, patience_s: float) -> SourceProblem:
         """Return the problem of a source that has been silent for so long."""

@@ -67,7 +67,7 @@ class VideoFile(Video, FileReader):
         """Open it.
 
         Args:
-            path: of the file.
+            path: path of the file.
             fps: images per second, if the file does not say.
 
         Raises:
@@ -334,7 +334,7 @@ def open_file(path: Path, fps: float | None, log: Log) -> FileReader:
     """Open a video file, an image, or a folder of images.
 
     Args:
-        path: of the file or folder.
+        path: path of the file or folder.
         fps: images per second of a folder, or of a file that does not say; None: 10, and 25.
         log: for images that are skipped.
 

@@ -54,7 +54,7 @@ class OpenCVVideo(Video):
         """Open it.
 
         Args:
-            settings: of the stream.
+            settings: settings of the stream.
             rate_known: see `Reader`; None: by the scheme of the address.
             open_timeout_s: longest wait for an address to answer with a part of a video.
 

@@ -60,8 +60,8 @@ class PipeVideo(Video):
         """Open it and wait for its first bytes.
 
         Args:
-            path: of the FIFO or socket, or /dev/fd/N.
-            settings: of the stream.
+            path: path of the FIFO or socket, or /dev/fd/N.
+            settings: settings of the stream.
 
         Raises:
             SourceError: no program writes to it, or it writes no video.

@@ -87,7 +87,7 @@ def open_source(settings: CaptureSettings, log: Log) -> Reader:
     """Open a source with the reader that suits it.
 
     Args:
-        settings: of the stream.
+        settings: settings of the stream.
         log: for files that are skipped.
 
     Raises:

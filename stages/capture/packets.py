@@ -52,7 +52,7 @@ class Change(NamedTuple):
     at: int
     """Number of the first packet of the other size."""
     stamp_ms: float | None
-    """Its timestamp, milliseconds; None: it has none, or one just before has the same."""
+    """Timestamp in milliseconds; None: it has none, or the image before has the same."""
 
 
 class Packets:
@@ -62,7 +62,7 @@ class Packets:
         """Open the file a second time.
 
         Args:
-            path: of the file, absolute.
+            path: path of the file, absolute.
         """
         self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, ONE_THREAD)
         self._capture.set(cv2.CAP_PROP_FORMAT, -1)
@@ -168,7 +168,7 @@ class Section:
         """Open the stream that begins with the last packet read.
 
         Args:
-            packets: of the file; the thread uses it until `is_over`.
+            packets: packets of the file; the thread uses it until `is_over`.
         """
         self.change = packets.change
         self._packets = packets

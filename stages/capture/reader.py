@@ -37,7 +37,7 @@ class Reader(Protocol):
     file: str = ""
     """Name of the last image's file in its folder; "" where an image has no file of its own."""
     still: bool = False
-    """Whether the images are unrelated to each other: not the frames of a film."""
+    """Whether the images are unrelated to each other: not the frames of a video."""
     lost: int = 0
     """Damaged images that the last `grab` skipped."""
     skipped: int = 0

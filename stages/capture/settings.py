@@ -31,7 +31,7 @@ class CaptureSettings(Settings, frozen=True):
     declare it; requested from a webcam; request rate for an address that returns one image per
     request (default 5)."""
     sequence: bool = False
-    """The images of a folder are consecutive frames of a film, and are tracked. false: the images
+    """The images of a folder are consecutive frames of a video, and are tracked. false: the images
     are unrelated."""
     width: Annotated[int, Meta(ge=1)] | None = None
     """Width requested from a webcam, in pixels."""

@@ -141,7 +141,7 @@ def network_problem(kind: str, address: str) -> SourceProblem:
 
     Args:
         kind: "unknown_host", "refused", "unreachable" or "timeout".
-        address: as the user wrote it.
+        address: address, as the user wrote it.
     """
     host, at = shown_host(address)
     texts = {

@@ -11,7 +11,7 @@ OVERDUE_S = 0.25
 STUCK_S = 20.0
 """Seconds past its timeout after which a call never returns: its process must end."""
 STUCK_OPENING_S = 60.0
-"""The same while opening: resolving a name takes half a minute where no name server answers."""
+"""Timeout while opening: resolving a name takes half a minute if no name server answers."""
 
 
 class Watchdog:

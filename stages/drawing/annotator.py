@@ -39,7 +39,7 @@ COLOURS = (
 BLACK, WHITE, GREY = (0, 0, 0), (255, 255, 255), (48, 48, 48)
 
 MAX_TAG_CHARACTERS = 40
-"""Longer labels are cut."""
+"""Length at which a label is cut."""
 MAX_TRAIL_POINTS = 32
 
 

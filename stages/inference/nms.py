@@ -34,7 +34,7 @@ class NonMaxSuppressionSettings(Settings, frozen=True):
     confidence where that is less. Given without `confidence`, it also takes the place of the card's
     score where no tracker follows."""
     max_iou: Fraction | None = None
-    """Of two boxes of a class that overlap more than this, the better is kept. Lower merges people
+    """Overlap (IoU) above which the better of two boxes of a class is kept. Lower merges people
     who stand close, higher leaves several boxes on one object. null: as the card of the model says,
     else 0.5."""
     class_agnostic: bool = False
@@ -44,9 +44,9 @@ class NonMaxSuppressionSettings(Settings, frozen=True):
     """Labels of the objects to keep; null: all. For a model without labels, the numbers of the
     classes, in quotes."""
     max_candidates: Annotated[int, msgspec.Meta(ge=1)] = 1000
-    """Only so many boxes, the best, are compared with each other; bounds the time of a frame."""
+    """Number of best boxes that are compared with each other; limits the time per frame."""
     max_boxes: Annotated[int, msgspec.Meta(ge=1)] = 300
-    """Only so many boxes, the best, are handed on."""
+    """Number of best boxes that are given."""
 
 
 class NonMaxSuppression(Stage):

@@ -58,8 +58,8 @@ class ByteTrack(Tracker):
         """Begin without tracks.
 
         Args:
-            settings: those of the stage.
-            confidence: of the run and the card of the model.
+            settings: settings of the stage.
+            confidence: confidence of the run and the card of the model.
 
         Raises:
             SetupError: two of the scores contradict each other.
@@ -116,7 +116,8 @@ class ByteTrack(Tracker):
         """Associate the detections of the next frame.
 
         Args:
-            detections: of the frame, weak ones too. Rows that are not finite are left out.
+            detections: detections of the frame, with weak ones. Rows that are not finite are
+                ignored.
             time_s: seconds into the stream. If it does not increase, a thirtieth of a second is
                 taken to have passed.
             image: not used.

@@ -39,7 +39,7 @@ class ByteTrackSettings(Settings, frozen=True):
     1: at once, every false detection too. Tracks of a stream's first frame are confirmed at
     once, so that a single image has objects."""
     lost_s: Annotated[float, msgspec.Meta(ge=0)] = 1.0
-    """How many seconds a track is kept while nothing is detected of it, so that it goes on with
+    """Seconds that a track is kept while its object is not detected, so that it continues with
     its id. Longer bridges longer occlusions, and lets others take over the ids of objects that
     have left. 0: it ends with the first frame without it."""
     class_agnostic: bool = False

@@ -3,7 +3,7 @@
 The stage is the same for all trackers. A tracker of your own is a class with the methods of
 `Tracker`, in a file in this folder, and a line in `TRACKERS`.
 
-Still images are not the frames of a film: no object is in two of them. There, every detection that
+Still images are not the frames of a video: no object is in two of them. There, every detection that
 could begin a track is handed on without an id.
 """
 
@@ -81,7 +81,8 @@ class Tracker:
         """Associate the detections of the next frame.
 
         Args:
-            detections: of the frame, without ids. Arrays are views, valid during the call.
+            detections: detections of the frame, without ids. The arrays are views, valid during
+                the call.
             time_s: seconds into the stream; may stand still or jump back.
             image: (H, W, 3) uint8 BGR, if `needs_image` is set.
 
@@ -218,7 +219,7 @@ def untracked(detections: Detections, min_score: float | None) -> Tracks:
     """Return the finite detections with at least a score, without ids.
 
     Args:
-        detections: of a frame.
+        detections: detections of a frame.
         min_score: None: every score is enough.
     """
     good = np.isfinite(detections.boxes).all(axis=1)

@@ -31,9 +31,9 @@ class BrokerConnection:
     """A connection, and the messages in flight on it. Not for several threads.
 
     Args:
-        settings: those of the sink.
-        address: of the broker.
-        client_id: of this client.
+        settings: settings of the sink.
+        address: address of the broker.
+        client_id: client id of this client.
         will_topic: topic that says offline when the connection is lost.
         wake: ends the wait for the broker.
         on_message: called with topic, text and whether it was retained.

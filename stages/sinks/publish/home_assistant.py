@@ -16,8 +16,8 @@ def entity_configs(
 
     Args:
         discovery: topic under which Home Assistant looks for devices.
-        topics: those of the sink.
-        stream: its name.
+        topics: topics of the sink.
+        stream: name of the stream.
         label: that of the objects.
     """
     device = f"{slug(topics.prefix)}_{stream}"

@@ -14,7 +14,7 @@ class StateTopics:
     """Texts of the state topics, and those that are not published yet. For any thread.
 
     Args:
-        topics: those of the sink.
+        topics: topics of the sink.
         labels: labels whose states are known from the begin of a stream.
     """
 

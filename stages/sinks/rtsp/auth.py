@@ -29,8 +29,8 @@ class Credentials:
 
         Args:
             header: None: there is none.
-            method: of the request.
-            nonce: of the connection.
+            method: method of the request.
+            nonce: nonce of the connection.
         """
         scheme, _, text = (header or "").partition(" ")
         return scheme.lower() == "digest" and self._accepts_digest(text, method, nonce)

@@ -58,7 +58,7 @@ class RtspServer:
     """Serves mounts to viewers from a thread of its own, from `open` to `close`.
 
     Args:
-        address: of the interface to listen on, IPv4 or IPv6.
+        address: address of the interface to listen on, IPv4 or IPv6.
         port: 0: a free one, see `port`.
         credentials: None: no password is needed.
         transports: ways to send RTP.

@@ -22,7 +22,7 @@ class UdpPorts:
     """Two neighbouring UDP ports, the first one even, connected to those of a viewer.
 
     Args:
-        family: of the viewer's address.
+        family: family of the viewer's address.
         own: address of this machine that the viewer is connected to.
         peer: address of the viewer.
         ports: its RTP and RTCP ports.

@@ -131,7 +131,7 @@ def test_other_ports_other_addresses_and_free_ports_are_accepted(one, two):
 def test_two_owners_of_a_folder_or_spool_are_refused(tmp_path):
     path = str(tmp_path / "clips")
     found = refusal(a={"locks": [path]}, b={"locks": [f"{tmp_path}/x/../clips"]})
-    assert "clips is used by stage a alone; choose another" in found
+    assert "clips is used by stage a; choose another path" in found
 
 
 def test_a_stage_that_fills_the_folder_of_a_source_is_refused(tmp_path):
