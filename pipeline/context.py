@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -12,6 +12,13 @@ from pipeline.errors import SetupError
 
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 T = TypeVar("T")
+
+
+class ArrayOffer(msgspec.Struct, frozen=True):
+    """Base of offers about an array. They count only from a stage that gives the array."""
+
+    array: ClassVar[str]
+    """Name of the array."""
 
 
 class RowLimit(msgspec.Struct, frozen=True):
@@ -43,7 +50,7 @@ class _PrefixedLog(logging.LoggerAdapter[logging.Logger]):
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """What surrounds a stage: its place, the run, and the offers of the other stages."""
+    """Surroundings of a stage: its place, the run, and the offers of the other stages."""
 
     stage: str = "stage"
     """Name of the stage in the settings file."""
@@ -79,8 +86,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     def get(self, kind: type[T]) -> T | None:
         """Return the nearest offer of a type: before the stage, else behind it.
 
-        Labels belong to the array `classes`: only the stage whose model gives the classes offers
-        `Labels`, so the nearest ones are those of the boxes that arrive.
+        An `ArrayOffer` is that of the nearest stage that gives the array. The labels of a
+        classifier that gives no `classes`, for example, do not replace those of the detector.
         """
         return next(self._all(kind, (*self.offers, *self.offers_behind)), None)
 

@@ -19,6 +19,7 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
+from pipeline.context import ArrayOffer as ArrayOffer
 from pipeline.context import Context as Context
 from pipeline.context import RowLimit as RowLimit
 from pipeline.context import SourceInfo as SourceInfo

@@ -13,7 +13,7 @@ from pipeline.config import did_you_mean, is_number
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.messages import display_value
-from pipeline.stage import Array, Context
+from pipeline.stage import Array, ArrayOffer, Context
 
 NO_TRACK_ID = -1
 """Value in `ids` of a detection that belongs to no track."""
@@ -38,8 +38,10 @@ WEAK_DETECTIONS = (
 continue tracks."""
 
 
-class Labels(msgspec.Struct, frozen=True):
-    """An offer of the stage that gives `classes`: the name of each class."""
+class Labels(ArrayOffer, frozen=True):
+    """Offer of a stage that gives `classes`: the name of each class."""
+
+    array = "classes"
 
     names: tuple[str, ...]
 

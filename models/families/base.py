@@ -30,7 +30,7 @@ class Output(NamedTuple):
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """How a family reads a model file."""
+    """Interpretation of a model file by a family."""
 
     pixels: Pixels
     """Defaults of the family for what the file does not state."""

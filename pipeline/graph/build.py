@@ -20,7 +20,7 @@ from pipeline.config import (
     known_keys,
     refuse_unknown,
 )
-from pipeline.context import Context, RowLimit, SourceInfo
+from pipeline.context import ArrayOffer, Context, RowLimit, SourceInfo
 from pipeline.errors import ConfigError, GraphError, SetupError, StageUnavailable
 from pipeline.graph import placement, resources
 from pipeline.graph.graph import NO_EXTERNAL_FILES, ExternalFiles, Graph, Node, StreamSpec
@@ -279,7 +279,7 @@ def _resolve(
             logging.warning("%s; leaving it out", str(error).removeprefix(f"{where}: "))
             _leave_out(node)
             continue
-        node.fixed_replicas, offers[node] = resolved.replicas, resolved.offers
+        node.fixed_replicas, offers[node] = resolved.replicas, _valid_offers(node, resolved)
     nodes[:] = [node for node in nodes if node in offers]
     for index, node in enumerate(nodes):
         node.index = index
@@ -294,6 +294,16 @@ def _resolve(
             stage = _located(f"{where}: stages.{node.name}", node.kind, node.settings, node.context)
             node.effective = stage.effective()
     return streams
+
+
+def _valid_offers(node: Node, resolved: Resolved) -> tuple[object, ...]:
+    """Return the offers of a stage, without those about an array that it does not give."""
+    given = {array.name for array in node.kind.gives}
+    return tuple(
+        offer
+        for offer in resolved.offers
+        if not isinstance(offer, ArrayOffer) or offer.array in given
+    )
 
 
 def _leave_out(node: Node) -> None:

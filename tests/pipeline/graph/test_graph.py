@@ -43,7 +43,7 @@ class BoxesSettings(BatchSettings, frozen=True):
 
 class Boxes(Stage):
     takes = (Array("input", "float32", (1, 3, None, None)),)
-    gives = (Array("boxes", "float32", (None, 4)),)
+    gives = (Array("boxes", "float32", (None, 4)), Array("classes", "int32", (None,)))
     Settings = BoxesSettings
 
     @classmethod
@@ -51,6 +51,17 @@ class Boxes(Stage):
         if settings.model == "bad":
             raise SetupError("no model is called 'bad'")
         return Resolved((Labels(("person",)), Teller("boxes")), settings.replicas)
+
+
+class Breeds(Stage):
+    """A classifier behind the tracker: its labels are those of its own array."""
+
+    takes = (Array("boxes", "float32", (None, 4)),)
+    gives = (Array("breeds", "int32", (None,)),)
+
+    @classmethod
+    def resolve(cls, settings):
+        return Resolved((Labels(("poodle", "terrier")), Teller("breeds")))
 
 
 class Post(Stage):
@@ -353,7 +364,7 @@ def picky(monkeypatch, *takes):
         (
             Array("masks"),
             "stages.picky: takes the array 'masks', which no stage before it gives "
-            "(found image, input, boxes)",
+            "(found image, input, boxes, classes)",
         ),
         (
             Array("boxes", "float64", (None, 4)),
@@ -431,6 +442,20 @@ def test_the_nearest_offer_before_a_stage_wins_over_those_behind():
         "log": "post",
         "end": "post",
     }
+
+
+def test_labels_are_those_of_the_stage_that_gives_the_classes():
+    stages = {
+        "pre": {"use": "pre"},
+        "boxes": {"use": "boxes"},
+        "ids": {"use": "ids"},
+        "breeds": {"use": "tests.pipeline.graph.test_graph:Breeds"},
+        "log": {"use": "log"},
+    }
+    contexts = {node.name: node.context for node in made(stages).nodes}
+    assert contexts["log"].get(Labels) == Labels(("person",))
+    assert contexts["breeds"].get(Labels) == Labels(("person",))
+    assert contexts["log"].get(Teller) == Teller("breeds")
 
 
 def test_every_stage_knows_the_confidence_and_the_offers_behind_it():
