@@ -294,5 +294,5 @@ def test_of_several_streams_the_folder_with_the_streams_name_counts(tmp_path):
 def test_two_stages_do_not_fill_one_folder(tmp_path):
     (tmp_path / "photos").mkdir()
     save_image(tmp_path / "photos" / "a.png")
-    with pytest.raises(GraphError, match=r"out1: .* is used by stage out0 alone"):
+    with pytest.raises(GraphError, match=r"out1: .* is used by stage out0; choose another path"):
         built(tmp_path / "photos", tmp_path / "out", tmp_path / "out")
