@@ -1,6 +1,6 @@
 """Writes .avi: chunks behind each other, the index at the end.
 
-The lengths in the header are put right with each picture, so that players show all of a file whose
+The lengths in the header are updated with each image, so that players show the whole file if its
 writer was killed.
 """
 
@@ -10,16 +10,16 @@ import os
 import struct
 from array import array
 
-from stages.sinks.video.encoder import Packet
+from stages.sinks.video.packet import Packet
 from stages.sinks.video.track import Track, write_all
 
 MAX_BYTES = 1_900_000_000
-"""Players of the old kind take files of less than 2 GiB; then the next part begins."""
+"""Size at which the next part begins: old players take files of less than 2 GiB."""
 _KEY = 0x10
 
 
 def bitmap_header(track: Track) -> bytes:
-    """A BITMAPINFOHEADER, with the codec's extra bytes behind it."""
+    """Return a BITMAPINFOHEADER, followed by the codec's extra bytes."""
     width, height = track.width, track.height
     # In MPEG-4 the headers are in the stream.
     extra = track.config if track.codec == "FFV1" else b""
@@ -29,7 +29,7 @@ def bitmap_header(track: Track) -> bytes:
 
 
 def chunk(name: bytes, *parts: bytes) -> bytes:
-    """A chunk with what is in it."""
+    """Return a chunk with its content."""
     data = b"".join(parts)
     return name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
 
@@ -43,7 +43,7 @@ class Avi:
         self._descriptor, self._track = descriptor, track
         self._sizes, self._keys = array("I"), bytearray()
         self._at = array("I")
-        """Of each chunk, counted from the word `movi`."""
+        """Place of each chunk, counted from the word `movi`."""
         self._movi_bytes = 4
         self._longest = 0
         start = self._start(0)
@@ -51,7 +51,7 @@ class Avi:
         write_all(descriptor, start)
 
     def write(self, packet: Packet) -> None:
-        """Add the next picture."""
+        """Add the next image."""
         data = chunk(b"00dc", packet.data)
         write_all(self._descriptor, data)
         self._at.append(self._movi_bytes)
@@ -60,26 +60,26 @@ class Avi:
         self._movi_bytes += len(data)
         self.is_full = self._movi_bytes > MAX_BYTES
         self._longest = max(self._longest, len(packet.data))
-        self._put_right(0)
+        self._update_header(0)
 
     def finish(self) -> None:
-        """Add the index, and put the lengths right."""
+        """Add the index, and write the lengths."""
         entries = [
             struct.pack("<4sIII", b"00dc", _KEY * key, at, size)
             for key, at, size in zip(self._keys, self._at, self._sizes, strict=True)
         ]
         index = chunk(b"idx1", *entries)
         write_all(self._descriptor, index)
-        self._put_right(len(index))
+        self._update_header(len(index))
 
-    def _put_right(self, behind: int) -> None:
+    def _update_header(self, behind: int) -> None:
         os.pwrite(self._descriptor, self._start(behind), 0)
 
     def _start(self, behind: int) -> bytes:
-        """Everything before the first picture, always of the same length.
+        """Return everything before the first image, always of the same length.
 
         Args:
-            behind: bytes behind the last picture.
+            behind: number of bytes behind the last image.
         """
         track, count = self._track, len(self._sizes)
         longest = self._longest

@@ -1,7 +1,7 @@
 """Writes .mkv and .webm (RFC 9559), block by block.
 
 Lengths that are not known yet are written as unknown, which players take for "up to the end", and
-are put right later. The duration is put right with each picture, at the end the index is added.
+are corrected later. The duration is updated with each image; at the end the index is added.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import os
 import struct
 
 from stages.sinks.video.avi import bitmap_header
-from stages.sinks.video.encoder import Packet
+from stages.sinks.video.packet import Packet
 from stages.sinks.video.track import Track, write_all
 
 CLUSTER_MS = 5000
-"""A cluster's blocks have 16 bits for their time; a new one begins at each key frame, too."""
+"""Longest duration of a cluster, whose blocks have 16 bits for their time. A new one also begins at
+each key frame."""
 _UNKNOWN = b"\x01" + b"\xff" * 7
 _SEEK_BYTES = 160
-"""Kept free at the beginning for the places of the other parts."""
+"""Space at the beginning for the places of the other parts."""
 
 _EBML, _SEGMENT, _SEEK_HEAD, _SEEK = 0x1A45DFA3, 0x18538067, 0x114D9B74, 0x4DBB
 _INFO, _TRACKS, _CLUSTER, _CUES = 0x1549A966, 0x1654AE6B, 0x1F43B675, 0x1C53BB6B
@@ -25,13 +26,13 @@ _VOID, _DURATION, _SIMPLE_BLOCK = 0xEC, 0x4489, 0xA3
 
 
 def element(number: int, *parts: bytes) -> bytes:
-    """An element with what is in it."""
+    """Return an element with its content."""
     data = b"".join(parts)
     return _id(number) + _size(len(data)) + data
 
 
 def unsigned(number: int, value: int) -> bytes:
-    """An element that holds a number."""
+    """Return an element that contains a number."""
     return element(number, value.to_bytes(max(1, -(-value.bit_length() // 8)), "big"))
 
 
@@ -40,7 +41,7 @@ def _id(number: int) -> bytes:
 
 
 def _size(length: int) -> bytes:
-    """A length in 8 bytes, so that it can take the place of an unknown one."""
+    """Return a length in 8 bytes, so that it can replace an unknown one."""
     return (1 << 56 | length).to_bytes(8, "big")
 
 
@@ -77,7 +78,7 @@ class Matroska:
         self._append(start)
 
     def write(self, packet: Packet) -> None:
-        """Add the next picture."""
+        """Add the next image."""
         time_ms = round(self._count * 1000 / self._rate)
         self._count += 1
         if self._cluster_at < 0 or packet.key or time_ms - self._cluster_ms > CLUSTER_MS:
@@ -87,7 +88,7 @@ class Matroska:
         self._put(self._info(float(self._count * 1000 / self._rate)), self._info_at)
 
     def finish(self) -> None:
-        """Put all lengths right, and add the index."""
+        """Write all lengths, and add the index."""
         self._end_cluster()
         cues_at = self._end
         points = [
@@ -121,12 +122,12 @@ class Matroska:
         self._append(_id(_CLUSTER) + _UNKNOWN + unsigned(0xE7, time_ms))
 
     def _end_cluster(self) -> None:
-        """Put right how long the cluster is."""
+        """Write the length of the cluster."""
         if self._cluster_at >= 0:
             self._put(_size(self._end - self._cluster_at - 12), self._cluster_at + 4)
 
     def _info(self, duration_ms: float) -> bytes:
-        """Always of the same length."""
+        """Return the element with the duration, always of the same length."""
         name = b"Eyeline"
         return element(
             _INFO,

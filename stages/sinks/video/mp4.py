@@ -1,8 +1,8 @@
 """Writes .mp4 and .mov (ISO/IEC 14496-12), fragmented until they are complete.
 
-While it is written the file is `ftyp free moov (moof mdat)...`: each picture is a fragment that
-describes itself. At the end comes a `moov` with the index of all pictures, and `free` becomes an
-`mdat` that covers all between: an ordinary file, which every player can seek in.
+While it is written the file is `ftyp free moov (moof mdat)...`: each image is a fragment that
+describes itself. At the end a `moov` with the index of all images is added, and `free` becomes an
+`mdat` that covers everything in between: a regular file, in which every player can seek.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ import struct
 import sys
 from array import array
 
-from stages.sinks.video.encoder import Packet
+from stages.sinks.video.packet import Packet
 from stages.sinks.video.track import Track, write_all
 
 MIN_TIMESCALE = 10_000
-"""Of the file's clock, in ticks per second; a multiple of the rate."""
+"""Lowest rate of the file's clock, in ticks per second; the rate is a multiple of `Track.rate`."""
 _KEY, _OTHER = 0x02000000, 0x01010000
-"""Flags of a picture: depends on no other, depends on others."""
+"""Flags of an image that depends on no other, and of one that depends on others."""
 _MATRIX = struct.pack(">9I", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 _COLOURS = 1, 1, 6
 """Primaries and transfer of BT.709, matrix of BT.601, as OpenCV converts."""
 _PROFILES = ((36_864, 10), (122_880, 20), (552_960, 30), (2_228_224, 40), (8_912_896, 50))
-"""VP9: most pixels of a picture, level."""
+"""Levels of VP9: largest number of pixels of an image, and the level."""
 
 
 def box(name: bytes, *parts: bytes) -> bytes:
-    """A box of a kind with what is in it."""
+    """Return a box with its content."""
     return struct.pack(">I4s", 8 + sum(map(len, parts)), name) + b"".join(parts)
 
 
 def full_box(name: bytes, version: int, flags: int, *parts: bytes) -> bytes:
-    """A box with a version and flags."""
+    """Return a box with a version and flags."""
     return box(name, struct.pack(">I", version << 24 | flags), *parts)
 
 
@@ -43,7 +43,7 @@ class Mp4:
 
     def __init__(self, descriptor: int, track: Track) -> None:
         self._descriptor, self._track = descriptor, track
-        # Whole ticks for each picture, and enough of them.
+        # Whole ticks for each image, and enough of them.
         times = -(-MIN_TIMESCALE // track.rate.numerator)
         self._timescale = track.rate.numerator * times
         self._ticks = track.rate.denominator * times
@@ -57,7 +57,7 @@ class Mp4:
         self._end = len(start)
 
     def write(self, packet: Packet) -> None:
-        """Add the next picture."""
+        """Add the next image."""
         count = len(self._sizes)
         flags = _KEY if packet.key else _OTHER
         header = self._moof(count, 0, 0, 0)
@@ -71,13 +71,13 @@ class Mp4:
         self._end += len(header) + len(packet.data)
 
     def finish(self) -> None:
-        """Write the index of all pictures, and hide the fragments' own."""
+        """Write the index of all images, and hide the headers of the fragments."""
         write_all(self._descriptor, self._moov(b""))
         hidden = struct.pack(">I4sQ", 1, b"mdat", self._end - self._hole_at)
         os.pwrite(self._descriptor, hidden, self._hole_at)
 
     def _moof(self, count: int, offset: int, size: int, flags: int) -> bytes:
-        """The header of a fragment of one picture."""
+        """Return the header of a fragment of one image."""
         return box(
             b"moof",
             full_box(b"mfhd", 0, 0, struct.pack(">I", count + 1)),
@@ -90,7 +90,7 @@ class Mp4:
         )
 
     def _moov(self, extends: bytes) -> bytes:
-        """What the file holds: of all pictures until now, or of none where fragments extend it."""
+        """Return the index of all images so far; of none, if fragments extend it."""
         count = 0 if extends else len(self._sizes)
         duration = count * self._ticks
         width, height = self._track.width, self._track.height
@@ -118,7 +118,7 @@ class Mp4:
         )
 
     def _table(self, count: int) -> bytes:
-        """Where each picture is, how long, when, and which are key frames."""
+        """Return the tables of the images: place, size, time, and which are key frames."""
         sizes, offsets, keys = (
             _big_endian(values[:count]) for values in (self._sizes, self._offsets, self._keys)
         )
@@ -137,7 +137,7 @@ class Mp4:
 
 
 def sample_entry(track: Track) -> bytes:
-    """What a decoder must know, by the codec."""
+    """Return the description of the codec for a decoder."""
     name, config = {
         "vp09": (b"vp09", _vp9_config),
         "mp4v": (b"mp4v", _mpeg4_config),
@@ -168,7 +168,7 @@ def _mpeg4_config(track: Track) -> bytes:
         assert len(data) < 1 << 14
         return bytes([tag, 0x80 | len(data) >> 7, len(data) & 0x7F]) + data
 
-    # Visual (0x20) as a video stream (0x11), of a buffer and rates that are not said.
+    # Visual (0x20) as a video stream (0x11); buffer size and rates are not stated.
     decoder = struct.pack(">BB3xII", 0x20, 0x11, 0, 0) + part(5, track.config)
     return full_box(b"esds", 0, 0, part(3, b"\0\1\0" + part(4, decoder) + part(6, b"\2")))
 

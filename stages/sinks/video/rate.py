@@ -1,4 +1,4 @@
-"""The rate of a video, and which of its pictures shows which frame."""
+"""The rate of a video, and the place of each frame in it."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ MIN_FPS, MAX_FPS = 1.0, 240.0
 MAX_DECLARED_FPS = 120.0
 """Files without a steady rate declare thousands: the unit of their clock."""
 GRID_S = 0.002
-"""Time stamps in milliseconds, or of a 90 kHz clock, may be off by so much."""
+"""Rounding error of timestamps in milliseconds, or of a 90 kHz clock."""
 REGULAR = 0.25
-"""Frames come regularly when most are apart by their median distance, give or take so much."""
+"""Frames are regular if most intervals differ from their median by at most this fraction."""
 NEAR = 0.03
-"""A measured rate that is so near to a usual one is that one."""
+"""Largest relative difference at which a measured rate is taken for a usual one."""
 USUAL_FPS = (
     *(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.5, 8.0, 10.0, 12.0, 12.5, 15.0, 20.0),
     *(24000 / 1001, 24.0, 25.0, 30000 / 1001, 30.0, 48.0, 50.0, 60000 / 1001, 60.0, 100.0, 120.0),
 )
 MAX_GAP_S = 60.0
-"""Of a longer gap between two frames the video shows so much."""
+"""Longest gap between two frames that the video shows; the rest of a longer one is left out."""
 EARLY = 0.75
-"""A frame takes the next place in the video although it is so many places early or late: the
-jitter of a camera must not cost one frame and repeat another."""
+"""Number of places by which a frame may be early or late and still take the next one: the jitter of
+a camera must not drop one frame and repeat another."""
 
 
 def declared_rate(fps: float) -> float | None:
-    """The rate that a source declares, exactly; None where it is none to rely on."""
+    """Return the exact rate that a source declares; None: it is not reliable."""
     return float(exact_rate(fps)) if MIN_FPS <= fps <= MAX_DECLARED_FPS else None
 
 
 def rate_of(times_s: Sequence[float], declared_fps: float = 0.0) -> float:
-    """The rate that fits the times of the first frames.
+    """Return the rate that fits the times of the first frames.
 
     Args:
-        times_s: of the frames, seconds.
-        declared_fps: what the source says; 0: nothing. It counts if each time is a multiple.
+        times_s: times of the frames, seconds.
+        declared_fps: rate that the source declares; 0: none. It counts if all times fit it.
     """
     declared = declared_rate(declared_fps)
     if declared is not None and _is_on_grid(times_s, declared):
@@ -48,17 +48,19 @@ def rate_of(times_s: Sequence[float], declared_fps: float = 0.0) -> float:
     nearest = min(USUAL_FPS, key=lambda fps: abs(measured / fps - 1))
     if abs(measured / nearest - 1) < NEAR:
         return nearest
-    # Frames of a steady rate, with some of them missing: none of those that are there is left out.
+    # Frames of a steady rate, some of which are missing: none of the others is left out.
     faster = (fps for fps in USUAL_FPS if fps > measured and _is_on_grid(times_s, fps))
     return next(faster, measured)
 
 
 def fps_of(times_s: Sequence[float]) -> float:
-    """The frame rate that fits the times of the first frames: from the mean of those of their
-    distances that are near the median, as a gap does not count; of all, if few are.
+    """Measure the frame rate from the times of the first frames.
+
+    It is the mean of the intervals near their median, so that a gap does not count; of all
+    intervals, if few are near it.
 
     Returns:
-        Pictures per second, from 1 to 240; 25 where the times say nothing.
+        Images per second, from 1 to 240; 25 if the times do not determine it.
     """
     apart_s = [later - before for before, later in pairwise(times_s)]
     typical_s = median(apart_s) if apart_s else 0.0
@@ -78,10 +80,10 @@ def _is_on_grid(times_s: Sequence[float], fps: float) -> bool:
 
 
 class Pace:
-    """Which place in a video of a steady rate each frame has, by its time.
+    """Places of frames in a video of a steady rate, by their times.
 
     Args:
-        fps: pictures per second of the video.
+        fps: images per second of the video.
     """
 
     def __init__(self, fps: float) -> None:
@@ -91,10 +93,10 @@ class Pace:
         self._next = 0
 
     def repeats(self, time_s: float) -> int | None:
-        """How often the picture before is shown once more, before that of a frame of this time.
+        """Return how many times the image before is repeated first, for a frame of this time.
 
-        None: its place is taken by the frame before. Times that go back, or on by more than
-        `MAX_GAP_S`, are taken for a new beginning of the clock.
+        None: its place is taken by the frame before. Times that go back, or forward by more than
+        `MAX_GAP_S`, are taken for a clock that was set.
         """
         if self._last_s is None:
             self._start_s = time_s
@@ -111,6 +113,6 @@ class Pace:
         return 0 if place < self._next + EARLY else round(place) - self._next
 
     def take(self, time_s: float, repeats: int) -> None:
-        """Count the picture of a frame, with those that were repeated before it."""
+        """Count the image of a frame, and those that were repeated before it."""
         self._last_s = time_s
         self._next += 1 + repeats

@@ -1,8 +1,8 @@
-"""What the writers of containers have in common: `mp4.py`, `matroska.py` and `avi.py`.
+"""The contract of the writers of containers: `mp4.py`, `matroska.py` and `avi.py`.
 
-FFmpeg's writers, as OpenCV uses them, keep a quarter of a megabyte in memory, and what lets an
-.mp4 be played until the very end. These write each packet as it comes, so that a file whose
-writer was killed plays up to there.
+FFmpeg's writers, as OpenCV uses them, keep a quarter of a megabyte in memory, and write the index
+without which an .mp4 cannot be played at the very end. These write each packet as it comes, so that
+a file can be played up to the moment at which its writer was killed.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import os
 from fractions import Fraction
 from typing import NamedTuple, Protocol
 
-from stages.sinks.video.encoder import Packet
+from stages.sinks.video.packet import Packet
 
 
 class Track(NamedTuple):
     """The one track of a file."""
 
     codec: str
-    """As in the settings of the video sink."""
+    """Codec, as in the settings of the video sink."""
     config: bytes
     """See `Encoder.config`."""
     width: int
-    """Of the pictures in pixels."""
+    """Width of the images in pixels."""
     height: int
     rate: Fraction
-    """Pictures per second."""
+    """Images per second."""
 
 
 class Container(Protocol):
@@ -36,13 +36,13 @@ class Container(Protocol):
     """
 
     is_full: bool
-    """The file has become as long as its format allows."""
+    """Whether the file has become as long as its format allows."""
 
     def write(self, packet: Packet) -> None:
-        """Add the next picture; it can be played as soon as this returns."""
+        """Add the next image; it can be played as soon as this returns."""
 
     def finish(self) -> None:
-        """Complete the file: its length and its index."""
+        """Complete the file: write its length and its index."""
 
 
 def write_all(descriptor: int, data: bytes) -> None:
@@ -57,7 +57,7 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 def exact_rate(fps: float) -> Fraction:
-    """A rate without the error of its float: 29.97002997 is 30000/1001."""
+    """Return a rate without the error of its float: 29.97002997 is 30000/1001."""
     for whole in (24, 30, 48, 60, 120, 240):
         film = Fraction(whole * 1000, 1001)
         if abs(fps - film) < 5e-4:

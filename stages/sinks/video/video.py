@@ -1,9 +1,9 @@
 """The annotated video, one file per stream, at the speed of its source.
 
-A video has a steady rate: where frames are missing, the picture before is shown once more, and
-where they come faster than the rate, some are left out. A file can be played at any moment, also
-when its writer was killed: then the video goes on in a new part (out.part2.mp4), and so it does
-when the picture changes its size.
+A video has a steady rate: if frames are missing, the image before is repeated, and if they come
+faster than the rate, some are left out. A file can be played at any moment, also when its writer
+was killed: then the video continues in a new part (out.part2.mp4), as it does when the size of the
+images changes.
 """
 
 from __future__ import annotations
@@ -29,23 +29,25 @@ from stages.sinks.video.video_file import Codec, VideoFile, codec_for, warn_of_c
 
 TRIAL_S = 1.0
 TRIAL_FRAMES = 12
-"""`fps: auto` works the rate out from so much of the source's time, and so many frames. They are
-written at once, at the rate that the source declares, and again where another one fits."""
+"""`fps: auto` measures the rate over this time of the source, and over this number of frames. They
+are written immediately, at the rate that the source declares, and again if another one fits."""
 MAX_TRIAL_BYTES = 64 << 20
-"""As many bytes of pictures are kept for that at most."""
+"""Limit of the images that are kept for that."""
 
 
 class VideoSettings(Settings, frozen=True):
     """Settings of the video sink."""
 
     path: Annotated[str, msgspec.Meta(min_length=1)]
-    """File to write; {stream} stands for the stream's name, which is added where there are
-    several streams. Its ending chooses the container."""
+    """File to write; {stream} stands for the stream's name, which is added if there are several
+    streams. Its suffix chooses the container."""
     codec: Codec = "auto"
-    """auto: VP9 in .mp4, .mov, .mkv and .webm, which browsers play; mp4v in .avi."""
+    """Codec of the video. auto: VP9 in .mp4, .mov, .mkv and .webm, which browsers play; mp4v in
+    .avi."""
     fps: Annotated[float, msgspec.Meta(ge=1, le=240)] | Literal["auto"] = "auto"
-    """auto: the rate that the source declares, where the times of its first second confirm it, or
-    else the rate of these frames. The video always plays at the speed of its source."""
+    """Images per second. auto: the rate that the source declares, if the times of its first second
+    confirm it, else the measured rate of these frames. The video always plays at the speed of its
+    source."""
     annotate: bool = True
     """Draw boxes, tags and trails."""
 
@@ -65,15 +67,16 @@ class Video(Stage):
         self._annotator = Annotator(labels_of(context))
         self._live = bool(context.live)
         self._start_ns = time.time_ns() - time.monotonic_ns() + context.started_ns
-        """Of the run, by the wall clock."""
+        """Start of the run, Unix time."""
         self._files: dict[str, _File] = {}
 
     @classmethod
     def resolve(cls, settings: VideoSettings) -> Resolved:
-        """See that the ending, the codec and the place fit.
+        """Check the suffix, the codec, and that the file can be written.
 
         Raises:
-            SetupError: they do not.
+            SetupError: the suffix is unknown, the codec does not fit it, or the file cannot be
+                written.
         """
         codec_for(settings.path, settings.codec)
         check_writable(settings.path)
@@ -86,16 +89,16 @@ class Video(Stage):
 
     def open(self) -> None:
         """Warn of a codec that browsers do not play."""
-        warn_of_codec("video", codec_for(self.settings.path, self.settings.codec))
+        warn_of_codec(codec_for(self.settings.path, self.settings.codec), self.context.log)
 
     def process(self, frame: Frame) -> None:
-        """Write the picture of a frame.
+        """Write the image of a frame.
 
         Raises:
-            RunError: the disk is full, or the file cannot be made.
+            RunError: the disk is full, or the file cannot be created.
         """
         image = self._annotator.draw(frame) if self.settings.annotate else frame["image"]
-        # The picture is the annotator's, or the slot's: the encoder's thread needs its own.
+        # The array belongs to the annotator or to the slot: the encoder's thread needs a copy.
         self._file(frame.stream).write(image.copy(), frame.time_s, frame.header.fps)
 
     def end(self, stream: str) -> None:
@@ -115,7 +118,7 @@ class Video(Stage):
             raise failures[0]
 
     def counters(self) -> Mapping[str, int]:
-        """Pictures that were repeated, and frames that were left out, to keep the speed."""
+        """Return the numbers of images repeated, and of frames left out, to keep the speed."""
         files = self._files.values()
         return {
             "repeated": sum(file.repeated for file in files),
@@ -123,18 +126,18 @@ class Video(Stage):
         }
 
     def state(self, stream: str) -> bytes:
-        """The number of the part that is being written, and the frame rate once known."""
+        """Return the number of the part that is being written, and the frame rate if known."""
         file = self._file(stream)
         return msgspec.json.encode((file.part, file.fps))
 
     def restore(self, stream: str, state: bytes) -> None:
-        """Go on in the next part, as nothing can be added to a file that was cut off."""
+        """Continue in the next part, since an incomplete file cannot be continued."""
         file = self._file(stream)
         file.part, file.fps = msgspec.json.decode(state, type=tuple[int, float | None])
-        # A predecessor that was told to end has completed a file after its state was saved.
+        # The process before, if it was asked to end, completed a file after its state was saved.
         while file.was_made_since(self._start_ns, file.part + 1):
             file.part += 1
-        # One that was killed before its first picture has left nothing to keep.
+        # If it was killed before its first image, its last file is empty.
         while file.part and file.is_empty(file.part):
             file.part -= 1
 
@@ -151,20 +154,20 @@ class _File:
     """The video of one stream, in one part or more.
 
     Args:
-        path: of the first part.
-        codec: of all parts.
-        fps: pictures per second; None: to be found out.
-        waits: for the encoder; or else frames are left out while it is busy.
-        beat: called while the encoder is waited for.
+        path: path of the first part.
+        codec: codec of all parts.
+        fps: images per second; None: to be measured.
+        waits: whether to wait for the encoder; else frames are left out while it is busy.
+        beat: called repeatedly while the encoder is waited for.
     """
 
     def __init__(
         self, path: Path, codec: str, fps: float | None, waits: bool, beat: Callable[[], None]
     ) -> None:
         self.part = 0
-        """Of the file that is open, or was open last; from 1."""
+        """Number of the file that is open, or was open last, from 1; 0: none was."""
         self.fps = fps
-        """None: not known yet."""
+        """Images per second; None: not known yet."""
         self.repeated = 0
         self.left_out = 0
         self._path, self._codec, self._waits, self._beat = path, codec, waits, beat
@@ -172,17 +175,17 @@ class _File:
         self._shape: tuple[int, ...] = ()
         self._pace = Pace(FPS_UNKNOWN)
         self._trial: list[tuple[NDArray[np.uint8], float]] = []
-        """Picture and time of the frames from which the rate is found out."""
+        """Image and time of the frames from which the rate is measured."""
         self._declared_fps = 0.0
         self._trial_fps = FPS_UNKNOWN
-        """The rate at which they are written meanwhile."""
+        """Rate at which they are written in the meantime."""
 
     def write(self, image: NDArray[np.uint8], time_s: float, declared_fps: float) -> None:
-        """Add the picture of a frame.
+        """Add the image of a frame.
 
         Args:
             image: (H, W, 3) uint8 BGR, which must not be changed afterwards.
-            time_s: of the frame, seconds into its stream.
+            time_s: time of the frame, seconds into its stream.
             declared_fps: rate that its source declares; 0: none.
         """
         if self.fps is None and image.shape != self._shape and self._trial:
@@ -197,14 +200,14 @@ class _File:
             self._settle()
 
     def was_made_since(self, wall_ns: int, part: int) -> bool:
-        """Whether the file of a part is not one of an earlier run."""
+        """Return whether the file of a part was written since then, not by an earlier run."""
         try:
             return part_path(self._path, part).stat().st_mtime_ns >= wall_ns
         except OSError:
             return False
 
     def is_empty(self, part: int) -> bool:
-        """Whether the file of a part has no byte in it."""
+        """Return whether the file of a part has no content."""
         try:
             return part_path(self._path, part).stat().st_size == 0
         except OSError:
@@ -227,7 +230,7 @@ class _File:
         return many or kept_bytes > MAX_TRIAL_BYTES
 
     def _settle(self) -> None:
-        """Decide on the rate; where it is not the one that was tried, write the pictures again."""
+        """Decide on the rate; if it is not the one in use, write the images again."""
         trial, self._trial = self._trial, []
         self.fps = rate_of([time_s for _, time_s in trial], self._declared_fps)
         if self._open is None or self.fps == self._trial_fps:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import stat
 import threading
@@ -16,11 +15,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.context import Log
 from pipeline.errors import RunError, SetupError
 from stages.sinks.video.avi import Avi
-from stages.sinks.video.encoder import Encoder, Packet, encoder_for
+from stages.sinks.video.encoder import encoder_for
 from stages.sinks.video.matroska import Matroska
 from stages.sinks.video.mp4 import Mp4
+from stages.sinks.video.packet import Encoder, Packet
 from stages.sinks.video.track import Container, Track, exact_rate
 
 CODECS = {
@@ -30,50 +31,52 @@ CODECS = {
     ".mkv": ("VP90", "VP80", "mp4v", "XVID", "MJPG", "FFV1"),
     ".webm": ("VP90", "VP80"),
 }
-"""What each container takes; the first is `auto`. VP9 is what browsers play that OpenCV's wheels
-can encode: they hold no encoder for H.264. No browser plays an .avi."""
+"""Codecs of each container; the first is `auto`. VP9 is the codec that browsers play and OpenCV's
+wheels can encode: they have no encoder for H.264. No browser plays an .avi."""
 
 Codec = Literal["auto", "mp4v", "vp09", "VP80", "VP90", "XVID", "MJPG", "FFV1"]
 
 MIN_SIDE = 16
-"""Pictures smaller than this, or of odd sides, are made larger by repeating their edge: encoders
-cut off a row or a column, and refuse or crash on a few pixels."""
+"""Side in pixels to which smaller images are extended by repeating their edge, as are odd sides:
+encoders cut off a row or a column, and refuse or crash on a few pixels."""
 MAX_WAITING = 2
-"""Pictures that wait for the encoder: what a crash loses."""
+"""Images that wait for the encoder; a crash loses them."""
 MIN_FREE_BYTES = 16 << 20
-"""The disk counts as full when it has no room for this much, which the index at the end of a file
-needs, and for the raw pictures until the next look."""
-SPACE_PICTURES = 8
-"""Pictures between two looks."""
+"""The disk counts as full when it has no room for this, which the index at the end of a file needs,
+and for the raw images until the next check."""
+CHECK_IMAGES = 8
+"""Images between two checks of the disk."""
 
 
-class _Job(NamedTuple):
-    image: NDArray[np.uint8] | None
+class _ImageToEncode(NamedTuple):
+    image: NDArray[np.uint8]
     repeats: int
-    """How often the picture before it is shown once more, first."""
+    """Number of times that the image before it is repeated first."""
 
 
 class VideoFile:
-    """One video file, of pictures of one size at a steady rate. It can be played at any moment.
+    """One video file, of images of one size at a steady rate. It can be played at any moment.
 
-    A thread encodes and writes; `write` waits for it only where `MAX_WAITING` pictures wait.
+    A thread encodes and writes; `write` waits for it only if `MAX_WAITING` images wait.
 
     Args:
-        path: its ending chooses the container, one of `CODECS`; its folder is made.
-        codec: one that the container takes.
-        fps: pictures per second.
-        width: of the pictures, in pixels.
-        height: likewise.
+        path: path of the file; its suffix chooses the container, one of `CODECS`. Its folder is
+            created.
+        codec: one of the codecs of the container.
+        fps: images per second.
+        width: width of the images, in pixels.
+        height: height of the images, in pixels.
 
     Raises:
-        RunError: the disk is full, or the file cannot be made.
+        RunError: the disk is full, or the file cannot be created.
     """
 
     def __init__(self, path: Path, codec: str, fps: float, width: int, height: int) -> None:
         self.path, self._codec, self._fps = path, codec, fps
         self.written = 0
-        """Pictures, with those that wait and those that are repeated."""
-        self._looked = 0
+        """Number of images, including those that wait and those that are repeated."""
+        self._unchecked = 0
+        """Number of images that may be written until the next check of the disk."""
         self._descriptor = -1
         self._failure: Exception | None = None
         self._encoder: Encoder | None = None
@@ -93,43 +96,43 @@ class VideoFile:
             self._encoder = self._new_encoder()
         except (OSError, RunError) as error:
             self._release()
-            raise self._described(error) from None
-        self._queue: Queue[_Job | None] = Queue(MAX_WAITING)
+            raise self._describe(error) from None
+        self._queue: Queue[_ImageToEncode | None] = Queue(MAX_WAITING)
         self._thread: threading.Thread | None = None
         self._start()
 
     @property
     def is_full(self) -> bool:
-        """The file has become as long as its format allows."""
+        """Whether the file has become as long as its format allows."""
         return self._container is not None and self._container.is_full
 
     @property
     def is_busy(self) -> bool:
-        """The next `write` would wait."""
+        """Whether the next `write` would wait."""
         return self._queue.full()
 
     def write(
         self, image: NDArray[np.uint8], repeats: int = 0, beat: Callable[[], None] | None = None
     ) -> None:
-        """Add a picture, (height, width, 3) uint8 BGR, which must not be changed afterwards.
+        """Add an image, (height, width, 3) uint8 BGR, which must not be changed afterwards.
 
         Args:
-            image: the picture.
-            repeats: how often the one before it is shown once more, first.
-            beat: called while the encoder is waited for.
+            image: the image.
+            repeats: number of times that the image before it is repeated first.
+            beat: called repeatedly while the encoder is waited for: the heartbeat of the worker.
 
         Raises:
             RunError: the disk is full, or has failed.
         """
-        if self._looked <= 0:
+        if self._unchecked <= 0:
             self._check_space(image.nbytes)
-            self._looked = SPACE_PICTURES
-        self._looked -= 1
-        self._put(_Job(image, repeats if self.written else 0), beat)
+            self._unchecked = CHECK_IMAGES
+        self._unchecked -= 1
+        self._put(_ImageToEncode(image, repeats if self.written else 0), beat)
         self.written += 1 + (repeats if self.written else 0)
 
     def restart(self, fps: float) -> None:
-        """Throw away what was written, and begin the same file at another rate.
+        """Discard the images, and begin the same file at another rate.
 
         Raises:
             RunError: the disk has failed.
@@ -145,14 +148,14 @@ class VideoFile:
             os.lseek(self._descriptor, 0, os.SEEK_SET)
             self._encoder = self._new_encoder()
         except (OSError, RunError) as error:
-            raise self._described(error) from None
+            raise self._describe(error) from None
         self._start()
 
     def close(self) -> None:
         """Complete the file. May be called twice.
 
         Raises:
-            RunError: the disk is full, or has failed; what was written can be played.
+            RunError: the disk is full, or has failed; the images before that can be played.
         """
         if self._descriptor < 0:
             return
@@ -168,13 +171,13 @@ class VideoFile:
             self._release()
         self._raise_failure()
 
-    def _put(self, job: _Job, beat: Callable[[], None] | None) -> None:
+    def _put(self, item: _ImageToEncode, beat: Callable[[], None] | None) -> None:
         self._raise_failure()
         while beat is not None and self._queue.full() and self._failure is None:
             beat()
             with self._room:
                 self._room.wait_for(lambda: not self._queue.full(), 0.1)
-        self._queue.put(job)
+        self._queue.put(item)
 
     def _start(self) -> None:
         self._room = threading.Condition()
@@ -188,25 +191,24 @@ class VideoFile:
             self._thread = None
 
     def _run(self) -> None:
-        """Encode and write until the end; after a failure only take what comes."""
-        while (job := self._queue.get()) is not None:
+        """Encode and write until the end; after a failure only empty the queue."""
+        while (item := self._queue.get()) is not None:
             with self._room:
                 self._room.notify()
             if self._failure is not None:
                 continue
             try:
-                self._take(job)
-            except Exception as error:  # whatever it is, the stage is to raise it
+                self._encode(item)
+            except Exception as error:  # of any kind: the stage raises it
                 self._failure = error
 
-    def _take(self, job: _Job) -> None:
+    def _encode(self, item: _ImageToEncode) -> None:
         assert self._encoder is not None
-        for _ in range(job.repeats):
+        for _ in range(item.repeats):
             self._add(self._encoder.repeat())
-        if job.image is not None:
-            self._add(self._encoder.encode(self._padded(job.image)))
+        self._add(self._encoder.encode(self._pad(item.image)))
 
-    def _padded(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _pad(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if not (self._right or self._below):
             return image
         edges = 0, self._below, 0, self._right
@@ -224,11 +226,11 @@ class VideoFile:
     def _new_container(self) -> Container:
         assert self._encoder is not None
         track = Track(self._codec, self._encoder.config, *self._size, exact_rate(self._fps))
-        ending = self.path.suffix.lower()
-        if ending == ".avi":
+        suffix = self.path.suffix.lower()
+        if suffix == ".avi":
             return Avi(self._descriptor, track)
-        if ending in (".mkv", ".webm"):
-            return Matroska(self._descriptor, track, ending == ".webm")
+        if suffix in (".mkv", ".webm"):
+            return Matroska(self._descriptor, track, suffix == ".webm")
         return Mp4(self._descriptor, track)
 
     def _release(self) -> None:
@@ -242,9 +244,9 @@ class VideoFile:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             failure, self._failure = self._failure, None
-            raise self._described(failure) from None
+            raise self._describe(failure) from None
 
-    def _described(self, error: Exception) -> Exception:
+    def _describe(self, error: Exception) -> Exception:
         if isinstance(error, OSError):
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             advice = "free some space or choose another path" if full else "choose another path"
@@ -254,10 +256,10 @@ class VideoFile:
             return RunError(f"cannot write {str(self.path)!r}: {error}")
         return error
 
-    def _check_space(self, picture_bytes: int) -> None:
+    def _check_space(self, image_bytes: int) -> None:
         disk = os.statvfs(self.path.parent)
         free_bytes = disk.f_bavail * disk.f_frsize
-        if free_bytes < MIN_FREE_BYTES + SPACE_PICTURES * picture_bytes:
+        if free_bytes < MIN_FREE_BYTES + CHECK_IMAGES * image_bytes:
             raise RunError(
                 f"cannot write {str(self.path)!r}: only {free_bytes >> 20} MB are left on "
                 "the disk; free some space or choose another path"
@@ -265,33 +267,34 @@ class VideoFile:
 
 
 def codec_for(path: str, codec: str) -> str:
-    """The codec to write a file with.
+    """Return the codec of a file.
 
     Args:
         path: name of the file.
-        codec: as in the settings.
+        codec: codec, as in the settings.
 
     Raises:
-        SetupError: the file's ending is not known, or takes no such codec.
+        SetupError: the suffix of the file is unknown, or its container does not take the codec.
     """
-    ending = Path(path).suffix.lower()
-    if ending not in CODECS:
+    suffix = Path(path).suffix.lower()
+    if suffix not in CODECS:
         raise SetupError(
-            f"path: {path!r} must end in one of {', '.join(CODECS)}; "
-            "the ending chooses the container"
+            f"path: expected a name that ends in {', '.join(CODECS)} (found {path!r}); the ending "
+            "chooses the container"
         )
     if codec == "auto":
-        return CODECS[ending][0]
-    if codec not in CODECS[ending]:
-        raise SetupError(f"codec: {ending} takes {' or '.join(CODECS[ending])}, not {codec}")
+        return CODECS[suffix][0]
+    if codec not in CODECS[suffix]:
+        raise SetupError(
+            f"codec: expected {' or '.join(CODECS[suffix])} for {suffix} (found {codec}); choose "
+            "one, or auto"
+        )
     return codec
 
 
-def warn_of_codec(stage: str, codec: str) -> None:
+def warn_of_codec(codec: str, log: Log) -> None:
     """Log that browsers do not play a codec, if they do not."""
     if codec not in ("vp09", "VP80", "VP90"):
-        logging.warning(
-            "%s: browsers do not play %s; choose codec: auto and .mp4 or .webm for them",
-            stage,
-            codec,
+        log.warning(
+            "browsers do not play %s; if you need that, choose codec: auto and .mp4 or .webm", codec
         )

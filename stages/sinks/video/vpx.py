@@ -1,7 +1,7 @@
-"""VP8 and VP9 by libvpx, which OpenCV's wheel brings along.
+"""VP8 and VP9 by libvpx, which is part of OpenCV's wheel.
 
-OpenCV offers these encoders too, but passes no options on: at their slow default, VP9 takes some
-90 ms of CPU for a picture of 768 x 576, VP8 28 ms. Called here for real time, both take 3 ms.
+OpenCV has these encoders too, but passes no options to them: at their slow default, VP9 takes some
+90 ms of CPU for an image of 768 x 576, VP8 28 ms. With real-time options, both take 3 ms.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from ctypes import byref, c_char_p, c_int, c_int64, c_long, c_size_t, c_uint32, c_ulong, c_void_p
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,21 +17,21 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RunError
 from pipeline.graph.placement import usable_cores
-from stages.sinks.video.encoder import Packet, wheel_folder
+from stages.sinks.video.packet import Packet
 
 KEY_S = 4.0
-"""Seconds between two key frames at most: how far a player has to decode when it seeks."""
+"""Longest interval between two key frames, in seconds: a player decodes so much when it seeks."""
 VP9_QUALITY = 32
-"""From 0, the best, to 63: the picture of mp4v at a third of its size."""
+"""From 0, the best, to 63: looks like mp4v at a third of its size."""
 VP8_QUALITY = 18
 SINGLE_PIXELS = 1_000_000
-"""Larger pictures are encoded by several threads."""
+"""Number of pixels above which several threads encode an image."""
 MAX_THREADS = 4
 VP8_KBITS = 20_000
-"""VP8 is as good as this rate allows, but no better than its quality: what holds is the latter."""
+"""Rate limit of VP8, so high that `VP8_QUALITY` decides."""
 
-_FIRST_VERSION = 1 << 16 | 8 << 8
-"""Since libvpx 1.8 the fields that are set here have had their places."""
+_MIN_VERSION = 1 << 16 | 8 << 8
+"""Version 1.8, from which on the fields that are set here have the same places."""
 _ABIS = range(20, 64)
 _ABI_MISMATCH = 3
 _I420 = 0x102
@@ -40,15 +41,15 @@ _SET_CPUUSED, _SET_CQ_LEVEL, _SET_COLOR_SPACE = 13, 25, 46
 _SET_TILE_COLUMNS, _SET_ROW_MT = 33, 55
 _BT_601 = 1
 _SPEED_VP8, _SPEED_VP9 = -12, 8
-# Places of fields in vpx_codec_enc_cfg_t, in 32-bit words, and what they hold by default.
+# Places of fields in vpx_codec_enc_cfg_t, in 32-bit words, and their default values.
 _THREADS, _WIDTH, _HEIGHT, _BASE_NUM, _BASE_DEN, _LAG = 1, 3, 4, 7, 8, 11
 _END_USAGE, _KBITS, _MIN_Q, _MAX_Q, _KEY_MAX = 18, 28, 29, 30, 42
 _DEFAULTS = {_WIDTH: 320, _HEIGHT: 240, _BASE_NUM: 1, _BASE_DEN: 30, _KBITS: 256, _KEY_MAX: 128}
 _CONFIG_WORDS = 4096
-"""Far more than any version's structure has."""
+"""Size of the buffer; the structure of every version is far smaller."""
 _CONTEXT_BYTES = 1024
 _SHOW_LAST = b"\x88"
-"""A whole VP9 packet: show the picture in place 0 again, where the last one always is."""
+"""A complete VP9 packet: show the image in buffer 0 again, which is always the last one."""
 
 
 class _FramePacket(ctypes.Structure):
@@ -69,7 +70,7 @@ class _PacketHead(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Open libvpx: OpenCV's own, or else the system's; None where there is none that is known."""
+    """Open the libvpx of OpenCV, else that of the system; None: no known version was found."""
     own = sorted(wheel_folder().glob("opencv*.libs/libvpx*.so*"))
     for name in [*map(str, own), *(f"libvpx.so.{number}" for number in (11, 9, 8, 7, 6))]:
         try:
@@ -82,13 +83,13 @@ def library() -> ctypes.CDLL | None:
 
 
 def _is_known(found: ctypes.CDLL) -> bool:
-    """Whether the library is what this file was written for."""
+    """Return whether the structures of the library are as expected here."""
     try:
         for name in ("vp8_cx", "vp9_cx", "get_cx_data", "error_detail"):
             getattr(found, f"vpx_codec_{name}").restype = c_void_p
         found.vpx_img_wrap.restype = c_void_p
         found.vpx_codec_err_to_string.restype = c_char_p
-        if found.vpx_codec_version() < _FIRST_VERSION:
+        if found.vpx_codec_version() < _MIN_VERSION:
             return False
         return all(
             all(_config(found, is_vp8)[place] == held for place, held in _DEFAULTS.items())
@@ -109,16 +110,16 @@ def _config(found: ctypes.CDLL, is_vp8: bool) -> ctypes.Array[c_uint32]:
 
 
 class VpxEncoder:
-    """VP8 or VP9 at constant quality; one packet for each picture, at once.
+    """Encodes VP8 or VP9 at constant quality; gives one packet for each image, immediately.
 
     Args:
-        is_vp8: or else VP9.
-        width: of the pictures in pixels, even.
-        height: likewise.
-        fps: pictures per second.
+        is_vp8: whether to encode VP8; else VP9.
+        width: width of the images in pixels, even.
+        height: height of the images in pixels, even.
+        fps: images per second.
 
     Raises:
-        RunError: libvpx does not take such pictures.
+        RunError: libvpx does not take images of this size.
     """
 
     config = b""
@@ -160,7 +161,7 @@ class VpxEncoder:
                 self._control(_SET_ROW_MT, 1)
 
     def encode(self, image: NDArray[np.uint8]) -> list[Packet]:
-        """Encode a picture.
+        """Encode an image.
 
         Raises:
             RunError: it could not be encoded.
@@ -169,7 +170,7 @@ class VpxEncoder:
         return self._encode_last()
 
     def repeat(self) -> list[Packet]:
-        """Show the last picture once more: of VP9 a packet of one byte."""
+        """Encode the last image once more: with VP9 a packet of one byte."""
         return self._encode_last() if self._is_vp8 else [Packet(_SHOW_LAST, False)]
 
     def _encode_last(self) -> list[Packet]:
@@ -204,7 +205,7 @@ class VpxEncoder:
         return packets
 
     def close(self) -> list[Packet]:
-        """Release the encoder, which holds no picture back."""
+        """Release the encoder; it holds no packets back."""
         if self._context is not None:
             self._library.vpx_codec_destroy(self._context)
             self._context = None
@@ -222,3 +223,8 @@ class VpxEncoder:
                 f"libvpx does not encode {name} of {width}x{height} ({reason}); "
                 "choose another codec"
             )
+
+
+def wheel_folder() -> Path:
+    """Return the folder in which OpenCV's wheel keeps its libraries."""
+    return Path(cv2.__file__).parent.parent

@@ -18,7 +18,8 @@ from stages.analytics.object_events import (
     put_events,
 )
 from stages.detections import Detections, to_objects
-from stages.sinks.clips.clips import Clips, ClipsSettings
+from stages.sinks.clips.clips import Clips
+from stages.sinks.clips.settings import ClipsSettings
 from stages.sinks.publish.webhook import Webhook, WebhookSettings
 from stages.sinks.web.activity import ActivityLog
 from tests.builders import context_of, graph

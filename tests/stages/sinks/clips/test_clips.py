@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -20,9 +21,10 @@ import pytest
 from pipeline.errors import EndRun, SetupError
 from pipeline.frame import Frame
 from stages.sinks.clips import clips
-from stages.sinks.clips import recorder as clip_files
-from stages.sinks.clips.clips import Clips, ClipsSettings
-from stages.sinks.clips.recorder import LOCK, stamp
+from stages.sinks.clips.clip import stamp
+from stages.sinks.clips.clips import Clips
+from stages.sinks.clips.folder import LOCK, root_of
+from stages.sinks.clips.settings import ClipsSettings
 from stages.sinks.video.video_file import CODECS
 from tests.builders import context_of
 from tests.processes.runs import CLIP, ROOT, Run, wait_until
@@ -430,15 +432,15 @@ def test_what_waits_in_memory_is_bounded_and_too_little_is_said(opened, caplog):
                 assert size == sum(s.kept_bytes for s in sink._streams.values())
     assert all(len(pictures) > 3 for pictures in kept)
     assert len(caplog.messages) == 1
-    assert "memory_bytes has room for" in caplog.messages[0]
-    assert "not for 10 s: raise it, or lower fps or width" in caplog.messages[0]
+    words = r"stages\.stage: memory_bytes is too small for 10 s before an event \(found room for"
+    assert re.match(words, caplog.messages[0])
 
 
 def test_no_more_is_kept_than_an_event_needs(opened):
     sink = opened(before_s=2)
     event(sink, range(100), ())
     (stream,) = sink._streams.values()
-    assert len(stream.kept) == pytest.approx((2 + clips.TOLD_LATE_S) * FPS, abs=1)
+    assert len(stream.kept) == pytest.approx((2 + clips.MAX_APPEARANCE_S) * FPS, abs=1)
 
 
 def test_a_live_stream_that_is_too_fast_loses_pictures_and_the_report_says_so(opened, tmp_path):
@@ -447,7 +449,7 @@ def test_a_live_stream_that_is_too_fast_loses_pictures_and_the_report_says_so(op
     most = 0
     for seq in range(taken):
         sink.process(frame(seq, person()))
-        most = max(most, sink._writer.waiting_bytes)
+        most = max(most, sink._recorder.waiting_bytes)
     sink.end("demo")
     sink.close()
     (report,) = reports(tmp_path / "clips")
@@ -520,14 +522,14 @@ def test_a_clip_that_cannot_be_written_is_given_up_and_the_next_one_tried(
         with largest_file(size):
             for start in (0, 40, 80):
                 event(sink, range(start, start + 40), range(start + 20, start + 25))
-                wait_until(lambda: sink._writer.is_idle)
+                wait_until(lambda: sink._recorder.is_idle)
         assert files(tmp_path / "clips") == []
         lost = [message for message in caplog.messages if "is lost" in message]
         assert len(lost) == 1, "said once, and not for each clip"
-        assert lost[0].startswith("clips: a clip of demo is lost: ")
+        assert lost[0].startswith("stages.stage: a clip of demo is lost: ")
         event(sink, range(120, 160), range(140, 145))
-        wait_until(lambda: sink._writer.is_idle)
-    assert caplog.messages[-1] == "clips: clips are written again; 3 were lost"
+        wait_until(lambda: sink._recorder.is_idle)
+    assert caplog.messages[-1] == "stages.stage: clips are written again; 3 were lost"
     (report,) = reports(tmp_path / "clips")
     assert number_of(read(tmp_path / "clips" / report["video"])[0][0]) == 120
 
@@ -538,12 +540,12 @@ def test_a_full_disk_costs_clips_and_nothing_else(opened, tmp_path, caplog):
         filler = tmp_path / "disk" / "filler"
         sink = opened(folder=tmp_path / "disk" / "clips")
         event(sink, range(50), range(20, 30))
-        wait_until(lambda: sink._writer.is_idle)
+        wait_until(lambda: sink._recorder.is_idle)
         with largest_file(resource.RLIM_INFINITY if made else 0), caplog.at_level(logging.WARNING):
             if made:
                 filler.write_bytes(bytes(30 << 20))
             event(sink, range(60, 110), range(80, 90))
-            wait_until(lambda: sink._writer.is_idle)
+            wait_until(lambda: sink._recorder.is_idle)
         assert "is lost: " in caplog.messages[0]
         assert ("are left on the disk" in caplog.messages[0]) == made
         filler.unlink(missing_ok=True)
@@ -623,7 +625,7 @@ def test_nothing_but_clips_is_deleted(opened, tmp_path):
 
 def test_a_folder_has_one_who_writes(opened, tmp_path):
     first = opened()
-    with pytest.raises(SetupError, match=r"another run or stage writes its clips into '.*clips'"):
+    with pytest.raises(SetupError, match=r"another run writes its clips into '.*clips'"):
         opened()
     first.close()
     opened()
@@ -778,7 +780,7 @@ def test_a_file_run_has_all_its_clips_at_its_end(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"codec": "XVID"}, r"codec: \.mp4 takes vp09 or mp4v, not XVID"),
+        ({"codec": "XVID"}, r"codec: expected vp09 or mp4v for \.mp4 .found XVID"),
         ({"folder": "/proc/clips"}, "folder: cannot write in '/proc/clips'"),
         ({"folder": "/proc/{stream}"}, "folder: cannot write in '/proc'"),
         ({"folder": "a\0b"}, "folder: cannot write in"),
@@ -790,9 +792,11 @@ def test_what_cannot_work_is_refused_before_the_run(settings, said):
 
 
 def test_a_label_that_the_model_does_not_know_is_refused():
-    with pytest.raises(SetupError, match="finds no 'persn'; did you mean 'person'"):
+    with pytest.raises(SetupError, match="the model has no label 'persn'; did you mean 'person'"):
         Clips(ClipsSettings(labels=("persn",)), context_of(labels=("person", "car")))
-    with pytest.raises(SetupError, match="expected numbers, as the model tells no labels"):
+    with pytest.raises(
+        SetupError, match=r"the model has no labels .found 'person'.; use class numbers"
+    ):
         Clips(ClipsSettings(labels=("person",)), context_of())
     Clips(ClipsSettings(labels=("3",)), context_of())
 
@@ -807,6 +811,6 @@ def test_settings_out_of_bounds_are_refused(settings):
 
 
 def test_the_folder_tells_the_part_before_the_stream():
-    assert clip_files.base_of("runs/{stream}/clips") == Path("runs")
-    assert clip_files.base_of("runs/clips") == Path("runs/clips")
-    assert clip_files.base_of("{stream}") == Path()
+    assert root_of("runs/{stream}/clips") == Path("runs")
+    assert root_of("runs/clips") == Path("runs/clips")
+    assert root_of("{stream}") == Path()

@@ -280,7 +280,10 @@ def test_a_codec_that_browsers_do_not_play_is_logged(tmp_path, caplog, codec):
     assert said == (
         []
         if codec == "vp09"
-        else [f"video: browsers do not play {codec}; choose codec: auto and .mp4 or .webm for them"]
+        else [
+            f"stages.stage: browsers do not play {codec}; if you need that, choose codec: auto and "
+            ".mp4 or .webm"
+        ]
     )
 
 
@@ -339,10 +342,16 @@ def test_a_file_that_cannot_be_made_ends_the_run_in_words(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"path": "out.mp4", "codec": "XVID"}, r"codec: \.mp4 takes vp09 or mp4v, not XVID"),
+        (
+            {"path": "out.mp4", "codec": "XVID"},
+            r"codec: expected vp09 or mp4v for \.mp4 .found XVID",
+        ),
         ({"path": "rtsp://u:secret@h/x.mp4"}, "path: expected a path of this machine, found an a"),
-        ({"path": "out"}, r"path: 'out' must end in one of \.mp4, \.mov, \.avi, \.mkv, \.webm"),
-        ({"path": "out.jsonl"}, "must end in one of"),
+        (
+            {"path": "out"},
+            r"path: expected a name that ends in \.mp4, \.mov, \.avi, \.mkv, \.webm .found 'out'",
+        ),
+        ({"path": "out.jsonl"}, "expected a name that ends in"),
         ({"path": "/proc/out.mp4"}, "cannot write"),
     ],
 )

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import RunError
-from stages.sinks.video import avi, video_file, vpx
-from stages.sinks.video import encoder as video_encoder
-from stages.sinks.video.encoder import OpenCVEncoder, is_key, mpeg4_config
+from stages.sinks.video import avi, opencv_encoder, video_file, vpx
+from stages.sinks.video.opencv_encoder import OpenCVEncoder, is_key, mpeg4_config
 from stages.sinks.video.track import exact_rate
 from stages.sinks.video.video_file import CODECS, VideoFile
 from tests.builders import ROOT
@@ -179,7 +178,7 @@ def test_a_library_with_other_structures_is_not_used(monkeypatch):
 
 def test_an_encoder_that_cannot_start_says_so_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(video_encoder.tempfile, "tempdir", None)
+    monkeypatch.setattr(opencv_encoder.tempfile, "tempdir", None)
     with pytest.raises(RunError, match="could not start a zzzz video of 96x64; choose another"):
         OpenCVEncoder("zzzz", *SIZE, 10)
     assert list(tmp_path.iterdir()) == []
