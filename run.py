@@ -64,14 +64,12 @@ for _name, _value in (
     os.environ.setdefault(_name, _value)
 
 import traceback
-from pathlib import Path
 
 from pipeline.commands.arguments import parse
 from pipeline.commands.terminal import print_error, stderr_ignoring_hangup
 from pipeline.errors import EyelineError, RunError
+from pipeline.stage_errors import error_line, place_of
 from pipeline.supervisor.lifecycle import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SETUP
-
-ROOT = Path(__file__).resolve().parent
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -99,25 +97,14 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_FAILED
     except OSError as error:  # no memory, no descriptors, a full disk behind standard output
         _show_traceback(verbose)
-        print_error(f"{error.filename or _place(error)}: {error.strerror or error}")
+        print_error(f"{error.filename or place_of(error)}: {error.strerror or error}")
         os._exit(EXIT_FAILED)  # the interpreter would flush the buffers again, and fail again
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:  # a defect; the supervisor has stopped and reaped its processes
         _show_traceback(verbose)
-        print_error(f"{_place(error)}: {type(error).__name__}: {error}")
+        print_error(f"{place_of(error)}: {error_line(error)}")
         return EXIT_FAILED
-
-
-def _place(error: BaseException) -> str:
-    """Return the file and line of this program that raised an error."""
-    steps = traceback.extract_tb(error.__traceback__)
-    own = [step for step in steps if Path(step.filename).resolve().is_relative_to(ROOT)]
-    own = [step for step in own if ".venv" not in step.filename] or steps
-    if not own:
-        return "run.py"
-    file = Path(own[-1].filename).resolve()
-    return f"{file.relative_to(ROOT) if file.is_relative_to(ROOT) else file}:{own[-1].lineno}"
 
 
 def _show_traceback(verbose: bool) -> None:

@@ -70,6 +70,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """Last value of `Stage.info` in that process."""
     offers: tuple[object, ...] = ()
     """Offers of the stage itself and of the stages before it, nearest first."""
+    own_offers: int = 0
+    """Number of `offers` that the stage makes itself."""
     offers_behind: tuple[object, ...] = ()
     """Offers of the stages behind it, nearest first."""
 
@@ -84,12 +86,16 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         return _PrefixedLog(logging.getLogger(), {"where": self.where})
 
     def get(self, kind: type[T]) -> T | None:
-        """Return the nearest offer of a type: before the stage, else behind it.
+        """Return the nearest offer of a type: of the stage itself or before it, else behind it.
 
         An `ArrayOffer` is that of the nearest stage that gives the array. The labels of a
         classifier that gives no `classes`, for example, do not replace those of the detector.
         """
         return next(self._all(kind, (*self.offers, *self.offers_behind)), None)
+
+    def get_before(self, kind: type[T]) -> T | None:
+        """Return the nearest offer of a type among the stages before, without the stage's own."""
+        return next(self._all(kind, self.offers[self.own_offers :]), None)
 
     def get_behind(self, kind: type[T]) -> T | None:
         """Return the nearest offer of a type among the stages behind."""

@@ -125,7 +125,7 @@ class Frame:
         size = sum(value.nbytes + ALIGN for value in values.values()) + (64 << 20)
         image = values.get("image")
         height, width = image.shape[:2] if image is not None else (0, 0)
-        now = int(time_s * 1e9)
+        now = round(time_s * 1e9)
         header = Header(
             stream=0,
             seq=seq,
@@ -197,7 +197,11 @@ class Frame:
         Raises:
             KeyError: no stage before this one gave an array of that name.
         """
-        view = self._view(name)
+        try:
+            view = self._view(name)
+        except KeyError:
+            found = ", ".join(self.header.arrays) or "none"
+            raise KeyError(f"the frame has no array {name!r} (found {found})") from None
         view.flags.writeable = False
         return view
 
@@ -225,6 +229,8 @@ class Frame:
             SlotFullError: the slot has no room for it.
         """
         kind = np.dtype(dtype)
+        if kind.hasobject:  # pointers, which mean nothing in another process
+            raise TypeError(f"array {name!r}: expected numbers (found dtype {kind})")
         size = kind.itemsize
         for side in shape:
             size *= side

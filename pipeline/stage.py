@@ -12,19 +12,26 @@ ports and folders it uses (`resources`).
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import msgspec
+import numpy as np
 
 from pipeline.context import ArrayOffer as ArrayOffer
 from pipeline.context import Context as Context
 from pipeline.context import RowLimit as RowLimit
 from pipeline.context import SourceInfo as SourceInfo
-from pipeline.frame import Frame
+from pipeline.errors import SetupError
+from pipeline.frame import Frame, Status
 from pipeline.status import RunHandle, SourceState
+
+
+class ContractError(TypeError):
+    """A stage does not follow the contract."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,6 +57,15 @@ class Array(msgspec.Struct, frozen=True):
     """Length of each axis, None: any length; None in place of the tuple: any shape."""
     optional: bool = False
     """Taken if a stage before gives it."""
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None:
+            try:
+                np.dtype(self.dtype)
+            except TypeError:
+                raise ContractError(
+                    f"array {self.name!r}: unknown dtype {self.dtype!r}; use a name of numpy"
+                ) from None
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -82,6 +98,10 @@ class Listen(msgspec.Struct, frozen=True):
     purpose: str = ""
     """"readyz": it answers GET /readyz, which `service status` requests; empty: any other."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise SetupError(f"port: expected a number from 0 to 65535 (found {self.port})")
+
 
 class Resources(msgspec.Struct, frozen=True):
     """Files, folders and ports of a stage. `pipeline/graph/resources.py` refuses conflicts."""
@@ -94,6 +114,56 @@ class Resources(msgspec.Struct, frozen=True):
     """Addresses that it listens on; no other stage may use them."""
     locks: tuple[Path, ...] = ()
     """Folders and files of which the stage is the only user; `{stream}` as in `Output.path`."""
+
+    def __post_init__(self) -> None:
+        _check_items("reads", self.reads, Path)
+        _check_items("writes", self.writes, Output)
+        _check_items("listens", self.listens, Listen)
+        _check_items("locks", self.locks, Path)
+
+
+def _check_items(name: str, items: object, kind: type) -> None:
+    """Refuse the mistake of a path or text in place of a tuple of items."""
+    if not isinstance(items, tuple) or not all(isinstance(item, kind) for item in items):
+        raise ContractError(f"{name}: expected a tuple of {kind.__name__} (found {items!r})")
+
+
+NO_RESOURCES = Resources()
+
+
+def check_given(frame: Frame, kind: type[Stage]) -> None:
+    """Check that the arrays of a frame are as a stage declares in `gives`. It may leave one out.
+
+    Raises:
+        ContractError: one has another dtype or shape.
+    """
+    if frame.header.status != Status.LIVE:
+        return
+    for array in kind.gives:
+        found = frame.header.arrays.get(array.name)
+        if found is None:
+            continue
+        _, dtype, shape = found
+        if (array.dtype is None or dtype == dtype_text(array.dtype)) and fits(array.shape, shape):
+            continue
+        raise ContractError(
+            f"gave array {array.name!r} as {np.dtype(dtype)} {shape}, but declares "
+            f"{array.dtype or 'any'} {array.shape or 'any'} in `gives`"
+        )
+
+
+def fits(declared: tuple[int | None, ...] | None, shape: tuple[int, ...]) -> bool:
+    """Return whether a shape is as declared."""
+    return declared is None or (
+        len(declared) == len(shape)
+        and all(side is None or side == found for side, found in zip(declared, shape, strict=True))
+    )
+
+
+@functools.cache
+def dtype_text(name: str) -> str:
+    """Return the text of a dtype in a header."""
+    return np.dtype(name).str
 
 
 RENAMED = {
@@ -152,8 +222,16 @@ class Stage:
         super().__init_subclass__(**kwargs)
         init = cls.__dict__.get("__init__")
         arguments = inspect.signature(init).parameters if init is not None else ()
-        for old in RENAMED.keys() & cls.__dict__.keys() | {"facts"} & set(arguments):
-            raise TypeError(f"{cls.__name__}: `{old}` is now called `{RENAMED[old]}`; rename it")
+        old = sorted(RENAMED.keys() & cls.__dict__.keys() | {"facts"} & set(arguments))
+        if old:
+            renamed = ", ".join(f"`{name}` is now called `{RENAMED[name]}`" for name in old)
+            raise ContractError(f"{cls.__name__}: {renamed}; rename it")
+        _check_items(f"{cls.__name__}.takes", cls.takes, Array)
+        _check_items(f"{cls.__name__}.gives", cls.gives, Array)
+        if not (isinstance(cls.Settings, type) and issubclass(cls.Settings, Settings)):
+            raise ContractError(
+                f"{cls.__name__}: Settings must be a class derived from pipeline.stage.Settings"
+            )
 
     @classmethod
     def resolve(cls, settings: Any) -> Resolved:
@@ -215,7 +293,7 @@ class Stage:
         """
 
     def idle(self) -> None:
-        """Serve something else, such as a window; called between frames, ten times a second."""
+        """Serve something else, such as a window; called between frames, some 50 times a second."""
 
     def reopen(self) -> None:
         """Open files again by their names: they may have been moved (SIGHUP to a daemon)."""

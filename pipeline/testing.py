@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.frame import Frame, Status
-from pipeline.stage import Context, Settings, Stage
+from pipeline.stage import Context, ContractError, Settings, Stage, check_given
 
 
 class ManualClock:
@@ -89,6 +89,11 @@ def context(**offers: object) -> Context:
             that other stages would make, under any name.
     """
     fields = {name: offers.pop(name) for name in Context.__struct_fields__ if name in offers}
+    for name, offer in offers.items():
+        if type(offer).__module__ == "builtins":
+            raise TypeError(
+                f"{name}: no field of Context, and not an offer (found {offer!r}); correct the name"
+            )
     made = tuple(offers.values())
     return Context(**{"offers": made, "offers_behind": made, **fields})  # type: ignore[arg-type]
 
@@ -97,11 +102,12 @@ def run_stages(stages: Sequence[Stage], frames: Iterable[Frame]) -> list[Frame]:
     """Open stages, pass frames through them in order, end the streams, and close the stages.
 
     A frame that a stage sets to another status than live is not given to the stages behind it.
-    What a stage raises is raised here.
+    As in a worker, the arrays that a stage gives are compared with `gives`, and an ordered stage is
+    asked for its state after each frame. An error of a stage is raised here.
 
     Args:
-        stages: in the order of the graph, without a source.
-        frames: from `ListSource`, or made with `Frame.of`.
+        stages: stages in the order of the graph, without a source.
+        frames: frames from `ListSource`, or made with `Frame.of`.
 
     Returns:
         The frames, with the arrays that the stages added.
@@ -116,11 +122,28 @@ def run_stages(stages: Sequence[Stage], frames: Iterable[Frame]) -> list[Frame]:
             for stage in stages:
                 if frame.header.status == Status.LIVE:
                     stage.process(frame)
+                    _check(stage, frame)
             done.append(frame)
         for stream in dict.fromkeys(frame.stream for frame in done):
             for stage in stages:
                 stage.end(stream)
+        for stage in stages:
+            dict(stage.info()), dict(stage.counters())
     finally:
         for stage in reversed(opened):
             stage.close()
     return done
+
+
+def _check(stage: Stage, frame: Frame) -> None:
+    """Check what a worker would check after a frame."""
+    check_given(frame, type(stage))
+    missing = [
+        array.name for array in stage.gives if not array.optional and array.name not in frame
+    ]
+    if missing and frame.header.status == Status.LIVE:
+        raise ContractError(f"gave no array {missing[0]!r}, which it declares in `gives`")
+    if stage.ordered:
+        state: object = stage.state(frame.stream)
+        if not isinstance(state, bytes):
+            raise ContractError(f"state: expected bytes (found {type(state).__name__})")

@@ -153,8 +153,15 @@ def max_iou(setting: float | None, context: Context) -> float:
     return MAX_IOU if of_card is None else of_card
 
 
+def detector_contract(context: Context) -> Contract | None:
+    """Return the contract of the nearest detector; models of other tasks have no say in boxes."""
+    offers = (*context.offers, *context.offers_behind)
+    contracts = (offer for offer in offers if isinstance(offer, Contract))
+    return next((contract for contract in contracts if contract.task == "detect"), None)
+
+
 def _thresholds(context: Context) -> Thresholds:
-    contract = context.get(Contract)
+    contract = detector_contract(context)
     return Thresholds() if contract is None else contract.thresholds
 
 

@@ -38,7 +38,7 @@ LATE = {"onnxruntime", "scipy", "onnx", "urllib", "http", "ssl", "requests"}
 ORDER = {
     "pipeline": (
         "errors urls",
-        "messages frame context",
+        "messages frame context stage_errors",
         "text_files yaml_reader status",
         "stage",
         "config",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -21,13 +21,14 @@ from pipeline.config import (
     refuse_unknown,
 )
 from pipeline.context import ArrayOffer, Context, RowLimit, SourceInfo
-from pipeline.errors import ConfigError, GraphError, SetupError, StageUnavailable
+from pipeline.errors import ConfigError, GraphError, StageUnavailable
 from pipeline.graph import placement, resources
 from pipeline.graph.graph import NO_EXTERNAL_FILES, ExternalFiles, Graph, Node, StreamSpec
 from pipeline.graph.load import LINKS, Registry, load_class, settings_of
 from pipeline.memory.saved_states import ANSWER_BYTES
 from pipeline.messages import display_value
-from pipeline.stage import Array, Resolved, Settings, Source, Stage
+from pipeline.stage import Array, Resolved, Resources, Settings, Source, Stage
+from pipeline.stage_errors import call_stage
 
 T = TypeVar("T")
 
@@ -280,6 +281,8 @@ def _resolve(
             _leave_out(node)
             continue
         node.fixed_replicas, offers[node] = resolved.replicas, _valid_offers(node, resolved)
+        node.resources = _resources(node.kind, node.settings, at)
+        _warn_of_lost_state(node.kind, at)
     nodes[:] = [node for node in nodes if node in offers]
     for index, node in enumerate(nodes):
         node.index = index
@@ -287,13 +290,28 @@ def _resolve(
         before = [offer for other in node.before() for offer in offers[other]]
         behind = [offer for other in node.behind() for offer in offers[other]]
         node.context = msgspec.structs.replace(
-            run, stage=node.name, offers=(*offers[node], *before), offers_behind=tuple(behind)
+            run,
+            stage=node.name,
+            offers=(*offers[node], *before),
+            own_offers=len(offers[node]),
+            offers_behind=tuple(behind),
         )
         if node is not source:
             # Made here so that it can be refused here; the worker makes its own.
-            stage = _located(f"{where}: stages.{node.name}", node.kind, node.settings, node.context)
-            node.effective = stage.effective()
+            at = f"{where}: stages.{node.name}"
+            stage = call_stage(at, "__init__", node.kind, node.settings, node.context)
+            node.effective = call_stage(at, "effective", stage.effective)
     return streams
+
+
+def _warn_of_lost_state(kind: type[Stage], at: str) -> None:
+    """Warn of a stage whose state would silently be lost with its process."""
+    has_state, has_restore = kind.state is not Stage.state, kind.restore is not Stage.restore
+    if has_state and not kind.ordered:
+        logging.warning("%s: has `state`, which is not saved; set `ordered = True`", at)
+    elif has_state != has_restore:
+        missing = "restore" if has_state else "state"
+        logging.warning("%s: has no `%s`: a crash loses its state; add it", at, missing)
 
 
 def _valid_offers(node: Node, resolved: Resolved) -> tuple[object, ...]:
@@ -312,13 +330,21 @@ def _leave_out(node: Node) -> None:
 
 
 def _resolve_stage(kind: type[Stage], settings: Settings, at: str) -> Resolved:
-    resolved: object = _located(at, kind.resolve, settings)
-    if not isinstance(resolved, Resolved):
+    return _checked(call_stage(at, "resolve", kind.resolve, settings), Resolved, at, "resolve")
+
+
+def _resources(kind: type[Stage], settings: Settings, at: str) -> Resources:
+    found = call_stage(at, "resources", kind.resources, settings)
+    return _checked(found, Resources, at, "resources")
+
+
+def _checked(result: object, kind: type[T], at: str, method: str) -> T:
+    if not isinstance(result, kind):
         raise GraphError(
-            f"{at}: resolve of {kind.__name__}: expected a Resolved (see pipeline/stage.py), found "
-            f"{type(resolved).__name__}"
+            f"{at}: {method}: expected a {kind.__name__} (found {type(result).__name__}); see "
+            "pipeline/stage.py"
         )
-    return resolved
+    return result
 
 
 def _stream(
@@ -337,12 +363,5 @@ def _stream(
     offers = _resolve_stage(kind, capture, at).offers
     info = next((offer for offer in offers if isinstance(offer, SourceInfo)), SourceInfo())
     slots = 0 if settings.slots == "auto" else settings.slots
-    return StreamSpec(index, name, settings, capture, info, slots)
-
-
-def _located(where: str, call: Callable[..., T], *args: Any) -> T:
-    """Call, and put the place in front of an error's message."""
-    try:
-        return call(*args)
-    except SetupError as error:
-        raise error.at(where) from None
+    used = _resources(kind, capture, at)
+    return StreamSpec(index, name, settings, capture, info, slots, used)

@@ -56,6 +56,7 @@ def with_offers_of(context: Context, fresh: Context) -> Context:
         context,
         confidence=fresh.confidence,
         offers=fresh.offers,
+        own_offers=fresh.own_offers,
         offers_behind=fresh.offers_behind,
     )
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pipeline.config import Config, StreamSettings
 from pipeline.context import Context, SourceInfo
-from pipeline.stage import Settings, Stage
+from pipeline.stage import NO_RESOURCES, Resources, Settings, Stage
 
 
 @dataclass(eq=False)
@@ -30,6 +30,8 @@ class Node:
     context: Context = field(default_factory=Context)
     fixed_replicas: int | None = None
     """See `Resolved.replicas`."""
+    resources: Resources = NO_RESOURCES
+    """See `Stage.resources`; of a source, each stream has its own."""
     effective: Mapping[str, Any] = field(default_factory=dict)
     """See `Stage.effective`."""
     next: list[Node] = field(default_factory=list)
@@ -75,6 +77,8 @@ class StreamSpec:
     """The source stage's settings for this stream."""
     info: SourceInfo
     slots: int
+    resources: Resources = NO_RESOURCES
+    """See `Stage.resources`."""
     added: bool = False
     """Whether it was added during the run: its failure is no reason to end the run."""
     requested: bool = False

@@ -13,7 +13,8 @@ import msgspec
 from pipeline.config import convert, did_you_mean
 from pipeline.errors import ConfigError
 from pipeline.messages import display_value
-from pipeline.stage import InferenceStage, Settings, Source, Stage
+from pipeline.stage import ContractError, InferenceStage, Settings, Source, Stage
+from pipeline.stage_errors import error_line, place_of
 
 Registry = Mapping[str, str]
 """Name of a stage in settings -> "module:Class"."""
@@ -37,15 +38,22 @@ def load_class(use: str, registry: Registry, where: str) -> type[Stage]:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{where}: use: {use!r}: no module named {error.name!r}") from None
-    except Exception as error:  # whatever a user's own module may raise
         raise ConfigError(
-            f"{where}: use: {use!r}: cannot be imported: {type(error).__name__}: {error}"
+            f"{where}: use: {use!r}: no module named {error.name!r} in the working directory, nor "
+            "installed; correct the name"
+        ) from None
+    except ContractError as error:
+        raise ConfigError(f"{where}: use: {use!r}: {error}") from None
+    except Exception as error:  # of any kind: it may be a user's own module
+        raise ConfigError(
+            f"{where}: use: {use!r}: cannot be imported: {error_line(error)} ({place_of(error)}); "
+            "correct the module"
         ) from None
     kind = getattr(module, class_name, None)
     if kind is None:
         raise ConfigError(
-            f"{where}: use: {use!r}: module {module_name} has no class {class_name!r}"
+            f"{where}: use: {use!r}: module {module_name} ({module.__file__}) has no class "
+            f"{class_name!r}; correct the name"
         )
     if not (isinstance(kind, type) and issubclass(kind, Stage)):
         raise ConfigError(

@@ -71,7 +71,7 @@ def check(
     for node in sinks:
         files = {
             file: output
-            for output in node.kind.resources(node.settings).writes
+            for output in node.resources.writes
             for file in _files(output, names)
             if not _may_be_shared(file)
         }
@@ -93,7 +93,7 @@ def left_by(graph: Graph, streams: Sequence[str]) -> Iterator[list[Path]]:
         streams: names of all streams of the run.
     """
     for node in graph.nodes[1:]:
-        for output in node.kind.resources(node.settings).writes:
+        for output in node.resources.writes:
             found = [
                 part
                 for file in _files(output, streams, node.context.streams)
@@ -107,7 +107,7 @@ def left_by(graph: Graph, streams: Sequence[str]) -> Iterator[list[Path]]:
 def listeners(graph: Graph, purpose: str) -> Iterator[Listen]:
     """Return the addresses on which a graph listens for a purpose."""
     for node in graph.nodes[1:]:
-        for listen in node.kind.resources(node.settings).listens:
+        for listen in node.resources.listens:
             if listen.purpose == purpose:
                 yield listen
 
@@ -151,10 +151,10 @@ def _read_files(
 ) -> Owners:
     read: Owners = {file_id(file): what for what, file in external.reads.items()}
     for node in nodes[1:]:
-        for file in node.kind.resources(node.settings).reads:
+        for file in node.resources.reads:
             read[file_id(file)] = f"read by stage {node.name}"
     for stream in streams:
-        for file in nodes[0].kind.resources(stream.capture).reads:
+        for file in stream.resources.reads:
             read[file_id(file)] = f"the file of stream {stream.name}"
     return read
 
@@ -187,14 +187,14 @@ def _check_locks(
     locked: Owners = {}
     of_sources: Owners = dict(read)
     for stream in streams:
-        files = nodes[0].kind.resources(stream.capture).reads
+        files = stream.resources.reads
         targets = {file.resolve().parent for file in files if file.is_symlink()}
         for folder in {file.parent for file in files} | targets:
             of_sources[file_id(folder)] = f"the folder of stream {stream.name}"
     for node in nodes[1:]:
         at = f"{where}: stages.{node.name}:"
         own = set()
-        for path in node.kind.resources(node.settings).locks:
+        for path in node.resources.locks:
             filled = _filled(path, names)
             for folder in filled:
                 if file_id(folder) in of_sources:
@@ -220,7 +220,7 @@ def _filled(path: Path, names: Sequence[str]) -> list[Path]:
 def _check_ports(nodes: Sequence[Node], where: str) -> None:
     taken: list[tuple[Listen, str]] = []
     for node in nodes:
-        for listen in node.kind.resources(node.settings).listens:
+        for listen in node.resources.listens:
             for other, owner in taken:
                 if listen.port and listen.port == other.port and _overlap(listen.host, other.host):
                     raise GraphError(

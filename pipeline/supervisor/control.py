@@ -16,6 +16,7 @@ from pipeline.graph.build import add_stream
 from pipeline.graph.diff import changed_stages, changed_streams, needs_new_run, with_offers_of
 from pipeline.graph.graph import Graph, StreamSpec
 from pipeline.memory.run_info import REPLIES_KEPT
+from pipeline.stage_errors import error_line, place_of
 from pipeline.supervisor import sd_notify
 from pipeline.supervisor.processes import Child, Processes
 from pipeline.supervisor.streams import RunningStream, RunningStreams
@@ -89,9 +90,12 @@ class Control:
         sd_notify.reloading()
         try:
             fresh = self._rebuild()
-        except EyelineError as error:
-            self.reload_error = str(error)
-            logging.error("settings not reloaded, the old ones stay in effect: %s", error)
+        except Exception as error:  # a defect, in a stage for example, must not end the run
+            is_ours = isinstance(error, EyelineError)
+            self.reload_error = str(error) if is_ours else f"{place_of(error)}: {error_line(error)}"
+            logging.error(
+                "settings not reloaded, the old ones stay in effect: %s", self.reload_error
+            )
             sd_notify.ready()
             return self.reload_error
         self.reload_error = ""
@@ -112,7 +116,7 @@ class Control:
         changed = set()
         for node, new in changed_stages(self.graph, fresh):
             # In place: workers that are started from now on find it so.
-            node.settings = new.settings
+            node.settings, node.resources = new.settings, new.resources
             node.context = with_offers_of(node.context, new.context)
             changed.add(node)
             yield f"stage {node.name} changed"
@@ -230,4 +234,6 @@ class Control:
             spec = add_stream(self.graph, -1, name, request.settings, name)
         except EyelineError as error:
             return str(error)
+        except Exception as error:  # a defect must not end the run
+            return f"{place_of(error)}: {error_line(error)}"
         return self._add(replace(spec, requested=True))

@@ -20,10 +20,12 @@ from pipeline.frame import Frame, Header, Span, Status
 from pipeline.graph.graph import Node, WorkerSpec
 from pipeline.memory.arena import Arena
 from pipeline.memory.stream_table import StreamTableReader
-from pipeline.stage import Stage
+from pipeline.messages import passes_power_of_ten
+from pipeline.stage import Stage, check_given
+from pipeline.stage_errors import error_line, place_of, stage_error
 from pipeline.telemetry.counters import StageRow
 from pipeline.worker.ordered import OrderedStages
-from pipeline.worker.reports import Reporter, error_line
+from pipeline.worker.reports import Reporter
 
 
 class Chain:
@@ -57,7 +59,7 @@ class Chain:
         self._returns: dict[tuple[int, int], tuple[Header, int]] = {}
         """Stream, slot -> frame that has been through last stages, bit set of these."""
         self._failures: dict[str, int] = {}
-        """Failure in words -> how often it happened."""
+        """Kind of failure -> number of times that it happened."""
 
     def is_current(self, header: Header) -> bool:
         """Return whether a frame is still in flight and its header was not replaced by another."""
@@ -151,7 +153,7 @@ class Chain:
         frames = []
         for header in headers:
             if header.status == Status.END:
-                stage.end(self._name_of(header))
+                self._end(stage, self._name_of(header))
             elif header.status == Status.LIVE and not self._drop_if_stale(header):
                 frames.append(self._frame(header))
         if not frames:
@@ -165,12 +167,22 @@ class Chain:
                 Span(node.index, self._index, self.taken_ns, start_ns, end_ns)
             )
 
+    def _end(self, stage: Stage, stream: str) -> None:
+        try:
+            stage.end(stream)
+        except EndRun as request:
+            self._reporter.send("end", str(request))
+        except Exception as error:
+            raise stage_error(error, stage.context.where, "end") from None
+
     def _call(self, node: Node, stage: Stage, frames: list[Frame]) -> None:
         try:
             if len(frames) == 1:
                 stage.process(frames[0])
             else:
                 stage.process_batch(frames)
+            for frame in frames:
+                check_given(frame, node.kind)
         except EndRun as request:
             self._reporter.send("end", str(request))
         except EyelineError as error:
@@ -187,11 +199,12 @@ class Chain:
 
     def _log_failure(self, node: Node, frame: Frame, error: Exception) -> None:
         """Log each kind of failure at its 1st, 10th, 100th ... time."""
-        kind = f"{node.name}: {error_line(error)}"
+        # Not by the text, which may contain the number of the frame.
+        kind = f"{node.name}: {type(error).__name__} {place_of(error)}"
         times = self._failures[kind] = self._failures.get(kind, 0) + 1
         if times == 1:
-            self._reporter.send("frame_failed", kind)
-        if str(times).rstrip("0") == "1":
+            self._reporter.send("frame_failed", f"{node.name}: {error_line(error)}")
+        if passes_power_of_ten(times - 1, times):
             self.stages[node].context.log.warning(
                 "%s (frame %d of %s; x%d)", error_line(error), frame.seq, frame.stream, times
             )

@@ -19,6 +19,7 @@ from pipeline.graph.graph import Node
 from pipeline.memory.arena import Arena
 from pipeline.memory.stream_table import StreamTableReader
 from pipeline.stage import Stage
+from pipeline.stage_errors import stage_error
 
 
 class _Answer(msgspec.Struct, array_like=True):
@@ -46,6 +47,17 @@ class _Progress(msgspec.Struct):
 def state_of(saved: bytes) -> bytes:
     """Return the stage's own part of the saved progress of an ordered stage."""
     return msgspec.msgpack.decode(saved, type=_Progress).state
+
+
+def _state(stage: Stage, stream: str) -> bytes:
+    """Return the state of a stage."""
+    try:
+        state: object = stage.state(stream)
+        if not isinstance(state, bytes):
+            raise TypeError(f"expected bytes (found {type(state).__name__})")
+    except Exception as error:
+        raise stage_error(error, stage.context.where, "state") from None
+    return state
 
 
 class OrderedStages:
@@ -153,7 +165,7 @@ class OrderedStages:
         answer = _Answer(header.generation, header.status, header.cause, added)
         progress.answers[header.slot] = answer
         progress.next = header.seq + 1
-        progress.state = stage.state(frame.stream)
+        progress.state = _state(stage, frame.stream)
         arena.states.save(node.name, msgspec.msgpack.encode(progress))
 
     def forget(self, stream: int) -> None:

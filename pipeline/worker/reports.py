@@ -123,8 +123,3 @@ def send_report(fd: int, report: Report) -> None:
         os.write(fd, msgspec.json.encode(report) + b"\n")
     except (BlockingIOError, BrokenPipeError):
         pass  # the supervisor is stopped or dead: better no log line than a stage that waits
-
-
-def error_line(error: BaseException) -> str:
-    """Return an unexpected exception in one line, with its type."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -18,6 +18,7 @@ import setproctitle
 
 from pipeline.errors import DeviceFailed, EyelineError, SetupError, StuckSource
 from pipeline.graph.graph import StreamSpec, WorkerSpec
+from pipeline.stage_errors import error_line
 from pipeline.worker.capture_worker import CaptureWorker
 from pipeline.worker.reports import (
     EXIT_DEVICE,
@@ -25,7 +26,6 @@ from pipeline.worker.reports import (
     EXIT_RENEW,
     PipeLog,
     Reporter,
-    error_line,
 )
 from pipeline.worker.worker import Shared, Terminated, Worker
 

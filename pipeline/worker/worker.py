@@ -25,11 +25,12 @@ from pipeline.memory.run_info import SharedRunInfo
 from pipeline.memory.stream_table import StreamTable, StreamTableReader
 from pipeline.memory.worker_table import WorkerTable
 from pipeline.stage import BatchSettings, Context, Settings, Stage
+from pipeline.stage_errors import error_line, stage_error
 from pipeline.telemetry.counters import Counters
 from pipeline.telemetry.run_view import RunView
 from pipeline.worker.chain import Chain
 from pipeline.worker.ordered import OrderedStages
-from pipeline.worker.reports import EXIT_FATAL, Reporter, error_line
+from pipeline.worker.reports import EXIT_FATAL, Reporter
 
 S = TypeVar("S", bound=Stage)
 
@@ -141,13 +142,17 @@ class Worker:
         return make_stage(node.kind, node.settings, node.context)
 
     def _open_stage(self, node: Node, stage: Stage) -> None:
+        where = stage.context.where
         try:
             stage.open()
-        except EyelineError as error:
-            raise error.at(stage.context.where) from None
+        except Exception as error:
+            raise stage_error(error, where, "open") from None
         if node.kind.ordered:
             final_states = self._shared.final_states.get(node.name, {})
-            self._ordered.restore(node, stage, self._streams, final_states)
+            try:
+                self._ordered.restore(node, stage, self._streams, final_states)
+            except Exception as error:
+                raise stage_error(error, where, "restore") from None
 
     def _edges_of(self, node: Node) -> Iterator[Edge]:
         graph = self._shared.graph
@@ -220,20 +225,25 @@ class Worker:
         if self._reopen_due:
             self._reopen_due = False
             for stage in self._chain.stages.values():
-                stage.reopen()
+                try:
+                    stage.reopen()
+                except Exception as error:
+                    raise stage_error(error, stage.context.where, "reopen") from None
         for stage in self._idle:
             try:
                 stage.idle()
             except EndRun as request:
                 self._reporter.send("end", str(request))
+            except Exception as error:
+                raise stage_error(error, stage.context.where, "idle") from None
 
     def _publish_counts(self, *, closed: bool = False) -> None:
         """Report info and counters of the stages, if they have changed since the last report."""
         before, stages = self._published, self._chain.stages
         info = before[0] if before else {}
         if not closed:
-            info = {node.name: dict(stage.info()) for node, stage in stages.items()}
-        counts = {node.name: dict(stage.counters()) for node, stage in stages.items()}
+            info = {node.name: _info(stage) for node, stage in stages.items()}
+        counts = {node.name: _counters(stage) for node, stage in stages.items()}
         self._published = info, counts
         self._publish_due_ns = time.monotonic_ns() + PUBLISH_NS
         if self._published != before:
@@ -313,8 +323,27 @@ def max_batch(nodes: Sequence[Node]) -> int:
     return max(batch_of(node.settings) for node in nodes)
 
 
+def _info(stage: Stage) -> dict[str, str]:
+    """Return the info of a stage as texts."""
+    try:
+        return {str(name): str(value) for name, value in stage.info().items()}
+    except Exception as error:
+        raise stage_error(error, stage.context.where, "info") from None
+
+
+def _counters(stage: Stage) -> dict[str, int]:
+    """Return the counters of a stage as whole numbers."""
+    try:
+        return {str(name): int(value) for name, value in stage.counters().items()}
+    except Exception as error:
+        raise stage_error(error, stage.context.where, "counters") from None
+
+
 def make_stage(kind: type[S], settings: Settings, context: Context) -> S:
     """Make a stage, which has its context even if its class does not call that of its base."""
-    stage = kind(settings, context)
+    try:
+        stage = kind(settings, context)
+    except Exception as error:
+        raise stage_error(error, context.where, "__init__") from None
     stage.context = context
     return stage

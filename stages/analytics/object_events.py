@@ -94,7 +94,19 @@ def put_events(frame: Frame, events: Sequence[ObjectEvent]) -> None:
 
 
 def _decode(frame: Frame) -> list[ObjectEvent]:
-    return msgspec.json.decode(frame[OBJECT_EVENTS.name].tobytes(), type=list[ObjectEvent])
+    """Return the events of a frame.
+
+    Raises:
+        ValueError: they are not as docs/analytics.md describes them.
+    """
+    data = frame[OBJECT_EVENTS.name].tobytes()
+    try:
+        return msgspec.json.decode(data, type=list[ObjectEvent]) if data else []
+    except msgspec.DecodeError as error:
+        raise ValueError(
+            f"array 'object_events': expected a list of events as JSON ({error}); correct the "
+            "stage that gives it"
+        ) from None
 
 
 class ChangeReader:

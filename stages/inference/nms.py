@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.boxes.suppress import suppress
-from models.contract import Contract
 from pipeline.frame import Frame
 from pipeline.stage import Context, Resolved, RowLimit, Settings, Stage
 from stages.detections import (
@@ -20,7 +19,14 @@ from stages.detections import (
     labels_of,
     put_detections,
 )
-from stages.thresholds import Confidence, Suppression, candidate_score, hand_on_score, max_iou
+from stages.thresholds import (
+    Confidence,
+    Suppression,
+    candidate_score,
+    detector_contract,
+    hand_on_score,
+    max_iou,
+)
 
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
@@ -81,7 +87,7 @@ class NonMaxSuppression(Stage):
         self._min_score = candidate_score(settings.min_score, confidence)
         self._hand_on = hand_on_score(settings.min_score, confidence)
         self._max_iou = max_iou(settings.max_iou, context)
-        contract = context.get(Contract)
+        contract = detector_contract(context)
         self._end_to_end = contract is not None and contract.end_to_end
         self._wanted: NDArray[np.int32] | None = None
         if settings.classes is not None:

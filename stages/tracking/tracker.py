@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.frame import Frame
-from pipeline.stage import Array, Context, Settings, Stage
+from pipeline.stage import Array, Context, ContractError, Settings, Stage
 from stages.detections import CANDIDATES, NO_TRACK_ID, WEAK_DETECTIONS, Detections
 from stages.thresholds import Confidence, Suppression, hand_on_score
 from stages.tracking.settings import ByteTrackSettings
@@ -129,6 +129,35 @@ class NoTracker(Tracker):
         return untracked(detections, self.min_score)
 
 
+def check_tracks(tracks: Tracks, count: int, kind: str) -> None:
+    """Check the answer of a tracker.
+
+    Args:
+        tracks: answer to a frame.
+        count: number of its detections.
+        kind: name of the tracker, for the message.
+
+    Raises:
+        ContractError: rows and ids do not belong together, or a row is not one of a detection.
+    """
+    rows, ids = tracks
+    if len(rows) and (rows.dtype.kind not in "iu" or ids.dtype.kind not in "iu"):
+        raise ContractError(
+            f"tracker {kind}: expected whole numbers as rows and ids (found {rows.dtype} and "
+            f"{ids.dtype})"
+        )
+    if rows.ndim != 1 or rows.shape != ids.shape:
+        raise ContractError(
+            f"tracker {kind}: expected an id for each row (found {rows.shape} rows, {ids.shape} "
+            "ids)"
+        )
+    if len(rows) and not 0 <= rows.min() <= rows.max() < count:
+        raise ContractError(
+            f"tracker {kind}: expected rows from 0 to {count - 1} (found {rows.min()} to "
+            f"{rows.max()})"
+        )
+
+
 class _Variants(Mapping[str, type[Settings]]):
     """Kind of a tracker -> its settings; imports the tracker's module when it is asked for."""
 
@@ -181,10 +210,12 @@ class TrackerStage(Stage):
             detections = _with_weak_ones(frame) if self._kind.takes_weak else Detections.of(frame)
             image = frame["image"] if self._kind.needs_image else None
             tracks = self._of(frame.stream).update(detections, frame.time_s, image)
-        frame.put("boxes", detections.boxes[tracks.rows])
-        frame.put("scores", detections.scores[tracks.rows])
-        frame.put("classes", detections.classes[tracks.rows])
-        frame.put("ids", tracks.ids)
+            check_tracks(tracks, len(detections.boxes), self.settings.kind)
+        rows = tracks.rows.astype(np.intp, copy=False)
+        frame.put("boxes", detections.boxes[rows])
+        frame.put("scores", detections.scores[rows])
+        frame.put("classes", detections.classes[rows])
+        frame.put("ids", tracks.ids.astype(np.int64, copy=False))
 
     def end(self, stream: str) -> None:
         """Forget the tracks of a stream."""

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import SetupError
-from pipeline.stage import Context, Source, Stage
+from pipeline.frame import Frame
+from pipeline.stage import Array, Context, ContractError, Listen, Resources, Source, Stage
 from pipeline.testing import ListSink, ListSource, ManualClock, context, run_stages
 from tests.builders import graph
 
@@ -37,6 +38,79 @@ def test_the_nearest_offer_wins_and_those_before_win_over_those_behind():
 def test_a_required_offer_that_is_missing_is_refused():
     with pytest.raises(SetupError, match="no stage before or behind it offers Colour; add one"):
         Context().require(Colour)
+
+
+def test_offers_before_a_stage_are_told_apart_from_its_own():
+    made = Context(offers=(Colour("own"), Colour("before")), own_offers=1)
+    assert made.get(Colour) == Colour("own")
+    assert made.get_before(Colour) == Colour("before")
+    assert made.get_before(Size) is None
+
+
+def test_a_class_that_does_not_follow_the_contract_is_refused():
+    with pytest.raises(ContractError, match=r"Wrong\.takes: expected a tuple of Array .found"):
+        type("Wrong", (Stage,), {"takes": Array("boxes")})
+    with pytest.raises(ContractError, match=r"Wrong\.gives: expected a tuple of Array .found"):
+        type("Wrong", (Stage,), {"gives": ("boxes",)})
+    with pytest.raises(ContractError, match="Settings must be a class derived from pipeline"):
+        type("Wrong", (Stage,), {"Settings": dict})
+    with pytest.raises(ContractError, match="array 'x': unknown dtype 'flaot32'; use a name"):
+        Array("x", "flaot32")
+    with pytest.raises(
+        ContractError, match=r"writes: expected a tuple of Output .found 'out\.txt'"
+    ):
+        Resources(writes="out.txt")
+    with pytest.raises(SetupError, match=r"port: expected a number from 0 to 65535 .found 90000"):
+        Listen("127.0.0.1", 90000)
+
+
+def test_an_array_of_objects_is_refused():
+    # Pointers mean nothing in another process: workers died of them.
+    with pytest.raises(TypeError, match=r"array 'x': expected numbers .found dtype object"):
+        Frame.of().put("x", np.array([None]))
+
+
+def test_a_missing_array_is_named_with_those_that_are_there():
+    with pytest.raises(KeyError, match=r"the frame has no array 'mine' .found boxes, scores"):
+        Frame.of(boxes=np.zeros((0, 4)), scores=np.zeros(0))["mine"]
+
+
+class Liar(Stage):
+    gives = (Array("x", "int32", (2,)),)
+    ordered = True
+
+    def __init__(self, value, state=b""):
+        super().__init__(Stage.Settings(), context())
+        self.value, self.saved = value, state
+
+    def process(self, frame):
+        if self.value is not None:
+            frame.put("x", self.value)
+
+    def state(self, stream):
+        return self.saved
+
+    def restore(self, stream, state):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        (Liar(None), "gave no array 'x', which it declares"),
+        (Liar(np.zeros(2)), r"gave array 'x' as float64 \(2,\), but declares int32 \(2,\)"),
+        (Liar(np.zeros(3, np.int32)), r"gave array 'x' as int32 \(3,\), but declares int32 \(2,\)"),
+        (Liar(np.zeros(2, np.int32), "text"), r"state: expected bytes .found str"),
+    ],
+)
+def test_the_kit_finds_what_a_worker_would_refuse(stage, words):
+    with pytest.raises(ContractError, match=words):
+        run_stages([stage], ListSource([plain(1)]))
+
+
+def test_a_misspelt_field_of_the_context_is_refused():
+    with pytest.raises(TypeError, match=r"confidance: no field of Context, and not an offer"):
+        context(confidance=0.3)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +157,9 @@ class Old(Stage):
 
 
 def test_a_resolve_that_returns_a_dictionary_is_refused():
-    with pytest.raises(SetupError, match=r"resolve of Old: expected a Resolved .*, found dict$"):
+    with pytest.raises(
+        SetupError, match=r"stages.old: resolve: expected a Resolved .found dict.; see"
+    ):
         graph({"old": {"use": "tests.pipeline.test_stage:Old"}})
 
 

@@ -247,7 +247,7 @@ def test_very_many_stages_are_refused():
         ({"use": "no.such:X"}, "stages.a: use: 'no.such:X': no module named 'no'"),
         (
             {"use": "tests.builders:Snik"},
-            "stages.a: use: 'tests.builders:Snik': module tests.builders has no class 'Snik'",
+            "tests/builders.py) has no class 'Snik'; correct the name",
         ),
         (
             {"use": "pathlib:Path"},

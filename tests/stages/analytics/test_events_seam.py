@@ -9,6 +9,7 @@ import pytest
 from pipeline.frame import Frame
 from pipeline.testing import run_stages
 from stages import LOCATIONS
+from stages.analytics import object_events
 from stages.analytics.object_events import (
     ChangeReader,
     ObjectEvent,
@@ -186,3 +187,14 @@ def test_the_graph_joins_a_zone_with_the_sinks(use, tmp_path):
     registry = {**LOCATIONS, "boxes": "tests.processes.stages:Boxes"}
     registry[LINE[0]] = LINE[1]
     assert [node.name for node in graph(stages, registry=registry).nodes][1:] == list(stages)
+
+
+def test_an_array_without_a_byte_has_no_event():
+    frame = Frame.of(object_events=np.zeros(0, np.uint8))
+    assert object_events._decode(frame) == []
+
+
+def test_events_that_are_not_as_described_name_the_array():
+    frame = Frame.of(object_events=np.frombuffer(b'[{"kind": 3}]', np.uint8))
+    with pytest.raises(ValueError, match="array 'object_events': expected a list of events"):
+        object_events._decode(frame)

@@ -8,12 +8,13 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.frame import Frame
 from pipeline.graph.schema import schema
+from pipeline.stage import ContractError
 from pipeline.testing import run_stages
 from stages import LOCATIONS
 from stages.tracking import tracker as tracker_file
 from stages.tracking.tracker import Tracker, TrackerStage, Tracks
 from tests.builders import context_of, graph, tracker_settings
-from tests.stages.tracking.nearest import LINE
+from tests.stages.tracking.nearest import LINE, NearestCentre
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +55,28 @@ def test_its_state_survives_a_crash():
     second.restore("demo", first.state("demo"))
     done = run_stages([second], frames(10, start=10))
     assert [frame["ids"].tolist() for frame in done] == [[1, 2]] * 10
+
+
+@pytest.mark.parametrize(
+    ("tracks", "words"),
+    [
+        (Tracks(np.arange(2), np.array([1])), "expected an id for each row"),
+        (Tracks(np.arange(2), np.array([1.0, 2.0])), "expected whole numbers as rows and ids"),
+        (Tracks(np.array([True, False]), np.array([1, 2])), "expected whole numbers as rows"),
+        (Tracks(np.array([0, 2]), np.array([1, 2])), r"rows from 0 to 1 .found 0 to 2"),
+        (Tracks(np.array([-1, 0]), np.array([1, 2])), r"rows from 0 to 1 .found -1 to 0"),
+    ],
+)
+def test_a_wrong_answer_of_a_tracker_is_refused(monkeypatch, tracks, words):
+    monkeypatch.setattr(NearestCentre, "update", lambda *_: tracks)
+    with pytest.raises(ContractError, match=f"tracker nearest: .*{words}"):
+        run_stages([stage()], frames(1))
+
+
+def test_a_tracker_may_answer_with_empty_lists_of_any_type(monkeypatch):
+    monkeypatch.setattr(NearestCentre, "update", lambda *_: Tracks(np.array([]), np.array([])))
+    [done] = run_stages([stage()], frames(1))
+    assert (done["ids"].dtype, done["boxes"].shape) == (np.int64, (0, 4))
 
 
 def made(table):
