@@ -48,13 +48,13 @@ def test_any_number_and_any_time_of_these_years_can_be_read(number, from_now_ms)
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_a_plain_picture_tells_nothing(level):
+def test_a_plain_image_has_no_clock(level):
     picture = np.full((368, 640, 3), level, np.uint8)
     assert read_clock(picture) is None
     assert age_ms(picture) is None
 
 
-def test_a_damaged_clock_tells_nothing(rng):
+def test_a_damaged_clock_has_no_time(rng):
     picture = np.zeros((368, 640, 3), np.uint8)
     draw_clock(picture, 7, 7)
     picture[:, 300:340] = 128

@@ -444,7 +444,7 @@ def test_models_that_are_not_named_are_asked_for(capsys):
     )
 
 
-def test_a_model_that_nobody_knows_is_refused(capsys):
+def test_a_model_of_an_unknown_kind_is_refused(capsys):
     assert "no_such_model" in refusal(capsys, "models", "inspect", "no_such_model")
 
 
@@ -505,7 +505,7 @@ def test_a_file_that_the_user_did_not_name_is_not_named(command, capsys):
 
 
 @pytest.mark.parametrize("word", ["clip.mp4", str(CLIP), "shots", "0", "rtsp://cam/x", "a.JPG"])
-def test_a_source_where_a_settings_file_belongs_is_told_how_to_be_given(word, capsys, busy):
+def test_a_source_in_place_of_a_settings_file_gets_advice(word, capsys, busy):
     for words in ([word], ["run", word], ["check", word]):
         assert refusal(capsys, *words) == (
             f"{word}: not a settings file; to use it as a source: --source {word}"

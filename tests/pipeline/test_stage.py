@@ -40,7 +40,7 @@ def test_a_required_offer_that_is_missing_is_refused():
         Context().require(Colour)
 
 
-def test_offers_before_a_stage_are_told_apart_from_its_own():
+def test_offers_before_a_stage_differ_from_its_own():
     made = Context(offers=(Colour("own"), Colour("before")), own_offers=1)
     assert made.get(Colour) == Colour("own")
     assert made.get_before(Colour) == Colour("before")

@@ -117,7 +117,7 @@ class Run:
 
 
 def wait_until(condition) -> None:
-    """Look again and again, but not for ever."""
+    """Wait until a condition is true, up to the deadline."""
     until = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < until, "nothing came of it"

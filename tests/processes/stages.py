@@ -45,7 +45,7 @@ class Boxes(Stage):
 
 
 class Ids(Stage):
-    """Numbers every box of a stream: one frame lost, doubled or out of order shows for ever."""
+    """Numbers every box of a stream: a lost, doubled or misplaced frame changes all later ones."""
 
     takes = DETECTIONS
     gives = (Array("ids", "int64", (None,)),)

@@ -212,7 +212,7 @@ def test_install_starts_it_and_says_what_it_did(machine):
     assert machine.service("status", check=False).returncode == 4
 
 
-def test_it_runs_as_nobody_in_particular_and_writes_only_where_it_should(installed):
+def test_it_runs_as_a_user_of_its_own_and_writes_only_its_folders(installed):
     pid = installed.one("MainPID")
     owner = installed.run("ps", "-o", "user:20=", "-p", pid).stdout.strip()
     assert owner == "eyeline"
@@ -245,7 +245,7 @@ def test_a_killed_worker_is_no_affair_of_systemds(installed):
         "NRestarts": "0",
         "ActiveState": "active",
     }
-    assert installed.journal(PRIORITY=4), "the restarts are told as warnings"
+    assert installed.journal(PRIORITY=4), "the restarts are logged as warnings"
 
 
 def test_a_killed_supervisor_is_started_again(installed):
@@ -340,7 +340,7 @@ def test_what_cannot_work_is_not_started_over_and_over(installed):
     assert "missing.mp4" in found.stdout
 
 
-def test_what_only_the_sandbox_forbids_is_told_by_install(machine):
+def test_install_reports_what_only_the_sandbox_forbids(machine):
     machine.write("/etc/eyeline/config.yaml", CONFIG.replace("events.jsonl", "/srv/events.jsonl"))
     found = machine.service("install", "/etc/eyeline/config.yaml", check=False)
     assert found.returncode == 1
@@ -370,7 +370,7 @@ def test_settings_that_the_service_may_not_read_are_refused(machine):
     assert machine.service("status", check=False).returncode == 4
 
 
-def test_the_shipped_settings_wait_for_the_camera_and_its_password_is_nowhere(machine):
+def test_the_shipped_settings_wait_for_the_camera_and_show_no_password(machine):
     found = machine.service("install", "--name", "yard", check=False)
     assert found.returncode == 2
     assert "YARD_URL" in found.stderr

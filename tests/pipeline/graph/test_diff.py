@@ -80,7 +80,7 @@ def test_streams_and_the_supervisors_settings_need_no_new_run():
     assert not needs_new_run(of(), of(streams=("yard",), supervisor={"hang_s": 3}))
 
 
-def test_a_stage_changes_with_its_settings_and_with_what_it_is_told():
+def test_a_stage_changes_with_its_settings_and_with_offers_to_it():
     new = of(STAGES | {"a": {"use": "known", "value": 5}})
     # What `a` knows reaches the source too, which is never restarted for it.
     assert names(changed_stages(of(), new)) == ["a", "b", "c"]

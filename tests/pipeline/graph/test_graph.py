@@ -471,7 +471,7 @@ def test_the_drawing_shows_values_in_use_for_open_settings(monkeypatch):
     assert "post  Post  min_score 0.1, max_iou 0.45\n" in made().draw()
 
 
-def test_what_one_branch_tells_does_not_reach_the_other():
+def test_offers_of_one_branch_do_not_reach_the_other():
     stages = {
         "pre": {"use": "pre"},
         "boxes": {"use": "boxes"},
@@ -592,7 +592,7 @@ def test_a_stage_behind_another_process_cannot_share_with_capture():
     )
 
 
-def test_a_stage_that_tells_of_replicas_without_a_setting_for_it_is_placed():
+def test_a_stage_with_replicas_but_no_setting_for_them_is_placed():
     assert names(made({"twins": {"use": "twins"}})) == ["capture", "twins.1", "twins.2"]
 
 

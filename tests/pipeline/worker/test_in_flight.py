@@ -471,7 +471,7 @@ class Storm(RuleBasedStateMachine):
     @rule()
     def lend(self):
         blank = self.world.in_flight.blank()
-        # Whoever still has the slot in hand would see it change.
+        # A worker that still uses the slot would see it change.
         assert not self.world.worker_table.is_held(0, blank.slot)
         sent = self.world.lend()
         assert sent.seq == self.lent

@@ -27,7 +27,7 @@ def test_an_object_has_appeared_when_it_was_seen_in_enough_frames_and_once():
     assert changes == [(2, "appeared", "person", 1)]
 
 
-def test_it_is_told_with_the_first_frame_it_was_seen_in_and_with_its_newest_box():
+def test_an_appearance_has_the_time_of_the_first_frame_and_the_newest_box():
     presence = Presence((), 3, 2.0)
     for number in range(3):
         changes = presence.update("yard", 7 + number / 10, 1000 + number, [seen(x=float(number))])
@@ -40,7 +40,7 @@ def test_it_has_left_when_it_was_not_seen_for_longer_than_is_waited():
     assert changes == [(0, "appeared", "person", 1), (6, "left", "person", 1)]
 
 
-def test_who_left_is_told_as_last_seen_and_how_long_it_was_there():
+def test_a_left_object_has_its_last_state_and_duration():
     presence = Presence((), 1, 1.0)
     presence.update("yard", 10.0, 100, [seen(x=1.0)])
     presence.update("yard", 12.5, 350, [])
@@ -55,7 +55,7 @@ def test_an_object_that_is_missed_now_and_then_stays():
     assert play(Presence((), 2, 2.0), pictures) == [(2, "appeared", "person", 1)]
 
 
-def test_a_flash_of_an_object_is_not_told():
+def test_a_flash_of_an_object_is_not_reported():
     pictures = [[seen()], *[[]] * 6, [seen(id=2)], *[[]] * 6, [seen(id=3)]]
     assert play(Presence((), 2, 1.0), pictures) == []
 
@@ -69,7 +69,7 @@ def test_an_object_that_comes_back_after_it_left_has_appeared_again():
     ]
 
 
-def test_after_a_long_gap_in_the_stream_those_who_are_not_there_any_more_have_left():
+def test_objects_missing_after_a_long_gap_in_the_stream_have_left():
     presence = Presence((), 1, 2.0)
     presence.update("yard", 0.0, 0, [seen(id=1), seen(id=2)])
     changes = presence.update("yard", 600.0, 600, [seen(id=2), seen(id=3)])
@@ -87,7 +87,7 @@ def test_a_stream_of_a_frame_in_ten_seconds_can_be_followed_too():
     ]
 
 
-def test_only_labels_of_interest_are_told():
+def test_only_labels_of_interest_are_reported():
     pictures = [[seen("car", 1), seen("person", 2), seen("dog", 3)]] * 2
     assert play(Presence(("person", "dog"), 2, 1.0), pictures) == [
         (1, "appeared", "person", 2),
@@ -95,7 +95,7 @@ def test_only_labels_of_interest_are_told():
     ]
 
 
-def test_counts_are_of_those_in_the_picture_and_go_up_and_down_with_what_is_told():
+def test_counts_of_present_objects_change_with_each_reported_event():
     presence = Presence((), 1, 1.0)
     first = presence.update("yard", 0.0, 0, [seen(id=1), seen(id=2), seen("car", 3)])
     assert [changes.count for changes in first] == [1, 2, 1]
@@ -106,7 +106,7 @@ def test_counts_are_of_those_in_the_picture_and_go_up_and_down_with_what_is_told
     assert presence.counts("nowhere") == {}
 
 
-def test_objects_without_ids_are_told_by_how_many_there_are():
+def test_objects_without_ids_are_reported_by_their_number():
     one, two = [seen(id=None)], [seen(id=None), seen(id=None, x=50.0)]
     pictures = [one, two, two, one, two, one, one, one, [], [], []]
     assert play(Presence((), 2, 1.0), pictures) == [
@@ -117,7 +117,7 @@ def test_objects_without_ids_are_told_by_how_many_there_are():
     ]
 
 
-def test_a_track_that_is_taken_for_something_else_now_and_then_leaves_as_what_it_came():
+def test_a_track_that_changes_its_class_leaves_with_its_first_label():
     presence = Presence((), 1, 1.0)
     pictures = [[seen("person")], [seen("dog")], [seen("dog")], [], [], []]
     assert play(presence, pictures) == [(0, "appeared", "person", 1), (5, "left", "person", 1)]
@@ -132,7 +132,7 @@ def test_streams_do_not_mix():
     assert presence.counts("gate") == {"person": 2}
 
 
-def test_a_clock_that_jumps_back_makes_nobody_leave_and_nobody_stay_for_ever():
+def test_after_a_clock_jumps_back_objects_stay_and_leave_as_before():
     presence = Presence((), 1, 1.0)
     presence.update("yard", 100.0, 0, [seen()])
     assert presence.update("yard", 0.0, 0, []) == []
@@ -151,7 +151,7 @@ def test_at_the_end_of_a_stream_all_who_were_there_leave():
     assert presence.counts("yard") == {}
 
 
-def test_a_stream_of_the_same_name_begins_anew():
+def test_a_stream_of_the_same_name_begins_without_state():
     presence = Presence((), 2, 1.0)
     presence.update("yard", 0.0, 0, [seen()])
     presence.end("yard")

@@ -142,8 +142,8 @@ def lab(quick):
 def test_a_source_that_is_lost_is_opened_again_until_it_comes_back(lab):
     made = lab(
         Scripted([1, 2, ("closed", "gone")]),
-        SourceError("nobody there", "refused"),
-        SourceError("nobody there", "refused"),
+        SourceError("no answer", "refused"),
+        SourceError("no answer", "refused"),
         Scripted([3, threading.Event()]),
         first=Scripted([0]),
     )

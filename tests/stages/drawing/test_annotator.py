@@ -72,7 +72,7 @@ def test_an_object_without_an_id_has_the_colour_of_its_class(ids):
     assert COLOURS[2] in colours(Annotator().draw(frame([[50, 60, 120, 160]], ids, [2])))
 
 
-def test_the_tag_tells_label_id_and_score():
+def test_the_tag_shows_label_id_and_score():
     def tag(labels=("person",), ids=(7,), scores=(0.91,)):
         drawn = Annotator(labels, trail_frames=0).draw(
             frame([[50, 60, 250, 160]], ids, scores=scores)
@@ -144,7 +144,7 @@ def test_the_picture_is_used_again_for_the_next_frame_of_its_stream_only():
     assert annotator.draw(frame(seq=2, size=(90, 120))).shape == (90, 120, 3)
 
 
-def test_a_stream_that_is_over_is_let_go():
+def test_a_stream_that_has_ended_is_forgotten():
     annotator = Annotator()
     first = annotator.draw(frame())
     annotator.forget("test")

@@ -69,7 +69,7 @@ def test_min_hits_is_how_many_frames_in_a_row_confirm_a_track(min_hits):
     assert shown == [[None]] * (min_hits - 1) + [[1]] * (6 - min_hits)
 
 
-def test_a_track_that_is_not_confirmed_ends_with_the_first_frame_without_it():
+def test_an_unconfirmed_track_ends_with_the_first_frame_without_it():
     scene = Scene(min_hits=2)
     scene()
     scene((0, 0))
@@ -105,7 +105,7 @@ def test_a_detection_under_low_score_does_not():
     assert len(scene.tracks) == 0
 
 
-def test_a_weak_detection_does_not_find_a_lost_track_again_but_a_strong_one_does():
+def test_a_strong_detection_finds_a_lost_track_again_a_weak_one_does_not():
     scene = Scene()
     scene((0, 0))
     scene()

@@ -155,7 +155,7 @@ def test_scores_that_are_left_out_follow_the_given_ones():
     }
 
 
-def test_weak_boxes_continue_a_track_and_keep_their_order_behind_the_others():
+def test_weak_boxes_continue_a_track_in_their_order_behind_the_others():
     stage = tracker()
     stage.process(frame(0, (0, 200, 400)))
     given = frame(1, (400, 0), scores=(0.9, 0.8))

@@ -143,7 +143,7 @@ def test_an_event_is_recorded_with_the_seconds_before_and_after_it(opened, tmp_p
     (report,) = reports(tmp_path / "clips")
     pictures, fps = read(tmp_path / "clips" / report["video"])
     assert fps == pytest.approx(10)
-    # Two seconds before frame 80, and until nobody had been seen for 0.95 s after 109.
+    # Two seconds before frame 80, and until no one had been seen for 0.95 s after 109.
     first, last = 60, 119
     assert len(pictures) == last - first + 1
     numbers = [number_of(picture) for picture in pictures]
@@ -348,7 +348,7 @@ def test_the_end_of_a_stream_ends_its_clip_at_once(opened, tmp_path):
     assert report["last_frame"] == 19
 
 
-def test_a_clip_that_is_too_long_is_cut_and_the_next_one_is_of_somebody_else(opened, tmp_path):
+def test_a_clip_that_is_too_long_is_cut_and_the_next_has_another_object(opened, tmp_path):
     sink = opened(longest_s=3)
     for seq in range(150):
         seen = [person(1)] if seq >= 30 else []
@@ -443,7 +443,7 @@ def test_no_more_is_kept_than_an_event_needs(opened):
     assert len(stream.kept) == pytest.approx((2 + clips.MAX_APPEARANCE_S) * FPS, abs=1)
 
 
-def test_a_live_stream_that_is_too_fast_loses_pictures_and_the_report_says_so(opened, tmp_path):
+def test_a_live_stream_that_is_too_fast_loses_images_which_are_counted(opened, tmp_path):
     sink = opened(live=True, memory_bytes=1_000_000, before_s=0, width=768)
     taken = 100
     most = 0
@@ -514,7 +514,7 @@ def small_disk(folder, size):
 
 
 @pytest.mark.parametrize("size", [0, 5_000, 20_000])
-def test_a_clip_that_cannot_be_written_is_given_up_and_the_next_one_tried(
+def test_a_clip_that_cannot_be_written_is_dropped_and_the_next_attempted(
     opened, tmp_path, caplog, size
 ):
     sink = opened()
@@ -810,7 +810,7 @@ def test_settings_out_of_bounds_are_refused(settings):
         msgspec.convert(settings, ClipsSettings)
 
 
-def test_the_folder_tells_the_part_before_the_stream():
+def test_the_root_of_a_folder_is_the_part_before_the_stream():
     assert root_of("runs/{stream}/clips") == Path("runs")
     assert root_of("runs/clips") == Path("runs/clips")
     assert root_of("{stream}") == Path()

@@ -244,7 +244,7 @@ def test_killed_again_after_a_frame_without_objects_the_file_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [Events, Mot])
-def test_killed_before_the_first_line_the_file_of_an_earlier_run_is_emptied(kind, tmp_path):
+def test_killed_before_the_first_line_an_earlier_file_is_emptied(kind, tmp_path):
     """The worker saves a state after a frame that was dropped, which no stage has seen."""
     path = tmp_path / "out"
     path.write_bytes(FOREIGN)

@@ -62,13 +62,13 @@ def broker(tmp_path, request):
 
 @pytest.fixture
 def soon(monkeypatch):
-    """A broker that is away is tried again soon."""
+    """Retries an unreachable broker soon."""
     monkeypatch.setattr(backoff, "MAX_DELAY_S", 0.3)
 
 
 @pytest.fixture
 def listen():
-    """Makes who listens, and lets go of them."""
+    """Makes listeners, and closes them after the test."""
     made = []
 
     def listen(broker, *arguments, **login):
@@ -113,10 +113,10 @@ def frames_of(listener):
     return [int(FRAME.search(text)[1]) for text in listener.texts("eyeline/yard/frames")]
 
 
-# --- what is told ---
+# --- messages ---
 
 
-def test_who_appears_and_who_leaves_is_told_as_promised(broker, listen, sink):
+def test_objects_that_appear_and_leave_are_published_as_documented(broker, listen, sink):
     listener = listen(broker.start())
     stage = sink()
     for seq, objects in enumerate([[], [(3, 0)], [(3, 0)], [], [], []]):
@@ -167,7 +167,9 @@ def test_states_are_kept_by_the_broker_and_events_are_not(broker, listen, sink, 
 @pytest.mark.parametrize(
     ("wanted", "frames"), [("changes", []), ("objects", [1]), ("all", [0, 1, 2])]
 )
-def test_frames_are_told_if_asked_for_as_in_the_events_sink(broker, listen, sink, wanted, frames):
+def test_frames_are_published_on_request_as_in_the_events_sink(
+    broker, listen, sink, wanted, frames
+):
     listener = listen(broker.start())
     stage = sink(events=wanted)
     for seq, objects in enumerate([[], [(1, 0), (2, 1)], []]):
@@ -203,7 +205,7 @@ def test_at_the_end_of_a_stream_all_have_left_and_it_is_offline(broker, listen, 
     assert [event["event"] for event in events_of(listener)] == ["appeared", "left"]
 
 
-def test_a_stream_that_is_away_is_offline_until_it_is_back(broker, listen, sink, monkeypatch):
+def test_a_lost_stream_is_offline_until_it_returns(broker, listen, sink, monkeypatch):
     monkeypatch.setattr(module, "STREAMS_S", 0.02)
 
     class Stream:
@@ -243,7 +245,7 @@ def test_many_messages_arrive_in_order(broker, listen, sink, qos):
     wait_until(lambda: stage.counters()["sent"] == 2000)
 
 
-# --- when the broker is away ---
+# --- an unreachable broker ---
 
 
 def arrived(listener):
@@ -257,7 +259,7 @@ def lines(caplog):
     return [re.sub(r"\b\d+ s\b", "N s", re.sub(r":\d{4,5}\b", "", line)) for line in told]
 
 
-def test_a_broker_that_is_away_at_the_start_is_no_error(broker, listen, sink, soon, caplog):
+def test_an_unreachable_broker_at_the_start_is_no_error(broker, listen, sink, soon, caplog):
     caplog.set_level(logging.INFO)
     stage = sink(events="all")
     for seq in range(50):
@@ -320,7 +322,7 @@ def test_a_broker_that_freezes_is_taken_for_away_and_nothing_is_lost(
     assert arrived(listener) == list(range(300))
 
 
-def test_what_waits_at_the_end_is_told(sink):
+def test_messages_that_wait_at_the_end_are_reported(sink):
     stage = sink(broker="mqtt://127.0.0.1:1", events="all")
     for seq in range(5):
         stage.process(frame(seq))
@@ -358,7 +360,7 @@ def test_what_is_left_at_the_end_is_sent_by_the_next_run(broker, listen, sink, c
 
 
 @REMEMBERS
-def test_states_are_not_spooled_but_told_as_they_are_when_the_broker_is_back(broker, listen, sink):
+def test_states_are_not_spooled_but_published_after_a_reconnect(broker, listen, sink):
     listener = listen(broker.start(), keep=True)
     stage = sink()
     stage.process(frame(0, [(1, 0)]))
@@ -376,7 +378,7 @@ def test_states_are_not_spooled_but_told_as_they_are_when_the_broker_is_back(bro
     assert set(told) == {"1"}, "what it was in between is over"
 
 
-def test_a_run_too_short_to_have_connected_still_tells_all(broker, listen, sink):
+def test_a_run_too_short_to_connect_still_publishes_all(broker, listen, sink):
     listener = listen(broker.start())
     stage = sink(events="all")
     for seq in range(300):
@@ -505,7 +507,7 @@ def test_what_an_earlier_run_left_at_the_broker_is_put_right(broker, listen, sin
     stage.process(frame(0))
     listener.wait_for("eyeline/yard/dog/count", "0")
     listener.wait_for("eyeline/yard/dog/present", "OFF")
-    assert listener.last("eyeline/street/dog/count") == "3", "that is somebody else's"
+    assert listener.last("eyeline/street/dog/count") == "3", "of another installation"
 
 
 def test_an_offline_that_comes_late_is_put_right(broker, listen, sink):
@@ -523,7 +525,7 @@ def configs(listener):
     return {h.topic: json.loads(h.text) for h in listener.heard if h.topic.endswith("/config")}
 
 
-def test_home_assistant_finds_a_device_per_stream_with_two_entities_per_label(broker, listen, sink):
+def test_home_assistant_gets_a_device_per_stream_two_entities_per_label(broker, listen, sink):
     listener = listen(broker.start())
     sink(
         context=context_of(streams=("yard", "gate"), labels=LABELS),
@@ -575,7 +577,7 @@ def test_without_a_choice_of_labels_it_finds_those_that_were_seen(broker, listen
     ]
 
 
-def test_it_is_told_again_when_home_assistant_has_started(broker, listen, sink):
+def test_discovery_is_published_again_when_home_assistant_has_started(broker, listen, sink):
     listener = listen(broker.start())
     sink(labels=["person"], discovery="homeassistant")
     wait_until(lambda: len(configs(listener)) == 2)
@@ -585,7 +587,7 @@ def test_it_is_told_again_when_home_assistant_has_started(broker, listen, sink):
     wait_until(lambda: len(configs(listener)) == 2)
 
 
-def test_it_is_told_nothing_unless_asked_to(broker, listen, sink):
+def test_discovery_is_not_published_without_the_setting(broker, listen, sink):
     listener = listen(broker.start())
     stage = sink(labels=["person"])
     stage.process(frame(0, [(1, 0)]))
@@ -619,9 +621,9 @@ def test_with_user_and_password(guarded, listen, sink):
 
 
 @pytest.mark.parametrize(
-    "login", [{}, {"user": "eyeline", "password": "wrong horse"}, {"user": "nobody"}]
+    "login", [{}, {"user": "eyeline", "password": "wrong horse"}, {"user": "unknown"}]
 )
-def test_a_wrong_password_is_told_but_not_shown(guarded, sink, caplog, login):
+def test_a_wrong_password_is_reported_but_not_shown(guarded, sink, caplog, login):
     caplog.set_level(logging.DEBUG)
     stage = sink(port=guarded.port, **login)
     wait_until(lambda: "trouble" in stage.info())
@@ -694,7 +696,7 @@ LEFT_TO_THE_COLLECTOR = pytest.mark.filterwarnings(
 
 
 @LEFT_TO_THE_COLLECTOR
-def test_a_certificate_that_nobody_vouches_for_is_not_accepted(secure, sink):
+def test_a_certificate_of_an_unknown_authority_is_not_accepted(secure, sink):
     stage = sink(broker=f"mqtts://127.0.0.1:{secure.port}")
     wait_until(lambda: "trouble" in stage.info())
     assert "certificate is not trusted" in stage.info()["trouble"]
@@ -709,7 +711,7 @@ def test_a_certificate_for_another_host_is_not_accepted(secure, certificates, si
 
 
 @LEFT_TO_THE_COLLECTOR
-def test_tls_where_there_is_none_is_told(broker, sink):
+def test_tls_to_a_broker_without_tls_is_reported(broker, sink):
     broker.start()
     stage = sink(broker=f"mqtts://127.0.0.1:{broker.port}")
     wait_until(lambda: "trouble" in stage.info())
@@ -720,13 +722,13 @@ def test_tls_where_there_is_none_is_told(broker, sink):
     ("address", "reason"),
     [("nowhere.invalid", "unknown host"), ("127.0.0.1:1", "connection refused")],
 )
-def test_why_there_is_no_connection_is_told(sink, address, reason):
+def test_the_reason_of_a_failed_connection_is_reported(sink, address, reason):
     stage = sink(broker=address)
     wait_until(lambda: "trouble" in stage.info())
     assert stage.info()["trouble"] == reason
 
 
-def test_two_with_one_client_id_are_told_of_each_other(broker, sink, tmp_path, caplog, monkeypatch):
+def test_two_clients_with_one_id_are_reported(broker, sink, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(
         delivery, "Backoff", lambda: type("Backoff", (), {"delay_s": lambda *_: 0.05})()
     )
@@ -742,7 +744,7 @@ def test_a_password_in_the_clear_is_warned_of(sink, caplog):
     assert "horse" not in caplog.text
 
 
-def test_the_client_id_is_the_same_in_every_run_and_differs_with_prefix_and_spool(
+def test_the_client_id_stays_in_every_run_and_depends_on_prefix_and_spool(
     sink, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)

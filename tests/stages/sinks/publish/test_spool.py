@@ -158,7 +158,7 @@ while True:
 
 @contextmanager
 def writer(path):
-    """A process that appends three at a time for ever, and tells of each what it has appended."""
+    """Starts a process that appends three at a time until it is killed, and prints each."""
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
@@ -193,7 +193,7 @@ def test_another_process_has_it_as_long_as_it_lives(path):
     assert opened(path).count
 
 
-@pytest.mark.parametrize("content", [b"a text of somebody\n", b"\0" * 100])
+@pytest.mark.parametrize("content", [b"a text of a person\n", b"\0" * 100])
 def test_a_file_of_another_kind_is_refused_and_left_alone(tmp_path, content):
     path = tmp_path / "events.jsonl"
     path.write_bytes(content)
@@ -242,7 +242,7 @@ def full_disk(limit=0):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_is_told_and_what_was_there_can_still_be_read_and_removed(path):
+def test_a_full_disk_is_reported_and_old_messages_can_be_read_and_removed(path):
     spool = opened(path)
     spool.append(numbered(1, 2, 3))
     with full_disk():
@@ -261,7 +261,7 @@ def test_a_full_disk_is_told_and_what_was_there_can_still_be_read_and_removed(pa
     assert numbers(opened(path).read(0, 10)) == [6]
 
 
-def test_a_place_where_nothing_can_be_written_is_told():
+def test_a_path_that_cannot_be_written_is_reported():
     with pytest.raises(SpoolError, match=r"No such file|Read-only|Permission"):
         opened(Path("/proc/eyeline/spool.db"))
 
@@ -360,7 +360,7 @@ def test_the_next_run_sends_what_was_left(path):
     assert drain(second) == [1, 2, 3, 4]
 
 
-def test_what_a_crash_would_cost_can_be_told_for_each_stream(path):
+def test_unsaved_messages_are_known_for_each_stream(path):
     box = outbox(path)
     put(box, 1)
     box.store()
@@ -411,7 +411,7 @@ def test_a_message_that_is_too_large_is_dropped_alone(path):
     assert box.dropped == {"too large": 1}
 
 
-def test_a_disk_that_cannot_be_written_leaves_memory_and_is_told_once(caplog):
+def test_without_a_usable_disk_messages_stay_in_memory_one_line_is_logged(caplog):
     box = outbox(Path("/proc/eyeline/spool.db"))
     for value in range(50):
         put(box, value)
@@ -554,7 +554,7 @@ def test_whatever_happens_all_arrives_in_order(actions):
                     flying.clear()
                     box.close()
                     box = outbox(path)
-                case "crash":  # the process is gone, what it told of itself is not
+                case "crash":  # the process is gone, its output is not
                     flying.clear()
                     unsaved = box.unsaved("yard")
                     box._spool.close()

@@ -44,7 +44,7 @@ def frame(seq, objects=(), stream="yard"):
 
 
 class Server(ThreadingHTTPServer):
-    """Keeps what is posted, and answers as it is told: by default 200.
+    """Keeps what is posted, and answers as the test says: by default 200.
 
     An answer is a status, (status, headers), or a function of the handler.
     """
@@ -249,7 +249,9 @@ def test_a_batch_that_failed_is_posted_as_it_was_though_more_has_come(server, si
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410, 422, 301, 302, 303])
-def test_what_is_refused_is_given_up_after_three_attempts_and_counted(server, sink, caplog, status):
+def test_refused_messages_are_dropped_after_three_attempts_and_counted(
+    server, sink, caplog, status
+):
     server.answers = [status] * 3
     stage = sink(server)
     feed(stage, [0])
@@ -332,7 +334,7 @@ def test_it_is_never_given_more_than_five_minutes(text, seconds):
 
 
 def drip(handler):
-    """A byte at a time, for ever."""
+    """Sends a byte at a time, without an end."""
     while not handler.server.over.wait(0.02):
         handler.wfile.write(b"H")
         handler.wfile.flush()
@@ -345,7 +347,7 @@ def drip_body(handler):
     drip(handler)
 
 
-def test_a_server_that_drips_its_answer_is_given_up_in_time(server, sink, caplog):
+def test_a_server_that_drips_its_answer_runs_into_the_timeout(server, sink, caplog):
     server.answers = [drip]
     stage = sink(server, timeout_s=0.3)
     feed(stage, [0])
@@ -353,7 +355,7 @@ def test_a_server_that_drips_its_answer_is_given_up_in_time(server, sink, caplog
     assert "no answer within 0.3 s" in caplog.text
 
 
-def test_a_server_that_says_nothing_is_given_up_in_time(server, sink, caplog):
+def test_a_server_that_does_not_answer_runs_into_the_timeout(server, sink, caplog):
     server.answers = [lambda handler: handler.server.over.wait(10)]
     stage = sink(server, timeout_s=0.3)
     feed(stage, [0])
@@ -405,7 +407,7 @@ def test_a_huge_answer_is_not_read(server, sink):
         (b"HTTP/1.1 100 Continue\r\n\r\n", "connection closed|not HTTP"),
     ],
 )
-def test_an_answer_that_is_none_is_told_in_clean_words(server, sink, caplog, answer, words):
+def test_an_invalid_answer_is_reported_in_printable_words(server, sink, caplog, answer, words):
     def raw(handler):
         handler.wfile.write(answer)
         handler.close_connection = True
@@ -528,7 +530,7 @@ def test_https_with_a_certificate_of_ones_own(secure, own_certificate, sink):
     assert stage.info()["to"] == f"https://127.0.0.1:{secure.port}"
 
 
-def test_a_certificate_that_nobody_vouches_for_is_not_accepted(secure, sink):
+def test_a_certificate_of_an_unknown_authority_is_not_accepted(secure, sink):
     stage = sink(url=f"https://127.0.0.1:{secure.port}/")
     feed(stage, [0])
     wait_until(lambda: "trouble" in stage.info())
@@ -536,7 +538,7 @@ def test_a_certificate_that_nobody_vouches_for_is_not_accepted(secure, sink):
     assert secure.requests == []
 
 
-def test_https_where_there_is_none_is_told(server, sink):
+def test_https_to_a_server_without_tls_is_reported(server, sink):
     stage = sink(url=f"https://127.0.0.1:{server.port}/")
     feed(stage, [0])
     wait_until(lambda: "trouble" in stage.info())

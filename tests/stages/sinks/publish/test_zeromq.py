@@ -122,7 +122,7 @@ def received(subscriber):
 
 
 def events(subscriber, count):
-    """The next so many events, without what is told in between."""
+    """Return the next events, without the alive messages in between."""
     found = (received(subscriber) for _ in itertools.count())
     return list(itertools.islice((event for event in found if event[0] != ALIVE_TOPIC), count))
 
@@ -162,7 +162,7 @@ def test_a_subscriber_gets_the_streams_it_asked_for(opened, subscribe):
         assert event[0] == b"yard"
 
 
-def test_silence_is_told_from_a_dead_line_and_the_counts_tell_what_was_missed(opened, subscribe):
+def test_alive_messages_show_a_lost_connection_and_the_missed_events(opened, subscribe):
     sink = opened()
     for seq in range(5):
         sink.process(frame(seq))
@@ -177,14 +177,14 @@ def test_silence_is_told_from_a_dead_line_and_the_counts_tell_what_was_missed(op
     assert first[0] == ALIVE_TOPIC
     assert first[1]["events"] == {"demo": 5}
     assert [event["frame"] for topic, event in told if topic == b"demo"] == [5]
-    # A stream that is over is not counted any more, and the same name begins anew.
+    # A stream that is over is not counted any more, and the same name begins again.
     join(sink, subscriber)
     last = received(subscriber)
     assert last[1]["events"] == {}
     assert last[1]["since"] == first[1]["since"] <= first[1]["now"]
 
 
-def test_nothing_is_told_more_often_than_asked(opened, subscribe):
+def test_alive_messages_are_no_more_frequent_than_set(opened, subscribe):
     sink = opened(alive_s=3600)
     sink.idle()
     subscriber = subscribe(sink)
@@ -199,7 +199,7 @@ def test_nothing_is_told_more_often_than_asked(opened, subscribe):
     assert ALIVE_TOPIC not in {topic for topic, _ in found}
 
 
-def test_a_slow_subscriber_loses_and_nobody_else_does(opened, subscribe, caplog):
+def test_a_slow_subscriber_loses_events_and_no_other_does(opened, subscribe, caplog):
     # ZeroMQ notices only once a millisecond that the fast one has read: its queue must hold that.
     sink = opened(high_water=200)
     fast = subscribe(sink, ("demo",), rcvhwm=0)
@@ -321,7 +321,7 @@ def test_curve_keeps_out_all_others_and_says_why(
     until = time.monotonic() + DEADLINE_S
     with caplog.at_level(logging.WARNING):
         while not caplog.messages:
-            assert time.monotonic() < until, "nobody was refused"
+            assert time.monotonic() < until, "no subscriber was refused"
             sink.process(frame(0))
             sink.idle()
             time.sleep(0.001)
@@ -335,7 +335,7 @@ def test_the_key_may_be_in_a_file(opened, subscribe, server, tmp_path):
     assert sink.info()["public_key"] == server[0]
 
 
-def test_whoever_speaks_anything_else_is_refused_and_harms_nobody(opened, subscribe, caplog, rng):
+def test_clients_of_other_protocols_are_refused_and_harm_no_other(opened, subscribe, caplog, rng):
     sink = opened()
     subscriber = subscribe(sink)
     join(sink, subscriber)
@@ -350,7 +350,7 @@ def test_whoever_speaks_anything_else_is_refused_and_harms_nobody(opened, subscr
                 stranger.sendall((greeting if number % 2 else b"") + rng.bytes(2000))
         until = time.monotonic() + DEADLINE_S
         while not caplog.messages:
-            assert time.monotonic() < until, "nobody was refused"
+            assert time.monotonic() < until, "no subscriber was refused"
             sink.idle()
     for stranger in strangers:
         stranger.close()
@@ -478,7 +478,7 @@ def test_settings_out_of_bounds_are_refused(settings):
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "shown"),
     [
         ("tcp://127.0.0.1:0", r"tcp://127\.0\.0\.1:[1-9]\d*"),
         ("tcp://localhost:0", r"tcp://127\.0\.0\.1:[1-9]\d*"),
@@ -486,9 +486,9 @@ def test_settings_out_of_bounds_are_refused(settings):
         ("tcp://*:0", r"tcp://\[::\]:[1-9]\d*"),
     ],
 )
-def test_the_address_is_told_with_the_port_that_was_free(opened, server, address, told):
+def test_the_shown_address_has_the_chosen_free_port(opened, server, address, shown):
     sink = opened(address, secret_key=server[1], clients="any")
-    assert re.fullmatch(told, sink.info()["address"])
+    assert re.fullmatch(shown, sink.info()["address"])
 
 
 # --- a run ---
@@ -548,7 +548,7 @@ def test_a_subscriber_follows_a_run_through_a_crash_of_the_sink(tmp_path, subscr
         before = [event for _, event in events(subscriber, 5)]
         run.strike("zmq", signal.SIGKILL)
         after = [event for _, event in events(subscriber, 10)]
-        # Told by who publishes anew, as nobody else could connect.
+        # From the restarted sink, since the old one cannot be connected to.
         other = subscribe(address, (ALIVE_TOPIC.decode(),))
         since = received(other)[1]["since"]
         assert since > before[-1]["captured_at"]

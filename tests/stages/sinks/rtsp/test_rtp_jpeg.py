@@ -58,13 +58,13 @@ def test_a_jpeg_comes_out_as_it_went_in(size):
     assert got == scan
 
 
-def test_restart_markers_are_told():
+def test_restart_markers_are_in_the_header():
     payload = jpeg_payloads(jpeg(64, 48, cv2.IMWRITE_JPEG_RST_INTERVAL, 4))[0]
     assert payload[4] == 65
     assert struct.unpack(">HH", payload[8:12]) == (4, 0xFFFF)
 
 
-def test_4_2_2_is_told():
+def test_4_2_2_is_in_the_header():
     factor = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422
     file = jpeg(64, 48, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor)
     assert jpeg_payloads(file)[0][4] == 0

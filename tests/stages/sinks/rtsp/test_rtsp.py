@@ -292,7 +292,7 @@ def test_viewers_learn_when_a_picture_was_captured(opened):
 # --- what it costs ---
 
 
-def test_nothing_is_drawn_while_nobody_watches(opened, monkeypatch):
+def test_nothing_is_drawn_without_a_viewer(opened, monkeypatch):
     sink = opened()
     drawn = []
     draw = sink._annotator.draw
@@ -368,7 +368,7 @@ def test_a_frame_that_comes_while_the_last_one_is_encoded_is_passed_by(opened, m
     assert calls == [20, 70]
 
 
-def test_a_picture_that_cannot_be_sent_is_told_once(opened, caplog, monkeypatch):
+def test_an_image_that_cannot_be_sent_is_logged_once(opened, caplog, monkeypatch):
     monkeypatch.setattr(rtsp, "encode", lambda *_: b"no JPEG")
     sink = opened()
     with watch(sink):

@@ -217,7 +217,7 @@ def put(mount, *pictures, time_ns=0, wall_ns=WALL_NS):
 # --- requests ---
 
 
-def test_a_reader_is_told_what_there_is(server, mount):
+def test_the_description_lists_the_streams(server, mount):
     with Reader(server) as reader:
         assert "DESCRIBE" in reader.ask("OPTIONS")["Public"]
         answer = reader.ask("DESCRIBE", Accept="application/sdp")
@@ -330,7 +330,7 @@ def test_what_is_not_served_is_said(server, mount):
         assert "PLAY" in answer["Public"]
 
 
-def test_after_teardown_no_picture_comes_and_all_may_begin_anew(server, mount):
+def test_after_teardown_no_image_comes_and_setup_works_again(server, mount):
     with Reader(server) as reader:
         reader.play()
         assert mount.watched
@@ -359,7 +359,7 @@ def test_a_picture_arrives_whole_by_tcp(server, mount):
         }
 
 
-def test_the_answer_to_play_tells_the_first_sequence_number(server, mount):
+def test_the_answer_to_play_has_the_first_sequence_number(server, mount):
     with Reader(server) as reader:
         reader.setup()
         told = int(re.search(r"seq=(\d+)", reader.ask("PLAY")["RTP-Info"])[1])
@@ -474,7 +474,7 @@ def test_pictures_go_to_the_one_who_asks_and_nowhere_else(server, mount, ports):
         assert Rtp(rtp.recv(2048)).marker
 
 
-def test_a_silent_viewer_by_udp_is_let_go(server, mount, ports, monkeypatch):
+def test_a_silent_viewer_by_udp_is_disconnected(server, mount, ports, monkeypatch):
     _, rtcp, port = ports
     with Reader(server) as reader:
         answer = reader.setup(transport=f"RTP/AVP;unicast;client_port={port}-{port + 1}")
@@ -552,7 +552,7 @@ def test_a_busy_server_keeps_few_images_and_continues_with_a_key_image(server):
 # --- slow, dead and hostile clients ---
 
 
-def test_a_slow_viewer_loses_pictures_and_holds_back_nobody(server, mount):
+def test_a_slow_viewer_loses_images_and_delays_no_other(server, mount):
     files = [large_jpeg(number) for number in range(60)]
     with Reader(server, receive_bytes=4096) as slow, Reader(server) as quick:
         slow.play()
@@ -628,7 +628,7 @@ def test_one_who_asks_for_nothing_is_sent_away(server, mount, monkeypatch):
         assert half.is_over()
 
 
-def test_too_many_are_told_so():
+def test_too_many_viewers_get_an_error():
     server = RtspServer(max_clients=3)
     server.open()
     server.add("/a", Jpeg())
@@ -732,7 +732,7 @@ def test_a_flood_of_requests_waits_until_its_answers_are_read(server, mount):
         max_size=12,
     )
 )
-def test_rubbish_harms_nobody(server, mount, parts):
+def test_rubbish_harms_no_other_viewer(server, mount, parts):
     with socket.create_connection((server.address, server.port)) as rude:
         rude.sendall(b"".join(parts))
     with Reader(server) as reader:
@@ -810,7 +810,7 @@ def test_the_example_of_rfc_7616_is_right(monkeypatch):
 
 @pytest.mark.parametrize("method", ["DESCRIBE", "SETUP", "PLAY", "TEARDOWN", "GET_PARAMETER"])
 @pytest.mark.parametrize("path", ["/a", "/b"])
-def test_without_a_password_nothing_is_told(locked, method, path):
+def test_without_a_password_no_stream_is_described(locked, method, path):
     with Reader(locked) as reader:
         answer = reader.ask(method, path)
         assert answer.code == 401

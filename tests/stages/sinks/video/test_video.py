@@ -123,7 +123,7 @@ def test_few_large_pictures_are_kept_for_the_rate(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("annotate", "drawn"), [(True, True), (False, False)])
-def test_boxes_are_drawn_unless_told_not_to(tmp_path, annotate, drawn):
+def test_boxes_are_drawn_unless_annotate_is_false(tmp_path, annotate, drawn):
     sink = opened(tmp_path / "out.mp4", annotate=annotate)
     sink.process(frame(0, objects=ONE))
     sink.end("demo")
@@ -199,7 +199,7 @@ def test_what_was_completed_after_its_state_was_saved_is_not_written_over(tmp_pa
     )
     first.process(frame(0))
     saved = first.state("demo")
-    first.close()  # told to end by a reload, say
+    first.close()  # asked to end, by a reload for example
     second.restore("demo", saved)
     second.process(frame(1))
     second.close()
@@ -220,7 +220,7 @@ def test_a_part_without_a_picture_is_used_again(tmp_path):
     assert (tmp_path / "out.mp4").read_bytes() == b"not empty"
 
 
-def test_what_is_written_at_once_is_written_again_at_the_rate_of_the_frames(tmp_path):
+def test_frames_written_immediately_are_written_again_at_their_rate(tmp_path):
     sink = opened(tmp_path / "out.mp4")
     for seq in range(TRIAL_FRAMES - 1):
         sink.process(frame(seq))
@@ -235,7 +235,7 @@ def test_what_is_written_at_once_is_written_again_at_the_rate_of_the_frames(tmp_
     assert sink.counters() == {"repeated": 0, "left_out": 0}
 
 
-def test_the_rate_that_the_source_declares_is_taken_if_its_times_confirm_it(tmp_path):
+def test_the_declared_rate_of_the_source_is_used_if_its_times_confirm_it(tmp_path):
     sink = opened(tmp_path / "out.mp4")
     for seq in range(20):
         one = frame(seq, fps=24000 / 1001)
