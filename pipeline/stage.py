@@ -261,11 +261,11 @@ class Stage:
         """Read arrays of the frame and add arrays to it.
 
         Raises:
-            RunError: the run cannot go on (ends it, exit 1).
+            RunError: the run cannot continue (ends it, exit 1).
             DeviceFailed: the device fails, not this frame: the process is restarted within the
                 budget, and the frame is sent again.
             EndRun: a person asked to end the run (exit 0).
-            Exception: any other; this frame becomes `failed:STAGE` and the stage goes on.
+            Exception: any other; this frame becomes `failed:STAGE` and the stage continues.
         """
         raise NotImplementedError
 
@@ -305,7 +305,7 @@ class Stage:
         """Release what `open` acquired. Always called, also after an error or half an `open`."""
 
     def state(self, stream: str) -> bytes:
-        """Return what `restore` needs to go on after a crash as if nothing had happened.
+        """Return what `restore` needs to continue after a crash as if nothing had happened.
 
         Ordered stages only; called after every frame and saved before the frame is sent on, so it
         must be quick.
@@ -358,10 +358,10 @@ class Source(Stage):
     """State of the source; read all the time, each change is sent to the supervisor."""
 
     def skip(self, images: int, source_ns: int) -> None:
-        """Go on behind the first so many images; after a crash, before the first `offer`.
+        """Skip the images that were taken before a crash; called before the first `offer`.
 
         Args:
-            images: how many were taken before the crash.
+            images: number of images taken before the crash.
             source_ns: timestamp of the newest that became a frame; -1: unknown.
         """
 
@@ -384,7 +384,7 @@ class Source(Stage):
         """Give no images until `resume`; a camera is released meanwhile."""
 
     def resume(self) -> None:
-        """Go on after `pause`."""
+        """Continue after `pause`."""
 
     def missed(self) -> tuple[int, int]:
         """Return how many images since the last call (found no slot, could not be decoded)."""

@@ -135,7 +135,7 @@ def _files(
 
 
 def _parts(file: Path, output: Output) -> Iterator[Path]:
-    """Return an output and the parts in which it went on."""
+    """Return an output and the parts in which it continued."""
     yield file
     if not output.parts or not file.is_file():
         return

@@ -1,4 +1,4 @@
-"""Changes to a run while it goes on: pause, resume, add and remove streams, reload settings."""
+"""Changes to a run while it continues: pause, resume, add and remove streams, reload settings."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Phase(IntEnum):
 
     RUNNING = 0
     DRAINING = 1
-    """Sources must end; frames in flight go on."""
+    """Sources must end; frames in flight continue."""
     CLOSING = 2
     """Workers got SIGTERM and close their stages."""
     KILLING = 3
@@ -107,7 +107,7 @@ class Lifecycle:
         self._processes.kill_all()
 
     def check_deadline(self) -> None:
-        """Go on to the next phase if the present one takes longer than its timeout."""
+        """Continue to the next phase if the present one takes longer than its timeout."""
         if self.phase == Phase.RUNNING or time.monotonic() <= self._deadline:
             return
         if self.phase == Phase.DRAINING:

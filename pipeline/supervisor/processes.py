@@ -61,8 +61,13 @@ class Child:
         """Monotonic time of the next start; meaningful while `pid` is 0."""
         self.failure = ""
         """Reason for the end of its process, as it reported itself; empty: it reported none."""
-        self.hung = False
-        """Killed for missing heartbeats; frames in hand are not blamed."""
+        self.hung_s = 0.0
+        """Seconds without a heartbeat for which it was killed; frames in hand are not blamed. 0: it
+        was not."""
+        self.opening_timeouts = 0
+        """Number of times in a row that its stages did not open within `OPEN_S`."""
+        self.is_slow_logged = False
+        """Whether it was logged that its stages take long to open."""
         self.abandoned = False
         """Must end without a successor: the run or the stream ends, and no frame is in flight."""
         self.restart_requested_at = 0.0
@@ -232,15 +237,22 @@ class Processes:
         """
         for hold in self._worker_table.mark_dead(child.spec.index):
             arena = self._arenas.get(hold.stream)  # None: of a stream that is gone
-            if arena is not None and not child.hung:
+            if arena is not None and not child.hung_s:
                 arena.blame(hold.slot, hold.generation)
         self._worker_table.raise_epoch()
         now = time.monotonic()
         while child.deaths and child.deaths[0] < now - budget.window_s:
             child.deaths.popleft()
         child.deaths.append(now)
-        how = _describe_death(child, code, budget.hang_s)
-        child.hung, child.failure = False, ""
+        is_timeout = child.hung_s and not child.ready_since
+        child.opening_timeouts = child.opening_timeouts + 1 if is_timeout else 0
+        how = _describe_death(child, code)
+        child.hung_s, child.failure, child.is_slow_logged = 0.0, "", False
+        if child.opening_timeouts > budget.restarts:  # each takes longer than the window
+            return (
+                f"{child.spec.name} {how} while opening ({child.opening_timeouts} times, "
+                f"supervisor.restarts is {budget.restarts})"
+            )
         if len(child.deaths) > budget.restarts:
             return (
                 f"{child.spec.name} {how} ({len(child.deaths)} times within {budget.window_s:g} s, "
@@ -267,7 +279,7 @@ class Processes:
         limit_ns = budget.hang_s * 1e9
         now_ns = time.monotonic_ns()
         for child in self.children.values():
-            if not child.alive or child.hung:
+            if not child.alive or child.hung_s:
                 continue
             requested_at = child.restart_requested_at
             if requested_at and time.monotonic() > requested_at + CLOSE_S:
@@ -279,8 +291,17 @@ class Processes:
                 continue
             # To open a stage may take long, and sends no heartbeat; but not while it is stopped.
             if beat_ns or silent_ns > OPEN_S * 1e9 or _is_stopped(child.pid):
-                child.hung = True
+                child.hung_s = silent_ns / 1e9
                 os.kill(child.pid, signal.SIGKILL)
+            elif not child.is_slow_logged:
+                child.is_slow_logged = True
+                logging.warning(
+                    "%s: stages have not opened within %g s (%s); it is restarted after %g s",
+                    child.spec.name,
+                    budget.hang_s,
+                    ", ".join(node.name for node in child.spec.nodes),
+                    OPEN_S,
+                )
 
     def abandon_if_opening(self, child: Child, arena: Arena) -> None:
         """Kill the worker of a source that has not opened yet and has no frame in flight."""
@@ -324,9 +345,9 @@ def allow_descriptors(graph: Graph) -> None:
         )
 
 
-def _describe_death(child: Child, code: int, hang_s: float) -> str:
-    if child.hung:
-        return f"sent no heartbeat for {hang_s:g} s"
+def _describe_death(child: Child, code: int) -> str:
+    if child.hung_s:
+        return f"sent no heartbeat for {child.hung_s:.0f} s"
     if child.failure:
         return f"failed: {child.failure}"
     return f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with status {code}"

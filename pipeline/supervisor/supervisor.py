@@ -43,7 +43,7 @@ MAX_PAUSE_S = 1.0
 """Longest turn of the loop; after a longer one the supervisor itself was stopped."""
 
 _OF_ONE_STREAM = ("setup", "broken", "fatal")
-"""Reports that end the run, or only the stream if it was added while the run goes on."""
+"""Reports that end the run, or only the stream if it was added while the run continues."""
 
 
 class Supervisor:

@@ -1,6 +1,6 @@
 """Counters of streams and stages in shared memory: for the live table, the summary, the metrics.
 
-Each row has one writer and survives it: a restarted worker goes on counting where its predecessor
+Each row has one writer and survives it: a restarted worker continues counting where its predecessor
 was killed.
 """
 

@@ -67,7 +67,7 @@ class CaptureWorker(Worker):
         return source
 
     def open(self) -> None:
-        """Open the source and go on where the predecessor was killed."""
+        """Open the source and continue where the predecessor was killed."""
         super().open()
         self._in_flight.resume(time.monotonic_ns())
         self._publish_in_flight()

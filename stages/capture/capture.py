@@ -48,7 +48,7 @@ class Capture(Source):
         self._taken = 0
         """Images taken from the source, also those that became no frame."""
         self._last_ns = -1
-        """Newest time of the stream before a crash, so that its clock goes on; -1: unknown."""
+        """Newest time of the stream before a crash, so that its clock continues; -1: unknown."""
         self._reader: Reader | None = None
         self._live_reader: LiveReader | None = None
         self._offered: Frame | None = None
@@ -120,7 +120,7 @@ class Capture(Source):
             self._reader.close()
 
     def skip(self, images: int, source_ns: int) -> None:
-        """Go on behind the first so many images: those of a file are skipped."""
+        """Continue behind the first so many images: those of a file are skipped."""
         self._taken, self._last_ns = images, source_ns
         if not reads_file(self.settings):
             return
@@ -187,7 +187,7 @@ class Capture(Source):
             self._live_reader.pause()
 
     def resume(self) -> None:
-        """Go on after `pause`."""
+        """Continue after `pause`."""
         self._paused = False
         if self._live_reader is not None:
             self._live_reader.resume()

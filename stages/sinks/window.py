@@ -1,7 +1,7 @@
 """The annotated window: all streams side by side.
 
 Space pauses; q, Esc and the close button end the run. A pause stops files. A live stream cannot be
-stopped: its image stays the same while the run goes on.
+stopped: its image stays the same while the run continues.
 """
 
 from __future__ import annotations

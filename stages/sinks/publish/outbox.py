@@ -125,7 +125,7 @@ class Outbox:
                 try:
                     taken = self._spool.read(self._taken, limit)
                 except SpoolError as error:
-                    # What is in memory goes on. It must not be taken for what the disk holds when
+                    # What is in memory continues. It must not be taken for what the disk holds when
                     # it is confirmed; that is read when the disk is well again.
                     self._spool.close()
                     self._on_failure(error)

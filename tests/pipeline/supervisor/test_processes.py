@@ -50,10 +50,39 @@ def test_the_frames_in_hand_of_a_dead_worker_are_released_and_blamed():
 
 def test_the_frames_in_hand_of_a_hung_worker_are_not_blamed(caplog):
     bed = Bed()
-    bed.child.hung = True
-    assert bed.restart(hang_s=3) == ""
+    bed.child.hung_s = 3.1
+    assert bed.restart() == ""
     assert bed.arena.blames(bed.frame.slot) == 0
     assert f"{bed.child.spec.name} sent no heartbeat for 3 s; restarting" in caplog.text
+
+
+def test_a_worker_that_never_opens_ends_the_run_however_long_it_takes(monkeypatch):
+    # Each timeout is longer than the window of the budget, which was therefore never used up.
+    bed = Bed()
+    for now_s in (300.0, 600.0):
+        monkeypatch.setattr("time.monotonic", lambda now_s=now_s: now_s)
+        bed.child.hung_s = 300.0
+        found = bed.restart(restarts=1, window_s=60)
+    assert found == (
+        f"{bed.child.spec.name} sent no heartbeat for 300 s while opening (2 times, "
+        "supervisor.restarts is 1)"
+    )
+
+
+def test_stages_that_take_long_to_open_are_logged_once(caplog, monkeypatch):
+    bed = Bed(main=lambda spec: signal.pause() or 0)
+    assert bed.processes.start(bed.child, SupervisorSettings()) == ""
+    try:
+        start_ns = bed.child.started_ns
+        for seconds in (9, 11, 13):
+            now_ns = start_ns + seconds * 10**9
+            monkeypatch.setattr("time.monotonic_ns", lambda now_ns=now_ns: now_ns)
+            bed.processes.kill_hung(SupervisorSettings(hang_s=10))
+        [line] = caplog.messages
+        assert f"{bed.child.spec.name}: stages have not opened within 10 s (a); it is" in line
+        assert bed.child.alive
+    finally:
+        bed.processes.kill_all()
 
 
 def test_a_requested_restart_blames_no_frame_and_uses_no_budget():
