@@ -622,6 +622,35 @@ def test_model_and_device_go_to_the_detector():
     assert "model" not in raw["stages"]["nms"]
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            ("--model", "a.onnx", "--model", "b.onnx"),
+            "--model: more models than stages that have one (found 2 models, 1 stages); leave one",
+        ),
+        (("--model", "detectr=a.onnx"), "--model detectr=...: no stage of this name has a model"),
+    ],
+)
+def test_a_model_for_no_stage_is_refused(capsys, given, words):
+    # It was ignored without a message.
+    assert refusal(capsys, "check", DEMO, *given).startswith(words)
+
+
+def test_a_device_for_no_stage_is_refused(capsys, tmp_path):
+    config = tmp_path / "my.yaml"
+    config.write_text(
+        f"streams: {{a: {{source: {CLIP}}}}}\nstages: {{capture: {{use: capture}}}}\n"
+    )
+    words = "--device: no stage of the settings has a device; leave it out"
+    assert refusal(capsys, "check", config, "--device", "cpu") == words
+
+
+def test_a_misspelt_command_with_arguments_gets_a_hint(capsys):
+    for words in (["chek", "my.yaml"], ["chek", "--frames", "3", "my.yaml"]):
+        assert refusal(capsys, *words) == "chek: no such command; did you mean 'check'?"
+
+
 def test_frames_and_live_go_to_every_stream(config):
     raw, _ = settings("run", config, "--source", "a", "--source", "b", "--frames", 5, "--live")
     for table in raw["streams"].values():

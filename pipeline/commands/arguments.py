@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
@@ -15,6 +17,7 @@ from pipeline.commands.terminal import print_error
 from pipeline.config import is_number
 from pipeline.messages import display_value, name_of
 from pipeline.supervisor.lifecycle import EXIT_SETUP
+from pipeline.urls import display_url
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ModuleType]:
@@ -39,8 +42,17 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ModuleType]:
         parser = commands.add_parser(name, help=command.help)
         if module is not None and name == words[0]:
             module.add_arguments(parser)
-    args = top.parse_args(words)
+    args, unknown = top.parse_known_args(words)
     assert module is not None, "--help ends the program"
+    if unknown:
+        config = vars(args).get("config")
+        close = difflib.get_close_matches(str(config)[:100], COMMANDS, n=1, cutoff=0.6)
+        if isinstance(config, Path) and close and not config.exists():
+            # A misspelt command with arguments of its own.
+            print_error(f"{display_url(str(config))}: no such command; did you mean {close[0]!r}?")
+            raise SystemExit(EXIT_SETUP)
+        top.prog = f"run.py {words[0]}"
+        top.error(f"unrecognized arguments: {' '.join(unknown)}")
     return args, module
 
 
@@ -61,12 +73,12 @@ class Parser(argparse.ArgumentParser):
         message = re.sub(
             r"(ambiguous option: [^= ]*)\S*|(ignored explicit argument).*", r"\1\2", message
         )
-        print_error(f"{message}; see run.py --help")
+        print_error(f"{message}; see {self.prog} --help")
         self.exit(EXIT_SETUP)
 
 
 def count(text: str) -> int:
-    """Parse a number from 1 up."""
+    """Parse a whole number of at least 1."""
     value = int(text) if is_number(text) else 0
     if value < 1:
         raise argparse.ArgumentTypeError(

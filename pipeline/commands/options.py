@@ -96,7 +96,10 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         _replace_sinks(raw, args.sink)
     _set_models(raw["stages"], args.model or [])
     if args.device:
-        for table in _stages_with("device", raw["stages"]).values():
+        tables = _stages_with("device", raw["stages"])
+        if not tables:
+            raise ConfigError("--device: no stage of the settings has a device; leave it out")
+        for table in tables.values():
             table["device"] = args.device
     if args.confidence is not None:
         raw["confidence"] = args.confidence
@@ -189,8 +192,18 @@ def _set_models(stages: dict[str, Any], models: list[str]) -> None:
         stage, equals, rest = model.partition("=")
         if equals and stage in tables:
             tables[stage]["model"] = rest
+        elif equals and re.match(config_file.NAME, stage) and not Path(model).exists():
+            raise ConfigError(
+                f"--model {stage}=...: no stage of this name has a model"
+                f"{config_file.did_you_mean(stage, list(tables))}"
+            )
         elif free:
             tables[free.pop(0)]["model"] = model
+        else:
+            raise ConfigError(
+                f"--model: more models than stages that have one (found {len(models)} models, "
+                f"{len(tables)} stages); leave one out"
+            )
 
 
 def _use_of(table: Any) -> str:

@@ -14,7 +14,7 @@ from pipeline.config import convert, did_you_mean
 from pipeline.errors import ConfigError
 from pipeline.messages import display_value
 from pipeline.stage import ContractError, InferenceStage, Settings, Source, Stage
-from pipeline.stage_errors import error_line, place_of
+from pipeline.stage_errors import call_stage, error_line, place_of
 
 Registry = Mapping[str, str]
 """Name of a stage in settings -> "module:Class"."""
@@ -75,7 +75,8 @@ def settings_of(table: Mapping[str, Any], kind: type[Stage], at: str) -> Setting
         raise ConfigError(
             f"{at}: kind: expected one of {', '.join(kind.variants)}, found {display_value(chosen)}"
         )
-    return convert(table, variant(kind.variants[chosen], chosen), at, LINKS)
+    settings = call_stage(at, f"kind {chosen}", kind.variants.__getitem__, chosen)
+    return convert(table, variant(settings, chosen), at, LINKS)
 
 
 @functools.cache

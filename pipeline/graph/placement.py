@@ -53,7 +53,8 @@ def _check_group(group: list[Node], source: Node, config: Config, where: str) ->
     names = ", ".join(node.name for node in group)
     replicas = max(node.replicas for node in group)
     ordered = [node.name for node in group if node.kind.ordered]
-    at = f"{where}: process {display_value(group[0].process)} ({names})"
+    name = group[0].process
+    at = f"{where}: {'one process' if name is None else f'process {display_value(name)}'} ({names})"
     if ordered and replicas > 1:
         raise GraphError(
             f"{at}: {ordered[0]} must see frames in order and cannot be replicated; give it "

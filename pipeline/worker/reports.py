@@ -17,11 +17,12 @@ from pipeline.status import SourceState
 MAX_TEXT_BYTES = 1500
 """A longer text is shortened, since only short writes to a pipe are atomic."""
 
-EXIT_FATAL = 3
+# Unusual numbers: a library or a stage that ends the process with 1, 2 or 3 is a crash.
+EXIT_FATAL = 113
 """Exit status of a worker that has reported why the run must end."""
-EXIT_RENEW = 4
+EXIT_RENEW = 114
 """Exit status of a worker that asks for a restart."""
-EXIT_DEVICE = 5
+EXIT_DEVICE = 115
 """Exit status of a worker that has reported a failed device: to the supervisor, a crash."""
 
 
