@@ -44,31 +44,39 @@ def parse_url(text: str) -> Url:
     Raises:
         SetupError: it is no such address; the text is not shown, since it may contain credentials.
     """
-    found = re.fullmatch(
-        r"(https?)://(?:([^/?#@\s]*)@)?(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))"
-        r"(?::(\d{1,5}))?(/[^\s#]*|\?[^\s#]*)?(?:#\S*)?",
-        text,
-        re.IGNORECASE,
-    )
-    if found is None or not text.isascii():
+    from urllib.parse import unquote_to_bytes, urlsplit
+
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        parts = urlsplit("")
+    userinfo, _, netloc = parts.netloc.rpartition("@")
+    host = parts.hostname or ""
+    host = netloc[netloc.lower().find(host) :][: len(host)]  # not in lower case: it names the spool
+    is_plain = text.isascii() and text.isprintable() and " " not in text and "@" not in userinfo
+    if parts.scheme not in ("http", "https") or not host or not is_plain or not is_host(host):
         advice = login_advice(text)
         raise SetupError(
             "url: expected https://HOST/PATH or http://HOST/PATH, in ASCII"
             + (f"; {advice}" if advice else "")
         )
-    scheme, userinfo, ipv6, name, port, target = found.groups()
-    is_secure = scheme.lower() == "https"
-    number = int(port) if port else 443 if is_secure else 80
-    if not 1 <= number <= 65535:
-        raise SetupError(f"url: expected a port from 1 to 65535, found {number}")
-    target = target or "/"
-    if target.startswith("?"):
-        target = "/" + target
+    is_secure = parts.scheme == "https"
+    try:
+        port = parts.port if parts.port is not None else 443 if is_secure else 80
+    except ValueError:
+        port = 0
+    if not port:
+        raise SetupError("url: expected a port from 1 to 65535; correct it")
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     authorization = ""
     if userinfo:
-        plain = re.sub(r"%([0-9A-Fa-f]{2})", lambda m: chr(int(m[1], 16)), userinfo)
-        authorization = "Basic " + base64.b64encode(plain.encode("latin-1")).decode()
-    return Url(is_secure, ipv6 or name, number, target, authorization)
+        authorization = f"Basic {base64.b64encode(unquote_to_bytes(userinfo)).decode()}"
+    return Url(is_secure, host, port, target, authorization)
+
+
+def is_host(text: str) -> bool:
+    """Return whether a text can be the name or the IP address of a host."""
+    return re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", text) is not None
 
 
 def follow_redirect(url: Url, location: str, said: str) -> Url:

@@ -556,6 +556,7 @@ def test_https_to_a_server_without_tls_is_reported(server, sink):
         ("http://lan:8080?b=c", "http://lan:8080", "/?b=c"),
         ("http://[::1]:81/a#b", "http://[::1]:81", "/a"),
         ("https://u:p@lan/secret", "https://lan", "/secret"),
+        ("http://LaN/a;b//c", "http://LaN", "/a;b//c"),
     ],
 )
 def test_addresses(text, origin, target):
@@ -570,6 +571,7 @@ def test_addresses(text, origin, target):
         ({"url": "http://"}, "url: expected https://"),
         ({"url": "http://lan/a horse"}, "url: expected https://"),
         ({"url": "http://lan/\r\nX: horse"}, "url: expected https://"),
+        ({"url": "http://u:horse@b@lan/"}, "url: expected https://"),
         ({"url": "http://lan:0"}, "port from 1"),
         ({"url": "http://lan:70000"}, "port from 1"),
         ({"headers": {"a b": "horse"}}, "expected the name of a header"),
