@@ -65,3 +65,13 @@ def test_every_page_is_in_the_index():
     assert [p.name for p in (ROOT / "docs").glob("*.md") if f"({p.name}" not in index] == [
         "README.md"
     ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_name_tests_and_variables_that_exist(page):
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    for command in re.findall(r"^    (\w+=\S+ )?make \w+ PYTEST=\"(.*)\"$", page.read_text(), re.M):
+        variable, options = command
+        assert not variable or variable.partition("=")[0] in tests
+        for word in re.findall(r"-k (\w+)", options):
+            assert re.search(rf"^def test_\w*{word}", tests, re.MULTILINE), word

@@ -104,7 +104,7 @@ def test_without_wait_a_camera_that_is_not_there_ends_the_run_in_one_line(tmp_pa
     assert line.endswith("; check the path in the address")
 
 
-HEELS = """\
+SLOW_READER = """\
 streams:
   yard: {{source: "{url}", backend: {backend}}}
 stages:
@@ -121,10 +121,10 @@ def test_a_reader_slower_than_its_camera_gets_new_images(tmp_path, backend, over
     if backend == "gstreamer":
         pytest.importorskip("gi")
     with Camera(fps=30) as camera:
-        graph = HEELS.format(url=camera.url("/jpeg"), backend=backend, out=tmp_path)
+        graph = SLOW_READER.format(url=camera.url("/jpeg"), backend=backend, out=tmp_path)
         with Run(tmp_path, graph=graph.replace("{", "{{").replace("}", "}}")) as run:
             ages = tmp_path / "ages"
-            until_s = time.monotonic() + float(os.environ.get("EYELINE_HEELS_S", "60"))
+            until_s = time.monotonic() + float(os.environ.get("EYELINE_AGE_S", "60"))
             while time.monotonic() < until_s:
                 assert run.process.poll() is None, run.stderr
                 time.sleep(0.2)
