@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from pipeline.stage import Settings
+from stages.sinks.files.output_path import expand_home
 from stages.sinks.video.video_file import Codec
 
 
@@ -49,3 +50,6 @@ class ClipsSettings(Settings, frozen=True):
     memory_bytes: Annotated[int, Meta(ge=1_000_000)] = 64_000_000
     """Limit of the images in memory, over all streams: those before an event, and those that wait
     to be written."""
+
+    def __post_init__(self) -> None:
+        expand_home(self, folder=self.folder)

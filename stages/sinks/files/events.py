@@ -45,7 +45,7 @@ class EventsSettings(Settings, frozen=True):
     runs cannot write one file."""
 
     def __post_init__(self) -> None:
-        expand_home(self, "path")
+        expand_home(self, path=self.path)
 
 
 class Events(Stage):

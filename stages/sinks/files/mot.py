@@ -35,7 +35,7 @@ class MotSettings(Settings, frozen=True):
     streams. It may be rotated, and is locked: two runs cannot write one file."""
 
     def __post_init__(self) -> None:
-        expand_home(self, "path")
+        expand_home(self, path=self.path)
 
 
 class Mot(Stage):

@@ -22,14 +22,18 @@ def is_standard_output(path: str) -> bool:
     return path in STANDARD_OUTPUT
 
 
-def expand_home(settings: msgspec.Struct, setting: str) -> None:
+def expand_home(settings: msgspec.Struct, **path: str | None) -> None:
     """Replace a leading `~` or `~user` in a setting by the home folder, if there is one.
 
     Called in `__post_init__` of the settings, so that every reader of the setting gets one path.
+
+    Args:
+        settings: the settings, which are frozen.
+        path: settings by their names; None: not set.
     """
-    path = getattr(settings, setting)
-    if path.startswith("~"):
-        msgspec.structs.force_setattr(settings, setting, _expanded(path))
+    for name, value in path.items():
+        if value is not None and value.startswith("~"):
+            msgspec.structs.force_setattr(settings, name, _expanded(value))
 
 
 def check_local(setting: str, path: str) -> None:

@@ -54,7 +54,7 @@ class PicturesSettings(Settings, frozen=True):
     """Draw boxes, tags and trails."""
 
     def __post_init__(self) -> None:
-        expand_home(self, "folder")
+        expand_home(self, folder=self.folder)
 
 
 class Pictures(Stage):
@@ -217,7 +217,7 @@ def check_folder(folder: str) -> None:
     try:
         try_folder(path)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not a path"
+        reason = (isinstance(error, OSError) and error.strerror) or "not a path"
         if isinstance(error, FileExistsError | NotADirectoryError):
             reason = "a file has this name"
         raise SetupError(

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from stages.sinks.files.output_path import expand_home
 from stages.sinks.publish.broker_address import Address, address_of
 from stages.sinks.publish.publisher import PublisherSettings
 
@@ -45,6 +46,10 @@ class MqttSettings(PublisherSettings, frozen=True):
     discovery: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
     """Topic under which Home Assistant looks for devices, usually `homeassistant`: each stream
     becomes a device with two entities per label. null: no discovery."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expand_home(self, ca=self.ca, certificate=self.certificate, key=self.key)
 
     @property
     def address(self) -> Address:

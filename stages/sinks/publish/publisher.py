@@ -22,6 +22,7 @@ from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader, ObjectCh
 from stages.backoff import Backoff
 from stages.detections import DETECTIONS, Object, check_labels, labels_of
 from stages.sinks.files.events import event_of, utc_ms
+from stages.sinks.files.output_path import expand_home
 from stages.sinks.publish.outbox import Outbox
 from stages.sinks.publish.reachability import Reachability
 from stages.sinks.publish.spool import MAX_MESSAGE_BYTES, Message, Spool, default_path
@@ -55,6 +56,9 @@ class PublisherSettings(Settings, frozen=True):
     """Limit of the spool, in millions of bytes; the oldest messages are dropped beyond it."""
     spool_messages: Annotated[int, Meta(ge=1, le=100_000_000)] = 100_000
     """Limit of the spool, as a number of messages."""
+
+    def __post_init__(self) -> None:
+        expand_home(self, spool=self.spool)
 
 
 class Change(msgspec.Struct, omit_defaults=True):

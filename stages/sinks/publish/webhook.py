@@ -18,6 +18,7 @@ from pipeline.errors import SetupError
 from pipeline.messages import name_of
 from pipeline.stage import Context, Resolved
 from pipeline.status import VERSION
+from stages.sinks.files.output_path import expand_home
 from stages.sinks.listen import is_loopback
 from stages.sinks.publish.publisher import Publisher, PublisherSettings, Unreachable
 from stages.sinks.publish.tls import connect_error, tls_context
@@ -55,6 +56,10 @@ class WebhookSettings(PublisherSettings, frozen=True, kw_only=True):
     """Most messages in one request."""
     timeout_s: Annotated[float, Meta(gt=0, le=300)] = 10.0
     """Timeout of a request, including its answer, in seconds."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expand_home(self, ca=self.ca)
 
 
 class Webhook(Publisher):

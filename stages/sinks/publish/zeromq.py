@@ -31,6 +31,7 @@ from pipeline.stage import Context, Listen, Resolved, Resources, Settings, Stage
 from pipeline.text_files import read_text
 from stages.detections import DETECTIONS, labels_of
 from stages.sinks.files.events import event_of, utc_ms
+from stages.sinks.files.output_path import expand_home
 from stages.sinks.publish.zmq_address import is_local
 
 if TYPE_CHECKING:
@@ -69,6 +70,9 @@ class ZmqSettings(Settings, frozen=True):
     """Most messages that wait for one subscriber; further ones are lost for it."""
     alive_s: Annotated[float, Meta(ge=0.1, le=3600)] = 1.0
     """Seconds between two messages under `eyeline/alive`."""
+
+    def __post_init__(self) -> None:
+        expand_home(self, secret_key_file=self.secret_key_file)
 
 
 class Alive(msgspec.Struct):

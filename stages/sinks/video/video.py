@@ -23,7 +23,7 @@ from pipeline.graph.resources import part_path, stream_path
 from pipeline.stage import Array, Context, Output, Resolved, Resources, Settings, Stage
 from stages.detections import DETECTIONS, labels_of
 from stages.drawing.annotator import Annotator
-from stages.sinks.files.output_path import check_writable
+from stages.sinks.files.output_path import check_writable, expand_home
 from stages.sinks.video.rate import FPS_UNKNOWN, Pace, declared_rate, rate_of
 from stages.sinks.video.video_file import Codec, VideoFile, codec_for, warn_of_codec
 
@@ -50,6 +50,9 @@ class VideoSettings(Settings, frozen=True):
     source."""
     annotate: bool = True
     """Draw boxes, tags and trails."""
+
+    def __post_init__(self) -> None:
+        expand_home(self, path=self.path)
 
 
 class Video(Stage):
