@@ -376,7 +376,7 @@ def test_an_image_that_cannot_be_sent_is_logged_once(opened, caplog, monkeypatch
             sink.process(frame(seq))
             wait_until(lambda: not sink._streams["demo"].busy)
     lines = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert lines == ["rtsp: /demo: cannot send its pictures: not a JPEG file"]
+    assert lines == ["stages.stage: /demo: images cannot be sent: not a JPEG file"]
 
 
 # --- who may look ---
@@ -393,16 +393,21 @@ def test_others_need_the_password(opened, caplog):
         with Viewer(at.replace("//", "//guest:s3cret@")) as viewer:
             assert viewer.read().shape == (144, 192, 3)
     lines = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert lines[0].startswith("rtsp: open to the network at rtsp://0.0.0.0:")
+    assert lines[0].startswith(
+        "stages.stage: streams reachable from the network at rtsp://0.0.0.0:"
+    )
     assert "s3cret" not in caplog.text
 
 
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"address": "0.0.0.0"}, "address: 0.0.0.0 lets others see .* set user and password"),
-        ({"address": "192.0.2.7"}, "lets others see"),
-        ({"address": "::"}, "lets others see"),
+        (
+            {"address": "0.0.0.0"},
+            "address: 0.0.0.0 is reachable from the network; set user and password",
+        ),
+        ({"address": "192.0.2.7"}, "is reachable from the network"),
+        ({"address": "::"}, "is reachable from the network"),
         ({"address": "camera.local"}, "expected an IP address of this machine"),
         ({"user": "guest"}, "expected both or neither"),
         ({"password": "secret"}, "expected both or neither"),
@@ -459,7 +464,7 @@ def test_a_port_that_is_taken_is_said_in_one_line():
     [
         (errno.EACCES, "set one from 1024 up"),
         (errno.EADDRNOTAVAIL, "this machine has no address"),
-        (errno.EMFILE, "cannot listen at 127.0.0.1"),
+        (errno.EMFILE, "cannot listen on 127.0.0.1"),
     ],
 )
 def test_what_the_system_refuses_is_said_in_one_line(monkeypatch, number, why):
