@@ -29,7 +29,7 @@ def _cannot_start(kind: type[BaseException], error: BaseException, trace: object
     elif "Too many" in words or "memory" in words or issubclass(kind, MemoryError | RuntimeError):
         text = f"cannot start ({kind.__name__}: {words}); check the limits of this shell, ulimit -a"
     elif not isinstance(error, ImportError | OSError):
-        text = f"cannot start ({kind.__name__}: {words}); a file is damaged, check it out again"
+        text = f"cannot start ({kind.__name__}: {words}); correct that file, or check it out again"
     elif os.path.realpath(sys.prefix) == os.path.realpath(os.path.join(root, ".venv")):
         text = f"a package is damaged or missing ({words}); remove .venv, then run `make install`"
     else:

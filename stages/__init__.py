@@ -42,6 +42,10 @@ STAGES = {
     "fault": Entry("stages.fault:Fault"),
 }
 
+for _use, _entry in STAGES.items():
+    if not isinstance(_entry, Entry):
+        raise TypeError(f"stages/__init__.py: {_use!r} is not an Entry (found {_entry!r})")
+
 LOCATIONS = {use: entry.location for use, entry in STAGES.items()}
 """Name -> "module:Class"."""
 SINKS = {use: entry.sink for use, entry in STAGES.items() if entry.sink is not None}

@@ -90,3 +90,22 @@ def test_without_its_packages_it_names_make_install(tmp_path):
     [line] = done.stderr.splitlines()
     assert line.startswith("run.py: ")
     assert "make install" in line
+
+
+def test_an_entry_of_stages_given_as_text_is_named(tmp_path):
+    table = (ROOT / "stages" / "__init__.py").read_text()
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "__init__.py").write_text(
+        table.replace('Entry("stages.fault:Fault")', '"stages.fault:Fault"')
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "import stages"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr.splitlines()[-1] == (
+        "TypeError: stages/__init__.py: 'fault' is not an Entry (found 'stages.fault:Fault')"
+    )
