@@ -7,6 +7,7 @@ ModelError
   CacheError      there is no folder for downloaded weights and built engines
   DeviceError     the requested device does not load
   ProviderError   the provider failed during a run of a model
+  DataError       a labelled data set is missing or wrong
 """
 
 from models.text import shown
@@ -42,3 +43,7 @@ class DeviceError(ModelError):
 
 class ProviderError(ModelError):
     """The provider failed during a run, for any image: its session cannot be used any more."""
+
+
+class DataError(ModelError):
+    """A labelled data set is missing or wrong."""

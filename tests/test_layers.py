@@ -61,6 +61,7 @@ ORDER = {
         "inspect",
         "download zoo",
         "runtime",
+        "datasets evaluation",
         "tools",
     ),
 }
