@@ -6,7 +6,7 @@ giou  IoU less the empty part of the smallest box around both (Rezatofighi et al
       Intersection over Union", CVPR 2019); from -1 to 1
 diou  IoU less the squared distance of the centres, over the squared diagonal of that box (Zheng et
       al., "Distance-IoU Loss", AAAI 2020); from -1 to 1
-ciou  DIoU less a term for different aspect ratios (the same paper, section 3.3)
+ciou  DIoU less a term for different aspect ratios (the same paper)
 
 All are computed in float64. A box without area (right <= left, or bottom <= top) overlaps no box;
 a term with a divisor of 0 is 0, so that finite boxes never give NaN.

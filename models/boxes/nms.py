@@ -2,7 +2,7 @@
 
 greedy         a box is dropped if its IoU with a better, kept box of its class is above a limit
 diou           the same with DIoU, which keeps boxes whose centres are apart, as those of objects
-               in a row (Zheng et al., AAAI 2020, section 3.4)
+               in a row (Zheng et al., AAAI 2020)
 soft_linear    a box that overlaps a better one gets a lower score: * (1 - IoU) above a limit
 soft_gaussian  the same with exp(-IoU² / sigma), without a limit (both: Bodla et al., ICCV 2017)
 fusion         boxes that overlap become their weighted mean (Solovyev et al., 2021)

@@ -25,12 +25,12 @@ class Softened(NamedTuple):
 
 
 def linear_decay(max_iou: float) -> Decay:
-    """Make the factor 1 - IoU, for an IoU above `max_iou` (Bodla et al., ICCV 2017, section 3)."""
+    """Make the factor 1 - IoU, for an IoU above `max_iou` (Bodla et al., ICCV 2017)."""
     return lambda iou: np.where(iou > max_iou, 1 - iou, 1.0)
 
 
 def gaussian_decay(sigma: float) -> Decay:
-    """Make the factor exp(-IoU² / sigma) (the same paper, section 3)."""
+    """Make the factor exp(-IoU² / sigma) (the same paper)."""
     return lambda iou: np.exp(-(iou**2) / sigma)
 
 
