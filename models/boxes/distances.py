@@ -85,7 +85,7 @@ def decode_bins(logits: NDArray[np.floating], order: BinOrder = "columns") -> Di
     columns = logits if order in ("columns", "bin_columns") else logits.T
     if columns.ndim != 2 or len(columns) == 0 or len(columns) % 4:
         raise ValueError(f"bins: {order} take 4 * B numbers per point (found {logits.shape})")
-    # With the points along the last axis, numpy takes a quarter of the time.
+    # With the points along the last axis, numpy takes less time.
     table = columns.astype(dtype_of(logits), order="C")
     bins, points = len(table) // 4, table.shape[1]
     axis = 1 if order in ("rows", "columns") else 0
