@@ -48,9 +48,8 @@ def check(found, expected):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("coding", CODINGS)
-@given(RAW, POINTS, SIZES)
-def test_offsets_are_decoded_as_in_plain_python_and_encoded_back(coding, raw, points, sizes):
+@given(RAW, POINTS, SIZES, st.sampled_from(CODINGS))
+def test_offsets_are_decoded_as_in_plain_python_and_encoded_back(raw, points, sizes, coding):
     anchors = np.concatenate([points, sizes], axis=1)
     expected = []
     for row, (cx, cy, w, h) in zip(raw.tolist(), anchors.tolist(), strict=True):

@@ -81,9 +81,13 @@ def some_boxes(side):
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@given(a=some_boxes(np.int8), b=some_boxes(np.int8), scale=st.sampled_from([1e-3, 1.0, 777.7]))
-def test_measures_of_all_pairs_are_those_of_plain_python(measure, dtype, a, b, scale):
+@given(
+    a=some_boxes(np.int8),
+    b=some_boxes(np.int8),
+    scale=st.sampled_from([1e-3, 1.0, 777.7]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_measures_of_all_pairs_are_those_of_plain_python(measure, a, b, scale, dtype):
     a, b = (a * scale).astype(dtype), (b * scale).astype(dtype)
     found = iou_matrix(a, b, measure)
     expected = [[true_overlap(p, q, measure) for q in b.tolist()] for p in a.tolist()]
