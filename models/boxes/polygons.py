@@ -1,8 +1,8 @@
 """Polygons as masks, by the rule of COCO's mask API: equal to `pycocotools.mask.frPyObjects`.
 
 A pixel is inside if its centre is, where corners, and the points of sides between them, are
-rounded to fifths of a pixel. `cv2.fillPoly` also fills the pixels that a side touches: the area of a
-round shape is then 27 % larger at a radius of 5 px, and 1 % at 100 px.
+rounded to fifths of a pixel. `cv2.fillPoly` also fills the pixels that a side touches: the area of
+a round shape is then 27 % larger at a radius of 5 px, and 1 % at 100 px.
 """
 
 from __future__ import annotations
