@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -12,6 +12,7 @@ from msgspec import Meta
 from models import yaml_reader
 from models.errors import CardError
 from models.files import open_file
+from models.output_layout import OutputLayout
 from models.transform import Anchor, Resize
 
 CARDS = Path(__file__).parent / "cards"
@@ -93,12 +94,15 @@ class Card(_Part, frozen=True, kw_only=True):
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=100)]
     task: Task = "detect"
     family: Text
-    """Decoder of its outputs: a name from `models/families`."""
+    """Kind of its outputs: a name of `models/families/presets.yaml`; generic: `output` states
+    everything."""
     weights: Weights
     input: CardInput = CardInput()
     labels: Label | tuple[Label, ...] | None = None
     """A list, or the name of a label set that ships (coco80)."""
     thresholds: Thresholds = Thresholds()
+    output: dict[str, Any] = {}
+    """Layout of the outputs, see `models.output_layout`; keys left out are the family's."""
 
 
 def load(path: Path) -> Card:
@@ -126,7 +130,16 @@ def load(path: Path) -> Card:
     if card.input.std is not None and not all(abs(std) >= MIN_STD for std in card.input.std):
         raise CardError(f"{path}: input.std: must not be 0 (found {card.input.std})")
     _check_finite(path, card)
+    _check_output(path, card)
     return card
+
+
+def _check_output(path: Path, card: Card) -> None:
+    """Check the keys and values of `output` that do not depend on the family."""
+    try:
+        msgspec.convert({"outputs": {"any": ["rest"]}, **card.output}, OutputLayout)
+    except msgspec.ValidationError as error:
+        raise CardError(f"{path}: output: {error}") from None
 
 
 def _check_finite(path: Path, card: Card) -> None:

@@ -7,10 +7,23 @@ import msgspec
 from models.card import Task, Thresholds
 from models.image_input import Input
 from models.onnx_header import Tensor
+from models.output_layout import OutputLayout
 from models.text import shown
 
 SHOWN_LABELS = 4
 """Number of labels in a description."""
+
+
+class Constant(msgspec.Struct, frozen=True):
+    """An input that has the same value for every image."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    """Shape for one image."""
+    values: tuple[float, ...]
+    per_image: bool
+    """Whether its first dimension is that of the images."""
 
 
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,7 +32,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     task: Task
     family: str
-    """Name in `models.families.FAMILIES`."""
+    """Name in `models.families.FAMILIES`, or of a preset of the family `generic`."""
     path: str
     """Absolute path of the model file."""
     size_bytes: int
@@ -36,8 +49,10 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     """Names of the classes; empty: unknown."""
     end_to_end: bool
     """Whether the graph itself suppresses overlapping boxes."""
-    sizes_input: str | None = None
-    """Name of a second input, int64 (batch, 2), that takes the input's width and height."""
+    layout: OutputLayout | None = None
+    """Layout of the outputs, for the family `generic`."""
+    constants: tuple[Constant, ...] = ()
+    """Further inputs of the model, which do not depend on the image."""
     thresholds: Thresholds
     licence: str | None = None
 

@@ -36,6 +36,8 @@ class Input(Pixels, frozen=True, kw_only=True):
     """Width and height in pixels."""
     dtype: InputDtype
     layout: Layout
+    batched: bool = True
+    """Whether the input has an axis of images."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -53,12 +55,19 @@ class ImageTensor(NamedTuple):
     """Width and height in pixels; None: any."""
     batch: int | None
     """Images per run; None: any number."""
+    batched: bool = True
+    """Whether it has an axis of images."""
 
 
 def image_tensor(file: OnnxFile) -> ImageTensor | None:
     """Return the first input that can take a colour image; None: there is none."""
     for tensor in file.inputs:
         shape = tensor.shape
+        if shape is not None and len(shape) == 3:
+            if shape[0] == 3:
+                return ImageTensor(tensor, "nchw", (shape[2], shape[1]), 1, batched=False)
+            if shape[2] == 3:
+                return ImageTensor(tensor, "nhwc", (shape[1], shape[0]), 1, batched=False)
         if shape is None or len(shape) != 4:
             continue
         if shape[1] == 3:

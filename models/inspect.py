@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,18 @@ import msgspec
 
 from models import families, onnx_header
 from models.card import MAX_SIDE_PX, Card, Thresholds, label_set
-from models.contract import Contract
+from models.contract import Constant, Contract
 from models.errors import CardError, ContractError
+from models.families import stated
 from models.families.base import Reading
+from models.families.generic import Generic
 from models.image_input import ImageTensor, Input, image_tensor
 from models.metadata import input_size_in, names_in
 from models.onnx_header import OnnxFile, sha256_of
 from models.text import shown
 
+MAX_BATCH = 64
+"""Images of a run of a model with a batch of a fixed length."""
 IMAGE_DTYPES = ("uint8", "float32", "float16")
 """Dtypes of an input that are supported."""
 
@@ -49,19 +54,18 @@ def inspect(
             f"{path}: no input takes colour images, [N,3,H,W] or [N,H,W,3] (found {file}); export "
             "the model with such an input"
         )
-    if image.batch not in (1, None):
+    if image.batch is not None and image.batch > MAX_BATCH:
         raise ContractError(
-            f"{path}: the model takes only {image.batch} images at once (found {image.tensor}); "
-            "export it with batch 1, or with an open batch"
+            f"{path}: the model takes {image.batch} images at once (found {image.tensor}, at most "
+            f"{MAX_BATCH}); export it with batch 1, or with an open batch"
+        )
+    if image.batch is not None and image.batch > MAX_BATCH:
+        raise ContractError(
+            f"{path}: the model takes {image.batch} images at once (found {image.tensor}, at most "
+            f"{MAX_BATCH}); export it with batch 1, or with an open batch"
         )
     name, reading = _reading_by_card(file, card) if card is not None else _only_reading(file)
-    given = (image.tensor.name, reading.sizes_input)
-    more = [str(tensor) for tensor in file.inputs if tensor.name not in given]
-    if more:
-        raise ContractError(
-            f"{path}: family {name} has no values for further inputs (found {', '.join(more)}); "
-            "export the model with the image as its only input"
-        )
+    expected = _input(file, image, name, reading, card)
     return Contract(
         name=card.name if card else shown(path.stem),
         task=families.load(name).task,
@@ -69,13 +73,14 @@ def inspect(
         path=os.path.abspath(path),  # symlinks not resolved: the weights are beside the link
         size_bytes=file.size_bytes,
         sha256=sha256_of(path),
-        input=_input(file, image, name, reading, card),
+        input=expected,
         batch=image.batch,
         outputs=tuple(o for raw in reading.outputs for o in file.outputs if o.name == raw),
         classes=reading.classes,
         labels=_labels(file, reading, card),
         end_to_end=reading.end_to_end,
-        sizes_input=reading.sizes_input,
+        layout=reading.layout,
+        constants=_constants(file, reading, expected),
         thresholds=card.thresholds if card else Thresholds(),
         licence=card.weights.licence if card else file.metadata.get("license"),
     )
@@ -84,17 +89,14 @@ def inspect(
 def _reading_by_card(file: OnnxFile, card: Card) -> tuple[str, Reading]:
     """Return the family that a card names, and how it reads the file."""
     name = card.family
-    if name not in families.FAMILIES:
-        raise CardError(
-            f"{file.path}: unknown family in its card {card.name} (found {name!r}); known "
-            f"families: {', '.join(families.FAMILIES)}"
-        )
     family = families.load(name)
     if family.task != card.task:
         raise CardError(
             f"{file.path}: task in its card {card.name} does not match family {name} (found "
             f"{card.task}, the family has {family.task}); correct one of the two"
         )
+    if issubclass(family, Generic):
+        return name, stated.reading_of(file, card)
     reading = family.recognise(file)
     if reading is None:
         raise ContractError(
@@ -115,7 +117,7 @@ def _only_reading(file: OnnxFile) -> tuple[str, Reading]:
             f"with task {' or '.join(sorted(tasks))}"
         )
     readings = {
-        name: reading
+        reading.name or name: reading
         for name, family in found.items()
         if task in (None, family.task) and (reading := family.recognise(file)) is not None
     }
@@ -132,15 +134,16 @@ def _only_reading(file: OnnxFile) -> tuple[str, Reading]:
         if len(file.outputs) == 1 and len(shape) == 2:
             guess = f"; looks like a classifier or an embedding of {shape[1]} numbers"
         raise ContractError(
-            f"{file.path}: no family can read the outputs (found {file}){guess}; choose a model of "
-            f"{', '.join(found)}"
+            f"{file.path}: no family can read the outputs (found {file}){guess}; describe them in "
+            f"a card, which `run.py models inspect {file.path.name} --card` writes"
         )
     return next(iter(readings.items()))
 
 
 def _card(file: OnnxFile, family: str = "NAME", key: str | None = None) -> str:
     """Write the card that would settle a question, in one line."""
-    rest = f", input: {{{key}: ...}}" if key else ""
+    part, _, key = (key or "").partition(".")
+    rest = f", {part}: {{{key}: ...}}" if key else ""
     name = file.path.name
     return f"{{name: {file.path.stem}, family: {family}, weights: {{file: {name}}}{rest}}}"
 
@@ -154,12 +157,6 @@ def _input(
     if card is not None:
         fields = msgspec.structs.asdict(card.input)
         stated = {key: value for key, value in fields.items() if value is not None}
-    for key, why in reading.unsure.items():
-        if key not in stated:
-            raise ContractError(
-                f"{path}: input.{key} is not in the file ({why}); set it in a card: "
-                f"{_card(file, family, key)}"
-            )
     found = {"dtype": image.tensor.dtype, "layout": image.layout}
     for key, value in found.items():
         if stated.get(key, value) != value:
@@ -190,7 +187,40 @@ def _input(
             )
         for key in ("scale", "mean", "std"):
             del usual[key]
-    return Input(name=image.tensor.name, size=size, **usual | found | stated)
+    return Input(name=image.tensor.name, size=size, batched=image.batched, **usual | found | stated)
+
+
+def _constants(file: OnnxFile, reading: Reading, expected: Input) -> tuple[Constant, ...]:
+    """Return the inputs besides the image, with their values.
+
+    Raises:
+        ContractError: there is no value for one, or not as many numbers as it takes.
+    """
+    width, height = expected.size
+    values = {"size_hw": (height, width), "size_wh": (width, height)}
+    found = []
+    for tensor in file.inputs:
+        if tensor.name == expected.name:
+            continue
+        given = reading.inputs.get(tensor.name)
+        if given is None:
+            raise ContractError(
+                f"{file.path}: no value for a further input (found {tensor}); set it in a card, "
+                f"output: {{inputs: {{{tensor.name}: ones}}}}, or size_hw, size_wh, or numbers"
+            )
+        shape = tensor.shape or ()
+        per_image = len(shape) > 1
+        own = tuple(length or 1 for length in (shape[1:] if per_image else shape))
+        count = math.prod(own)
+        named = values.get(given, (1.0,) * count) if isinstance(given, str) else given
+        if len(named) != count:
+            raise ContractError(
+                f"{file.path}: output.inputs.{tensor.name} of its card has {len(named)} numbers "
+                f"(the file takes {tensor}); write {count}"
+            )
+        numbers = tuple(float(value) for value in named)
+        found.append(Constant(tensor.name, tensor.dtype, own, numbers, per_image))
+    return tuple(found)
 
 
 def _size(file: OnnxFile, image: ImageTensor, family: str) -> tuple[int, int]:
@@ -200,7 +230,7 @@ def _size(file: OnnxFile, image: ImageTensor, family: str) -> tuple[int, int]:
     if size is None:
         raise ContractError(
             f"{file.path}: the size of the input is open in the file (found {image.tensor}); set "
-            f"it in a card: {_card(file, family, 'size')}"
+            f"it in a card: {_card(file, family, 'input.size')}"
         )
     if not all(1 <= side <= MAX_SIDE_PX for side in size):
         raise ContractError(

@@ -27,7 +27,8 @@ ALONE = {
     "mmap": [
         "pipeline/memory/shared.py",
         "models/onnx_header.py",
-    ],  # the latter maps a file to read it
+        "models/onnx_trace.py",
+    ],  # the latter two map a file to read it
     # The former for frames under way; the latter, a sink, for events.
     "zmq": ["pipeline/edge.py", "stages/sinks/publish/zeromq.py"],
     "onnxruntime": ["models/runtime.py"],
@@ -53,12 +54,12 @@ ORDER = {
     ),
     "models": (
         "errors text files boxes metadata load_limit provider_failure",
-        "protobuf onnx_graph onnx_header transform yaml_reader",
+        "protobuf onnx_graph onnx_header onnx_trace transform yaml_reader output_layout",
         "card",
         "image_input",
         "families",
         "contract",
-        "inspect",
+        "feed inspect",
         "download zoo",
         "runtime",
         "datasets evaluation",

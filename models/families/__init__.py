@@ -6,20 +6,33 @@ import importlib
 from typing import Any, cast
 
 from models.families.base import Family
+from models.image_input import Input
+from models.output_layout import OutputLayout
 
 FAMILIES = {
-    "ssd": "models.families.ssd:Ssd",
-    "yolox": "models.families.yolox:Yolox",
-    "yolov8": "models.families.yolov8:Yolov8",
-    "yolov5": "models.families.yolov5:Yolov5",
-    "detr": "models.families.detr:Detr",
-    "end_to_end": "models.families.end_to_end:EndToEnd",
-    "ssd_nms": "models.families.ssd_nms:SsdNms",
+    "generic": "models.families.generic:Generic",
 }
 """Name in a card -> "module:Class". A new family is one file and one line here."""
 
 
+def make(
+    name: str, image: Input, classes: int | None, layout: OutputLayout | None = None
+) -> Family[Any]:
+    """Make the decoder of a model, from the fields of its contract.
+
+    Args:
+        name: family of the contract.
+        image: input of the model.
+        classes: number of classes.
+        layout: layout of the outputs; None: the family knows it.
+    """
+    family = load(name)
+    if layout is None:
+        return family(image, classes)
+    return family(image, classes, layout)  # type: ignore[call-arg]
+
+
 def load(name: str) -> type[Family[Any]]:
-    """Import the family of a name, one of `FAMILIES`."""
-    module, _, attribute = FAMILIES[name].partition(":")
+    """Import the family of a name, one of `FAMILIES`, or of a preset of the family `generic`."""
+    module, _, attribute = FAMILIES.get(name, FAMILIES["generic"]).partition(":")
     return cast(type[Family[Any]], getattr(importlib.import_module(module), attribute))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from models.card import Task
 from models.image_input import Input, Pixels
 from models.onnx_header import OnnxFile
+from models.output_layout import Fixed, OutputLayout
 from models.transform import Transform
 
 Result_co = TypeVar("Result_co", bound=tuple[NDArray[Any], ...], covariant=True)
@@ -38,10 +39,14 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """Names of the raw outputs, in the order in which `Family.decode` takes them."""
     classes: int | None
     """Number of classes; None: not stated in the file."""
+    name: str | None = None
+    """Name of the kind of model, where the family has several."""
+    layout: OutputLayout | None = None
+    """Layout of the outputs, for the family `generic`."""
     end_to_end: bool = False
     """Whether the graph itself suppresses overlapping boxes."""
-    sizes_input: str | None = None
-    """Name of a second input, int64 (batch, 2), that takes the input's width and height."""
+    inputs: dict[str, Fixed | tuple[float, ...]] = {}
+    """Names of further inputs -> their values."""
     unsure: dict[str, str] = {}
     """Key of a card's `input` -> why the file does not determine it."""
 
@@ -77,6 +82,18 @@ class Family(ABC, Generic[Result_co]):
 
         A file that leaves the distinguishing dimensions open is recognised.
         """
+
+    def of_image(
+        self, outputs: Sequence[NDArray[Any]], index: int, images: int
+    ) -> Sequence[NDArray[Any]]:
+        """Return the outputs that belong to one image of a batch, without the batch dimension.
+
+        Args:
+            outputs: in the order of `Reading.outputs`.
+            index: number of the image in the batch.
+            images: number of images in the batch.
+        """
+        return [output[index] for output in outputs]
 
     @abstractmethod
     def decode(

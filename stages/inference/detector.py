@@ -14,6 +14,7 @@ from models import families, zoo
 from models.contract import Contract
 from models.errors import DeviceError, ModelError, ProviderError
 from models.families.base import Candidates, Family
+from models.feed import feed
 from models.runtime import Device, Profile, Runtime, check_device, expected_device, gpu_present
 from models.transform import Transform
 from pipeline.errors import DeviceFailed, SetupError
@@ -153,8 +154,8 @@ class Detector(InferenceStage):
             raise (SetupError if before is None else DeviceFailed)(str(error)) from None
         except ModelError as error:
             raise SetupError(str(error)) from None
-        family = families.load(self._contract.family)
-        self._family = family(self._contract.input, self._contract.classes)
+        model = self._contract
+        self._family = families.make(model.family, model.input, model.classes, model.layout)
         if own.device == "auto" and gpu_present() and not self._runtime.on_gpu:
             self.context.log.warning(
                 "this machine has a GPU, but the model runs with %s%s; install "
@@ -169,7 +170,7 @@ class Detector(InferenceStage):
 
     def process(self, frame: Frame) -> None:
         """Add `boxes`, `scores` and `classes`."""
-        self._add(frame, [output[0] for output in self.infer(frame)])
+        self._add(frame, self.infer(frame), 0, self._contract.batch or 1)
 
     def infer(self, frame: Frame) -> Sequence[NDArray[Any]]:
         """Return the model's raw outputs for a frame; the bench measures it as bare inference.
@@ -180,13 +181,13 @@ class Detector(InferenceStage):
         return self._run(frame["input"])
 
     def process_batch(self, frames: Sequence[Frame]) -> None:
-        """Process several frames, in one run if the model's batch is open."""
-        if self._contract.batch is not None:
-            super().process_batch(frames)
-            return
-        outputs = self._run(np.concatenate([frame["input"] for frame in frames]))
-        for i, frame in enumerate(frames):
-            self._add(frame, [output[i] for output in outputs])
+        """Process several frames, as many in one run as the model's batch allows."""
+        at_once = self._contract.batch or len(frames)
+        for start in range(0, len(frames), at_once):
+            some = frames[start : start + at_once]
+            outputs = self._run(np.concatenate([frame["input"] for frame in some]))
+            for i, frame in enumerate(some):
+                self._add(frame, outputs, i, self._contract.batch or len(some))
 
     def close(self) -> None:
         """Release the model."""
@@ -198,19 +199,16 @@ class Detector(InferenceStage):
 
     def _run(self, images: NDArray[Any]) -> Sequence[NDArray[Any]]:
         assert self._runtime is not None
-        contract = self._contract
-        inputs = {contract.input.name: images}
-        if contract.sizes_input is not None:
-            inputs[contract.sizes_input] = np.tile(np.array(contract.input.size), (len(images), 1))
         try:
-            return self._runtime.run(inputs)
+            return self._runtime.run(feed(self._contract, images))
         except ProviderError as error:
             raise DeviceFailed(str(error)) from None
 
-    def _add(self, frame: Frame, outputs: Sequence[NDArray[Any]]) -> None:
+    def _add(self, frame: Frame, outputs: Sequence[NDArray[Any]], index: int, images: int) -> None:
         transform = Transform.of(frame["transform"], frame.width, frame.height)
         assert self._family is not None
-        found = self._family.decode(outputs, transform, self._min_score)
+        own = self._family.of_image(outputs, index, images)
+        found = self._family.decode(own, transform, self._min_score)
         if not self._nms_follows:
             put_detections(frame, found.boxes, found.scores, found.classes, self._hand_on)
             return

@@ -18,6 +18,8 @@ TYPES = {
 }
 
 Side = int | str
+Layers = Sequence[tuple[int, tuple[str, ...]]]
+"""Channels of each layer, and the operations between it and the output."""
 
 
 def save(
@@ -28,6 +30,7 @@ def save(
     metadata: Mapping[str, str] | None = None,
     ops: Sequence[str] = (),
     more_inputs: Mapping[str, Sequence[Side]] | None = None,
+    layers: Mapping[str, Layers] | None = None,
 ) -> Path:
     """Write a model that gives the same outputs for every image.
 
@@ -38,8 +41,9 @@ def save(
             and open dimensions are 1.
         dtype: dtype of the input.
         metadata: metadata of the file.
-        ops: operators of further nodes, whose outputs are not used; "Mul" reads the input.
+        ops: operators of further nodes, whose outputs are not used; "Mul" scales the input.
         more_inputs: name -> shape of further inputs, int64.
+        layers: output -> the layers whose values reach it, without changing them.
     """
     nodes, constants, declared = [], [], []
     for name, value in outputs.items():
@@ -50,10 +54,14 @@ def save(
             value = np.asarray(value, np.float32)
             shape = value.shape
         constants.append(numpy_helper.from_array(value, f"{name}_value"))
-        nodes.append(helper.make_node("Identity", [f"{name}_value"], [name]))
+        ends = _layers(name, (layers or {}).get(name, ()), input_shape, nodes, constants)
+        op = "Sum" if ends else "Identity"
+        nodes.append(helper.make_node(op, [f"{name}_value", *ends], [name]))
         declared.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     for op in ops:
-        inputs = ["images", "images"] if op == "Mul" else [constants[0].name]
+        if op == "Mul":
+            constants.append(numpy_helper.from_array(np.float32(1 / 128), "factor"))
+        inputs = ["images", "factor"] if op == "Mul" else [constants[0].name]
         nodes.append(helper.make_node(op, inputs, [f"unread_{op}"]))
     graph = helper.make_graph(
         nodes,
@@ -72,6 +80,50 @@ def save(
     helper.set_model_props(model, dict(metadata or {}))
     onnx.save(model, path)
     return path
+
+
+def _layers(
+    name: str, layers: Layers, input_shape: Sequence[Side], nodes: list, constants: list
+) -> list[str]:
+    """Add convolutions of the image, whose values become 0 before the output; return their ends."""
+    if not layers:
+        return []
+    image = f"{name}_image"
+    nodes.append(helper.make_node("Cast", ["images"], [f"{image}_float"], to=TensorProto.FLOAT))
+    order = [0, 1, 2, 3] if input_shape[1] == 3 else [0, 3, 1, 2]
+    nodes.append(helper.make_node("Transpose", [f"{image}_float"], [image], perm=order))
+    zero = numpy_helper.from_array(np.zeros(1, np.float32), f"{name}_zero")
+    shape = numpy_helper.from_array(np.array([1], np.int64), f"{name}_shape")
+    constants += [zero, shape]
+    ends = []
+    for i, (channels, between) in enumerate(layers):
+        value = f"{name}_layer{i}"
+        weights = np.zeros((channels, 3, 1, 1), np.float32)
+        constants.append(numpy_helper.from_array(weights, f"{value}_weights"))
+        inputs = [image, f"{value}_weights"]
+        nodes.append(helper.make_node("Conv", inputs, [value], strides=[32, 32]))
+        for op in ("ReduceMax", *between):
+            nodes.append(helper.make_node(op, [value], [f"{value}_{op}"]))
+            value = f"{value}_{op}"
+        nodes.append(helper.make_node("Mul", [value, f"{name}_zero"], [f"{value}_none"]))
+        inputs = [f"{value}_none", f"{name}_shape"]
+        nodes.append(helper.make_node("Reshape", inputs, [f"{value}_end"]))
+        ends.append(f"{value}_end")
+    return ends
+
+
+DECODED = ("Exp",)
+"""Operations behind a layer of boxes that works out boxes in the graph."""
+
+
+def yolox_layers(classes: int = 80) -> Mapping[str, Layers]:
+    """Return the layers of a YOLOX with boxes that are not worked out in the graph."""
+    return {"output": [(4, ()), (1, ("Sigmoid",)), (classes, ("Sigmoid",))]}
+
+
+def ssd_layers(classes: int) -> Mapping[str, Layers]:
+    """Return the layers of an SSD with boxes worked out in the graph."""
+    return {"boxes": [(12, DECODED)], "scores": [(3 * classes, ("Sigmoid",))]}
 
 
 def save_endless(path: Path, products: int = 20_000) -> Path:

@@ -8,7 +8,7 @@ from models.errors import CardError, ContractError
 from models.inspect import inspect
 from models.runtime import Runtime
 from models.transform import fit
-from tests.models.builders import save
+from tests.models.builders import save, yolox_layers
 from tests.models.softmax import TABLE_LINE, ClassScores
 
 LOGITS = np.log([[0.125, 0.5, 0.25, 0.125]])
@@ -46,7 +46,7 @@ def test_a_classifier_is_resolved_run_and_decoded(classifier):
 def test_the_declared_outputs_name_the_arrays_of_the_result(registered):
     declared = families.load("softmax").outputs
     assert tuple(output.name for output in declared) == ClassScores._fields
-    detector = families.load("ssd").outputs
+    detector = families.load("generic").outputs
     assert [output.name for output in detector] == ["boxes", "scores", "classes"]
 
 
@@ -75,5 +75,7 @@ def test_a_card_without_the_task_of_its_family_is_refused(classifier):
 
 
 def test_detectors_are_recognised_as_before(tmp_path, registered):
-    path = save(tmp_path / "m.onnx", [1, 3, 416, 416], {"output": (1, 3549, 85)})
+    path = save(
+        tmp_path / "m.onnx", [1, 3, 416, 416], {"output": (1, 3549, 85)}, layers=yolox_layers()
+    )
     assert inspect(path).family == "yolox"

@@ -8,7 +8,7 @@ import pytest
 from models.errors import ProviderError
 from models.inspect import inspect
 from models.runtime import Runtime
-from tests.models.builders import save
+from tests.models.builders import save, yolox_layers
 
 SHAPE = (1, 3, 416, 416)
 
@@ -32,7 +32,9 @@ class Session:
 @pytest.fixture
 def loaded(tmp_path):
     rows = np.zeros((1, 3549, 7), np.float32)
-    return Runtime(inspect(save(tmp_path / "m.onnx", SHAPE, {"output": rows})), "cpu")
+    return Runtime(
+        inspect(save(tmp_path / "m.onnx", SHAPE, {"output": rows}, layers=yolox_layers(2))), "cpu"
+    )
 
 
 def break_it(loaded, fails, provider="CUDAExecutionProvider"):

@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 
 from models import runtime, zoo
+from models.card import load
 from models.errors import ContractError, DeviceError
 from models.inspect import inspect
 from models.runtime import Runtime
-from tests.models.builders import save
+from tests.models.builders import save, ssd_layers, yolox_layers
 
 
 @pytest.fixture
 def contract(tmp_path):
     rows = np.arange(3549 * 7, dtype=np.float32).reshape(1, 3549, 7)
-    return inspect(save(tmp_path / "m.onnx", [1, 3, 416, 416], {"output": rows}))
+    return inspect(
+        save(tmp_path / "m.onnx", [1, 3, 416, 416], {"output": rows}, layers=yolox_layers(2))
+    )
 
 
 def no_gpu(monkeypatch):
@@ -80,10 +83,15 @@ def test_a_read_only_input_is_accepted(contract):
 
 def test_outputs_are_in_the_order_of_the_contract(tmp_path):
     outputs = {"scores": np.full((1, 9, 2), 0.5), "boxes": np.full((1, 9, 4), 0.25)}
-    path = save(tmp_path / "m.onnx", [1, 30, 30, 3], outputs, dtype="uint8")
-    boxes, scores = Runtime(inspect(path), "cpu").run(
-        {"images": np.zeros((1, 30, 30, 3), np.uint8)}
+    layers = ssd_layers(2)
+    path = save(tmp_path / "m.onnx", [1, 30, 30, 3], outputs, dtype="uint8", layers=layers)
+    card = tmp_path / "card.yaml"
+    card.write_text(
+        "name: m\nfamily: ssd\nweights: {file: m.onnx}\n"
+        "output: {outputs: {boxes: [x1, y1, x2, y2], scores: [scores]}}\n"
     )
+    images = {"images": np.zeros((1, 30, 30, 3), np.uint8)}
+    boxes, scores = Runtime(inspect(path, load(card)), "cpu").run(images)
     assert (boxes.shape, scores.shape) == ((1, 9, 4), (1, 9, 2))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from models import zoo
 from models.errors import CardError, ContractError, NothingToCompare
-from tests.models.builders import save
+from tests.models.builders import save, yolox_layers
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,9 @@ def served(tmp_path):
     """A model file, and its url."""
     folder = tmp_path / "served"
     folder.mkdir()
-    path = save(folder / "far.onnx", [1, 3, 416, 416], {"output": (1, 3549, 85)})
+    path = save(
+        folder / "far.onnx", [1, 3, 416, 416], {"output": (1, 3549, 85)}, layers=yolox_layers()
+    )
     return path, path.as_uri()
 
 

@@ -1,0 +1,176 @@
+"""Known kinds of detectors (`presets.yaml`), and how the outputs of a file fit one of them."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from models import yaml_reader
+from models.card import CardInput
+from models.onnx_header import Tensor
+from models.output_layout import BOXES, Column, OutputLayout
+
+FILE = Path(__file__).parent / "presets.yaml"
+MAX_OUTPUTS = 8
+"""Outputs, apart from further levels, that are matched; more are not those of a detector."""
+
+HINTS: dict[str, tuple[str, ...]] = {
+    "boxes": ("box", "loc", "reg", "coord", "dets", "rois"),
+    "scores": ("score", "conf", "prob", "cls", "logit", "class", "label"),
+    "score": ("score", "conf", "prob"),
+    "class": ("class", "label", "cls", "categor", "ids"),
+    "objectness": ("obj", "centerness", "iou"),
+    "count": ("num", "count", "valid"),
+    "rest": ("mask", "kps", "keypoint", "landmark", "proto"),
+}
+"""Column, or "boxes" -> parts of names that an output with it has."""
+
+
+class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A known kind of detector."""
+
+    outputs: tuple[tuple[Column, ...], ...]
+    """Columns of each output, in any order."""
+    levels: int = 1
+    """Number of outputs with the same columns: one per grid."""
+    input: CardInput = CardInput()
+    output: dict[str, Any] = {}
+    """Further keys of the layout."""
+
+    def layout(
+        self, names: Mapping[str, tuple[Column, ...]], own: Mapping[str, Any]
+    ) -> OutputLayout:
+        """Make the layout of a file.
+
+        Args:
+            names: names of the outputs -> their columns.
+            own: keys of a card, which take precedence.
+        """
+        table = {"outputs": dict(names), **self.output, **own}
+        return msgspec.convert(table, OutputLayout)
+
+
+@functools.cache
+def presets() -> dict[str, Preset]:
+    """Return all presets by name."""
+    table = yaml_reader.parse(FILE.read_text("utf-8"))
+    return msgspec.convert(table, dict[str, Preset])
+
+
+def assign(
+    wanted: Sequence[tuple[Column, ...]], levels: int, tensors: Sequence[Tensor]
+) -> list[dict[str, tuple[Column, ...]]]:
+    """Return the ways in which the outputs of a file fit columns, the most likely ones.
+
+    Args:
+        wanted: columns of each output.
+        levels: outputs of each of them.
+        tensors: outputs of the file.
+
+    Returns:
+        Name -> columns, for each way that no other way excels; empty: none fits.
+    """
+    if len(tensors) != len(wanted) * levels or len(wanted) > MAX_OUTPUTS:
+        return []
+    groups = _by_level(tensors, levels) if levels > 1 else [[tensor] for tensor in tensors]
+    if groups is None or len(groups) != len(wanted):
+        return []
+    rated: list[tuple[int, dict[str, tuple[Column, ...]]]] = []
+    for order in itertools.permutations(wanted):
+        if all(
+            _fits(tensor, columns)
+            for group, columns in zip(groups, order, strict=True)
+            for tensor in group
+        ):
+            rating = sum(
+                _rating(group[0], columns) for group, columns in zip(groups, order, strict=True)
+            )
+            named = {
+                t.name: columns for group, columns in zip(groups, order, strict=True) for t in group
+            }
+            rated.append((rating, named))
+    best = max((rating for rating, _ in rated), default=0)
+    found: list[dict[str, tuple[Column, ...]]] = []
+    for rating, named in rated:
+        if rating == best and named not in found:
+            found.append({tensor.name: named[tensor.name] for tensor in tensors})
+    return found
+
+
+def _by_level(tensors: Sequence[Tensor], levels: int) -> list[list[Tensor]] | None:
+    """Group outputs that differ only in the lengths of the grid; None: they are not such."""
+    groups: dict[tuple[object, ...], list[Tensor]] = {}
+    for tensor in tensors:
+        stem = "".join(c for c in tensor.name if not c.isdigit())
+        groups.setdefault((stem,), []).append(tensor)
+    if any(len(group) != levels for group in groups.values()):
+        groups = {}
+        for tensor in tensors:
+            shape = tensor.shape or ()
+            groups.setdefault((len(shape), *_channels(shape)), []).append(tensor)
+    if any(len(group) != levels for group in groups.values()):
+        return None
+    return list(groups.values())
+
+
+def _channels(shape: Sequence[int | None]) -> tuple[int | None, ...]:
+    """Return the length that all levels of an output share: of the first or of the last axis."""
+    if len(shape) == 3:
+        return (shape[2],)
+    if len(shape) == 4:
+        return (shape[1],) if shape[2] == shape[3] or shape[2] is None else (shape[3],)
+    return tuple(shape[1:2]) if len(shape) == 5 else ()
+
+
+def _fits(tensor: Tensor, columns: Sequence[str]) -> bool:
+    """Return whether a tensor can hold columns, by its rank, its lengths and its dtype."""
+    shape = tensor.shape
+    if shape is None:
+        return True
+    whole = tensor.dtype.startswith(("int", "uint"))
+    if columns == ("count",):
+        return all(length in (1, None) for length in shape) and len(shape) <= 2
+    if columns == ("rest",):
+        return True
+    if len(columns) == 1 and columns[0] in ("score", "class", "objectness"):
+        if whole and columns[0] != "class":
+            return False
+        return len(shape) in (1, 2) or (len(shape) in (3, 4) and 1 in (shape[1], shape[-1]))
+    if whole or len(shape) < 2:
+        return False
+    wide = [column for column in columns if column in ("scores", "bins", "rest")]
+    fixed = len(columns) - len(wide)
+    ends = [length for length in (*shape[-3:],) if length is not None]
+    if None in shape[-3:] or not ends:
+        return True
+    if wide:
+        return max(ends) > fixed
+    return fixed in ends
+
+
+def _rating(tensor: Tensor, columns: Sequence[str]) -> int:
+    """Return how well the name and the dtype of an output suit columns."""
+    roles = set(columns)
+    kinds = ["boxes"] if any(group & roles for group in BOXES) else []
+    kinds += [name for name in HINTS if name in roles]
+    name = tensor.name.lower()
+    hits = [kind for kind in kinds if any(hint in name for hint in HINTS[kind])]
+    rating = 2 * len(hits)
+    if not hits and any(hint in name for hints in HINTS.values() for hint in hints):
+        rating -= 1
+    if roles == {"class"} and tensor.dtype.startswith("int"):
+        rating += 3
+    if roles == {"scores"} and "objectness" not in roles and _is_single(tensor):
+        rating -= 1
+    if roles == {"objectness"} and _is_single(tensor):
+        rating += 1
+    return rating
+
+
+def _is_single(tensor: Tensor) -> bool:
+    return bool(tensor.shape) and tensor.shape is not None and tensor.shape[-1] == 1

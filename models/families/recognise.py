@@ -1,0 +1,102 @@
+"""Recognition of a detector: metadata first, then layers and operations, then shapes.
+
+The rules (`recognise_rows.py`, `recognise_parts.py`) return every reading that fits. A file with
+several is not read, nor one with a reading that needs to know more: the message names both, and the
+keys of a card that decide.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from models.errors import ContractError
+from models.families import evidence
+from models.families.base import Reading
+from models.families.clues import Clues, Guess
+from models.families.presets import presets
+from models.families.recognise_parts import many_outputs, three_outputs, two_outputs
+from models.families.recognise_rows import one_output
+from models.families.stated import pixels_of, reading_by
+from models.image_input import image_tensor
+from models.metadata import names_in
+from models.onnx_header import OnnxFile
+from models.onnx_trace import read
+
+RULES = {1: one_output, 2: two_outputs, 3: three_outputs}
+"""Number of outputs -> the rules for them."""
+
+
+class Found(NamedTuple):
+    """A reading of a file, and the guess that it comes from."""
+
+    guess: Guess
+    reading: Reading
+
+
+def survey(file: OnnxFile) -> list[Found]:
+    """Return every reading of a file as a detector, also those that need to know more."""
+    image = image_tensor(file)
+    if image is None:
+        return []
+    names = names_in(file.metadata)
+    clues = Clues(
+        file,
+        read(file.path),
+        image,
+        None if names is None else len(names),
+        "RTDETR" in file.metadata.get("head", ""),
+        bool({"names", "stride", "imgsz"} & set(file.metadata)),
+    )
+    guesses = RULES.get(len(file.outputs), many_outputs)(clues)
+    return [Found(guess, _reading(clues, guess)) for guess in guesses]
+
+
+def recognise(file: OnnxFile) -> Reading | None:
+    """Return the only reading of a file as a detector; None: there is none.
+
+    Raises:
+        ContractError: several readings fit, or the only one needs to know more.
+    """
+    found = survey(file)
+    if not found:
+        return None
+    if len(found) > 1:
+        readings = ", or as ".join(
+            f"{guess.preset} ({guess.about})" if guess.about else guess.preset for guess, _ in found
+        )
+        raise ContractError(
+            f"{file.path}: the outputs can be read as {readings}; choose in a card, which "
+            f"`run.py models inspect {file.path.name} --card` writes"
+        )
+    reading = found[0].reading
+    if reading.unsure:
+        keys = " and ".join(reading.unsure)
+        are = "are" if len(reading.unsure) > 1 else "is"
+        raise ContractError(
+            f"{file.path}: read as {reading.name}, but {keys} {are} not in the file "
+            f"({'; '.join(reading.unsure.values())}); state it in a card, which `run.py models "
+            f"inspect {file.path.name} --card` writes"
+        )
+    return reading
+
+
+def _reading(clues: Clues, guess: Guess) -> Reading:
+    """Make the reading of a guess, with the preparation of images that the graph shows."""
+    preset = presets()[guess.preset]
+    layout = preset.layout(guess.outputs, guess.changes)
+    pixels = pixels_of(preset)
+    reading = reading_by(clues.file, layout, guess.preset, pixels)
+    classes = reading.classes or clues.labels
+    inside = evidence.prepared(clues.trace, clues.image.tensor.name)
+    unsure = dict(guess.unsure)
+    if inside.pixel_range is not None:
+        unsure.pop("input.scale", None)
+        scale = 1.0 if inside.pixel_range == 255 else 1 / 255
+        pixels = msgspec.structs.replace(pixels, scale=scale, mean=(0, 0, 0), std=(1, 1, 1))
+    if inside.reversed:
+        pixels = msgspec.structs.replace(pixels, colour={"rgb": "bgr", "bgr": "rgb"}[pixels.colour])
+    if clues.image.tensor.dtype == "uint8":
+        unsure.pop("input.scale", None)
+    return msgspec.structs.replace(reading, pixels=pixels, unsure=unsure, classes=classes)
