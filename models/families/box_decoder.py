@@ -7,10 +7,14 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
+from models.boxes.anchors import Rounding
+from models.boxes.distances import decode_bins, decode_distances
+from models.boxes.grids import decode_yolov3, decode_yolov5, decode_yolox
+from models.boxes.offsets import OffsetCoding, decode_offsets
 from models.families.grid import Grid, Level, grid, levels, rows_of
 from models.families.priors import prior_boxes
 from models.families.table import Table
-from models.output_layout import OutputLayout, kind_of_boxes
+from models.output_layout import Coding, OutputLayout, kind_of_boxes
 
 Floats = NDArray[np.float32]
 
@@ -36,7 +40,7 @@ class BoxDecoder:
         """Rows of an output that has those of all grids, or priors; None: unknown."""
         if self._priors is not None:
             return len(self._priors)
-        return rows_of(self._levels(rounded_up=False)) if self._layout.strides else None
+        return rows_of(self._levels("floor")) if self._layout.strides else None
 
     def corners(self, table: Table, number: int, rows: NDArray[np.intp]) -> Floats:
         """Return the boxes (n, 4) of some rows, xyxy in pixels of the input.
@@ -65,19 +69,28 @@ class BoxDecoder:
         if kind == "corner and size":
             return np.concatenate([numbers[:, :2], numbers[:, :2] + numbers[:, 2:]], axis=1)
         if self._priors is not None:
-            return _from_priors(numbers, self._priors[rows], layout)
+            return self._from_priors(numbers, self._priors[rows])
         found = self._grid(number, table.length, table.grid, table.anchors_first)
-        cells, strides = found.cells[rows], found.strides[rows]
+        corners, strides = found.corners[rows], found.strides[rows]
         if kind == "offsets":
-            return _from_cells(numbers, cells, strides, found.anchors[rows], layout)
-        points = (cells + layout.point) * strides
+            return _from_cells(numbers, corners, strides, found.anchors[rows], layout.coding)
+        points = corners + layout.point * strides[:, None]
         if kind == "bins":
-            numbers = _expectation(numbers)
-        if layout.units == "strides":
-            numbers = numbers * strides
-        elif layout.units == "fraction":
+            numbers = np.asarray(decode_bins(numbers, "rows"), np.float32)
+        if layout.units == "fraction":
             points = points / np.array(self._size, np.float32)
-        return np.concatenate([points - numbers[:, :2], points + numbers[:, 2:]], axis=1)
+        scale = strides if layout.units == "strides" or kind == "bins" else 1.0
+        return np.asarray(decode_distances(numbers, points, scale), np.float32)
+
+    def _from_priors(self, numbers: Floats, priors: Floats) -> Floats:
+        """Decode offsets to priors; linear: sizes are parts of the prior's, without exp."""
+        variances = self._layout.variances
+        if self._layout.coding == "ssd":
+            x, y, w, h = (1 / variance for variance in variances)
+            boxes = decode_offsets(numbers, priors, OffsetCoding((x, y, w, h)))
+            return np.asarray(boxes, np.float32)
+        scaled = numbers * np.array(variances, np.float32)
+        return _around(priors[:, :2] + scaled[:, :2] * priors[:, 2:], priors[:, 2:] * scaled[:, 2:])
 
     def _make_grid(
         self, number: int, rows: int, cells: tuple[int, int] | None, anchors_first: bool | None
@@ -85,22 +98,21 @@ class BoxDecoder:
         """Return the grid of a table, which has the rows of one level, or of all."""
         layout = self._layout
         first = layout.anchors_first if anchors_first is None else anchors_first
-        rounded = [self._levels(rounded_up) for rounded_up in (False, True)]
+        whole, with_rest = self._levels("floor"), self._levels("ceil")
         if cells is not None and number < len(layout.strides):
-            level = rounded[0][number]
-            return grid([Level(level.stride, *cells, level.anchors)], first)
-        for found in rounded:
+            return grid([whole[number]._replace(cells=cells)], first)
+        for found in (whole, with_rest):
             if rows_of(found) == rows:
                 return grid(found, first)
             if number < len(found) and rows_of(found[number : number + 1]) == rows:
                 return grid(found[number : number + 1], first)
         raise ValueError(
             f"the outputs have other rows than the grids of strides {list(layout.strides)} "
-            f"(found {rows}, expected {rows_of(rounded[0])})"
+            f"(found {rows}, expected {rows_of(whole)})"
         )
 
-    def _levels(self, rounded_up: bool) -> list[Level]:
-        return levels(self._size, self._layout.strides, self._layout.anchors, rounded_up)
+    def _levels(self, rounding: Rounding) -> list[Level]:
+        return levels(self._size, self._layout.strides, self._layout.anchors, rounding)
 
 
 def _around(centre: Floats, size: Floats) -> Floats:
@@ -108,49 +120,20 @@ def _around(centre: Floats, size: Floats) -> Floats:
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
-def _expectation(bins: Floats) -> Floats:
-    """Return the expected values (n, 4) of distributions (n, 4 B) over 0, 1, 2 ...
-
-    Li et al., "Generalized Focal Loss", NeurIPS 2020, equation 5.
-    """
-    logits = bins.reshape(len(bins), 4, -1)
-    values = np.exp(logits - logits.max(axis=2, keepdims=True))
-    values /= values.sum(axis=2, keepdims=True)
-    return np.asarray(values @ np.arange(logits.shape[2], dtype=np.float32), np.float32)
-
-
-def _from_priors(offsets: Floats, priors: Floats, layout: OutputLayout) -> Floats:
-    """Decode offsets to priors, cx cy w h in pixels.
-
-    Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016, section 2.2; linear: sizes are
-    parts of the prior's, without exp.
-    """
-    scaled = offsets * np.array(layout.variances, np.float32)
-    centre = priors[:, :2] + scaled[:, :2] * priors[:, 2:]
-    factor = np.exp(scaled[:, 2:]) if layout.coding == "ssd" else scaled[:, 2:]
-    return _around(centre, priors[:, 2:] * factor)
-
-
 def _from_cells(
-    offsets: Floats, cells: Floats, strides: Floats, anchors: Floats, layout: OutputLayout
+    numbers: Floats, corners: Floats, strides: Floats, anchors: Floats, coding: Coding | None
 ) -> Floats:
     """Decode offsets to the cells of a grid.
 
-    yolov3: Redmon and Farhadi, "YOLOv3", arXiv 1804.02767, section 2.1. yolov5: Ultralytics, whose
-    centre may leave its cell and whose size is bounded. yolox: Ge et al., arXiv 2107.08430. cells:
-    centre and size in cells (CenterNet, Zhou et al., arXiv 1904.07850).
+    cells: centre and size in cells (CenterNet; Zhou et al., "Objects as Points", arXiv 1904.07850).
     """
-    centre, size = offsets[:, :2], offsets[:, 2:]
-    if layout.coding == "yolov3":
-        return _around((cells + _sigmoid(centre)) * strides, np.exp(size) * anchors)
-    if layout.coding == "yolov5":
-        return _around(
-            (cells - 0.5 + 2 * _sigmoid(centre)) * strides, (2 * _sigmoid(size)) ** 2 * anchors
-        )
-    if layout.coding == "yolox":
-        return _around((cells + centre) * strides, np.exp(size) * strides)
-    return _around((cells + centre) * strides, size * strides)
-
-
-def _sigmoid(values: Floats) -> Floats:
-    return np.asarray(1 / (1 + np.exp(-values)), np.float32)
+    if coding == "yolov3":
+        boxes = decode_yolov3(numbers, corners, strides, anchors)
+    elif coding == "yolov5":
+        boxes = decode_yolov5(numbers, corners, strides, anchors)
+    elif coding == "yolox":
+        boxes = decode_yolox(numbers, corners, strides)
+    else:
+        side = strides[:, None]
+        boxes = _around(corners + numbers[:, :2] * side, numbers[:, 2:] * side)
+    return np.asarray(boxes, np.float32)

@@ -1,12 +1,13 @@
-"""Grids over the input: the point, the stride and the anchor of each row of a model's outputs."""
+"""Grids over the input: the cell, the stride and the anchor of each row of a model's outputs."""
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from models.boxes.anchors import AnchorLevel, Rounding, cells_of, tile
 
 Anchors = tuple[tuple[float, float], ...]
 
@@ -14,10 +15,10 @@ Anchors = tuple[tuple[float, float], ...]
 class Grid(NamedTuple):
     """Rows of one or several grids, in the order of the outputs; parallel arrays."""
 
-    cells: NDArray[np.float32]
-    """(N, 2) column and row of the cell."""
+    corners: NDArray[np.float32]
+    """(N, 2) top left corner of the cell in pixels of the input."""
     strides: NDArray[np.float32]
-    """(N, 1) in pixels of the input."""
+    """(N,) in pixels of the input."""
     anchors: NDArray[np.float32]
     """(N, 2) width and height in pixels of the input; zero without anchors."""
 
@@ -26,13 +27,16 @@ class Level(NamedTuple):
     """A grid of one stride."""
 
     stride: int
-    columns: int
-    rows: int
+    cells: tuple[int, int]
+    """Number of cells across and down."""
     anchors: Anchors = ()
 
 
 def levels(
-    size: tuple[int, int], strides: tuple[int, ...], anchors: tuple[Anchors, ...], rounded_up: bool
+    size: tuple[int, int],
+    strides: tuple[int, ...],
+    anchors: tuple[Anchors, ...],
+    rounding: Rounding,
 ) -> list[Level]:
     """Return the grids over an input.
 
@@ -40,23 +44,17 @@ def levels(
         size: width and height of the input in pixels.
         strides: strides of the grids.
         anchors: anchors of each; empty: there are none.
-        rounded_up: whether a part of a cell at the right and bottom has a cell of its own.
+        rounding: number of cells where a stride does not divide the input.
     """
-    count = math.ceil if rounded_up else math.floor
     return [
-        Level(
-            stride,
-            count(size[0] / stride),
-            count(size[1] / stride),
-            anchors[i] if anchors else (),
-        )
+        Level(stride, cells_of(size, stride, rounding), anchors[i] if anchors else ())
         for i, stride in enumerate(strides)
     ]
 
 
 def rows_of(grids: list[Level]) -> int:
     """Count the rows of some grids."""
-    return sum(level.rows * level.columns * max(1, len(level.anchors)) for level in grids)
+    return sum(level.cells[0] * level.cells[1] * max(1, len(level.anchors)) for level in grids)
 
 
 def grid(grids: list[Level], anchors_first: bool) -> Grid:
@@ -67,16 +65,13 @@ def grid(grids: list[Level], anchors_first: bool) -> Grid:
         anchors_first: whether all cells of the first anchor come first; else all anchors of the
             first cell.
     """
-    parts = [_of_level(level, anchors_first) for level in grids]
-    return Grid(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-
-
-def _of_level(level: Level, anchors_first: bool) -> Grid:
-    y, x = np.mgrid[: level.rows, : level.columns]
-    cells: NDArray[np.float32] = np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
-    sizes: NDArray[np.float32] = np.array(level.anchors or ((0, 0),), np.float32)
-    if anchors_first:
-        cells, anchors = np.tile(cells, (len(sizes), 1)), np.repeat(sizes, len(cells), axis=0)
-    else:
-        cells, anchors = np.repeat(cells, len(sizes), axis=0), np.tile(sizes, (len(cells), 1))
-    return Grid(cells, np.full((len(cells), 1), level.stride, np.float32), anchors)
+    parts = []
+    for level in grids:
+        shapes = level.anchors or ((0.0, 0.0),)
+        rows = tile([AnchorLevel(level.cells, shapes, (level.stride, level.stride))], offset=0)
+        if anchors_first:
+            rows = rows.reshape(-1, len(shapes), 4).transpose(1, 0, 2).reshape(-1, 4)
+        parts.append(rows)
+    rows = np.concatenate(parts)
+    strides = [np.full(len(part), level.stride) for part, level in zip(parts, grids, strict=True)]
+    return Grid(rows[:, :2], np.concatenate(strides).astype(np.float32), rows[:, 2:])
