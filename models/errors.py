@@ -8,6 +8,7 @@ ModelError
   DeviceError     the requested device does not load
   ProviderError   the provider failed during a run of a model
   DataError       a labelled data set is missing or wrong
+  EvaluationError  results cannot be measured: wrong arrays, or a package that is not installed
 """
 
 from models.text import shown
@@ -47,3 +48,7 @@ class ProviderError(ModelError):
 
 class DataError(ModelError):
     """A labelled data set is missing or wrong."""
+
+
+class EvaluationError(ModelError):
+    """Results cannot be measured: an array is wrong, or a package is not installed."""

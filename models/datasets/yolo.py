@@ -1,0 +1,210 @@
+"""YOLO: a text file per image with lines `class cx cy width height`, as fractions of the image.
+
+Read are a `data.yaml` with the folders, or lists, of its splits, and folders without one:
+`images/` with `labels/`, also in folders per split, or labels beside the images. A longer line is
+a polygon, the box of which is read; a sixth number is a score, which is not. An image without a
+file of labels has no objects.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from models.datasets.base import DataSet, TrueObject
+from models.datasets.collect import Box, Collector, Finding, hull
+from models.datasets.image_size import Size, read_size
+from models.datasets.places import after_folder, entries, folders_of, is_image, own_labels, walk
+from models.datasets.reading import number, read_head, read_lines, whole
+from models.datasets.splits import SPLITS, choose
+from models.datasets.writing import new_folder, place, stem_of, write_file
+from models.datasets.yolo_yaml import Settings, find_yaml, is_yaml, plain, read_settings
+from models.errors import DataError
+
+MAX_CLASSES = 100_000
+_LOOKED = "the folders and lists of data.yaml, or images/"
+_NOT_THERE = Finding(
+    "YAML file has splits that are not there, so all images are read",
+    "YAML files have splits that are not there, so all images are read",
+)
+
+
+def is_format(path: Path) -> bool:
+    """Return whether a path is a YAML file of YOLO, or a folder with one, or with labels."""
+    if not path.is_dir():
+        return is_yaml(path)
+    if any(map(is_yaml, entries(path))):
+        return True
+    below = folders_of(path)
+    splits = [folder for folder in below if folder.name.lower() in SPLITS]
+    for folder in (path, *splits):
+        if (folder / "labels").is_dir() and (folder / "images").is_dir():
+            return next(walk(folder / "labels", {".xml", ".json"}), None) is None
+    return any(_has_labels(folder) for folder in (path, *splits))
+
+
+def _has_labels(folder: Path) -> bool:
+    """Return whether a folder holds an image with a file of labels beside it."""
+    found = entries(folder)
+    stems = {path.stem for path in found if is_image(path)}
+    for path in found:
+        if path.suffix == ".txt" and path.stem in stems:
+            line = read_head(path)[:400].split(b"\n")[0].split()
+            if len(line) >= 5 and all(_is_number(text) for text in line):
+                return True
+    return False
+
+
+def _is_number(text: bytes) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def read(path: Path, split: str | None) -> DataSet:
+    """Read a YOLO data set.
+
+    Args:
+        path: a YAML file, or a folder.
+        split: a split of the YAML file, or a folder; None: all.
+
+    Raises:
+        DataError: it is missing or wrong.
+    """
+    collector = Collector(path, "yolo")
+    file = find_yaml(path) if path.is_dir() else path
+    settings = Settings() if file is None else read_settings(file)
+    splits = settings.splits
+    root = path if file is None else settings.root
+    if not splits:
+        if not path.is_dir():
+            raise DataError(
+                f"{path}: none of its splits is there (found {_stated(settings)}); correct `path`"
+            )
+        if file is not None and settings.stated:
+            collector.count(_NOT_THERE, file.name)
+        root = path
+        splits = plain(path)
+    chosen = choose(filter(None, splits), split, path) if split or "" not in splits else [""]
+    images = list(dict.fromkeys(image for name in chosen for image in splits[name]))
+    if len(images) > max((len(splits[name]) for name in chosen), default=0):
+        collector.read_together(chosen)
+    labels = settings.names or own_labels(path if path.is_dir() else path.parent)
+    highest = -1
+    for image, name in zip(images, _names(images, root), strict=True):
+        size = read_size(image) if os.path.isfile(image) else None
+        objects = _objects(image, size, settings.pose) if size is not None else []
+        for item in objects:
+            highest = max(highest, item.number)
+            _check_class(image, item.number, len(labels))
+        collector.add(image, name, size, objects)
+    return collector.finish("detect", labels or [str(n) for n in range(highest + 1)], _LOOKED)
+
+
+def _stated(settings: Settings) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in settings.stated.items()) or "none"
+
+
+def _check_class(image: Path, found: int, labels: int) -> None:
+    """Refuse a class without a name."""
+    limit = labels or MAX_CLASSES
+    if not 0 <= found < limit:
+        raise DataError(
+            f"{_label_file(image)}: class {found} has no name (found {limit} names); correct "
+            "`names` or the line"
+        )
+
+
+def _names(images: Sequence[Path], root: Path) -> list[str]:
+    """Return a unique name for each image: its path below `images/`, or below the root."""
+    whole_names = []
+    for image in images:
+        try:
+            whole_names.append(image.relative_to(root).as_posix())
+        except ValueError:  # a folder elsewhere, which data.yaml names
+            whole_names.append(image.as_posix().lstrip("/"))
+    short = [after_folder(name, "images") for name in whole_names]
+    return short if len(set(short)) == len(short) else whole_names
+
+
+def _label_file(image: Path) -> Path:
+    """Return the file of labels: `images` replaced by `labels` where it comes last, or beside."""
+    folder, last, below = str(image).rpartition("/images/")
+    if last:
+        swapped = Path(f"{folder}/labels/{below}").with_suffix(".txt")
+        if os.path.isfile(swapped):
+            return swapped
+    return image.with_suffix(".txt")
+
+
+def _objects(image: Path, size: Size, pose: bool) -> list[TrueObject]:
+    """Return the objects of an image; their boxes may be bad."""
+    path = _label_file(image)
+    if not os.path.exists(path):
+        return []
+    return list(_lines(path, size, pose))
+
+
+def _lines(path: Path, size: Size, pose: bool) -> Iterator[TrueObject]:
+    for line, text in read_lines(path, "file of labels"):
+        where = f"{path}: line {line}"
+        parts = text.split()
+        if len(parts) < 5 or (len(parts) > 6 and len(parts) % 2 == 0 and not pose):
+            raise DataError(
+                f"{where}: not `class cx cy width height` nor a polygon (found {len(parts)} "
+                "numbers)"
+            )
+        values = [number(part, where) for part in (parts[1:5] if pose else parts[1:])]
+        yield TrueObject(whole(parts[0], where), _box(values, size))
+
+
+def _box(values: Sequence[float], size: Size) -> Box:
+    """Return the box, in pixels, of 4 or 5 numbers, or of a polygon."""
+    width, height = size
+    if len(values) > 5:
+        points = zip(values[::2], values[1::2], strict=True)
+        return hull([(x * width, y * height) for x, y in points])
+    cx, cy, w, h = values[:4]
+    return (
+        (cx - w / 2) * width,
+        (cy - h / 2) * height,
+        (cx + w / 2) * width,
+        (cy + h / 2) * height,
+    )
+
+
+def write(data: DataSet, folder: Path) -> None:
+    """Write `data.yaml`, `images/` and `labels/`; ignored objects cannot be held, and are left out.
+
+    Raises:
+        DataError: the format cannot hold the data set, or the folder is not empty.
+    """
+    new_folder(data, folder, "yolo", ["detect"])
+    for image in data.images:
+        place(image.path, folder / "images", image.name)
+        lines = "".join(_line(item, image.size) for item in image.objects if not item.ignored)
+        write_file(folder / "labels", f"{stem_of(image.name)}.txt", lines)
+    # A text of JSON is one of YAML too, with any character in it.
+    names = "".join(
+        f"  {number}: {msgspec.json.encode(label).decode()}\n"
+        for number, label in enumerate(data.labels)
+    )
+    text = f"path: .\ntrain: images\nval: images\nnames:\n{names}"
+    write_file(folder, "data.yaml", text if names else text.replace("names:\n", "names: []\n"))
+
+
+def _line(item: TrueObject, size: Size) -> str:
+    x1, y1, x2, y2 = item.box
+    width, height = size
+    values = (
+        (x1 + x2) / 2 / width,
+        (y1 + y2) / 2 / height,
+        (x2 - x1) / width,
+        (y2 - y1) / height,
+    )
+    return f"{item.number} {' '.join(f'{value:.9f}' for value in values)}\n"

@@ -1,0 +1,1 @@
+"""Figures of results against a data set: arrays in, figures, pictures and pages out."""
