@@ -16,14 +16,16 @@ class Entry(NamedTuple):
     """For a stage that `--sink KIND[=TARGET]` may add: the setting of the target; "": it has no
     target. None: the stage is no sink."""
     options: tuple[str, ...] = ()
-    """Options of the command line that are settings of this stage: --model, --device."""
+    """Options of the command line that are settings of this stage: --model, --device, and
+    --min-score of evaluate."""
 
 
 STAGES = {
     "capture": Entry("stages.capture.capture:Capture"),
+    "dataset": Entry("stages.capture.dataset:Dataset"),
     "preprocess": Entry("stages.inference.preprocess:Preprocess"),
     "detector": Entry("stages.inference.detector:Detector", options=("model", "device")),
-    "nms": Entry("stages.inference.nms:NonMaxSuppression"),
+    "nms": Entry("stages.inference.nms:NonMaxSuppression", options=("min_score",)),
     "tracker": Entry("stages.tracking.tracker:TrackerStage"),
     "object_events": Entry("stages.analytics.object_events:ObjectEvents"),
     "window": Entry("stages.sinks.window:Window", sink=""),
@@ -37,6 +39,7 @@ STAGES = {
     "clips": Entry("stages.sinks.clips.clips:Clips", sink="folder"),
     "mqtt": Entry("stages.sinks.publish.mqtt:Mqtt", sink="broker"),
     "webhook": Entry("stages.sinks.publish.webhook:Webhook", sink="url"),
+    "score": Entry("stages.sinks.score:Score", sink="path"),
     "null": Entry("stages.sinks.null:Null", sink=""),
     "draw": Entry("stages.sinks.null:Draw", sink=""),
     "fault": Entry("stages.fault:Fault"),

@@ -43,16 +43,24 @@ def add_settings(command: argparse.ArgumentParser, default: Path = DEFAULT_CONFI
         help="camera index, file, folder or address; replaces the streams; may be repeated",
     )
     command.add_argument(
-        "--model",
-        action="append",
-        metavar="[STAGE=]M",
-        help="name of a card, a card file, or an .onnx file; STAGE= where several stages have one",
-    )
-    command.add_argument(
         "--sink",
         action="append",
         metavar="KIND[=TARGET]",
         help=f"{', '.join(SINKS)}; replaces the sinks; may be repeated",
+    )
+    add_changes(command)
+    command.add_argument(
+        "--live", action="store_true", help="play files at their own pace, as if live"
+    )
+
+
+def add_changes(command: argparse.ArgumentParser) -> None:
+    """Add the arguments that change single settings."""
+    command.add_argument(
+        "--model",
+        action="append",
+        metavar="[STAGE=]M",
+        help="name of a card, a card file, or an .onnx file; STAGE= where several stages have one",
     )
     command.add_argument(
         "--device",
@@ -73,9 +81,6 @@ def add_settings(command: argparse.ArgumentParser, default: Path = DEFAULT_CONFI
         help="replace one setting by a value in YAML; may be repeated",
     )
     command.add_argument("--frames", type=count, metavar="N", help="end each stream after N frames")
-    command.add_argument(
-        "--live", action="store_true", help="play files at their own pace, as if live"
-    )
 
 
 def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -96,7 +101,7 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         _replace_sinks(raw, args.sink)
     _set_models(raw["stages"], args.model or [])
     if args.device:
-        tables = _stages_with("device", raw["stages"])
+        tables = stages_with("device", raw["stages"])
         if not tables:
             raise ConfigError("--device: no stage of the settings has a device; leave it out")
         for table in tables.values():
@@ -178,7 +183,7 @@ def _replace_sinks(raw: dict[str, Any], sinks: list[str]) -> None:
             raise ConfigError(f"--sink {kind}: expected {kind}={setting.upper()}")
 
 
-def _stages_with(option: str, stages: dict[str, Any]) -> dict[str, Any]:
+def stages_with(option: str, stages: dict[str, Any]) -> dict[str, Any]:
     """Return the tables of the stages that have an option, in the order of the settings file."""
     entries = {name: STAGES.get(_use_of(table)) for name, table in stages.items()}
     return {name: stages[name] for name, of in entries.items() if of and option in of.options}
@@ -186,7 +191,7 @@ def _stages_with(option: str, stages: dict[str, Any]) -> dict[str, Any]:
 
 def _set_models(stages: dict[str, Any], models: list[str]) -> None:
     """Set the models: `STAGE=MODEL` in that stage, others from the first stage that has one on."""
-    tables = _stages_with("model", stages)
+    tables = stages_with("model", stages)
     free = list(tables)
     for model in models:
         stage, equals, rest = model.partition("=")

@@ -1,0 +1,131 @@
+"""The command `evaluate`: measures how right the stages are on a labelled data set."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+from rich.console import Console
+
+from models.errors import EvaluationError
+from pipeline.commands.arguments import score
+from pipeline.commands.evaluate_boxes import clip_boxes, image_boxes, match_classes
+from pipeline.commands.evaluate_run import STREAM, Run, run, stream_names
+from pipeline.commands.evaluation import (
+    Evaluation,
+    difference_lines,
+    differences,
+    evaluate_clips,
+    evaluate_images,
+    load,
+    tables,
+)
+from pipeline.commands.options import ROOT, add_changes
+from pipeline.commands.terminal import check_writable, print_error, set_up_logging, write_json
+from pipeline.errors import ConfigError, RunError, SetupError
+from pipeline.supervisor.lifecycle import EXIT_FAILED
+from stages.capture.dataset import DatasetSettings, Format, read_data
+
+EVALUATE_CONFIG = ROOT / "configs" / "evaluate.yaml"
+MIN_SCORE = 0.001
+"""Lowest score of a box that counts in a curve of precision, as in the published figures."""
+CONFIDENCE = 0.5
+"""Score of an object where neither the settings nor the card of the model state one."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.set_defaults(default_config=EVALUATE_CONFIG, source=None, sink=None, live=False)
+    parser.add_argument(
+        "data", help="data set: annotation file, folder, or a clip beside its ground truth"
+    )
+    parser.add_argument(
+        "--format", choices=get_args(Format), default="auto", help="format of the data set"
+    )
+    parser.add_argument("--split", help="part of the data set, such as val (default: all of it)")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="CONFIG",
+        help="settings file whose stages are measured (default: configs/evaluate.yaml)",
+    )
+    add_changes(parser)
+    parser.add_argument(
+        "--min-score",
+        type=score,
+        default=MIN_SCORE,
+        metavar="SCORE",
+        help=f"lowest score of a box that counts in average precision (default: {MIN_SCORE})",
+    )
+    parser.add_argument(
+        "--rename",
+        action="append",
+        default=[],
+        metavar="MODEL=DATA",
+        help="a label of the model that the data set calls by another name; may be repeated",
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE.json", help="write figures and detections as JSON"
+    )
+    parser.add_argument(
+        "--against", type=Path, metavar="FILE.json", help="compare with an earlier --json file"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="only warnings, no table")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure, print the figures, and return the exit status."""
+    set_up_logging(30 if args.quiet else 20, None)
+    renames = dict(_rename(text) for text in args.rename)
+    settings = DatasetSettings(
+        data=args.data, format=args.format, split=args.split, frames=args.frames
+    )
+    data = read_data(settings)
+    earlier = None if args.against is None else load(args.against)
+    if args.json is not None:
+        check_writable(args.json)
+    try:
+        with tempfile.TemporaryDirectory(prefix="eyeline-") as folder:
+            found = run(args, data, settings, Path(folder))
+        evaluation = _evaluate(args, settings, found, renames)
+        changes = [] if earlier is None else differences(earlier, evaluation)
+    except RunError as error:
+        print_error(error)
+        return EXIT_FAILED
+    except EvaluationError as error:
+        raise SetupError(str(error)) from None
+    console = Console()
+    for table in tables(evaluation):
+        console.print(table)
+    for line in (*difference_lines(changes), *evaluation.notes):
+        console.print(line, markup=False, highlight=False)
+    if args.json is None:
+        return 0
+    report = msgspec.to_builtins(evaluation) | {"against": msgspec.to_builtins(changes)}
+    return 0 if write_json(args.json, report) else EXIT_FAILED
+
+
+def _evaluate(
+    args: argparse.Namespace, settings: DatasetSettings, found: Run, renames: dict[str, str]
+) -> Evaluation:
+    data = read_data(settings)
+    images = data.images[: args.frames]
+    data = msgspec.structs.replace(data, images=images)
+    classes = match_classes(found.labels, data.labels, renames)
+    notes = [*data.notes, *classes.notes]
+    if data.images:
+        confidence = CONFIDENCE if found.confidence is None else found.confidence
+        boxes, more = image_boxes(data, found.detections[STREAM], classes)
+        return evaluate_images(data, found, classes, boxes, confidence, [*notes, *more])
+    clips, more = clip_boxes(stream_names(data.clips), found.detections, classes)
+    return evaluate_clips(data, found, classes, clips, [*notes, *more])
+
+
+def _rename(text: str) -> tuple[str, str]:
+    own, equals, other = text.partition("=")
+    if not equals or not own or not other:
+        raise ConfigError(f"--rename: expected MODEL_LABEL=DATA_LABEL (found {text!r})")
+    return own, other

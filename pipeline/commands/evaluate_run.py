@@ -1,0 +1,179 @@
+"""The run that an evaluation measures: the stages of some settings, fed by a data set."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from rich.console import Console
+
+from models.contract import Contract
+from models.datasets.base import Clip, DataSet
+from pipeline import config as config_file
+from pipeline.commands.options import build_graph, settings_of, stages_with
+from pipeline.commands.terminal import LiveTable
+from pipeline.errors import ConfigError, RunError, SetupError
+from pipeline.graph.graph import Graph
+from pipeline.graph.load import load_class
+from pipeline.stage import Source, Stage
+from pipeline.supervisor.lifecycle import EXIT_OK, EXIT_SETUP
+from pipeline.supervisor.supervisor import Supervisor
+from stages import LOCATIONS
+from stages.capture.dataset import DatasetSettings
+from stages.detections import Labels
+from stages.sinks.score import Score, Scored
+
+MAX_FRAME = (3840, 2160)
+"""Width and height in pixels of the largest image that needs no `max_frame`."""
+STREAM = "data"
+"""Stream of the images of a data set."""
+
+
+class Run(NamedTuple):
+    """A run that has ended."""
+
+    detections: Mapping[str, list[Scored]]
+    """Stream -> its frames, in order."""
+    labels: tuple[str, ...]
+    """Labels of the model; empty: it has none."""
+    model: Contract | None
+    provider: str
+    summary: Mapping[str, Any]
+    """See `run.py run --summary`."""
+    confidence: float | None
+    """Score of an object by the settings, or the card of the model."""
+
+
+def stream_names(clips: tuple[Clip, ...]) -> dict[str, Clip]:
+    """Return clips by the names of their streams, which have letters, digits, - and _ only."""
+    named: dict[str, Clip] = {}
+    for clip in clips:
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "_", clip.name)
+        name = stem if re.match(config_file.NAME, stem) else f"clip_{stem}"
+        unique, n = name, 2
+        while unique in named:
+            unique, n = f"{name}_{n}", n + 1
+        named[unique] = clip
+    return named
+
+
+def run(args: argparse.Namespace, data: DataSet, settings: DatasetSettings, folder: Path) -> Run:
+    """Run the stages on a data set.
+
+    Args:
+        args: arguments of the command.
+        data: the data set.
+        settings: how it is read.
+        folder: empty folder for the detections.
+
+    Raises:
+        SetupError: the settings cannot work with the data set.
+        RunError: the run failed, or was interrupted.
+    """
+    scores = folder / "scores.jsonl"
+    raw, where = settings_of(args)
+    confidence = raw.get("confidence")
+    if data.images:
+        _use_images(raw, data, settings, args.min_score)
+    else:
+        _use_clips(raw, data, args)
+    last = list(raw["stages"])[-1]
+    raw["stages"]["score"] = {"use": "score", "after": last, "path": str(scores)}
+    graph = build_graph(raw, where, args)
+    supervisor = _run(graph, args)
+    node = next(node for node in graph.nodes if node.kind is Score)
+    labels, contract = node.context.get(Labels), node.context.get(Contract)
+    if confidence is None and contract is not None:
+        confidence = contract.thresholds.score
+    detections: dict[str, list[Scored]] = {stream.name: [] for stream in graph.streams}
+    decoder = msgspec.json.Decoder(Scored)
+    with scores.open("rb") as file:
+        for line in file:
+            found = decoder.decode(line)
+            detections[found.stream].append(found)
+    providers = (str(row.get("provider") or "") for row in supervisor.summary()["stages"].values())
+    return Run(
+        detections,
+        () if labels is None else labels.names,
+        contract,
+        next(filter(None, providers), ""),
+        supervisor.summary(),
+        confidence,
+    )
+
+
+def _run(graph: Graph, args: argparse.Namespace) -> Supervisor:
+    console = Console(stderr=True)
+    level = logging.WARNING if args.quiet else logging.INFO
+    supervisor = Supervisor(graph, log_level=level)
+    if console.is_terminal and not args.quiet:
+        with LiveTable(console) as live:
+            code = supervisor.run(live.tick)
+    else:
+        code = supervisor.run()
+    if code != EXIT_OK:
+        kind = SetupError if code == EXIT_SETUP else RunError
+        raise kind(f"evaluate: {supervisor.lifecycle.error or 'interrupted'}")
+    return supervisor
+
+
+def _use_images(
+    raw: dict[str, Any], data: DataSet, settings: DatasetSettings, min_score: float
+) -> None:
+    """Put a data set in the place of the source, and leave out the stages behind the detections."""
+    stages = raw["stages"]
+    kinds = _kinds(stages)
+    detecting = [name for name, kind in kinds.items() if _gives(kind, "boxes")]
+    untracked = [name for name in detecting if not _gives(kinds[name], "ids")]
+    if not untracked:
+        raise ConfigError("evaluate: no stage of the settings gives boxes; add a detector")
+    kept = list(stages)[: list(stages).index(untracked[-1]) + 1]
+    raw["stages"] = {name: stages[name] for name in kept}
+    for name in kept:
+        if issubclass(kinds[name], Source):
+            raw["stages"][name] = {"use": "dataset"}
+    own = msgspec.structs.asdict(settings)
+    raw["streams"] = {STREAM: {key: value for key, value in own.items() if value is not None}}
+    # A curve of precision needs the weak boxes too.
+    raw["confidence"] = min_score
+    for table in stages_with("min_score", raw["stages"]).values():
+        table.pop("min_score", None)
+    width = max(image.size[0] for image in data.images)
+    height = max(image.size[1] for image in data.images)
+    if width * height > MAX_FRAME[0] * MAX_FRAME[1]:
+        raw["max_frame"] = f"{width}x{height}"
+
+
+def _use_clips(raw: dict[str, Any], data: DataSet, args: argparse.Namespace) -> None:
+    """Make a stream of each clip, and leave out what follows the last stage that gives tracks."""
+    stages = raw["stages"]
+    tracking = [name for name, kind in _kinds(stages).items() if _gives(kind, "ids")]
+    if not tracking:
+        raise ConfigError("evaluate: no stage of the settings tracks objects; add a tracker")
+    kept = list(stages)[: list(stages).index(tracking[-1]) + 1]
+    raw["stages"] = {name: stages[name] for name in kept}
+    raw["streams"] = {}
+    for name, clip in stream_names(data.clips).items():
+        table: dict[str, Any] = {"source": str(clip.source)}
+        if clip.source.is_dir():
+            table |= {"sequence": True} | ({"fps": clip.fps} if clip.fps else {})
+        if args.frames:
+            table["frames"] = args.frames
+        raw["streams"][name] = table
+
+
+def _kinds(stages: Mapping[str, Any]) -> dict[str, type[Stage]]:
+    return {
+        name: load_class(str(table.get("use")), LOCATIONS, f"stages.{name}")
+        for name, table in stages.items()
+        if isinstance(table, dict)
+    }
+
+
+def _gives(kind: type[Stage], array: str) -> bool:
+    return any(given.name == array for given in kind.gives)
