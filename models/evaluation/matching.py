@@ -134,10 +134,9 @@ def confusions(
     for image, match in zip(images, matches, strict=True):
         truth, found = image.truth_classes, image.found_classes
         np.add.at(counts, (truth[match.truth], truth[match.truth]), 1)
-        of_false = _taken(
-            _iou(image.found_boxes[match.false], image.truth_boxes[match.missed]),
-            np.zeros(len(match.missed), np.bool_),
-        )
+        none = np.zeros(len(match.missed), np.bool_)
+        iou = coco_ious(image.found_boxes[match.false], image.truth_boxes[match.missed])
+        of_false = taken_columns(iou, none, none)
         at = np.where(of_false >= 0, np.append(truth[match.missed], -1)[of_false], classes)
         np.add.at(counts, (at, found[match.false]), 1)
         missed = np.delete(match.missed, of_false[of_false >= 0])
@@ -152,10 +151,10 @@ def worst_first(matches: Sequence[ImageMatches]) -> list[ImageMatches]:
 
 def _match(image: ImageBoxes, confidence: float) -> ImageMatches:
     """Match the boxes of one image."""
-    rows = _best_first(image, confidence)
-    iou = _iou(image.found_boxes[rows], image.truth_boxes, image.ignored)
-    iou[image.found_classes[rows][:, None] != image.truth_classes] = 0
-    taken = _taken(iou, image.ignored)
+    rows = best_first(image)
+    rows = rows[image.found_scores[rows] >= confidence]
+    iou = class_ious(image, rows)
+    taken = taken_columns(iou, image.ignored, image.ignored)
     hit = taken >= 0
     truth = taken[hit]
     real = ~image.ignored[truth]
@@ -166,10 +165,9 @@ def _match(image: ImageBoxes, confidence: float) -> ImageMatches:
     )
 
 
-def _best_first(image: ImageBoxes, confidence: float) -> Rows:
+def best_first(image: ImageBoxes) -> Rows:
     """Return the rows of the found boxes that count: best first, at most 100 of each class."""
     rows = np.argsort(-image.found_scores, kind="stable")
-    rows = rows[image.found_scores[rows] >= confidence]
     if len(rows) <= MAX_FOUND:
         return rows
     kept = np.zeros(len(rows), np.bool_)
@@ -179,31 +177,45 @@ def _best_first(image: ImageBoxes, confidence: float) -> Rows:
     return rows[kept]
 
 
-def _taken(iou: NDArray[np.float64], ignored: NDArray[np.bool_]) -> Rows:
+def class_ious(image: ImageBoxes, rows: Rows) -> NDArray[np.float64]:
+    """Return the overlaps of some found boxes with all true ones; 0 between classes."""
+    iou = coco_ious(image.found_boxes[rows], image.truth_boxes, image.ignored)
+    iou[image.found_classes[rows][:, None] != image.truth_classes] = 0
+    return iou
+
+
+def taken_columns(
+    iou: NDArray[np.float64],
+    ignored: NDArray[np.bool_],
+    crowd: NDArray[np.bool_],
+    min_iou: float = MIN_IOU,
+) -> Rows:
     """Assign greedily; (M,) the column that each row takes, -1 for none.
 
     Args:
         iou: (M, N) rows best first; 0 for a pair that may not match.
-        ignored: (N,) whether a column is taken any number of times, but only for want of others.
+        ignored: (N,) whether a column is only taken for want of others.
+        crowd: (N,) whether a column is taken any number of times.
+        min_iou: overlap from which on a pair may match, more than 0.
     """
     taken = np.full(len(iou), -1, np.intp)
-    near = iou >= MIN_IOU
+    near = iou >= min_iou
     free = np.ones(len(ignored), np.bool_)
     for row in np.flatnonzero(near.any(axis=1)):
         columns = np.flatnonzero(near[row] & free)
-        real = columns[~ignored[columns]]
-        if len(real):
-            columns = real
-        elif not len(columns):
+        if not len(columns):
             continue
-        # As in pycocotools, the last of several equal ones.
-        column = columns[::-1][np.argmax(iou[row, columns[::-1]])]
+        if len(columns) > 1:
+            real = columns[~ignored[columns]]
+            # As in pycocotools, the last of several equal ones.
+            columns = (real if len(real) else columns)[::-1]
+        column = columns[np.argmax(iou[row, columns])]
         taken[row] = column
-        free[column] = ignored[column]
+        free[column] = crowd[column]
     return taken
 
 
-def _iou(
+def coco_ious(
     found: Boxes, truth: Boxes, ignored: NDArray[np.bool_] | None = None
 ) -> NDArray[np.float64]:
     """Return the (M, N) overlaps; of an ignored box, the part of the found box that is inside."""
