@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import EvaluationError
 from models.evaluation.arrays import Boxes, Rows
 from models.evaluation.detection import IOUS, RECALLS, ImageBoxes, check_images
 from models.evaluation.matching import best_first, class_ious, taken_columns
@@ -64,7 +65,7 @@ class WeightedDetections:
         figures: names of the figures that are needed, of `FIGURES`.
 
     Raises:
-        EvaluationError: an array is wrong.
+        EvaluationError: a name is unknown, or an array is wrong.
     """
 
     def __init__(
@@ -74,6 +75,11 @@ class WeightedDetections:
         figures: Sequence[str] = FIGURES,
     ) -> None:
         check_images(images, labels)
+        unknown = set(figures) - set(FIGURES)
+        if unknown:
+            raise EvaluationError(
+                f"figures: {min(unknown)} is unknown; choose from {', '.join(FIGURES)}"
+            )
         self._names = tuple(figures)
         needed = [size for size in SIZES if any(_size_of(name) == size for name in figures)]
         of_images = [_match(image, needed) for image in images]
