@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.errors import EvaluationError
 from models.evaluation.detection import evaluate_detections
 from models.evaluation.weighted import FIGURES, WeightedDetections
 from tests.models.evaluation.builders import LABELS, image_of, random_images
@@ -70,6 +71,8 @@ def test_only_the_figures_that_are_asked_for_are_computed():
     images = random_images(1, 5)
     every = WeightedDetections(images, LABELS).figures(np.ones(5))
     some = WeightedDetections(images, LABELS, ("ap_small", "ar_10")).figures(np.ones(5))
+    with pytest.raises(EvaluationError, match="figures: map is unknown; choose from ap, ap50"):
+        WeightedDetections(images, LABELS, ("map",))
     assert some == {"ap_small": every["ap_small"], "ar_10": every["ar_10"]}
 
 
