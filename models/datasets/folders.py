@@ -26,19 +26,25 @@ _LOOKED = "CLASS/ and SPLIT/CLASS/"
 def _splits(root: Path) -> dict[str, list[Path]]:
     """Return the folders of classes of each split; the split of a set without splits is ""."""
     below = folders_of(root)
-    splits = [folder for folder in below if folder.name.lower() in SPLITS]
-    if splits and len(splits) == len(below) and not any(map(has_images, splits)):
+    called = [folder for folder in below if folder.name.lower() in SPLITS]
+    # One that holds images itself is a test set without labels.
+    splits = [folder for folder in called if not has_images(folder)]
+    if splits and (len(called) == len(below) or len(called) > 1):
         return {folder.name: folders_of(folder) for folder in splits}
     return {"": below}
 
 
 def _is_class(folder: Path) -> bool:
-    """Return whether a folder holds images, and no annotations beside them."""
+    """Return whether a folder holds images and no annotations, or nothing."""
+    found = entries(folder)
     if folder.name.lower() in _RESERVED:
         return False
-    if next(walk(folder, IMAGE_SUFFIXES), None) is None:
+    if found and next(walk(folder, IMAGE_SUFFIXES), None) is None:
         return False
-    return not any(file.suffix.lower() in (".txt", ".xml", ".json") for file in entries(folder))
+    return not any(
+        entry.suffix.lower() in (".txt", ".xml", ".json") or entry.name.lower() in _RESERVED
+        for entry in found
+    )
 
 
 def is_format(path: Path) -> bool:
@@ -52,7 +58,7 @@ def is_format(path: Path) -> bool:
             return False
         if not split and any(folder.name.lower() in SPLITS for folder in classes):
             return False
-    return True
+    return next(walk(path, IMAGE_SUFFIXES), None) is not None
 
 
 def read(path: Path, split: str | None) -> DataSet:

@@ -84,7 +84,7 @@ def _jpeg(file: BufferedReader) -> Size | None:
                 return None
             return (height, width) if turned else (width, height)
         if marker == 0xE1 and turned is None:
-            segment = file.read(length)
+            segment = file.read(max(0, length))
             if segment.startswith(b"Exif\0"):
                 turned = _is_turned(segment[6:])
     return None

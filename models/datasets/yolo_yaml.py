@@ -95,7 +95,7 @@ def _names(path: Path, values: dict[str, Any]) -> tuple[str, ...]:
     if isinstance(names, dict):
         try:
             by_number = {int(key): shown(name, 100) for key, name in names.items()}
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise DataError(f"{path}: names: a key is not a number; write `0: person`") from None
         if by_number and not 0 <= min(by_number) <= max(by_number) < MAX_NAMES:
             raise DataError(f"{path}: names: a number is out of bounds (found {max(by_number)})")
