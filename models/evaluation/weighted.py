@@ -13,10 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-<<<<<<< HEAD
-=======
 from models.errors import EvaluationError
->>>>>>> h-eval
 from models.evaluation.arrays import Boxes, Rows
 from models.evaluation.detection import IOUS, RECALLS, ImageBoxes, check_images
 from models.evaluation.matching import best_first, class_ious, taken_columns
@@ -68,11 +65,7 @@ class WeightedDetections:
         figures: names of the figures that are needed, of `FIGURES`.
 
     Raises:
-<<<<<<< HEAD
-        EvaluationError: an array is wrong.
-=======
         EvaluationError: a name is unknown, or an array is wrong.
->>>>>>> h-eval
     """
 
     def __init__(
@@ -82,14 +75,11 @@ class WeightedDetections:
         figures: Sequence[str] = FIGURES,
     ) -> None:
         check_images(images, labels)
-<<<<<<< HEAD
-=======
         unknown = set(figures) - set(FIGURES)
         if unknown:
             raise EvaluationError(
                 f"figures: {min(unknown)} is unknown; choose from {', '.join(FIGURES)}"
             )
->>>>>>> h-eval
         self._names = tuple(figures)
         needed = [size for size in SIZES if any(_size_of(name) == size for name in figures)]
         of_images = [_match(image, needed) for image in images]
