@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 CV     := $(shell $(PYTHON) -c "import ctypes; [ctypes.CDLL(l) for l in ('libGL.so.1', 'libSM.so.6', 'libICE.so.6', 'libgthread-2.0.so.0')]; print('window')" 2>/dev/null || echo headless)
 ORT    := $(shell $(PYTHON) -c "import ctypes; ctypes.CDLL('libcuda.so.1'); print('gpu')" 2>/dev/null || echo cpu)
 
-.PHONY: help demo test live check soak golden install gstreamer clean
+.PHONY: help demo test live check soak golden install evaluate gstreamer clean
 
 help:
 	@echo "make demo       install, and run the embedded model on the shipped clip"
@@ -18,6 +18,7 @@ help:
 	@echo "make check      ruff and mypy"
 	@echo "make golden     rewrite the texts in tests/golden after a change of words"
 	@echo "make install    install, and run nothing"
+	@echo "make evaluate   install what run.py evaluate needs beyond that"
 	@echo "make gstreamer  install the GStreamer capture backend (Debian and Ubuntu)"
 	@echo "make clean      remove what was installed and the runs"
 
@@ -56,7 +57,11 @@ $(VENV)/.installed-run: pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	$(PYTHON) -m pip --python $(BIN)/python install --disable-pip-version-check -q -e ".[$(CV),$(ORT),test]"
+	$(PYTHON) -m pip --python $(BIN)/python install --disable-pip-version-check -q --no-deps "trackeval>=1.3,<2"
 	@touch $@ $(VENV)/.installed-run
+
+evaluate: $(VENV)/.installed-run
+	$(PYTHON) -m pip --python $(BIN)/python install --disable-pip-version-check -q -e ".[evaluate]"
 
 # GStreamer comes from the distribution, and so do its bindings: those are linked into the
 # environment if they were built for its Python, and built for it otherwise (with a compiler; newer

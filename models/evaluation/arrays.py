@@ -31,7 +31,8 @@ def optional_module(name: str) -> ModuleType:
     except ImportError as failure:
         package = name.partition(".")[0]
         raise EvaluationError(
-            f'evaluation: {package} cannot be imported ({failure}); pip install "eyeline[evaluate]"'
+            f"evaluation: {package} cannot be imported ({failure}); run `make evaluate`, or pip "
+            'install "eyeline[evaluate]"'
         ) from None
 
 

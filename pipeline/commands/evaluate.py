@@ -11,8 +11,10 @@ import msgspec
 from rich.console import Console
 
 from models.errors import EvaluationError
+from models.evaluation.detection import ImageBoxes
 from pipeline.commands.arguments import score
 from pipeline.commands.evaluate_boxes import clip_boxes, image_boxes, match_classes
+from pipeline.commands.evaluate_report import write_report
 from pipeline.commands.evaluate_run import STREAM, Run, run, stream_names
 from pipeline.commands.evaluation import (
     Evaluation,
@@ -71,6 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", type=Path, metavar="FILE.json", help="write figures and detections as JSON"
     )
     parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FOLDER",
+        help="write curves as PNG, and a page of the images with the most errors",
+    )
+    parser.add_argument(
         "--against", type=Path, metavar="FILE.json", help="compare with an earlier --json file"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="only warnings, no table")
@@ -90,8 +98,10 @@ def main(args: argparse.Namespace) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="eyeline-") as folder:
             found = run(args, data, settings, Path(folder))
-        evaluation = _evaluate(args, settings, found, renames)
+        evaluation, boxes = _evaluate(args, settings, found, renames)
         changes = [] if earlier is None else differences(earlier, evaluation)
+        if args.report is not None:
+            write_report(args.report, data, evaluation, boxes)
     except RunError as error:
         print_error(error)
         return EXIT_FAILED
@@ -110,7 +120,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _evaluate(
     args: argparse.Namespace, settings: DatasetSettings, found: Run, renames: dict[str, str]
-) -> Evaluation:
+) -> tuple[Evaluation, list[ImageBoxes]]:
     data = read_data(settings)
     images = data.images[: args.frames]
     data = msgspec.structs.replace(data, images=images)
@@ -119,9 +129,10 @@ def _evaluate(
     if data.images:
         confidence = CONFIDENCE if found.confidence is None else found.confidence
         boxes, more = image_boxes(data, found.detections[STREAM], classes)
-        return evaluate_images(data, found, classes, boxes, confidence, [*notes, *more])
+        of_images = evaluate_images(data, found, classes, boxes, confidence, [*notes, *more])
+        return of_images, boxes
     clips, more = clip_boxes(stream_names(data.clips), found.detections, classes)
-    return evaluate_clips(data, found, classes, clips, [*notes, *more])
+    return evaluate_clips(data, found, classes, clips, [*notes, *more]), []
 
 
 def _rename(text: str) -> tuple[str, str]:
