@@ -81,11 +81,16 @@ def _files(path: Path) -> dict[str, Path]:
     """Return the annotation file of each split; the name of a split is that of its file."""
     if not path.is_dir():
         return {_split_name(path): path} if _is_coco(path) else {}
-    found = [file for at in (path / "annotations", path) for file in entries(at) if _is_coco(file)]
+    found = [
+        file
+        for at in (path / "annotations", path)
+        for file in entries(at, ".json")
+        if _is_coco(file)
+    ]
     instances = [file for file in found if file.stem.startswith("instances_")]
     files = {_split_name(file): file for file in reversed(instances or found)}
     for folder in folders_of(path):
-        for file in entries(folder):
+        for file in entries(folder, ".json"):
             roboflow = file.stem == _ROBOFLOW or folder.name.lower() in SPLITS
             if roboflow and _is_coco(file):
                 files.setdefault(folder.name, file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -99,14 +98,14 @@ class Collector:
         """Add an image.
 
         Args:
-            path: its file; None: it was not found.
+            path: its file, which is there; None: it was not found.
             name: its name, relative, with `/`.
             size: size that the annotations state; None, or zeros: read it from the image.
             objects: its objects; boxes are checked here, and clipped.
             classes: classes of the whole image.
         """
         name = "".join(c if c.isprintable() else "?" for c in name)
-        if path is None or not os.path.isfile(path):
+        if path is None:
             return self.count(MISSING, name)
         if name in self._images:
             return self.count(TWICE, name)

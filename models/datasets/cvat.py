@@ -71,7 +71,7 @@ class _Labels:
 
 def _file(path: Path) -> Path | None:
     """Return the XML file of CVAT at a path, or in a folder."""
-    candidates = entries(path) if path.is_dir() else [path]
+    candidates = entries(path, ".xml") if path.is_dir() else [path]
     for file in sorted(candidates, key=lambda file: file.name != "annotations.xml"):
         if file.suffix.lower() == ".xml" and re.search(rb"<annotations[\s>]", read_head(file)):
             return file

@@ -74,7 +74,7 @@ class _Task(msgspec.Struct, frozen=True):
 
 def _file(path: Path) -> Path | None:
     """Return the export at a path, or in a folder."""
-    for file in entries(path) if path.is_dir() else [path]:
+    for file in entries(path, ".json") if path.is_dir() else [path]:
         if file.suffix.lower() == ".json":
             head = read_head(file)
             if head.lstrip().startswith(b"[") and re.search(rb'"(annotations|data)"\s*:', head):

@@ -104,7 +104,7 @@ def _splits(path: Path) -> dict[str, list[_Truth]]:
     }
     if splits:
         return splits
-    texts = [file for file in entries(path) if _is_text(file) or _is_empty(file)]
+    texts = [file for file in entries(path, ".txt") if _is_text(file) or _is_empty(file)]
     return {"": [_Truth(text, _stem(text), None) for text in texts]} if texts else {}
 
 

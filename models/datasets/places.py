@@ -50,13 +50,23 @@ def find_first(folders: Iterable[Path], name: str) -> Path | None:
     return None
 
 
-def entries(folder: Path) -> list[Path]:
-    """Return the entries of a folder, sorted, without hidden ones; none if there is no folder."""
+def entries(folder: Path, suffix: str = "") -> list[Path]:
+    """Return the entries of a folder, sorted, without hidden ones; none if there is no folder.
+
+    Args:
+        folder: the folder.
+        suffix: end of their names, in lower case.
+    """
+    return [folder / name for name in _names(folder) if name.lower().endswith(suffix)]
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the names of the entries of a folder, sorted, without hidden ones."""
     try:
         names = sorted(os.listdir(folder))
     except (OSError, ValueError):
         return []
-    return [folder / name for name in names if not name.startswith(".")]
+    return [name for name in names if not name.startswith(".")]
 
 
 def folders_of(folder: Path) -> list[Path]:
@@ -113,7 +123,7 @@ def is_image(path: Path) -> bool:
 
 def has_images(folder: Path) -> bool:
     """Return whether a folder itself holds an image."""
-    return any(is_image(path) for path in entries(folder))
+    return any(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for name in _names(folder))
 
 
 def after_folder(name: str, folder: str) -> str:

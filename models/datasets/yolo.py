@@ -97,12 +97,13 @@ def read(path: Path, split: str | None) -> DataSet:
     labels = settings.names or own_labels(path if path.is_dir() else path.parent)
     highest = -1
     for image, name in zip(images, _names(images, root), strict=True):
-        size = read_size(image) if os.path.isfile(image) else None
+        found = image if os.path.isfile(image) else None
+        size = None if found is None else read_size(image)
         objects = _objects(image, size, settings.pose) if size is not None else []
         for item in objects:
             highest = max(highest, item.number)
             _check_class(image, item.number, len(labels))
-        collector.add(image, name, size, objects)
+        collector.add(found, name, size, objects)
     return collector.finish("detect", labels or [str(n) for n in range(highest + 1)], _LOOKED)
 
 
