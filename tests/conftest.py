@@ -1,5 +1,9 @@
+import cv2
 import numpy as np
 import pytest
+
+# As in every worker. Some tests fork: a child cannot stop threads that only its parent has.
+cv2.setNumThreads(1)
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ ORDER = {
         "image_input",
         "families",
         "contract",
-        "feed inspect",
+        "card_writer feed inspect",
         "download zoo",
         "runtime",
         "datasets evaluation",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from models import zoo
+from models.card_writer import card_for
 from models.errors import ModelError, NothingToCompare
 from pipeline.commands.terminal import print_error
 from pipeline.errors import ConfigError, SetupError
@@ -20,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="describe a model, download its weights, or compare them with its card",
     )
     parser.add_argument("what", nargs="?", metavar="FILE|NAME", help="model file, or card name")
+    parser.add_argument(
+        "--card", action="store_true", help="inspect: write a card with comments for a model file"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -35,6 +40,8 @@ def main(args: argparse.Namespace) -> int:
                     f"{card.name:24} {card.task:9} {card.family:8} "
                     f"{card.weights.licence or '?':12} {where}"
                 )
+        elif args.action == "inspect" and args.card:
+            print(card_for(Path(args.what)), end="")
         elif args.action == "inspect":
             print(zoo.resolve(args.what).describe())
         elif args.action == "fetch":

@@ -29,7 +29,7 @@ class DatasetSettings(Settings, frozen=True):
     format: Format = "auto"
     """Format of the data set; auto: the one that its files show."""
     split: str | None = None
-    """Part of the data set, such as val; null: the part for validation, else the whole."""
+    """Part of the data set, such as val; null: all of it."""
     frames: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """End after so many images; null: after all."""
 
