@@ -16,6 +16,7 @@ from models.errors import ContractError
 from models.families.base import Reading
 from models.families.presets import assign, presets
 from models.families.recognise import Found, survey
+from models.families.table import SIDES
 from models.image_input import ImageTensor, Pixels, image_tensor
 from models.metadata import input_size_in, names_in
 from models.onnx_header import OnnxFile, Tensor
@@ -192,27 +193,8 @@ def _of_tensor(tensor: Tensor) -> str:
 
 
 def _in_order(columns: Iterable[str]) -> list[str]:
-    order = [
-        "x1",
-        "y1",
-        "x2",
-        "y2",
-        "cx",
-        "cy",
-        "x",
-        "y",
-        "w",
-        "h",
-        "left",
-        "top",
-        "right",
-        "bottom",
-        "dx",
-        "dy",
-        "dw",
-        "dh",
-        "bins",
-    ]
+    sides = [*SIDES["corners"], *SIDES["centre"], *SIDES["distances"], *SIDES["offsets"]]
+    order = [*sides[:6], "x", "y", *sides[6:], "bins"]
     return sorted(columns, key=order.index)
 
 

@@ -1,4 +1,4 @@
-"""The processes in which the bench measures."""
+"""Processes of commands: the bench measures in them, and `models inspect` tries models."""
 
 from __future__ import annotations
 
@@ -26,12 +26,17 @@ Report = Callable[[object], None]
 class Forked:
     """A forked process that reports with lines of JSON."""
 
-    def __init__(self, work: Callable[[Report], None]) -> None:
+    def __init__(
+        self, work: Callable[[Report], None], command: str = "bench", task: str = "a measurement"
+    ) -> None:
         """Start the process.
 
         Args:
             work: function to run in it; its argument is a function that sends a report.
+            command: name of the command, for messages.
+            task: name of the work, for messages.
         """
+        self._command, self._task = command, task
         read, write = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
@@ -63,19 +68,23 @@ class Forked:
         if not select.select([self._file], [], [], timeout_s)[0]:
             os.kill(self._pid, signal.SIGKILL)
             self.end()
-            raise RunError(f"bench: a measurement did not end within {timeout_s:g} s; killed")
+            raise RunError(
+                f"{self._command}: {self._task} did not end within {timeout_s:g} s; killed"
+            )
         line = self._file.readline()
-        value = json.loads(line) if line else {"error": "a measuring process died"}
+        value = json.loads(line) if line else {"error": f"the process of {self._task} died"}
         if isinstance(value, dict) and "setup" in value:
             raise SetupError(value["setup"])
         if isinstance(value, dict) and "error" in value:
-            raise RunError(f"bench: {value['error']}")
+            raise RunError(f"{self._command}: {value['error']}")
         return value
 
     def end(self) -> None:
         """Wait until the process has ended."""
         self._file.close()
-        os.waitpid(self._pid, 0)
+        if self._pid:
+            os.waitpid(self._pid, 0)
+            self._pid = 0
 
 
 def _write(fd: int, value: object) -> None:

@@ -14,6 +14,7 @@ from models.card import Task
 from models.image_input import Input, Pixels
 from models.onnx_header import OnnxFile
 from models.output_layout import Fixed, OutputLayout
+from models.results import Results
 from models.transform import Transform
 
 Result_co = TypeVar("Result_co", bound=tuple[NDArray[Any], ...], covariant=True)
@@ -128,3 +129,5 @@ class DetectorFamily(Family[Candidates]):
         Output("scores", "float32", (None,)),
         Output("classes", "int32", (None,)),
     )
+    results: Results | None = None
+    """Counts what the model gives, where that is wanted."""

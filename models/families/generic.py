@@ -93,6 +93,10 @@ class Generic(DetectorFamily):
             chosen = self._choose(table, min_score)
             found.append((self._boxes.corners(table, number, chosen.rows), *chosen[1:]))
         boxes, scores, classes = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        if self.results is not None:
+            good = self.results.check(boxes, scores, classes, transform, self.input.size)
+            if not good.all():
+                boxes, scores, classes = boxes[good], scores[good], classes[good]
         return Candidates(transform.invert(boxes), scores, classes)
 
     def _choose(self, table: Table, min_score: float) -> _Chosen:

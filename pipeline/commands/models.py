@@ -9,8 +9,12 @@ from models import zoo
 from models.card_writer import card_for
 from models.errors import ModelError, NothingToCompare
 from pipeline.commands.terminal import print_error
-from pipeline.errors import ConfigError, SetupError
+from pipeline.commands.try_model import load_apart, try_on
+from pipeline.errors import ConfigError, RunError, SetupError
 from pipeline.supervisor.lifecycle import EXIT_FAILED
+
+MAX_LABELS = 8
+"""Labels that --try names."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="?", metavar="FILE|NAME", help="model file, or card name")
     parser.add_argument(
         "--card", action="store_true", help="inspect: write a card with comments for a model file"
+    )
+    parser.add_argument(
+        "--try",
+        dest="source",
+        metavar="SOURCE",
+        help="inspect: run the model on an image, or on the first frames of a clip",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("try.jpg"),
+        metavar="FILE.jpg",
+        help="image in which --try draws the results (default: try.jpg)",
     )
 
 
@@ -43,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
         elif args.action == "inspect" and args.card:
             print(card_for(Path(args.what)), end="")
         elif args.action == "inspect":
-            print(zoo.resolve(args.what).describe())
+            return _inspect(args)
         elif args.action == "fetch":
             print(zoo.fetch(args.what))
         else:
@@ -51,6 +68,32 @@ def main(args: argparse.Namespace) -> int:
     except NothingToCompare as error:
         print_error(error)
         return EXIT_FAILED
+    except RunError as error:
+        print_error(error)
+        return EXIT_FAILED
     except ModelError as error:
         raise SetupError(str(error)) from None
     return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    """Describe a model, load it, and try it where that is asked for."""
+    contract = zoo.resolve(args.what)
+    print(contract.describe())
+    loaded = load_apart(contract)
+    print(f"{'loads':<8} {loaded.provider} in {loaded.seconds:.1f} s")
+    if args.source is None:
+        return 0
+    tried = try_on(args.what, args.source, args.out)
+    counts = sorted(tried.labels.items(), key=lambda item: -item[1])
+    shown = ", ".join(f"{count} {label}" for label, count in counts[:MAX_LABELS]) or "nothing"
+    print(f"{'found':<8} {shown} in {tried.frames} frames; drawn in {tried.picture}")
+    if not counts:
+        print(
+            "If there is something to find: check input.scale, input.colour, input.resize and "
+            "output in the card."
+        )
+    if not tried.odd:
+        return 0
+    print_error(f"{args.what}: {tried.odd}")
+    return EXIT_FAILED

@@ -23,6 +23,7 @@ from pipeline.commands.terminal import (
 )
 from pipeline.graph.graph import Graph
 from pipeline.graph.resources import left_by
+from pipeline.stage import InferenceStage
 from pipeline.supervisor.lifecycle import EXIT_FAILED, EXIT_OK, EXIT_SETUP
 from pipeline.supervisor.supervisor import TITLE, Supervisor
 
@@ -79,6 +80,9 @@ def main(args: argparse.Namespace) -> int:
         streams = [name.partition("#")[0] for name in supervisor.streams.summary()]
         for line in results(graph, streams):
             logging.info("%s", line)
+    if code == EXIT_OK:
+        for line in empty_results(supervisor):
+            logging.warning("%s", line)
     if supervisor.lifecycle.error:
         print_error(supervisor.lifecycle.error)
     return code
@@ -88,6 +92,20 @@ def graph_of(args: argparse.Namespace) -> Graph:
     """Make the graph that the arguments ask for."""
     raw, where = settings_of(args)
     return build_graph(raw, where, args)
+
+
+def empty_results(supervisor: Supervisor) -> list[str]:
+    """Return a line for each stage that ran a model and found nothing in the whole run."""
+    lines = []
+    for node in supervisor.graph.nodes:
+        frames = sum(row.processed for row in supervisor.status.rows_of(node))
+        counts = supervisor.status.counts_of(node.name)
+        if issubclass(node.kind, InferenceStage) and frames and counts.get("boxes") == 0:
+            lines.append(
+                f"stages.{node.name}: no object in {frames} frames; if there were some, try the "
+                "model on an image: run.py models inspect MODEL --try IMAGE"
+            )
+    return lines
 
 
 def results(graph: Graph, streams: Sequence[str]) -> list[str]:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from models import families, zoo
 from models.contract import Contract
 from models.errors import DeviceError, ModelError, ProviderError
-from models.families.base import Candidates, Family
+from models.families.base import Candidates, DetectorFamily, Family
 from models.feed import feed
+from models.results import Results, describe
 from models.runtime import Device, Profile, Runtime, check_device, expected_device, gpu_present
 from models.transform import Transform
 from pipeline.errors import DeviceFailed, SetupError
@@ -26,6 +27,10 @@ from stages.thresholds import Confidence, Suppression, candidate_score, hand_on_
 
 TASK = "detect"
 """Task of the models that this stage runs."""
+CHECK_FRAMES = 20
+"""Frames after which the results are looked at again."""
+OBJECT_SCORE = 0.5
+"""Score of an object where neither the settings nor the card state one, to count objects."""
 MIN_SCORE = 0.05
 """Lowest score of a candidate where no non-maximum suppression follows."""
 
@@ -69,6 +74,12 @@ class Detector(InferenceStage):
         self._nms_follows = suppression is not None
         self._hand_on = hand_on_score(None, Confidence.of(context))
         self._min_score = self._lowest_score(suppression.min_score if suppression else None)
+        self.results = Results(
+            self._contract.classes or len(self._contract.labels) or None,
+            Confidence.of(context).known or OBJECT_SCORE,
+            self._contract.end_to_end,
+        )
+        self._reported = False
         self._runtime: Runtime | None = None
         self._family: Family[Candidates] | None = None
 
@@ -156,6 +167,8 @@ class Detector(InferenceStage):
             raise SetupError(str(error)) from None
         model = self._contract
         self._family = families.make(model.family, model.input, model.classes, model.layout)
+        if isinstance(self._family, DetectorFamily):
+            self._family.results = self.results
         if own.device == "auto" and gpu_present() and not self._runtime.on_gpu:
             self.context.log.warning(
                 "this machine has a GPU, but the model runs with %s%s; install "
@@ -190,8 +203,22 @@ class Detector(InferenceStage):
                 self._add(frame, outputs, i, self._contract.batch or len(some))
 
     def close(self) -> None:
-        """Release the model."""
+        """Release the model, and report results that look wrong, if there were few."""
+        if not self._reported:
+            self._report()
         self._runtime = None
+
+    def counters(self) -> Mapping[str, int]:
+        """Return the number of boxes at the confidence, and of rows that no detector gives."""
+        failed = self.results.failed
+        return {"boxes": self.results.rows} | ({"failed_rows": failed} if failed else {})
+
+    def _report(self) -> None:
+        """Report once that the results look wrong."""
+        odd = self.results.odd()
+        if odd:
+            self._reported = True
+            self.context.log.warning("model %s: %s", self._contract.name, describe(odd))
 
     def info(self) -> Mapping[str, str]:
         """Return the provider that runs the model."""
@@ -209,6 +236,8 @@ class Detector(InferenceStage):
         assert self._family is not None
         own = self._family.of_image(outputs, index, images)
         found = self._family.decode(own, transform, self._min_score)
+        if not self._reported and self.results.frames % CHECK_FRAMES == 0:
+            self._report()
         if not self._nms_follows:
             put_detections(frame, found.boxes, found.scores, found.classes, self._hand_on)
             return

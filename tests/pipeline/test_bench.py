@@ -142,7 +142,7 @@ def test_reports_arrive_one_by_one():
         (lambda _: fail(SetupError("no model")), SetupError, "^no model$"),
         (lambda _: fail(DeviceFailed("CUDA failure 719")), RunError, "^bench: CUDA failure 719$"),
         (lambda _: fail(ValueError("x")), RunError, "^bench: ValueError: x$"),
-        (lambda _: os._exit(1), RunError, "^bench: a measuring process died$"),
+        (lambda _: os._exit(1), RunError, "^bench: the process of a measurement died$"),
     ],
 )
 def test_a_failed_measurement_gives_its_reason(work, kind, text):

@@ -1,0 +1,173 @@
+"""`models inspect`: loads a model in a process of its own, and tries it on an image or a clip."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from models.contract import Contract
+from models.errors import ModelError
+from models.load_limit import limit_s
+from models.results import describe
+from models.runtime import Runtime
+from pipeline import config as config_file
+from pipeline.bench_process import Forked
+from pipeline.errors import SetupError
+from pipeline.frame import Frame, Header
+from pipeline.graph.build import build
+from pipeline.graph.graph import Graph
+from pipeline.stage import Source, Stage
+from stages import LOCATIONS
+from stages.detections import Detections, labels_of
+from stages.drawing.annotator import Annotator
+from stages.inference.detector import Detector
+
+MAX_FRAMES = 30
+"""Frames of a clip that are looked at."""
+TIMEOUT_S = 300.0
+"""Seconds that trying a model may take."""
+MEMORY_BYTES = 8 << 30
+"""Address space of the process that loads a model, besides eight times the size of its file."""
+
+
+class Loaded(NamedTuple):
+    """A model that onnxruntime has loaded."""
+
+    provider: str
+    seconds: float
+
+
+def load_apart(contract: Contract) -> Loaded:
+    """Load a model in a process of its own, bounded in time and memory.
+
+    Raises:
+        SetupError: onnxruntime cannot load it, or not within the limits.
+    """
+
+    def work(report: Callable[[object], None]) -> None:
+        limit = MEMORY_BYTES + 8 * contract.size_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        start = time.monotonic()
+        try:
+            runtime = Runtime(contract, "cpu")
+        except ModelError as error:
+            raise SetupError(str(error)) from None
+        except MemoryError:
+            raise SetupError(
+                f"{contract.path}: loading takes more than {limit >> 30} GiB of memory; export the "
+                "model again"
+            ) from None
+        report([runtime.provider, time.monotonic() - start])
+
+    return Loaded(*_result(work, "loading the model", limit_s(contract.size_bytes) + 10))
+
+
+class Tried(NamedTuple):
+    """Results of a model on an image or a clip."""
+
+    frames: int
+    objects: int
+    """Of all frames, at the confidence."""
+    picture: str
+    """Path of the frame with the most objects, drawn."""
+    odd: str
+    """Description of results that look wrong; empty: they do not."""
+    labels: dict[str, int]
+    """Label -> number of objects."""
+
+
+def try_on(model: str, source: str, picture: Path) -> Tried:
+    """Run the stages of a detector over an image, or the first frames of a clip.
+
+    Args:
+        model: as in the setting `model` of the detector.
+        source: image, folder or clip.
+        picture: file for the frame with the most objects.
+
+    Raises:
+        SetupError: the model or the source cannot be used.
+    """
+    raw = {
+        "streams": {"try": {"source": source, "frames": MAX_FRAMES}},
+        "stages": {
+            "capture": {"use": "capture"},
+            "preprocess": {"use": "preprocess"},
+            "detector": {"use": "detector", "model": model, "device": "cpu"},
+            "nms": {"use": "nms"},
+        },
+    }
+    graph = build(config_file.check(raw, "models inspect"), LOCATIONS, "models inspect")
+    work = _work(graph, picture)
+    return msgspec.convert(_result(work, "trying the model", TIMEOUT_S), Tried)
+
+
+def _work(graph: Graph, picture: Path) -> Callable[[Callable[[object], None]], None]:
+    """Return the work of the process that tries a model."""
+
+    def work(report: Callable[[object], None]) -> None:
+        import cv2
+
+        stages = _open(graph)
+        labels = labels_of(graph.nodes[-1].context)
+        annotator = Annotator(labels, trail_frames=0)
+        detector = next(stage for stage in stages if isinstance(stage, Detector))
+        memory = memoryview(bytearray(graph.slot_bytes))
+        counts: dict[str, int] = {}
+        frames = objects = 0
+        most = -1
+        while frames < MAX_FRAMES:
+            header = Header(0, frames, 0, slot=0, generation=1, limit=graph.slot_bytes)
+            frame = Frame(header, "try", memory)
+            if not _process(stages, frame):
+                break
+            found = Detections.of(frame)
+            for number in found.classes.tolist():
+                name = labels[number] if number < len(labels) else str(number)
+                counts[name] = counts.get(name, 0) + 1
+            objects += len(found.boxes)
+            frames += 1
+            if len(found.boxes) > most:
+                most = len(found.boxes)
+                if not cv2.imwrite(str(picture), annotator.draw(frame)):
+                    raise SetupError(f"{picture}: cannot be written; choose another --out")
+        odd = detector.results.odd()
+        report([frames, objects, str(picture), describe(odd) if odd else "", counts])
+
+    return work
+
+
+def _open(graph: Graph) -> list[Stage]:
+    stages = []
+    for node in graph.nodes:
+        is_source = issubclass(node.kind, Source)
+        settings = graph.streams[0].capture if is_source else node.settings
+        stage = node.kind(settings, node.context)
+        stage.open()
+        stages.append(stage)
+    return stages
+
+
+def _process(stages: list[Stage], frame: Frame) -> bool:
+    """Let all stages process a frame; False at the end of the source."""
+    for stage in stages:
+        if not isinstance(stage, Source):
+            stage.process(frame)
+            continue
+        stage.offer(frame)
+        if not stage.collect():
+            return False
+        frame.header.height, frame.header.width = frame["image"].shape[:2]
+    return True
+
+
+def _result(work: Callable[[Callable[[object], None]], None], task: str, timeout_s: float) -> Any:
+    child = Forked(work, "models inspect", task)
+    try:
+        return child.receive(timeout_s)
+    finally:
+        child.end()
