@@ -6,6 +6,7 @@ import argparse
 
 from models import zoo
 from models.errors import ModelError, NothingToCompare
+from pipeline.commands.download_progress import show_progress
 from pipeline.commands.terminal import print_error
 from pipeline.errors import ConfigError, SetupError
 from pipeline.supervisor.lifecycle import EXIT_FAILED
@@ -20,6 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="describe a model, download its weights, or compare them with its card",
     )
     parser.add_argument("what", nargs="?", metavar="FILE|NAME", help="model file, or card name")
+    parser.add_argument(
+        "--accept-licence",
+        action="store_true",
+        help="download weights under the GPL or AGPL, which you have read",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -38,7 +44,9 @@ def main(args: argparse.Namespace) -> int:
         elif args.action == "inspect":
             print(zoo.resolve(args.what).describe())
         elif args.action == "fetch":
-            print(zoo.fetch(args.what))
+            with show_progress(args.what) as progress:
+                path = zoo.fetch(args.what, progress, args.accept_licence)
+            print(path)
         else:
             print(f"{zoo.verify(args.what)}: matches its card")
     except NothingToCompare as error:

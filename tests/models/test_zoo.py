@@ -13,7 +13,8 @@ from tests.models.builders import save, yolox_layers
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A separate cache folder."""
+    """A separate cache folder, and no mirror."""
+    monkeypatch.delenv("EYELINE_MIRROR", raising=False)
     monkeypatch.setenv("EYELINE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -136,6 +137,48 @@ def test_fetch_without_a_connection_is_refused(tmp_path, cache):
     with pytest.raises(CardError, match=r"download failed \(.*\); check the network"):
         zoo.fetch(str(path))
     assert not [p for p in cache.rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("licence", ["AGPL-3.0", "gpl-2.0-or-later", "AGPL-3.0-only OR Other"])
+def test_weights_under_the_gpl_are_fetched_only_if_that_is_accepted(
+    tmp_path, served, cache, licence
+):
+    file, url = served
+    weights = f"{{url: '{url}', sha256: {sha256(file)}, licence: {licence}}}"
+    path = write_card(tmp_path / "mine.yaml", weights)
+    with pytest.raises(CardError, match=rf"mine: its licence .*{licence}.*--accept-licence"):
+        zoo.fetch(str(path))
+    assert not cache.exists()
+    got = zoo.fetch(str(path), accept_licence=True)
+    assert zoo.fetch(str(path)) == got  # it is there
+
+
+@pytest.mark.parametrize("licence", ["Apache-2.0", "LGPL-3.0", "MIT", "BSD-3-Clause"])
+def test_weights_under_other_licences_need_no_consent(tmp_path, served, licence):
+    file, url = served
+    weights = (
+        f"{{url: '{url}', sha256: {sha256(file)}, licence: {licence}, code_licence: AGPL-3.0}}"
+    )
+    assert zoo.fetch(str(write_card(tmp_path / "mine.yaml", weights))).exists()
+
+
+def test_cards_with_an_address_state_licences_accuracy_and_hardware():
+    for entry in zoo.known():
+        weights = entry.card.weights
+        assert weights.cpu in ("cpu", "gpu")
+        if weights.url is None:
+            continue
+        assert weights.url.startswith("https://")
+        assert (weights.licence, weights.code_licence) == ("Apache-2.0", "Apache-2.0")
+        assert weights.accuracy is not None
+        assert 20 < weights.accuracy.value < 60
+
+
+def test_an_accuracy_out_of_bounds_is_refused(tmp_path):
+    accuracy = "{figure: AP, value: 101, data: x, source: y}"
+    path = write_card(tmp_path / "mine.yaml", f"{{file: m.onnx, accuracy: {accuracy}}}")
+    with pytest.raises(CardError, match=r"\$\.weights\.accuracy\.value"):
+        zoo.resolve(str(path))
 
 
 def test_fetch_of_the_embedded_model_only_verifies_it():
