@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from urllib.request import Request
 
 MIRROR = "EYELINE_MIRROR"
-"""Environment variable: a folder, or an address, with model files under the names in their urls."""
+"""Environment variable: a folder, or an address, that has model files under their names."""
 CHUNK_BYTES = 1 << 18
 TIMEOUT_S = 30.0
 """Longest wait for the server."""
@@ -85,8 +85,9 @@ class _Part(NamedTuple):
 def download(url: str, target: Path, sha256: str, progress: Progress | None = None) -> None:
     """Download a file to `target`, whose folder is made.
 
-    A file of the same name in the mirror that the variable EYELINE_MIRROR names, if there is one,
-    is preferred. A download that broke before goes on behind the data it left.
+    The mirror that the variable EYELINE_MIRROR names, if there is one, is tried first: for a file
+    with the name of the target, or with that in the url. A download that broke before goes on
+    behind the data it left.
 
     Args:
         url: address of the file.
@@ -101,7 +102,7 @@ def download(url: str, target: Path, sha256: str, progress: Progress | None = No
         if target.exists() and sha256_of(target) == sha256:
             return  # another process was faster
         passed_over = ""
-        for address in _addresses(url):
+        for address in _addresses(url, target):
             try:
                 _fetch(address, part, sha256, progress)
                 break
@@ -113,19 +114,19 @@ def download(url: str, target: Path, sha256: str, progress: Progress | None = No
         os.replace(part.path, target)
 
 
-def _addresses(url: str) -> list[str]:
-    """Return the addresses to try: that in the mirror, if it may have the file, then the url."""
+def _addresses(url: str, target: Path) -> list[str]:
+    """Return the addresses to try: those in the mirror that may have the file, then the url."""
     from urllib.parse import quote, unquote
 
     mirror = os.environ.get(MIRROR, "")
-    name = unquote(_without_secrets(url).rpartition("/")[2])
-    if not mirror or not name:
+    if not mirror:
         return [url]
+    names = (target.name, unquote(_without_secrets(url).rpartition("/")[2]))
     if re.match(r"https?://", mirror, re.IGNORECASE):
-        return [f"{mirror.rstrip('/')}/{quote(name)}", url]
+        return [*(f"{mirror.rstrip('/')}/{quote(name)}" for name in names), url]
     try:
-        file = (Path(mirror).expanduser() / name).resolve()
-        return [file.as_uri(), url] if file.is_file() else [url]
+        files = [(Path(mirror).expanduser() / name).resolve() for name in names]
+        return [*(file.as_uri() for file in files if file.is_file()), url]
     except (OSError, RuntimeError, ValueError):
         return [url]
 

@@ -79,12 +79,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body[:cut])
 
 
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        """Say nothing: a client that goes breaks its connection."""
+
+
 @pytest.fixture
 def site(monkeypatch):
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "EYELINE_MIRROR"):
         monkeypatch.delenv(name, raising=False)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), Handler)
     server.site = site = Site(url=f"http://127.0.0.1:{server.server_address[1]}/a/m.onnx")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -362,6 +368,15 @@ def test_a_mirror_address_is_used_before_the_address(site, target, monkeypatch):
     download("http://127.0.0.1:1/far/m.onnx", target, HASH)
     assert target.read_bytes() == DATA
     assert [path for path, _, _ in site.seen] == ["/mirror/m.onnx"]
+
+
+def test_a_mirror_is_looked_in_for_the_name_of_the_target_too(site, target, tmp_path, monkeypatch):
+    (tmp_path / "model.onnx").write_bytes(b"of another card")
+    (tmp_path / "m.onnx").write_bytes(DATA)
+    monkeypatch.setenv("EYELINE_MIRROR", str(tmp_path))
+    download(site.url.replace("m.onnx", "model.onnx"), target, HASH)
+    assert target.read_bytes() == DATA
+    assert site.seen == []
 
 
 def test_a_mirror_without_the_right_file_is_passed_over(site, target, tmp_path, monkeypatch):

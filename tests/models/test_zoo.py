@@ -4,10 +4,13 @@ import hashlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from models import zoo
+from models import families, zoo
 from models.errors import CardError, ContractError, NothingToCompare
+from models.inspect import inspect
+from models.transform import fit
 from tests.models.builders import save, yolox_layers
 
 
@@ -172,6 +175,42 @@ def test_cards_with_an_address_state_licences_accuracy_and_hardware():
         assert (weights.licence, weights.code_licence) == ("Apache-2.0", "Apache-2.0")
         assert weights.accuracy is not None
         assert 20 < weights.accuracy.value < 60
+
+
+QUERIES = {"logits": ("batch", "queries", 80), "pred_boxes": ("batch", "queries", 4)}
+PUBLISHED = {
+    "yolox_nano": (416, {"output": (1, 3549, 85)}),
+    "yolox_tiny": (416, {"output": (1, 3549, 85)}),
+    "yolox_s": (640, {"output": (1, 8400, 85)}),
+    "yolox_m": (640, {"output": (1, 8400, 85)}),
+    "yolox_l": (640, {"output": (1, 8400, 85)}),
+    "nanodet_plus_m_416": (416, {"output": (1, 3598, 112)}),
+    "dfine_s": (None, QUERIES),
+    "rtdetr_v2_s": (None, QUERIES),
+}
+"""Card -> side of the input in the published file (None: open), and its outputs."""
+
+
+def test_each_card_with_an_address_fits_the_layout_of_its_file(tmp_path):
+    with_url = {e.card.name: e.card for e in zoo.known() if e.card.weights.url}
+    assert with_url.keys() == PUBLISHED.keys()
+    for name, (side, outputs) in PUBLISHED.items():
+        card = with_url[name]
+        layers = yolox_layers() if name.startswith("yolox") else None
+        shape = ["batch", 3, "height", "width"] if side is None else [1, 3, side, side]
+        file = save(tmp_path / f"{name}.onnx", shape, outputs, layers=layers)
+        found = inspect(file, card)
+        assert found.input.size == ((side or 640,) * 2)
+        assert (name, len(found.labels), found.classes) == (name, 80, 80)
+        assert found.end_to_end == (side is None)
+        decoder = families.make(found.family, found.input, found.classes, found.layout)
+        raw = [
+            np.zeros([1 if s is None else s for s in t.shape], np.float32) for t in found.outputs
+        ]
+        transform, _ = fit(100, 50, found.input.size, found.input.resize, found.input.anchor)
+        boxes, scores, _ = decoder.decode(decoder.of_image(raw, 0, 1), transform, 0.4)
+        # A score of 0 is 0.5 behind a sigmoid.
+        assert (scores == 0.5).all() if side is None else len(boxes) == 0
 
 
 def test_an_accuracy_out_of_bounds_is_refused(tmp_path):
