@@ -44,6 +44,19 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Part of a card: immutable, and strict about unknown keys."""
 
 
+class Accuracy(_Part, frozen=True, kw_only=True):
+    """An accuracy that the authors of a model publish."""
+
+    figure: Label
+    """Name of the figure: AP, AP50, top-1."""
+    value: Annotated[float, Meta(ge=0, le=100)]
+    """Value in percent."""
+    data: Label
+    """Data set and split: COCO val2017."""
+    source: Text
+    """Page that publishes it."""
+
+
 class Weights(_Part, frozen=True, kw_only=True):
     """Location and licence of the model file."""
 
@@ -57,6 +70,12 @@ class Weights(_Part, frozen=True, kw_only=True):
     """SPDX name."""
     origin: Text | None = None
     """Author, and the data or model it was made from."""
+    code_licence: Text | None = None
+    """SPDX name of the licence of the code that trained the model, where it has one of its own."""
+    accuracy: Accuracy | None = None
+    """Accuracy that its authors publish."""
+    cpu: Literal["cpu", "gpu"] | None = None
+    """Hardware that the model suits: cpu, or gpu where a CPU is too slow for video."""
 
 
 class CardInput(_Part, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from models.errors import CacheError, CardError, NothingToCompare
 from models.files import cache_folder, user_path
 from models.inspect import inspect
 from models.onnx_header import sha256_of
+from models.text import shown
 
 
 class Known(NamedTuple):
@@ -108,15 +110,17 @@ def verify(name: str) -> Path:
     return Path(contract.path)
 
 
-def fetch(name: str, progress: Progress | None = None) -> Path:
+def fetch(name: str, progress: Progress | None = None, accept_licence: bool = False) -> Path:
     """Download the model file of a card, unless it is present, and return the file's path.
 
     Args:
         name: name of a card that ships, or path of a card.
         progress: called with the bytes received, and those expected, if known.
+        accept_licence: whether the user accepts the licence, where it is the GPL or AGPL.
 
     Raises:
-        CardError: no such card, no url, no connection, or a file with another hash.
+        CardError: no such card, no url, a licence that is not accepted, no connection, or a file
+            with another hash.
     """
     if Path(name).suffix == ".onnx":
         raise CardError(
@@ -129,8 +133,19 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
     target = _download_path(card)
     if target is None or card.weights.url is None:
         raise CardError(_missing(card, path))
+    if is_copyleft(card) and not accept_licence:
+        raise CardError(
+            f"model {card.name}: its licence may ask you to publish the source code of what you "
+            f"build on it (found {shown(card.weights.licence, 60)}); read it, then add "
+            "--accept-licence"
+        )
     download(card.weights.url, target, str(card.weights.sha256), progress)
     return target
+
+
+def is_copyleft(card: Card) -> bool:
+    """Return whether the weights have the licence AGPL or GPL (not LGPL)."""
+    return re.search(r"(?<![A-Z])A?GPL", (card.weights.licence or "").upper()) is not None
 
 
 def _card_at(model: str) -> tuple[Card, Path]:

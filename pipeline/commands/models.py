@@ -8,6 +8,7 @@ from pathlib import Path
 from models import zoo
 from models.card_writer import card_for
 from models.errors import ModelError, NothingToCompare
+from pipeline.commands.download_progress import show_progress
 from pipeline.commands.terminal import print_error
 from pipeline.commands.try_model import load_apart, try_on
 from pipeline.errors import ConfigError, RunError, SetupError
@@ -42,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.jpg",
         help="image in which --try draws the results (default: try.jpg)",
     )
+    parser.add_argument(
+        "--accept-licence",
+        action="store_true",
+        help="download weights under the GPL or AGPL, which you have read",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -62,7 +68,9 @@ def main(args: argparse.Namespace) -> int:
         elif args.action == "inspect":
             return _inspect(args)
         elif args.action == "fetch":
-            print(zoo.fetch(args.what))
+            with show_progress(args.what) as progress:
+                path = zoo.fetch(args.what, progress, args.accept_licence)
+            print(path)
         else:
             print(f"{zoo.verify(args.what)}: matches its card")
     except NothingToCompare as error:

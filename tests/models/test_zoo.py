@@ -4,16 +4,20 @@ import hashlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from models import zoo
+from models import families, zoo
 from models.errors import CardError, ContractError, NothingToCompare
+from models.inspect import inspect
+from models.transform import fit
 from tests.models.builders import save, yolox_layers
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A separate cache folder."""
+    """A separate cache folder, and no mirror."""
+    monkeypatch.delenv("EYELINE_MIRROR", raising=False)
     monkeypatch.setenv("EYELINE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -62,9 +66,9 @@ def test_finding_the_embedded_model_loads_no_runtime():
 
 def test_every_card_that_ships_can_be_read():
     known = {entry.card.name: entry for entry in zoo.known()}
-    assert {"ssdlite_mobilenet_v2", "yolox_nano"} <= set(known)
+    assert {"ssdlite_mobilenet_v2", "centernet_mobilenet_v3", "yolox_nano"} <= set(known)
     assert all(entry.path.stem == name for name, entry in known.items())
-    assert all(entry.card.weights.licence == "Apache-2.0" for entry in known.values())
+    assert {e.card.weights.licence for e in known.values()} == {"Apache-2.0", "MIT"}
     assert known["ssdlite_mobilenet_v2"].weights is not None
     assert known["yolox_nano"].weights is None
 
@@ -136,6 +140,84 @@ def test_fetch_without_a_connection_is_refused(tmp_path, cache):
     with pytest.raises(CardError, match=r"download failed \(.*\); check the network"):
         zoo.fetch(str(path))
     assert not [p for p in cache.rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("licence", ["AGPL-3.0", "gpl-2.0-or-later", "AGPL-3.0-only OR Other"])
+def test_weights_under_the_gpl_are_fetched_only_if_that_is_accepted(
+    tmp_path, served, cache, licence
+):
+    file, url = served
+    weights = f"{{url: '{url}', sha256: {sha256(file)}, licence: {licence}}}"
+    path = write_card(tmp_path / "mine.yaml", weights)
+    with pytest.raises(CardError, match=rf"mine: its licence .*{licence}.*--accept-licence"):
+        zoo.fetch(str(path))
+    assert not cache.exists()
+    got = zoo.fetch(str(path), accept_licence=True)
+    assert zoo.fetch(str(path)) == got  # it is there
+
+
+@pytest.mark.parametrize("licence", ["Apache-2.0", "LGPL-3.0", "MIT", "BSD-3-Clause"])
+def test_weights_under_other_licences_need_no_consent(tmp_path, served, licence):
+    file, url = served
+    weights = (
+        f"{{url: '{url}', sha256: {sha256(file)}, licence: {licence}, code_licence: AGPL-3.0}}"
+    )
+    assert zoo.fetch(str(write_card(tmp_path / "mine.yaml", weights))).exists()
+
+
+def test_cards_with_an_address_state_licences_accuracy_and_hardware():
+    for entry in zoo.known():
+        weights = entry.card.weights
+        assert weights.cpu in ("cpu", "gpu")
+        if weights.url is None:
+            continue
+        assert weights.url.startswith("https://")
+        assert (weights.licence, weights.code_licence) == ("Apache-2.0", "Apache-2.0")
+        assert weights.accuracy is not None
+        assert 20 < weights.accuracy.value < 60
+
+
+QUERIES = {"logits": ("batch", "queries", 80), "pred_boxes": ("batch", "queries", 4)}
+PUBLISHED = {
+    "yolox_nano": (416, {"output": (1, 3549, 85)}),
+    "yolox_tiny": (416, {"output": (1, 3549, 85)}),
+    "yolox_s": (640, {"output": (1, 8400, 85)}),
+    "yolox_m": (640, {"output": (1, 8400, 85)}),
+    "yolox_l": (640, {"output": (1, 8400, 85)}),
+    "nanodet_plus_m_416": (416, {"output": (1, 3598, 112)}),
+    "dfine_s": (None, QUERIES),
+    "rtdetr_v2_s": (None, QUERIES),
+}
+"""Card -> side of the input in the published file (None: open), and its outputs."""
+
+
+def test_each_card_with_an_address_fits_the_layout_of_its_file(tmp_path):
+    with_url = {e.card.name: e.card for e in zoo.known() if e.card.weights.url}
+    assert with_url.keys() == PUBLISHED.keys()
+    for name, (side, outputs) in PUBLISHED.items():
+        card = with_url[name]
+        layers = yolox_layers() if name.startswith("yolox") else None
+        shape = ["batch", 3, "height", "width"] if side is None else [1, 3, side, side]
+        file = save(tmp_path / f"{name}.onnx", shape, outputs, layers=layers)
+        found = inspect(file, card)
+        assert found.input.size == ((side or 640,) * 2)
+        assert (name, len(found.labels), found.classes) == (name, 80, 80)
+        assert found.end_to_end == (side is None)
+        decoder = families.make(found.family, found.input, found.classes, found.layout)
+        raw = [
+            np.zeros([1 if s is None else s for s in t.shape], np.float32) for t in found.outputs
+        ]
+        transform, _ = fit(100, 50, found.input.size, found.input.resize, found.input.anchor)
+        boxes, scores, _ = decoder.decode(decoder.of_image(raw, 0, 1), transform, 0.4)
+        # A score of 0 is 0.5 behind a sigmoid.
+        assert (scores == 0.5).all() if side is None else len(boxes) == 0
+
+
+def test_an_accuracy_out_of_bounds_is_refused(tmp_path):
+    accuracy = "{figure: AP, value: 101, data: x, source: y}"
+    path = write_card(tmp_path / "mine.yaml", f"{{file: m.onnx, accuracy: {accuracy}}}")
+    with pytest.raises(CardError, match=r"\$\.weights\.accuracy\.value"):
+        zoo.resolve(str(path))
 
 
 def test_fetch_of_the_embedded_model_only_verifies_it():
