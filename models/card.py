@@ -13,6 +13,7 @@ from models import yaml_reader
 from models.errors import CardError
 from models.files import open_file
 from models.output_layout import OutputLayout
+from models.struct_errors import explain
 from models.transform import Anchor, Resize
 
 CARDS = Path(__file__).parent / "cards"
@@ -30,7 +31,10 @@ MIN_STD = 1e-6
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE_PX)]
 Number = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Text = Annotated[str, Meta(max_length=1000)]
-Label = Annotated[str, Meta(max_length=300)]
+MAX_LABEL_CHARS = 300
+"""Length limit of a label."""
+LABELS_ENDING = ".txt"
+Label = Annotated[str, Meta(max_length=MAX_LABEL_CHARS)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
@@ -118,7 +122,8 @@ class Card(_Part, frozen=True, kw_only=True):
     weights: Weights
     input: CardInput = CardInput()
     labels: Label | tuple[Label, ...] | None = None
-    """A list, or the name of a label set that ships (coco80)."""
+    """A list, a text file (.txt) in the folder of the card with one label a line, or the name of a
+    label set that ships: coco80, coco90."""
     thresholds: Thresholds = Thresholds()
     output: dict[str, Any] = {}
     """Layout of the outputs, see `models.output_layout`; keys left out are the family's."""
@@ -135,7 +140,7 @@ def load(path: Path) -> Card:
     try:
         card = msgspec.convert(yaml_reader.parse(data.decode()), Card)
     except msgspec.ValidationError as error:
-        raise CardError(f"{path}: {error}") from None
+        raise CardError(f"{path}: {explain(error, Card)}") from None
     except (RecursionError, MemoryError):
         raise CardError(f"{path}: not YAML: its values are nested too deep") from None
     except Exception as error:
@@ -150,6 +155,8 @@ def load(path: Path) -> Card:
         raise CardError(f"{path}: input.std: must not be 0 (found {card.input.std})")
     _check_finite(path, card)
     _check_output(path, card)
+    if isinstance(card.labels, str) and card.labels.endswith(LABELS_ENDING):
+        return msgspec.structs.replace(card, labels=_labels_in(path, card.labels))
     return card
 
 
@@ -158,7 +165,7 @@ def _check_output(path: Path, card: Card) -> None:
     try:
         msgspec.convert({"outputs": {"any": ["rest"]}, **card.output}, OutputLayout)
     except msgspec.ValidationError as error:
-        raise CardError(f"{path}: output: {error}") from None
+        raise CardError(f"{path}: {explain(error, OutputLayout, 'output')}") from None
 
 
 def _check_finite(path: Path, card: Card) -> None:
@@ -174,6 +181,31 @@ def _check_finite(path: Path, card: Card) -> None:
     for key, values in numbers.items():
         if any(value is not None and not math.isfinite(value) for value in values):
             raise CardError(f"{path}: {key}: not a number (found .nan)")
+
+
+def _labels_in(path: Path, name: str) -> tuple[str, ...]:
+    """Read the labels of a text file in the folder of the card at `path`, one a line.
+
+    Raises:
+        CardError: it is elsewhere, cannot be read, or is no text.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise CardError(f"{path}: labels: not in the folder of the card (found {name!r}); copy it")
+    with open_file(path.parent / name, "labels", MAX_BYTES, CardError) as file:
+        data = file.read(MAX_BYTES)
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise CardError(f"{path}: labels: {name} is not UTF-8 text; save it as UTF-8") from None
+    labels = tuple(line.strip()[:MAX_LABEL_CHARS] for line in lines)
+    while labels and not labels[-1]:
+        labels = labels[:-1]
+    if not labels or not all(labels):
+        raise CardError(
+            f"{path}: labels: {name} has no label in a line (found {len(labels)} lines); write one "
+            "label in each"
+        )
+    return labels
 
 
 def label_set(name: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from models.families.raw_rows import width_of
 from models.image_input import Pixels
 from models.onnx_header import OnnxFile, Tensor
 from models.output_layout import OutputLayout, problem
+from models.struct_errors import explain
 
 GENERIC = "generic"
 """Family of a card whose `output` states everything."""
@@ -112,7 +113,8 @@ def _layout(
     try:
         layout = preset.layout(outputs, own)
     except msgspec.ValidationError as error:
-        raise CardError(f"{file.path}: output of its card {card.name}: {error}") from None
+        text = explain(error, OutputLayout, "output")
+        raise CardError(f"{file.path}: {text} (card {card.name})") from None
     wrong = problem(layout)
     if wrong is not None:
         raise CardError(f"{file.path}: output.{wrong} (card {card.name})")

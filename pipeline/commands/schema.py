@@ -1,19 +1,25 @@
-"""The command `schema`: prints the JSON schema of the settings."""
+"""The command `schema`: prints the JSON schema of the settings, or of a model card."""
 
 from __future__ import annotations
 
 import argparse
 import json
 
-from pipeline.graph.schema import schema
+from models.card import Card
+from models.output_layout import OutputLayout
+from pipeline.graph.schema import schema, struct_schema
 from stages import LOCATIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command: none."""
+    """Add the arguments of the command."""
+    parser.add_argument(
+        "--card", action="store_true", help="print the schema of a model card, not of the settings"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     """Print the schema, and return the exit status."""
-    print(json.dumps(schema(LOCATIONS), indent=2))
+    found = struct_schema(Card, {"output": OutputLayout}) if args.card else schema(LOCATIONS)
+    print(json.dumps(found, indent=2))
     return 0

@@ -53,12 +53,15 @@ def schema(registry: Registry) -> dict[str, Any]:
             }
         return found
 
-    source = next(i for i, kind in enumerate(kinds.values()) if issubclass(kind, Source))
+    sources = [i for i, kind in enumerate(kinds.values()) if issubclass(kind, Source)]
+    of_streams = properties(1)
+    for source in sources:
+        of_streams |= properties(source + 2)
     whole = part_of(0)
     whole["properties"]["streams"]["additionalProperties"] = {
         "type": "object",
-        "properties": properties(1) | properties(source + 2),
-        "required": ["source"],
+        "properties": of_streams,
+        "anyOf": [{"required": part_of(source + 2)["required"]} for source in sources],
         "additionalProperties": False,
     }
     links = {
@@ -88,7 +91,7 @@ def schema(registry: Registry) -> dict[str, Any]:
                 "then": {
                     "properties": links | properties_of(use, i + 2),
                     # The required settings of a source may be given for each stream instead.
-                    "required": [] if i == source else part_of(i + 2).get("required", []),
+                    "required": [] if i in sources else part_of(i + 2).get("required", []),
                     "additionalProperties": False,
                     "description": inspect.getdoc(kind) or "",
                 },
@@ -96,6 +99,23 @@ def schema(registry: Registry) -> dict[str, Any]:
             for i, (use, kind) in enumerate(kinds.items())
         ],
     }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schemas[0], "$defs": parts}
+
+
+def struct_schema(struct: type[msgspec.Struct], inside: dict[str, type[Any]]) -> dict[str, Any]:
+    """Return the JSON schema of a struct, such as a model card.
+
+    Args:
+        struct: the struct.
+        inside: field with a table of any keys -> the struct that these keys are of.
+    """
+    schemas, parts = _components([struct, *inside.values()])
+    whole = parts[_name_in(schemas[0])]
+    for name, reference in zip(inside, schemas[1:], strict=True):
+        part = parts[_name_in(reference)]
+        part.pop("required", None)
+        text = whole["properties"][name]["description"]
+        whole["properties"][name] = {**reference, "description": text}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schemas[0], "$defs": parts}
 
 

@@ -1,0 +1,53 @@
+"""Errors of a conversion to a struct, as one line with the key in front and a suggestion."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Annotated, Any, get_args, get_origin
+
+import msgspec
+
+
+def explain(error: msgspec.ValidationError, kind: type[Any], prefix: str = "") -> str:
+    """Return the text of an error: "input.color: unknown key; did you mean 'colour'?".
+
+    Args:
+        error: error of a conversion to `kind`.
+        kind: struct.
+        prefix: key of the struct in its file; "" for the whole file.
+    """
+    text, _, path = str(error).partition(" - at ")
+    key = re.sub(r"\[\.*\d*\]", "", path.strip("`").removeprefix("$").lstrip("."))
+    where = f"{prefix}.{key}".strip(".")
+    unknown = re.search(r"unknown field `([^`]*)`", text)
+    if unknown:
+        name = unknown[1]
+        known = [field.encode_name for field in _fields(kind, key)]
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        advice = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        return f"{where}.{name}: unknown key; {advice}".lstrip(".")
+    missing = re.search(r"missing required field `([^`]*)`", text)
+    if missing:
+        return f"{where}.{missing[1]}: missing".lstrip(".")
+    text = text[:1].lower() + text[1:]
+    return f"{where}: {text}" if where else text
+
+
+def _fields(kind: Any, key: str) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """Return the fields of the struct at a dotted key below another."""
+    for part in filter(None, key.split(".")):
+        fields = msgspec.structs.fields(kind) if _is_struct(kind) else ()
+        kind = next((field.type for field in fields if field.encode_name == part), None)
+        kind = next((inner for inner in (kind, *_inside(kind)) if _is_struct(inner)), None)
+    return msgspec.structs.fields(kind) if _is_struct(kind) else ()
+
+
+def _inside(kind: Any) -> tuple[Any, ...]:
+    """Return the types inside an Annotated, a union or a container."""
+    inner = get_args(kind)[:1] if get_origin(kind) is Annotated else get_args(kind)
+    return tuple(part for of in inner for part in (of, *_inside(of)))
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
