@@ -11,7 +11,7 @@ from models.boxes.anchors import Rounding
 from models.boxes.distances import decode_bins, decode_distances
 from models.boxes.grids import decode_yolov3, decode_yolov5, decode_yolox
 from models.boxes.offsets import OffsetCoding, decode_offsets
-from models.families.grid import Extent, Grid, Level, extent_of, grid, levels, rows_of
+from models.families.grid import ROUNDINGS, Extent, Grid, Level, extent_of, grid, levels, rows_of
 from models.families.priors import prior_boxes
 from models.families.table import Table
 from models.output_layout import BOXES, Coding, OutputLayout, kind_of_boxes
@@ -36,7 +36,8 @@ class BoxDecoder:
         self._priors = None if layout.priors is None else prior_boxes(layout, size)
         self._grid = functools.lru_cache(maxsize=64)(self._make_grid)
         box_outputs = [names for names in layout.outputs.values() if set(names) & SIDE_COLUMNS]
-        if len(box_outputs) > len(set(box_outputs)):
+        self._several = len(box_outputs) > len(set(box_outputs))
+        if self._several:
             # Tables of several grids come the finest first, whatever the order of the strides.
             order = sorted(range(len(layout.strides)), key=lambda at: layout.strides[at])
             self._strides = tuple(layout.strides[at] for at in order)
@@ -87,9 +88,8 @@ class BoxDecoder:
 
     def _check_priors(self, table: Table, before: int) -> None:
         assert self._priors is not None
-        several = len(self._layout.outputs) > len(set(self._layout.outputs.values()))
         rows, expected = before + table.length, len(self._priors)
-        if rows > expected or (rows < expected and not several):
+        if rows > expected or (rows < expected and not self._several):
             raise ValueError(f"the outputs have other rows than priors ({rows}, not {expected})")
 
     def _decode(self, numbers: Floats, table: Table, number: int, rows: NDArray[np.intp]) -> Floats:
@@ -126,24 +126,20 @@ class BoxDecoder:
         self, number: int, rows: int, cells: tuple[int, int] | None, anchors_first: bool | None
     ) -> Grid:
         """Return the grid of a table, which has the rows of one level, or of all."""
-        layout = self._layout
-        first = layout.anchors_first if anchors_first is None else anchors_first
-        whole, with_rest = self._levels("floor"), self._levels("ceil")
-        here = [of[number] for of in (whole, with_rest) if number < len(of)]
-        # Joined rows may have an axis of length 1 beside theirs, which is not that of a grid.
-        joined = rows in (rows_of(whole), rows_of(with_rest)) and cells not in [
-            level.cells for level in here
-        ]
-        if cells is not None and here and not joined:
-            return grid([here[0]._replace(cells=cells)], first)
-        for found in (whole, with_rest):
-            if rows_of(found) == rows:
+        first = self._layout.anchors_first if anchors_first is None else anchors_first
+        every = [self._levels(rounding) for rounding in ROUNDINGS]
+        if self._several:
+            every = [found[number : number + 1] for found in every]
+        for found in every:
+            # Joined rows may have an axis of length 1 beside theirs, which is not that of a grid.
+            own = cells if len(found) == 1 else None
+            if rows_of(found) == rows and own in (None, *(level.cells for level in found)):
                 return grid(found, first)
-            if number < len(found) and rows_of(found[number : number + 1]) == rows:
-                return grid(found[number : number + 1], first)
+        if cells is not None and len(every[0]) == 1:
+            return grid([every[0][0]._replace(cells=cells)], first)
         raise ValueError(
-            f"the outputs have other rows than the grids of strides {list(layout.strides)} "
-            f"(found {rows}, expected {rows_of(whole)})"
+            f"the outputs have other rows than the grids of strides {list(self._strides)} "
+            f"(found {rows}, expected {rows_of(every[0])})"
         )
 
     def _levels(self, rounding: Rounding) -> list[Level]:

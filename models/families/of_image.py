@@ -46,7 +46,7 @@ def outputs_of_image(
             found.append(_own_count(output, index, images))
             continue
         if "image" in names and ids is not None:
-            output, axis = output.reshape(len(ids), -1), False
+            output, axis = output.reshape(-1 if len(names) == 1 else output.shape[-2:]), False
         if axis:
             output = output[index if len(output) == images else 0]
         elif chosen is not None and output.ndim and len(output) == len(chosen):

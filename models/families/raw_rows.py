@@ -82,14 +82,15 @@ def to_rows(
         is_column = len(columns) == 1 and width in (None, 1)
         return Rows(_checked(output.reshape((-1, 1) if is_column else (1, -1)), width))
     if output.ndim == 2:
-        is_transposed = _is_transposed((shape[0], shape[1]), width, extent, habits)
+        sides = (shape[0], shape[1])
+        is_transposed = _is_transposed(sides, width, len(columns), extent, habits)
         return Rows(_checked(output.T if is_transposed else output, width))
     if output.ndim == 3 and _has_an_axis_of_one(shape, width, anchors, habits):
         return Rows(output.reshape(shape[0] * shape[1], shape[2]))
     if output.ndim == 3:
         return _from_map(output, width, anchors, extent, habits)
     if output.ndim == 4:
-        return _from_anchor_map(output, width, anchors, extent)
+        return _from_anchor_map(output, width, anchors, extent, habits)
     raise ValueError(f"expected rows, or a map of rows (found shape {list(shape)})")
 
 
@@ -100,8 +101,9 @@ def _checked(rows: NDArray[Any], width: int | None) -> NDArray[Any]:
 
 
 def _is_transposed(
-    shape: tuple[int, int], width: int | None, extent: Extent, habits: Habits
+    shape: tuple[int, int], width: int | None, least: int, extent: Extent, habits: Habits
 ) -> bool:
+    """Return whether the first axis is that of the columns, `least` at least."""
     if shape[0] == shape[1]:
         return habits.columns_first
     if width is not None:
@@ -109,6 +111,8 @@ def _is_transposed(
     counted = [length in extent.rows for length in shape]
     if counted[0] != counted[1]:
         return counted[1]
+    if min(shape) < least:
+        return shape[1] < least
     return not habits.rows_first and shape[0] < shape[1]
 
 
@@ -166,15 +170,24 @@ def _has_channels_last(
     return habits.channels_last
 
 
-def _from_anchor_map(output: NDArray[Any], width: int | None, anchors: int, extent: Extent) -> Rows:
+def _from_anchor_map(
+    output: NDArray[Any], width: int | None, anchors: int, extent: Extent, habits: Habits
+) -> Rows:
     """Bring a map with an axis of anchors into rows: first or third axis, numbers last or next."""
     a, b, c, d = output.shape
-    if width not in (None, d):
-        if b != width:
-            raise ValueError(f"expected an axis of {width} numbers (found shape {[a, b, c, d]})")
-        moved = output.transpose(0, 2, 3, 1)
-        return Rows(moved.reshape(a * c * d, b), (d, c), True)
-    known = (c, b) in extent.cells, (b, a) in extent.cells
-    third = c == anchors and (a != anchors or known == (False, True))
-    cells = (b, a) if third else (c, b)
-    return Rows(output.reshape(a * b * c, d), cells, not third)
+    # Place of the axis of anchors -> whether the lengths fit, and the columns and rows of cells.
+    fitting = {
+        "first": (a == anchors and width in (None, d), (c, b)),
+        "third": (c == anchors and width in (None, d), (b, a)),
+        "before channels": (a == anchors and width in (None, b), (d, c)),
+    }
+    found = {name: cells for name, (fits, cells) in fitting.items() if fits}
+    known = {name: cells for name, cells in found.items() if cells in extent.cells}
+    if not found and width not in (None, d):
+        raise ValueError(f"expected an axis of {width} numbers (found shape {[a, b, c, d]})")
+    left = known or found or {"first": (c, b)}
+    name = "third" if "third" in left and habits.channels_last else next(iter(left))
+    cells = left[name]
+    if name == "before channels":
+        return Rows(output.transpose(0, 2, 3, 1).reshape(a * c * d, b), cells, True)
+    return Rows(output.reshape(a * b * c, d), cells, name == "first")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from models.card import Card, label_set
 from models.errors import ContractError
@@ -36,6 +36,8 @@ def classes_in(file: OnnxFile, layout: OutputLayout, card: Card | None = None) -
         found = labels + extra
     elif options:
         found = options[0]
+    elif labels is not None and any("scores" in names for names in layout.outputs.values()):
+        found = labels + extra
     else:
         return None
     if extra and layout.background is not None and layout.background >= found:
@@ -93,29 +95,48 @@ def _labels(file: OnnxFile, card: Card | None) -> int | None:
 
 def _scores_in_file(file: OnnxFile, layout: OutputLayout, card: Card | None) -> list[int]:
     """Return the numbers that `scores` may stand for, the most likely first; empty: unknown."""
-    extent = Extent()
+    usual = Extent()
     image = image_tensor(file)
     if image is not None:
         width, height = (card and card.input.size) or image.size
         if width is not None and height is not None:
-            extent = extent_of(layout, (width, height))
+            usual = extent_of(layout, (width, height))
     tensors = {tensor.name: tensor for tensor in file.outputs}
     rows = _rows_of_boxes(layout, tensors)
     if rows is not None:
-        extent = extent._replace(rows=frozenset({rows}))
+        usual = usual._replace(rows=frozenset({rows}))
+    images = {t.shape[0] for t in tensors.values() if t.shape is not None and len(t.shape) > 2}
+    certain = usual if layout.strides or rows is not None else Extent()
     batched = image is None or image.batched
-    found: set[int] = set()
-    for name, columns in layout.outputs.items():
-        if "scores" in columns:
-            own = set(_scores_in(tensors[name], columns, layout, extent, batched))
-            # All levels have as many, and other lengths of theirs differ.
-            found = (found & own) or found or own
-    ordered = sorted(found)
-    if layout.end_to_end and len(ordered) > 1:
+    likely, possible = (
+        _common(
+            [1]
+            if _is_vector(tensors[name], columns, images)
+            else _scores_in(tensors[name], columns, layout, extent, batched)
+            for name, columns in layout.outputs.items()
+            if "scores" in columns
+        )
+        for extent in (usual, certain)
+    )
+    if layout.end_to_end and len(likely) > 1:
         # Rows of queries come before their columns.
         last = _last_axis(layout, tensors)
-        ordered.sort(key=lambda length: length != last)
-    return ordered
+        likely.sort(key=lambda length: length != last)
+    return likely + [length for length in possible if length not in likely]
+
+
+def _is_vector(tensor: Tensor, columns: tuple[str, ...], images: Container[int | None]) -> bool:
+    """Return whether scores are (images, N): of one class, without an axis of classes."""
+    shape = tensor.shape or ()
+    return len(shape) == 2 and columns == ("scores",) and shape[0] in images
+
+
+def _common(levels: Iterable[Sequence[int]]) -> list[int]:
+    """Return the numbers of all levels, which have as many classes; other lengths differ."""
+    found: set[int] = set()
+    for level in levels:
+        found = (found & set(level)) or found or set(level)
+    return sorted(found)
 
 
 def _last_axis(layout: OutputLayout, tensors: dict[str, Tensor]) -> int | None:
@@ -186,7 +207,9 @@ def _widths(shape: Lengths, anchors: int, extent: Extent) -> list[int]:
         if middle is not None and (middle == last) != (middle == first):
             return channels_first if middle == last else channels_last
         return channels_first + channels_last
-    return _known(shape[-1])
+    a, b, c, d = shape[1:5] if len(shape) == 5 else (None, None, None, shape[-1])
+    last_is_side = (d, c) in extent.cells and not {(c, b), (b, a)} & extent.cells
+    return _known(b if last_is_side and a == anchors else d)
 
 
 def _known(*lengths: int | None) -> list[int]:

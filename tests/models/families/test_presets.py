@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from models.families.presets import presets
+from models.feed import feed
+from models.runtime import Runtime
 from tests.models.families import reference as ref
 from tests.models.families.cases import CASES, GRIDS, MAPS, ONE_IMAGE, Setup
 from tests.models.families.model_file import assert_same, contract_of, decode, quiet_score
@@ -71,3 +73,27 @@ def test_a_preset_decodes_as_its_reference(tmp_path, preset, variant):
 
 def test_every_preset_has_a_reference():
     assert CASES.keys() == presets().keys()
+
+
+@pytest.mark.parametrize("preset", ["yolov8", "tensorrt_nms", "mmdeploy", "detr"])
+@pytest.mark.parametrize("variant", ["float16", "batch of 3"])
+def test_the_outputs_of_a_run_decode_as_those_of_the_file(tmp_path, preset, variant):
+    setup, case = made(preset, variant)
+    contract = loaded(tmp_path, preset, setup, case)
+    images = np.zeros((setup.images, *contract.input.shape[1:]), contract.input.dtype)
+    raw = Runtime(contract, "cpu").run(feed(contract, images))
+    outputs = {tensor.name: value for tensor, value in zip(contract.outputs, raw, strict=True)}
+    for i in range(setup.images):
+        found = decode(contract, outputs, 0.1, i, setup.images)
+        expected = ref.finish(case.expected[i], 0.1, *setup.size)
+        assert_same(found, expected, max(setup.size))
+
+
+@pytest.mark.parametrize("preset", [name for name, p in presets().items() if len(p.outputs) > 1])
+def test_the_order_of_the_outputs_in_the_file_has_no_effect(tmp_path, preset):
+    setup, case = made(preset, "plain")
+    expected = decode(loaded(tmp_path, preset, setup, case), case.outputs, 0.2)
+    turned = case._replace(outputs=dict(reversed(case.outputs.items())))
+    found = decode(loaded(tmp_path, preset, setup, turned), case.outputs, 0.2)
+    for some, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(some, other)
