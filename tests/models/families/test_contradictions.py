@@ -213,12 +213,8 @@ def test_maps_that_are_not_square_are_levels_whatever_their_names(tmp_path, leve
     assert list(contract.layout.outputs) == levels
 
 
-@pytest.mark.parametrize(("images", "batch_of_boxes"), [(1, 1), (4, 4)])
-def test_a_batch_of_four_images_is_not_an_axis_of_boxes(tmp_path, images, batch_of_boxes):
-    outputs = {
-        "a": np.zeros((batch_of_boxes, 9, 7), np.float32),
-        "b": np.zeros((batch_of_boxes, 9, 4), np.float32),
-    }
-    contract = contract_of(tmp_path, "ssd", (64, 64), outputs, images=images)
-    assert [output.name for output in contract.outputs] == ["a", "b"] or contract.classes == 7
-    assert contract.layout.outputs["b"] == ("x1", "y1", "x2", "y2")
+def test_a_batch_of_four_images_is_not_an_axis_of_boxes(tmp_path):
+    outputs = {"a": np.zeros((4, 9, 7), np.float32), "b": np.zeros((4, 9, 4), np.float32)}
+    contract = contract_of(tmp_path, "ssd", (64, 64), outputs, images=4)
+    assert contract.layout.outputs == {"a": ("scores",), "b": ("x1", "y1", "x2", "y2")}
+    assert contract.classes == 7

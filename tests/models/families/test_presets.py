@@ -9,8 +9,9 @@ from models.families.presets import presets
 from models.feed import feed
 from models.runtime import Runtime
 from tests.models.families import reference as ref
-from tests.models.families.cases import CASES, GRIDS, MAPS, ONE_IMAGE, Setup
+from tests.models.families.cases import CASES, GRIDS, MAPS, ONE_IMAGE
 from tests.models.families.model_file import assert_same, contract_of, decode, quiet_score
+from tests.models.families.setups import Setup
 
 VARIANTS = {
     "plain": Setup(),

@@ -8,8 +8,9 @@ import pytest
 
 from models.errors import ContractError
 from tests.models.families import reference as ref
-from tests.models.families.cases import CASES, Setup
+from tests.models.families.cases import CASES
 from tests.models.families.model_file import assert_same, contract_of, decode
+from tests.models.families.setups import Setup
 
 SIZE = (96, 64)
 XYXY = "[x1, y1, x2, y2]"
