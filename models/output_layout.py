@@ -6,12 +6,14 @@ in the file. `models/families/generic.py` decodes by it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+Positive = Annotated[float, Meta(gt=0)]
 Column = Annotated[str, Meta(max_length=20)]
 Units = Literal["pixels", "fraction", "strides"]
 Activation = Literal["none", "sigmoid", "softmax"]
@@ -33,6 +35,12 @@ OTHERS = ("score", "scores", "objectness", "class", "image", "count", "skip", "r
 COLUMNS = frozenset().union(*BOXES, OTHERS)
 WIDE = frozenset({"scores", "bins", "rest"})
 """Columns that stand for several numbers."""
+TOGETHER = (["scores", "rest"], ["scores", "bins"], ["bins", "scores"])
+"""Wide columns that one output may have."""
+UNREAD = frozenset({"skip", "rest", "count", "image"})
+"""Columns whose outputs are not those of a grid."""
+ON_GRID = ("yolov3", "yolov5", "yolox", "cells")
+"""Codings relative to the cells of a grid."""
 
 
 class LayoutPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,9 +102,12 @@ class OutputLayout(LayoutPart, frozen=True, kw_only=True):
     anchors_first: bool = False
     """Whether the rows of a level have all cells of the first anchor first, then those of the
     next; false: all anchors of the first cell first."""
+    columns_first: bool = False
+    """Whether an output with as many rows as columns has the axis of columns first, as that of
+    YOLOv8; the lengths decide for all others."""
     priors: Priors | None = None
     """Boxes to which offsets refer, with `coding: ssd` or `linear`."""
-    variances: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+    variances: tuple[Positive, Positive, Positive, Positive] = (0.1, 0.1, 0.2, 0.2)
     """Factors of dx, dy, dw, dh, with `coding: ssd` or `linear`."""
     peaks: bool = False
     """Whether only local maxima of the map of scores are objects (CenterNet)."""
@@ -120,6 +131,18 @@ def kind_of_boxes(layout: OutputLayout) -> str | None:
 
 
 def _problems(layout: OutputLayout) -> Iterator[str]:
+    yield from _in_outputs(layout)
+    kind = kind_of_boxes(layout)
+    on_grid = kind in ("distances", "bins") or layout.coding in ON_GRID
+    yield from _in_boxes(layout, kind, on_grid)
+    if layout.priors is not None:
+        yield from _in_priors(layout.priors, len(layout.strides))
+    for key, value in msgspec.to_builtins(layout).items():
+        if not _is_finite(value):
+            yield f"{key}: expected finite numbers (found {value}); write others"
+
+
+def _in_outputs(layout: OutputLayout) -> Iterator[str]:
     for name, columns in layout.outputs.items():
         where = f"outputs.{name}"
         for column in columns:
@@ -127,12 +150,25 @@ def _problems(layout: OutputLayout) -> Iterator[str]:
                 known = ", ".join(sorted(COLUMNS))
                 yield f"{where}: unknown column (found {column!r}); use {known}"
         wide = [column for column in columns if column in WIDE]
-        if len(wide) > 1 and wide != ["scores", "rest"] and "bins" not in wide:
-            yield f"{where}: at most one of scores and rest can be in the middle; use skip"
+        if len(wide) > 1 and wide not in TOGETHER:
+            yield (
+                f"{where}: the lengths of {' and '.join(wide)} do not show beside each other; only "
+                "scores may be in front of rest, or beside bins; use skip"
+            )
         single = [column for column in columns if column != "skip"]
         if len(set(single)) < len(single):
             yield f"{where}: a column is there twice; name each once, or write skip"
-    everything = {column for columns in layout.outputs.values() for column in columns}
+        if "count" in columns and len(columns) > 1:
+            yield f"{where}: count has to be the only column of its output"
+    groups = set(layout.outputs.values())
+    everything = {column for columns in groups for column in columns}
+    for column in sorted(everything - {"skip", "rest"}):
+        if sum(column in columns for columns in groups) > 1:
+            yield f"outputs: column {column} is in outputs with different columns; keep one of them"
+    found = [columns for columns in layout.outputs.values() if not set(columns) <= UNREAD]
+    levels = sorted({found.count(columns) for columns in found})
+    if len(levels) > 1:
+        yield f"outputs: expected as many of each kind, one per grid (found {levels})"
     if kind_of_boxes(layout) is None:
         yield (
             "outputs: the columns are not those of one kind of boxes (found "
@@ -140,28 +176,63 @@ def _problems(layout: OutputLayout) -> Iterator[str]:
         )
     if ("scores" in everything) == ("score" in everything):
         yield "outputs: expected either scores (one per class) or score (of the class in `class`)"
-    kind = kind_of_boxes(layout)
+
+
+def _in_boxes(layout: OutputLayout, kind: str | None, on_grid: bool) -> Iterator[str]:
     if kind == "offsets" and layout.coding is None:
         yield f"coding: missing; the columns dx dy dw dh need one of {_choices(Coding)}"
     if kind != "offsets" and layout.coding is not None:
         yield f"coding: has no use without the columns dx dy dw dh (found {layout.coding})"
-    on_grid = kind in ("distances", "bins") or layout.coding in (
-        "yolov3",
-        "yolov5",
-        "yolox",
-        "cells",
-    )
     if on_grid and not layout.strides:
         yield "strides: missing; boxes are relative to the points of a grid"
-    if layout.coding in ("yolov3", "yolov5") and len(layout.anchors) != len(layout.strides):
+    levels = max(
+        list(layout.outputs.values()).count(columns) for columns in layout.outputs.values()
+    )
+    if on_grid and levels > 1 and levels != len(layout.strides):
+        yield (
+            f"strides: expected one for each grid (found {len(layout.strides)} strides, {levels} "
+            "outputs with the same columns)"
+        )
+    with_anchors = layout.coding in ("yolov3", "yolov5")
+    if with_anchors and len(layout.anchors) != len(layout.strides):
         yield (
             f"anchors: expected a list for each stride (found {len(layout.anchors)} lists, "
             f"{len(layout.strides)} strides)"
         )
+    if with_anchors and not all(layout.anchors):
+        yield "anchors: a list is empty; state width and height of each anchor"
+    if layout.anchors and not with_anchors:
+        yield "anchors: have no use without coding yolov3 or yolov5; remove them"
     if layout.coding in ("ssd", "linear") and layout.priors is None:
         yield f"priors: missing; coding {layout.coding} refers to them"
+    if layout.priors is not None and layout.coding not in ("ssd", "linear"):
+        yield "priors: have no use without coding ssd or linear; remove them"
     if layout.units == "strides" and not on_grid:
         yield "units: strides are those of a grid, which these columns have none of"
+    if layout.units == "fraction" and kind in ("offsets", "bins"):
+        yield f"units: have no use for {kind}, which give pixels (found fraction); remove it"
+
+
+def _in_priors(priors: Priors, strides: int) -> Iterator[str]:
+    grids = len(priors.grids) or strides
+    if priors.kind == "boxes" and not priors.boxes:
+        yield "priors.boxes: missing; kind boxes lists the corners of each"
+    if priors.kind != "boxes" and not grids:
+        yield "priors.grids: missing; state rows and columns of each grid, or output.strides"
+    if priors.kind == "levels" and len(priors.sizes) != grids:
+        yield (
+            f"priors.sizes: expected a list for each grid (found {len(priors.sizes)} lists, "
+            f"{grids} grids)"
+        )
+
+
+def _is_finite(value: object) -> bool:
+    """Return whether all numbers in a value are finite; YAML has .nan and .inf."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _choices(kind: object) -> str:

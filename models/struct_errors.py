@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -30,6 +30,12 @@ def explain(error: msgspec.ValidationError, kind: type[Any], prefix: str = "") -
     missing = re.search(r"missing required field `([^`]*)`", text)
     if missing:
         return f"{where}.{missing[1]}: missing".lstrip(".")
+    wrong = re.search(r"[Ii]nvalid enum value (.*)", text)
+    if wrong:
+        above, _, name = key.rpartition(".")
+        field = next((f for f in _fields(kind, above) if f.encode_name == name), None)
+        choices = _choices(field.type) if field is not None else []
+        text = f"expected one of {', '.join(map(str, choices))} (found {wrong[1]})"
     text = text[:1].lower() + text[1:]
     return f"{where}: {text}" if where else text
 
@@ -41,6 +47,13 @@ def _fields(kind: Any, key: str) -> tuple[msgspec.structs.FieldInfo, ...]:
         kind = next((field.type for field in fields if field.encode_name == part), None)
         kind = next((inner for inner in (kind, *_inside(kind)) if _is_struct(inner)), None)
     return msgspec.structs.fields(kind) if _is_struct(kind) else ()
+
+
+def _choices(kind: Any) -> list[Any]:
+    """Return the values of a Literal, or of those in a union."""
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [choice for part in _inside(kind) for choice in _choices(part)]
 
 
 def _inside(kind: Any) -> tuple[Any, ...]:

@@ -11,12 +11,13 @@ from models.boxes.anchors import Rounding
 from models.boxes.distances import decode_bins, decode_distances
 from models.boxes.grids import decode_yolov3, decode_yolov5, decode_yolox
 from models.boxes.offsets import OffsetCoding, decode_offsets
-from models.families.grid import Grid, Level, grid, levels, rows_of
+from models.families.grid import ROUNDINGS, Extent, Grid, Level, extent_of, grid, levels, rows_of
 from models.families.priors import prior_boxes
 from models.families.table import Table
-from models.output_layout import Coding, OutputLayout, kind_of_boxes
+from models.output_layout import BOXES, Coding, OutputLayout, kind_of_boxes
 
 Floats = NDArray[np.float32]
+SIDE_COLUMNS = frozenset().union(*BOXES)
 
 
 class BoxDecoder:
@@ -34,31 +35,62 @@ class BoxDecoder:
         self._kind = kind
         self._priors = None if layout.priors is None else prior_boxes(layout, size)
         self._grid = functools.lru_cache(maxsize=64)(self._make_grid)
+        box_outputs = [names for names in layout.outputs.values() if set(names) & SIDE_COLUMNS]
+        self._several = len(box_outputs) > len(set(box_outputs))
+        if self._several:
+            # Tables of several grids come the finest first, whatever the order of the strides.
+            order = sorted(range(len(layout.strides)), key=lambda at: layout.strides[at])
+            self._strides = tuple(layout.strides[at] for at in order)
+            self._anchors = tuple(layout.anchors[at] for at in order if layout.anchors)
+        else:
+            self._strides, self._anchors = layout.strides, layout.anchors
 
     @property
-    def rows(self) -> int | None:
-        """Rows of an output that has those of all grids, or priors; None: unknown."""
+    def extent(self) -> Extent:
+        """Numbers of rows and cells that the outputs can have."""
         if self._priors is not None:
-            return len(self._priors)
-        return rows_of(self._levels("floor")) if self._layout.strides else None
+            return Extent(frozenset({len(self._priors)}))
+        return extent_of(self._layout, self._size)
 
-    def corners(self, table: Table, number: int, rows: NDArray[np.intp]) -> Floats:
+    def corners(self, table: Table, number: int, rows: NDArray[np.intp], before: int = 0) -> Floats:
         """Return the boxes (n, 4) of some rows, xyxy in pixels of the input.
 
         Args:
             table: rows of a level.
             number: number of that level.
             rows: rows whose boxes are wanted.
+            before: rows of the levels before it.
 
         Raises:
             ValueError: the table has other rows than the grid.
         """
         numbers = table.boxes(self._kind, rows)
-        with np.errstate(over="ignore", invalid="ignore"):  # wrong numbers show in the results
-            boxes = self._decode(numbers, table, number, rows)
-            if self._layout.units == "fraction":
-                boxes = boxes * np.array(self._size * 2, np.float32)
+        if self._priors is not None:
+            self._check_priors(table, before)
+            return self._from_priors(numbers, self._priors[before + rows])
+        boxes = self._decode(numbers, table, number, rows)
+        if self._layout.units == "fraction":
+            boxes = boxes * np.array(self._size * 2, np.float32)
         return boxes
+
+    def cells(self, table: Table) -> tuple[int, int]:
+        """Return the columns and rows of cells of a table that is a map, or the rows of one grid.
+
+        Raises:
+            ValueError: its rows are those of several grids, or of none.
+        """
+        if table.grid is not None:
+            return table.grid
+        for cells in self.extent.cells:
+            if cells[0] * cells[1] == table.length:
+                return cells
+        raise ValueError(f"peaks: expected a map of scores (found {table.length} rows)")
+
+    def _check_priors(self, table: Table, before: int) -> None:
+        assert self._priors is not None
+        rows, expected = before + table.length, len(self._priors)
+        if rows > expected or (rows < expected and not self._several):
+            raise ValueError(f"the outputs have other rows than priors ({rows}, not {expected})")
 
     def _decode(self, numbers: Floats, table: Table, number: int, rows: NDArray[np.intp]) -> Floats:
         kind, layout = self._kind, self._layout
@@ -68,8 +100,6 @@ class BoxDecoder:
             return _around(numbers[:, :2], numbers[:, 2:])
         if kind == "corner and size":
             return np.concatenate([numbers[:, :2], numbers[:, :2] + numbers[:, 2:]], axis=1)
-        if self._priors is not None:
-            return self._from_priors(numbers, self._priors[rows])
         found = self._grid(number, table.length, table.grid, table.anchors_first)
         corners, strides = found.corners[rows], found.strides[rows]
         if kind == "offsets":
@@ -96,23 +126,24 @@ class BoxDecoder:
         self, number: int, rows: int, cells: tuple[int, int] | None, anchors_first: bool | None
     ) -> Grid:
         """Return the grid of a table, which has the rows of one level, or of all."""
-        layout = self._layout
-        first = layout.anchors_first if anchors_first is None else anchors_first
-        whole, with_rest = self._levels("floor"), self._levels("ceil")
-        if cells is not None and number < len(layout.strides):
-            return grid([whole[number]._replace(cells=cells)], first)
-        for found in (whole, with_rest):
-            if rows_of(found) == rows:
+        first = self._layout.anchors_first if anchors_first is None else anchors_first
+        every = [self._levels(rounding) for rounding in ROUNDINGS]
+        if self._several:
+            every = [found[number : number + 1] for found in every]
+        for found in every:
+            # Joined rows may have an axis of length 1 beside theirs, which is not that of a grid.
+            own = cells if len(found) == 1 else None
+            if rows_of(found) == rows and own in (None, *(level.cells for level in found)):
                 return grid(found, first)
-            if number < len(found) and rows_of(found[number : number + 1]) == rows:
-                return grid(found[number : number + 1], first)
+        if cells is not None and len(every[0]) == 1:
+            return grid([every[0][0]._replace(cells=cells)], first)
         raise ValueError(
-            f"the outputs have other rows than the grids of strides {list(layout.strides)} "
-            f"(found {rows}, expected {rows_of(whole)})"
+            f"the outputs have other rows than the grids of strides {list(self._strides)} "
+            f"(found {rows}, expected {rows_of(every[0])})"
         )
 
     def _levels(self, rounding: Rounding) -> list[Level]:
-        return levels(self._size, self._layout.strides, self._layout.anchors, rounding)
+        return levels(self._size, self._strides, self._anchors, rounding)
 
 
 def _around(centre: Floats, size: Floats) -> Floats:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.families.base import Candidates, DetectorFamily, Reading
 from models.families.box_decoder import BoxDecoder
-from models.families.raw_rows import one_image
+from models.families.of_image import outputs_of_image
 from models.families.recognise import recognise
 from models.families.table import Table, TableReader
 from models.image_input import Input
@@ -25,6 +25,10 @@ from models.transform import Transform
 
 PEAK_SIDE = 3
 """Side in cells of the square in which a peak is the largest score."""
+LARGEST = 1 - 2.0**-24
+"""A sigmoid of float32 above this is 1."""
+MARGIN = 1e-3
+"""Larger than what rounding moves a value before the sigmoid."""
 
 
 class _Chosen(NamedTuple):
@@ -57,7 +61,7 @@ class Generic(DetectorFamily):
         self._tables = TableReader(
             layout,
             None if classes is None else classes + background,
-            self._boxes.rows,
+            self._boxes.extent,
             image.layout == "nhwc",
         )
 
@@ -74,11 +78,7 @@ class Generic(DetectorFamily):
         self, outputs: Sequence[NDArray[Any]], index: int, images: int
     ) -> list[NDArray[Any]]:
         """See `Family.of_image`."""
-        columns = self.layout.outputs.values()
-        return [
-            one_image(output, names, index, images)
-            for output, names in zip(outputs, columns, strict=True)
-        ]
+        return outputs_of_image(outputs, tuple(self.layout.outputs.values()), index, images)
 
     def decode(
         self, raw: Sequence[NDArray[Any]], transform: Transform, min_score: float
@@ -88,16 +88,21 @@ class Generic(DetectorFamily):
         Raises:
             ValueError: the outputs are not as the layout says.
         """
-        found = []
-        for number, table in enumerate(self._tables.read(raw)):
-            chosen = self._choose(table, min_score)
-            found.append((self._boxes.corners(table, number, chosen.rows), *chosen[1:]))
-        boxes, scores, classes = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        if self.results is not None:
-            good = self.results.check(boxes, scores, classes, transform, self.input.size)
+        found, before = [], 0
+        with np.errstate(over="ignore", invalid="ignore"):  # of numbers that are not finite
+            for number, table in enumerate(self._tables.read(raw)):
+                chosen = self._choose(table, min_score)
+                boxes = self._boxes.corners(table, number, chosen.rows, before)
+                found.append((boxes, *chosen[1:]))
+                before += table.length
+            boxes, scores, classes = (np.concatenate(parts) for parts in zip(*found, strict=True))
+            # Infinite sides end at the border of the image; one that is not a number has no place.
+            good = ~np.isnan(boxes).any(axis=1)
+            if self.results is not None:
+                good &= self.results.check(boxes, scores, classes, transform, self.input.size)
             if not good.all():
                 boxes, scores, classes = boxes[good], scores[good], classes[good]
-        return Candidates(transform.invert(boxes), scores, classes)
+            return Candidates(transform.invert(boxes), scores, classes)
 
     def _choose(self, table: Table, min_score: float) -> _Chosen:
         """Return the rows that reach a score, with score and class of each."""
@@ -109,27 +114,24 @@ class Generic(DetectorFamily):
             # No class score is above 1, so objectness alone excludes nearly all rows.
             lowest = min_score**2 if root else min_score
             rows = np.flatnonzero(objectness >= _before(lowest, layout, alone=True))
-            objectness = _activate(objectness[rows], layout, alone=True)
+            objectness = _activate(objectness[rows], layout)
         single = table.get("score")
         if single is not None:
             if objectness is None:
                 rows = np.flatnonzero(single >= _before(min_score, layout, alone=True))
-            scores = _activate(single[rows], layout, alone=True)
-            classes = np.zeros(len(rows)) if (of := table.get("class")) is None else of[rows]
-            classes = classes - layout.class_offset
+            scores = _activate(single[rows], layout)
+            classes = _class_numbers(table, rows, layout)
         else:
             all_scores = _without_background(table, layout)
+            if layout.peaks and table.length:
+                all_scores = _at_peaks(all_scores, self._boxes.cells(table))
             if objectness is None:
                 rows = self._rows_with_a_score(table, all_scores, min_score)
-            scores, classes = _best(all_scores, rows, table, layout)
+            scores, classes = _best(all_scores, rows, layout)
         if objectness is not None:
             scores = np.sqrt(scores * objectness) if root else scores * objectness
-        good = scores >= min_score
-        return _Chosen(
-            rows[good],
-            scores[good].astype(np.float32, copy=False),
-            classes[good].astype(np.int32),
-        )
+        good = (scores >= min_score) & (classes >= 0)
+        return _Chosen(rows[good], scores[good], classes[good])
 
     def _rows_with_a_score(
         self, table: Table, scores: NDArray[Any], min_score: float
@@ -139,14 +141,13 @@ class Generic(DetectorFamily):
         if layout.activation == "softmax":
             return np.arange(table.length)
         lowest = _before(min_score, layout)
-        if scores.flags.c_contiguous and not layout.peaks:
+        if layout.peaks:
+            lowest = max(lowest, float(np.finfo(np.float32).min))  # above that of other cells
+        if scores.flags.c_contiguous:
             # Few of all the scores are high, so their rows are found before the best class of each.
             rows = np.flatnonzero(scores >= lowest) // scores.shape[1]
             return rows[np.diff(rows, prepend=-1) > 0]
-        reached = scores.max(axis=1) >= lowest
-        if layout.peaks and table.grid is not None:
-            reached &= _peaks(scores, table.grid)
-        return np.flatnonzero(reached)
+        return np.flatnonzero(scores.max(axis=1) >= lowest)
 
 
 def _without_background(table: Table, layout: OutputLayout) -> NDArray[Any]:
@@ -162,10 +163,22 @@ def _without_background(table: Table, layout: OutputLayout) -> NDArray[Any]:
     return np.delete(values, layout.background, axis=1)
 
 
+def _class_numbers(table: Table, rows: NDArray[np.intp], layout: OutputLayout) -> NDArray[np.int32]:
+    """Return the class of each row from the column `class`, rounded; -1 where it is none."""
+    given = table.get("class")
+    if given is None:
+        return np.zeros(len(rows), np.int32)
+    numbers = np.rint(given[rows].astype(np.float64)) - layout.class_offset
+    valid = (numbers >= 0) & (numbers <= np.iinfo(np.int32).max)
+    return np.where(valid, numbers, -1).astype(np.int32)
+
+
 def _best(
-    scores: NDArray[Any], rows: NDArray[np.intp], table: Table, layout: OutputLayout
-) -> tuple[NDArray[Any], NDArray[Any]]:
+    scores: NDArray[Any], rows: NDArray[np.intp], layout: OutputLayout
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Return the best score of each row, from 0 to 1, and its class."""
+    if not len(rows):
+        return np.zeros(0, np.float32), np.zeros(0, np.int32)
     values = scores[rows]
     if layout.activation == "softmax":
         values = values.astype(np.float32, copy=False)
@@ -173,27 +186,31 @@ def _best(
         values /= values.sum(axis=1, keepdims=True)
         if layout.background is not None:
             values = np.delete(values, layout.background, axis=1)
-    if not len(values):
-        return np.zeros(0, np.float32), np.zeros(0, np.int32)
     classes = values.argmax(axis=1)
-    best = values[np.arange(len(values)), classes]
+    best = values[np.arange(len(values)), classes].astype(np.float32, copy=False)
     if layout.activation == "sigmoid":
         best = _sigmoid(best)
-    return best, classes
+    return best, classes.astype(np.int32)
 
 
 def _before(score: float, layout: OutputLayout, alone: bool = False) -> float:
-    """Return the value that becomes a score by the activation; a softmax has none."""
+    """Return a value that every score from `score` on has before the activation.
+
+    It excludes most rows early; the score itself decides. A softmax has no such value.
+    """
     if layout.activation == "none" or (layout.activation == "softmax" and not alone):
         return score
     if score <= 0:
         return -np.inf
-    return np.inf if score >= 1 else float(np.log(score / (1 - score)))
+    score = min(score, LARGEST)
+    return float(np.log(score / (1 - score))) - MARGIN
 
 
-def _activate(values: NDArray[Any], layout: OutputLayout, alone: bool = False) -> NDArray[Any]:
+def _activate(values: NDArray[Any], layout: OutputLayout) -> NDArray[np.float32]:
     """Apply the activation to single values, for which a softmax is a sigmoid."""
-    return values if layout.activation == "none" else _sigmoid(values)
+    if layout.activation == "none":
+        return values.astype(np.float32, copy=False)
+    return _sigmoid(values)
 
 
 def _sigmoid(values: NDArray[Any]) -> NDArray[np.float32]:
@@ -203,17 +220,18 @@ def _sigmoid(values: NDArray[Any]) -> NDArray[np.float32]:
     return np.where(values >= 0, 1 / (1 + small), small / (1 + small))
 
 
-def _peaks(scores: NDArray[Any], grid: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return the cells that have the largest score around them, in any class.
+def _at_peaks(scores: NDArray[Any], grid: tuple[int, int]) -> NDArray[np.float32]:
+    """Return the scores at local maxima of the map of their class, minus infinity elsewhere.
+
+    Source: Zhou et al., "Objects as Points", arXiv 1904.07850, section 4.
 
     Args:
         scores: (N, C), rows of cells one after the other.
         grid: columns and rows of cells.
     """
     columns, rows = grid
-    maps = np.ascontiguousarray(scores.T).reshape(-1, rows, columns).astype(np.float32)
+    maps = np.array(scores.T, np.float32, order="C").reshape(-1, rows, columns)
     around = np.ones((PEAK_SIDE, PEAK_SIDE), np.uint8)
-    peaks = [(cv2.dilate(one, around) == one).reshape(-1) for one in maps]
-    best = maps.reshape(len(maps), -1).argmax(axis=0)
-    found: NDArray[np.bool_] = np.array(peaks)[best, np.arange(len(best))]
-    return found
+    for one in maps:
+        one[cv2.dilate(one, around) != one] = -np.inf
+    return maps.reshape(len(maps), -1).T

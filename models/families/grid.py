@@ -8,8 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.boxes.anchors import AnchorLevel, Rounding, cells_of, tile
+from models.image_input import STRIDES
+from models.output_layout import OutputLayout
 
 Anchors = tuple[tuple[float, float], ...]
+ROUNDINGS: tuple[Rounding, ...] = ("floor", "ceil")
 
 
 class Grid(NamedTuple):
@@ -21,6 +24,15 @@ class Grid(NamedTuple):
     """(N,) in pixels of the input."""
     anchors: NDArray[np.float32]
     """(N, 2) width and height in pixels of the input; zero without anchors."""
+
+
+class Extent(NamedTuple):
+    """Numbers of rows and of cells that the outputs of a model can have."""
+
+    rows: frozenset[int] = frozenset()
+    """Rows of each grid, and of all together."""
+    cells: frozenset[tuple[int, int]] = frozenset()
+    """Columns and rows of cells of each grid."""
 
 
 class Level(NamedTuple):
@@ -50,6 +62,28 @@ def levels(
         Level(stride, cells_of(size, stride, rounding), anchors[i] if anchors else ())
         for i, stride in enumerate(strides)
     ]
+
+
+def extent_of(layout: OutputLayout, size: tuple[int, int]) -> Extent:
+    """Return the numbers of rows and cells that outputs of a layout can have.
+
+    Rows of boxes that the model has worked out have no strides in their layout, but mostly come
+    from the usual grids.
+
+    Args:
+        layout: layout of the outputs.
+        size: width and height of the input in pixels.
+    """
+    rows: set[int] = set()
+    cells: set[tuple[int, int]] = set()
+    for rounding in ROUNDINGS:
+        found = levels(size, layout.strides, layout.anchors, rounding)
+        rows |= {rows_of(found), *(rows_of([level]) for level in found)} if found else set()
+        cells |= {level.cells for level in found}
+        if not layout.strides and not layout.end_to_end:
+            usual = rows_of(levels(size, STRIDES, (), rounding))
+            rows |= {usual, 3 * usual}
+    return Extent(frozenset(rows), frozenset(cells))
 
 
 def rows_of(grids: list[Level]) -> int:

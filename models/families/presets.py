@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,12 @@ HINTS: dict[str, tuple[str, ...]] = {
     "objectness": ("obj", "centerness", "iou"),
     "count": ("num", "count", "valid"),
     "rest": ("mask", "kps", "keypoint", "landmark", "proto"),
+    "sizes": ("wh", "size", "dim"),
+    "offsets": ("reg", "off"),
 }
-"""Column, or "boxes" -> parts of names that an output with it has."""
+"""Column, or "boxes", or "sizes" and "offsets" apart -> parts of names of outputs with it."""
+APART = {frozenset({"dw", "dh"}): "sizes", frozenset({"dx", "dy"}): "offsets"}
+"""Columns of boxes in two outputs -> their hints."""
 
 
 class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,10 +84,11 @@ def assign(
     groups = _by_level(tensors, levels) if levels > 1 else [[tensor] for tensor in tensors]
     if groups is None or len(groups) != len(wanted):
         return []
+    images = _images(tensors)
     rated: list[tuple[int, dict[str, tuple[Column, ...]]]] = []
     for order in itertools.permutations(wanted):
         if all(
-            _fits(tensor, columns)
+            _fits(tensor, columns, images)
             for group, columns in zip(groups, order, strict=True)
             for tensor in group
         ):
@@ -102,39 +107,56 @@ def assign(
     return found
 
 
+def _images(tensors: Sequence[Tensor]) -> int | None:
+    """Return the number of images in a batch, by the axis that a count of rows has as well."""
+    for tensor in tensors:
+        if tensor.shape is not None and len(tensor.shape) >= 3:
+            return tensor.shape[0]
+    # Rows of all images have no such axis; then only the count can be one whole number for each.
+    single = [t for t in tensors if t.shape is not None and len(t.shape) == 1]
+    if len(single) == 1 and single[0].dtype.startswith("int") and single[0].shape is not None:
+        return single[0].shape[0]
+    return 1
+
+
 def _by_level(tensors: Sequence[Tensor], levels: int) -> list[list[Tensor]] | None:
     """Group outputs that differ only in the lengths of the grid; None: they are not such."""
-    groups: dict[tuple[object, ...], list[Tensor]] = {}
-    for tensor in tensors:
-        stem = "".join(c for c in tensor.name if not c.isdigit())
-        groups.setdefault((stem,), []).append(tensor)
-    if any(len(group) != levels for group in groups.values()):
-        groups = {}
+    alike: tuple[Callable[[Tensor], object], ...] = (
+        lambda tensor: "".join(c for c in tensor.name if not c.isdigit()),
+        lambda tensor: _length(tensor, -1 if len(tensor.shape or ()) in (3, 5) else 1),
+        lambda tensor: _length(tensor, -1),
+        lambda tensor: _length(tensor, 1),
+    )
+    for key in alike:
+        groups: dict[object, list[Tensor]] = {}
         for tensor in tensors:
-            shape = tensor.shape or ()
-            groups.setdefault((len(shape), *_channels(shape)), []).append(tensor)
-    if any(len(group) != levels for group in groups.values()):
-        return None
-    return list(groups.values())
+            groups.setdefault(key(tensor), []).append(tensor)
+        if all(len(group) == levels for group in groups.values()):
+            return list(groups.values())
+    return None
 
 
-def _channels(shape: Sequence[int | None]) -> tuple[int | None, ...]:
-    """Return the length that all levels of an output share: of the first or of the last axis."""
-    if len(shape) == 3:
-        return (shape[2],)
-    if len(shape) == 4:
-        return (shape[1],) if shape[2] == shape[3] or shape[2] is None else (shape[3],)
-    return tuple(shape[1:2]) if len(shape) == 5 else ()
+def _length(tensor: Tensor, axis: int) -> tuple[int, int | None]:
+    """Return the rank of a tensor, and the length of an axis, which all levels may share."""
+    shape = tensor.shape or ()
+    return len(shape), shape[axis] if len(shape) > 2 else None
 
 
-def _fits(tensor: Tensor, columns: Sequence[str]) -> bool:
-    """Return whether a tensor can hold columns, by its rank, its lengths and its dtype."""
+def _fits(tensor: Tensor, columns: Sequence[str], images: int | None) -> bool:
+    """Return whether a tensor can hold columns, by its rank, its lengths and its dtype.
+
+    Args:
+        tensor: an output of the file.
+        columns: its columns.
+        images: images in a batch; None: any number.
+    """
     shape = tensor.shape
     if shape is None:
         return True
     whole = tensor.dtype.startswith(("int", "uint"))
     if columns == ("count",):
-        return all(length in (1, None) for length in shape) and len(shape) <= 2
+        lengths = [length for length in shape if length not in (1, None)]
+        return len(shape) <= 2 and (not lengths or (lengths == [images] and shape[0] == images))
     if columns == ("rest",):
         return True
     if len(columns) == 1 and columns[0] in ("score", "class", "objectness"):
@@ -145,8 +167,9 @@ def _fits(tensor: Tensor, columns: Sequence[str]) -> bool:
         return False
     wide = [column for column in columns if column in ("scores", "bins", "rest")]
     fixed = len(columns) - len(wide)
-    ends = [length for length in (*shape[-3:],) if length is not None]
-    if None in shape[-3:] or not ends:
+    own = shape[1:] if len(shape) > 2 else shape  # without the axis of images
+    ends = [length for length in own[-3:] if length is not None]
+    if None in own[-3:] or not ends:
         return True
     if wide:
         return max(ends) > fixed
@@ -156,7 +179,8 @@ def _fits(tensor: Tensor, columns: Sequence[str]) -> bool:
 def _rating(tensor: Tensor, columns: Sequence[str]) -> int:
     """Return how well the name and the dtype of an output suit columns."""
     roles = set(columns)
-    kinds = ["boxes"] if any(group & roles for group in BOXES) else []
+    boxes = APART.get(frozenset(roles), "boxes")
+    kinds = [boxes] if any(group & roles for group in BOXES) else []
     kinds += [name for name in HINTS if name in roles]
     name = tensor.name.lower()
     hits = [kind for kind in kinds if any(hint in name for hint in HINTS[kind])]

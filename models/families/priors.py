@@ -27,13 +27,16 @@ def prior_boxes(layout: OutputLayout, size: tuple[int, int]) -> NDArray[np.float
         cells_of(size, stride, "ceil") for stride in layout.strides
     ]
     if priors.kind == "ssd":
-        shapes = tf_ssd_shapes(
+        square = tf_ssd_shapes(
             len(cells),
             priors.min_scale,
             priors.max_scale,
             priors.ratios,
             reduce_lowest=priors.reduce_first,
         )
+        # Scales are parts of the shorter side (multiple_grid_anchor_generator.py of the API).
+        across, down = (min(size) / side for side in size)
+        shapes = [[(w * across, h * down) for w, h in own] for own in square]
     else:
         shapes = [
             [

@@ -12,9 +12,9 @@ from models.card import Card
 from models.errors import CardError, ContractError
 from models.families.base import Reading
 from models.families.presets import Preset, assign, presets
-from models.families.raw_rows import width_of
+from models.families.stated_shapes import check_shapes, classes_in
 from models.image_input import Pixels
-from models.onnx_header import OnnxFile, Tensor
+from models.onnx_header import OnnxFile
 from models.output_layout import OutputLayout, problem
 from models.struct_errors import explain
 
@@ -47,11 +47,22 @@ def reading_of(file: OnnxFile, card: Card) -> Reading:
     else:
         outputs = _assigned(file, card, preset)
     layout = _layout(file, card, preset, outputs, own)
-    return reading_by(file, layout, card.family, pixels_of(preset))
+    reading = reading_by(file, layout, card.family, pixels_of(preset), card)
+    check_shapes(file, layout, reading.classes)
+    return reading
 
 
-def reading_by(file: OnnxFile, layout: OutputLayout, name: str, pixels: Pixels) -> Reading:
+def reading_by(
+    file: OnnxFile, layout: OutputLayout, name: str, pixels: Pixels, card: Card | None = None
+) -> Reading:
     """Return the reading of a file by a layout, compared with the shapes of the file.
+
+    Args:
+        file: the model file.
+        layout: layout of its outputs.
+        name: name of the kind of model.
+        pixels: defaults for the preparation of images.
+        card: card of the model; its labels and its size of the input help to read the shapes.
 
     Raises:
         ContractError: the file has not the outputs or inputs of the layout.
@@ -69,7 +80,7 @@ def reading_by(file: OnnxFile, layout: OutputLayout, name: str, pixels: Pixels) 
         name=name,
         pixels=pixels,
         outputs=tuple(layout.outputs),
-        classes=_classes(file, layout, tensors),
+        classes=classes_in(file, layout, card),
         layout=layout,
         end_to_end=layout.end_to_end,
         inputs={key: value for key, value in layout.inputs.items() if key in known},
@@ -119,79 +130,6 @@ def _layout(
     if wrong is not None:
         raise CardError(f"{file.path}: output.{wrong} (card {card.name})")
     return layout
-
-
-def _classes(file: OnnxFile, layout: OutputLayout, tensors: Mapping[str, Tensor]) -> int | None:
-    """Return the number of classes, without background: as stated, else by the shapes.
-
-    Raises:
-        ContractError: `classes` contradicts the file.
-    """
-    background = layout.background is not None
-    wide = next((names for names in layout.outputs.values() if "scores" in names), None)
-    found: int | None = None
-    if wide is not None:
-        tensor = next(tensors[n] for n, names in layout.outputs.items() if names == wide)
-        found = _scores_in(tensor, wide, layout, _rows_of_boxes(layout, tensors))
-    if found is None:
-        return layout.classes
-    if layout.classes is not None and layout.classes + background != found:
-        raise ContractError(
-            f"{file.path}: output.classes of its card contradicts the file (found "
-            f"{layout.classes}, the file has {found - background}); remove it from the card"
-        )
-    return layout.classes or found - background
-
-
-def _rows_of_boxes(layout: OutputLayout, tensors: Mapping[str, Tensor]) -> int | None:
-    """Return the number of rows of an output of boxes alone; None: it does not show."""
-    for name, columns in layout.outputs.items():
-        shape = tensors[name].shape
-        width = width_of(columns, None, None)
-        if width and width > 1 and shape is not None and len(shape) >= 2 and shape[-1] == width:
-            return shape[-2] if len(shape) < 4 else None
-    return None
-
-
-def _scores_in(
-    tensor: Tensor, columns: tuple[str, ...], layout: OutputLayout, rows: int | None
-) -> int | None:
-    """Return the numbers that `scores` stands for in an output; None: its shape does not show.
-
-    Args:
-        tensor: the output.
-        columns: its columns.
-        layout: layout of all outputs.
-        rows: number of rows; None: unknown.
-    """
-    shape = tensor.shape
-    anchors = len(layout.anchors[0]) if layout.anchors else 1
-    if shape is None or "rest" in columns or "bins" in columns:
-        return None
-    others = width_of([name for name in columns if name != "scores"], None, None)
-    if others is None:
-        return None
-    if len(shape) >= 4 and shape[-2] is not None and len(shape) == 4:
-        sides = (shape[1], shape[3])
-        known = [side for side in sides if side is not None and side % anchors == 0]
-        # The two sides of a map are alike, or multiples of the grid; the channels are the other.
-        lengths = [side // anchors for side in known]
-        if shape[2] == 1:
-            lengths = [shape[3]] if shape[3] is not None else []
-        elif shape[1] is not None and shape[2] == shape[3]:
-            lengths = [shape[1] // anchors]
-        elif shape[3] is not None and shape[1] == shape[2]:
-            lengths = [shape[3] // anchors]
-    else:
-        lengths = [side for side in shape[-2:] if side is not None]
-        if len(lengths) < 2:
-            lengths = [shape[-1]] if len(shape) and shape[-1] is not None else lengths
-        if len(shape) == 5:
-            lengths = [shape[-1]] if shape[-1] is not None else []
-    if rows in lengths and len(lengths) > 1:
-        lengths.remove(rows)
-    fitting = [length - others for length in lengths if length > others]
-    return min(fitting) if fitting else None
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.families.raw_rows import Rows, to_rows, width_of
+from models.families.grid import Extent
+from models.families.of_image import COUNT, number_of_rows
+from models.families.raw_rows import Habits, Rows, to_rows, width_of
 from models.output_layout import OutputLayout
 
 SIDES = {
@@ -75,19 +78,22 @@ class TableReader:
     Args:
         layout: layout of the outputs.
         scores: numbers that `scores` stands for, with the background; None: unknown.
-        rows: rows of an output that has those of all grids; None: unknown.
+        extent: numbers of rows and cells that are expected.
         channels_last: whether the model's images have their channels last.
     """
 
     def __init__(
-        self, layout: OutputLayout, scores: int | None, rows: int | None, channels_last: bool
+        self, layout: OutputLayout, scores: int | None, extent: Extent, channels_last: bool
     ) -> None:
-        self._layout, self._scores, self._count = layout, scores, rows
-        self._channels_last = channels_last
+        self._scores, self._extent = scores, extent
+        self._habits = Habits(
+            channels_last, layout.columns_first, layout.end_to_end, bool(layout.strides)
+        )
         self._anchors = len(layout.anchors[0]) if layout.anchors else 1
         self._groups: dict[tuple[str, ...], list[int]] = {}
         for place, columns in enumerate(layout.outputs.values()):
-            self._groups.setdefault(columns, []).append(place)
+            if not set(columns) <= {"skip", "rest"}:
+                self._groups.setdefault(columns, []).append(place)
 
     def read(self, raw: Sequence[NDArray[Any]]) -> list[Table]:
         """Return the tables, the finest grid first where there are several.
@@ -100,32 +106,48 @@ class TableReader:
         """
         count: int | None = None
         parts: list[list[tuple[Sequence[str], Rows]]] = []
-        for columns, places in self._groups.items():
-            if columns == ("count",):
-                count = int(raw[places[0]])
+        extent = self._extent
+        # Outputs of a known number of columns come first: they show the rows of the others.
+        for columns, places in sorted(self._groups.items(), key=self._is_open):
+            if columns == COUNT:
+                count = number_of_rows(raw[places[0]])
                 continue
-            group = [(columns, self._rows(raw[at], columns, len(places))) for at in places]
+            outputs = [raw[at] for at in places]
+            bins = self._bins(outputs, columns, extent) if "bins" in columns else None
+            width = width_of(columns, self._scores, bins)
+            group = [(columns, self._rows(output, columns, width, extent)) for output in outputs]
             parts.append(sorted(group, key=lambda part: -len(part[1].values)))
+            lengths = frozenset(len(found.values) for _, found in group)
+            extent = extent._replace(rows=lengths)
         numbers = sorted({len(group) for group in parts})
         if len(numbers) > 1:
             raise ValueError(f"the outputs have different numbers of levels (found {numbers})")
         return [self._table(level, count) for level in zip(*parts, strict=True)]
 
-    def _rows(self, output: NDArray[Any], columns: Sequence[str], outputs: int) -> Rows:
-        bins = _bins(output.shape, columns, self._scores) if "bins" in columns else None
-        return to_rows(
-            output,
-            columns,
-            width_of(columns, self._scores, bins),
-            self._anchors if output.ndim >= 3 else 1,
-            self._count if outputs == 1 else None,
-            self._channels_last,
-        )
+    def _is_open(self, group: tuple[Sequence[str], object]) -> bool:
+        return width_of(group[0], self._scores, None) is None
+
+    def _rows(
+        self, output: NDArray[Any], columns: Sequence[str], width: int | None, extent: Extent
+    ) -> Rows:
+        anchors = self._anchors if output.ndim >= 3 else 1
+        return to_rows(output, columns, width, anchors, extent, self._habits)
+
+    def _bins(
+        self, outputs: Sequence[NDArray[Any]], columns: Sequence[str], extent: Extent
+    ) -> int | None:
+        """Return the numbers of the distributions of the four sides; None: unknown."""
+        found: set[int] = set()
+        for output in outputs:
+            own = _bins(output.shape, columns, self._scores, extent)
+            # All levels have as many, and other lengths of theirs differ.
+            found = (found & own) or found or own
+        return min(found, default=None)
 
     def _table(self, parts: Sequence[tuple[Sequence[str], Rows]], count: int | None) -> Table:
         columns: dict[str, Columns] = {}
         for names, found in parts:
-            rows = found.values if count is None else found.values[: max(0, count)]
+            rows = found.values if count is None else found.values[:count]
             columns |= _columns(rows, names, self._scores)
         lengths = {name: len(part.rows) for name, part in columns.items()}
         if len(set(lengths.values())) > 1:
@@ -160,10 +182,17 @@ def _columns(rows: NDArray[Any], names: Sequence[str], scores: int | None) -> di
     return found
 
 
-def _bins(shape: Sequence[int], columns: Sequence[str], scores: int | None) -> int | None:
-    """Return the numbers of the distributions of the four sides; None: the shape does not show."""
+def _bins(
+    shape: Sequence[int], columns: Sequence[str], scores: int | None, extent: Extent
+) -> set[int]:
+    """Return the numbers that `bins` may stand for, by the lengths of the first and last axes."""
     others = width_of([name for name in columns if name != "bins"], scores, 0)
-    if others is None:
-        return None
-    fitting = [n - others for n in shape if n > others + 4 and (n - others) % 4 == 0]
-    return min(fitting) if fitting else None
+    if others is None or len(shape) < 2:
+        return set()
+    fitting = {}
+    for at in (0, len(shape) - 1):
+        numbers = shape[at] - others
+        if numbers > 4 and numbers % 4 == 0:
+            fitting[at] = numbers
+    known = {at for at in fitting if math.prod(shape) // shape[at] in extent.rows}
+    return {numbers for at, numbers in fitting.items() if at in known or not known}

@@ -242,14 +242,14 @@ GOOD = "name: m\nfamily: ssd\nweights: {file: m.onnx}\n"
         ("input: {std: [1, 1, 1.0e-30]}", "input.std"),
         ("thresholds: {score: .nan}", "thresholds.score"),
         ("thresholds: {iou: .nan}", "thresholds.iou"),
-        ("input: {scale: 2020-13-45}", r"\$.input.scale"),
+        ("input: {scale: 2020-13-45}", r"input.scale"),
         ("input: {scale: !!timestamp 2020-13-45}", "not YAML"),
         ("input: {scale: !!int x}", "not YAML"),
         ("input: {scale: !!float x}", "not YAML"),
-        ("input: {scale: -0x_}", r"\$.input.scale"),
+        ("input: {scale: -0x_}", r"input.scale"),
         ("input: {scale: !!int 0x}", "not YAML"),
-        ("input: {size: [12:30, 9]}", r"\$.input.size"),
-        ("input: {size: [1_000, 9]}", r"\$.input.size"),
+        ("input: {size: [12:30, 9]}", r"input.size"),
+        ("input: {size: [1_000, 9]}", r"input.size"),
         ("input: {scale: " + "9" * 5000 + "}", "not YAML"),
         ("input: {scale: !!timestamp x}", "not YAML"),
         ("input: {scale: !!binary \u00e9}", "not YAML"),
@@ -257,7 +257,7 @@ GOOD = "name: m\nfamily: ssd\nweights: {file: m.onnx}\n"
         ("input: " + "[" * 900 + "]" * 900, "input"),
         ("input: " + "[" * 90_000 + "]" * 90_000, "not YAML"),
         ("labels: [" + "x" * 301 + "]", "labels"),
-        ("licence: x", "unknown field"),
+        ("licence: x", "licence: unknown key"),
         ("x: &a [1]\ny: *a", "are not allowed in a card"),
         ("a: &a {k: 1}\nb: {<<: [*a, *a]}", "are not allowed in a card"),
         ("# " + "x" * (1 << 20), "too large"),
@@ -276,7 +276,7 @@ def test_a_card_with_a_value_out_of_bounds_is_refused_in_one_line(tmp_path, text
 def test_a_card_with_a_huge_name_is_refused(tmp_path):
     path = tmp_path / "m.yaml"
     path.write_text(GOOD.replace("name: m", "name: " + "m" * 101))
-    with pytest.raises(ModelError, match=r"\$.name"):
+    with pytest.raises(ModelError, match=r"name"):
         card.load(path)
 
 
