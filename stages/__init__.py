@@ -25,6 +25,7 @@ STAGES = {
     "dataset": Entry("stages.capture.dataset:Dataset"),
     "preprocess": Entry("stages.inference.preprocess:Preprocess"),
     "detector": Entry("stages.inference.detector:Detector", options=("model", "device")),
+    "tiles": Entry("stages.inference.tiles:Tiles", options=("model", "device")),
     "nms": Entry("stages.inference.nms:NonMaxSuppression", options=("min_score",)),
     "tracker": Entry("stages.tracking.tracker:TrackerStage"),
     "object_events": Entry("stages.analytics.object_events:ObjectEvents"),

@@ -8,6 +8,8 @@ The scores, from the lowest to the highest:
 - `confidence`: a box from it on may start and confirm a track; without a tracker it is an object.
 - `tracker.new_track_score`: a box from it on may start a track, if that is to need more.
 
+A stream may have a confidence of its own, a setting of non-maximum suppression; see `of_stream`.
+
 A setting takes precedence over the card. Scores that are not set move as far as the set ones make
 necessary; two set ones that contradict each other are refused.
 """
@@ -38,6 +40,13 @@ class Suppression(msgspec.Struct, frozen=True):
 
     min_score: float | None = None
     """Score below which it drops a box, where its settings give it."""
+
+
+class StreamConfidences(msgspec.Struct, frozen=True):
+    """An offer of the stage that drops overlapping boxes: streams with their own confidence."""
+
+    scores: tuple[tuple[str, float], ...]
+    """Name of a stream, and its confidence."""
 
 
 class Confidence(NamedTuple):
@@ -71,6 +80,18 @@ class TrackScores(NamedTuple):
     confirm: float
     """Smallest score of a box that confirms a new track."""
     new: float
+
+
+def of_stream(context: Context, stream: str) -> Context:
+    """Return the context of a stage for one stream: with the stream's own confidence, if any."""
+    own = own_confidences(context).get(stream)
+    return context if own is None else msgspec.structs.replace(context, confidence=own)
+
+
+def own_confidences(context: Context) -> Mapping[str, float]:
+    """Return the confidences of the streams that have their own, by the names of the streams."""
+    offer = context.get(StreamConfidences)
+    return {} if offer is None else dict(offer.scores)
 
 
 def hand_on_score(min_score: float | None, confidence: Confidence) -> float | None:

@@ -233,11 +233,19 @@ class Detector(InferenceStage):
 
     def _add(self, frame: Frame, outputs: Sequence[NDArray[Any]], index: int, images: int) -> None:
         transform = Transform.of(frame["transform"], frame.width, frame.height)
+        self._put(frame, self._decode(outputs, index, images, transform))
+
+    def _decode(
+        self, outputs: Sequence[NDArray[Any]], index: int, images: int, transform: Transform
+    ) -> Candidates:
         assert self._family is not None
         own = self._family.of_image(outputs, index, images)
         found = self._family.decode(own, transform, self._min_score)
         if not self._reported and self.results.frames % CHECK_FRAMES == 0:
             self._report()
+        return found
+
+    def _put(self, frame: Frame, found: Candidates) -> None:
         if not self._nms_follows:
             put_detections(frame, found.boxes, found.scores, found.classes, self._hand_on)
             return

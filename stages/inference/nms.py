@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.boxes.suppress import suppress
+from models.boxes.fusion import FusedScore
+from models.boxes.nms import Method, NmsOptions, nms
+from pipeline.config import did_you_mean
+from pipeline.errors import SetupError
 from pipeline.frame import Frame
+from pipeline.messages import display_value, name_of
 from pipeline.stage import Context, Resolved, RowLimit, Settings, Stage
 from stages.detections import (
     CANDIDATES,
@@ -19,8 +23,10 @@ from stages.detections import (
     labels_of,
     put_detections,
 )
+from stages.inference.region import Region
 from stages.thresholds import (
     Confidence,
+    StreamConfidences,
     Suppression,
     candidate_score,
     detector_contract,
@@ -29,6 +35,27 @@ from stages.thresholds import (
 )
 
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class StreamRules(Settings, frozen=True):
+    """Settings for one stream; null: as for all streams."""
+
+    classes: list[str] | None = None
+    """Labels of the objects to keep."""
+    confidence: Fraction | None = None
+    """Score from which on a box is an object, as the `confidence` of the run; at least `min_score`
+    of the stage."""
+    region: list[tuple[float, float]] | None = None
+    """Corners of a polygon, x and y as fractions of the frame's width and height, in order. An
+    object is kept if the middle of the lower edge of its box, where it stands, is inside."""
+
+    def __str__(self) -> str:
+        shown = [] if self.classes is None else [f"classes {' '.join(self.classes) or 'none'}"]
+        if self.confidence is not None:
+            shown.append(f"confidence {self.confidence:.6g}")
+        if self.region is not None:
+            shown.append(f"region of {len(self.region)} corners")
+        return f"({', '.join(shown) or 'as all'})"
 
 
 class NonMaxSuppressionSettings(Settings, frozen=True):
@@ -49,10 +76,33 @@ class NonMaxSuppressionSettings(Settings, frozen=True):
     classes: list[str] | None = None
     """Labels of the objects to keep; null: all. For a model without labels, the numbers of the
     classes, in quotes."""
+    class_scores: dict[str, Fraction] = {}
+    """Label -> score below which boxes of this class are dropped, at least `min_score`. So that a
+    class needs more than others: `confidence` lower, and a score here for the others."""
+    streams: dict[str, StreamRules] = {}
+    """Name of a stream -> its own classes, confidence and region."""
+    method: Method = "greedy"
+    """greedy: the worse of two boxes that overlap is dropped; diou: not if their centres are apart;
+    soft_linear, soft_gaussian: it gets a lower score; fusion: they become their mean."""
+    sigma: Annotated[float, msgspec.Meta(gt=0)] = 0.5
+    """Width of soft_gaussian: higher lowers scores less."""
+    fused_score: FusedScore = "max"
+    """Score of the boxes of `fusion`: that of the best, or the mean, which weak boxes lower."""
     max_candidates: Annotated[int, msgspec.Meta(ge=1)] = 1000
     """Number of best boxes that are compared with each other; limits the time per frame."""
     max_boxes: Annotated[int, msgspec.Meta(ge=1)] = 300
     """Number of best boxes that are given."""
+
+
+class _Rules(NamedTuple):
+    """The objects to keep of a stream."""
+
+    wanted: NDArray[np.int32] | None
+    """Classes; None: all."""
+    hand_on: float | None
+    """Lowest score of an object; None: there is no limit."""
+    region: Region | None
+    """Region of their feet; None: the whole frame."""
 
 
 class NonMaxSuppression(Stage):
@@ -60,13 +110,17 @@ class NonMaxSuppression(Stage):
 
     Suppression is greedy and per class: a box is dropped if its IoU with a better box that is kept
     is above `max_iou`. Boxes without area overlap no other box. Rows with a score or coordinate
-    that is not a finite number are dropped.
+    that is not a finite number are dropped. Other methods are in `models/boxes/nms.py`.
 
     The boxes of a model that suppresses overlaps itself (`end_to_end` in its contract) are only
-    filtered by score and class, and sorted.
+    filtered by score, class and region, and sorted.
 
     Boxes that reach the confidence are handed on as `boxes`, weaker ones as `weak_boxes`, which
     only a tracker uses.
+
+    The settings of streams are here, and not under `streams` of the settings file, because the
+    pipeline that reads those does not know classes and boxes. So they are checked, shown, and
+    changed by a reload as all settings of a stage are.
     """
 
     Settings = NonMaxSuppressionSettings
@@ -79,55 +133,139 @@ class NonMaxSuppression(Stage):
         """Look up the labels, and derive the thresholds.
 
         Raises:
-            SetupError: `classes` names a label that the model does not have, or `min_score` is
-                above the confidence.
+            SetupError: a setting names a label that the model does not have, the scores contradict
+                each other, or a region is no polygon.
         """
         super().__init__(settings, context)
-        confidence = Confidence.of(context)
+        labels, confidence = labels_of(context), Confidence.of(context)
         self._min_score = candidate_score(settings.min_score, confidence)
-        self._hand_on = hand_on_score(settings.min_score, confidence)
         self._max_iou = max_iou(settings.max_iou, context)
         contract = detector_contract(context)
         self._end_to_end = contract is not None and contract.end_to_end
-        self._wanted: NDArray[np.int32] | None = None
+        self._class_scores = self._scores_by_number(labels)
+        self._options = NmsOptions(
+            settings.method,
+            self._max_iou,
+            self._min_score,
+            self._class_scores,
+            settings.class_agnostic,
+            settings.sigma,
+            settings.fused_score,
+            settings.max_candidates,
+            # The boxes outside a region do not count.
+            max_boxes=settings.max_candidates,
+        )
+        wanted = None
         if settings.classes is not None:
-            self._wanted = class_numbers(settings.classes, labels_of(context), "classes")
+            wanted = class_numbers(settings.classes, labels, "classes")
+        self._rules = _Rules(wanted, hand_on_score(settings.min_score, confidence), None)
+        self._rules_of = {
+            name: self._with_own(name, own, labels) for name, own in settings.streams.items()
+        }
 
     @classmethod
     def resolve(cls, settings: NonMaxSuppressionSettings) -> Resolved:
-        """Offer the score of boxes that are not needed, and the number of boxes at most."""
+        """Offer the score of boxes that are not needed, and the number of boxes at most.
+
+        Streams with their own confidence are offered to the tracker.
+        """
         rows = min(settings.max_boxes, settings.max_candidates)
-        return Resolved((Suppression(settings.min_score), RowLimit(rows)))
+        offers = (Suppression(settings.min_score), RowLimit(rows))
+        confidences = tuple(
+            (name, own.confidence)
+            for name, own in settings.streams.items()
+            if own.confidence is not None
+        )
+        return Resolved((*offers, StreamConfidences(confidences)) if confidences else offers)
 
     def process(self, frame: Frame) -> None:
         """Replace the candidates of a frame by those that are kept."""
         boxes, scores, classes = frame["boxes"], frame["scores"], frame["classes"]
-        rows = self._candidates(boxes, scores, classes)
-        if not self._end_to_end:
-            settings = self.settings
-            rows = rows[: settings.max_candidates]
-            groups = None if settings.class_agnostic else classes[rows]
-            rows = rows[suppress(boxes[rows], groups, self._max_iou)[: settings.max_boxes]]
-        put_detections(frame, boxes[rows], scores[rows], classes[rows], self._hand_on)
+        rules = self._rules_of.get(frame.stream, self._rules)
+        if rules.wanted is not None:
+            rows = np.flatnonzero(np.isin(classes, rules.wanted))
+            boxes, scores, classes = boxes[rows], scores[rows], classes[rows]
+        if self._end_to_end:
+            rows = self._sorted(boxes, scores, classes)
+            boxes, scores, classes = boxes[rows], scores[rows], classes[rows]
+        else:
+            kept = nms(boxes, scores, classes, self._options)
+            boxes, scores = kept.boxes, kept.scores
+            classes = kept.classes.astype(np.int32, copy=False)
+        if rules.region is not None:
+            rows = np.flatnonzero(rules.region.contains_feet(boxes, frame.width, frame.height))
+            boxes, scores, classes = boxes[rows], scores[rows], classes[rows]
+        best = slice(None if self._end_to_end else self.settings.max_boxes)
+        put_detections(frame, boxes[best], scores[best], classes[best], rules.hand_on)
 
     def effective(self) -> Mapping[str, Any]:
-        """Return the thresholds in use, which depend on the model's card."""
-        handed_on = {} if self._hand_on is None else {"confidence": self._hand_on}
-        return {"min_score": self._min_score, **handed_on, "max_iou": self._max_iou}
+        """Return the thresholds in use, which depend on the model's card, and those of streams.
 
-    def _candidates(
+        Called before the run only, so this is also where the names of streams are checked: a stream
+        that a reload adds is not in the context of a worker.
+
+        Raises:
+            SetupError: there is no stream of a name.
+        """
+        for name in self.settings.streams:
+            if name not in self.context.streams:
+                raise SetupError(
+                    f"streams: no stream is named {display_value(name)}"
+                    f"{did_you_mean(name, self.context.streams)}"
+                )
+        hand_on = self._rules.hand_on
+        handed_on = {} if hand_on is None else {"confidence": hand_on}
+        method = {} if self.settings.method == "greedy" else {"method": self.settings.method}
+        own = {f"streams.{name}": str(rules) for name, rules in self.settings.streams.items()}
+        return {
+            "min_score": self._min_score,
+            **handed_on,
+            "max_iou": self._max_iou,
+            **method,
+            **own,
+        }
+
+    def _with_own(self, name: str, own: StreamRules, labels: Sequence[str]) -> _Rules:
+        """Return the rules of a stream: its own settings, else those of the stage."""
+        rules, where = self._rules, f"streams.{name}"
+        if own.classes is not None:
+            wanted = class_numbers(own.classes, labels, f"{where}.classes")
+            rules = rules._replace(wanted=wanted)
+        if own.confidence is not None:
+            self._check_reached(own.confidence, f"{where}.confidence")
+            rules = rules._replace(hand_on=own.confidence)
+        if own.region is not None:
+            rules = rules._replace(region=Region(own.region, f"{where}.region"))
+        return rules
+
+    def _scores_by_number(self, labels: Sequence[str]) -> Mapping[int, float] | None:
+        """Return the lowest score of each class that has its own."""
+        found = {}
+        for label, score in self.settings.class_scores.items():
+            self._check_reached(score, f"class_scores.{name_of(label)}")
+            for number in class_numbers([label], labels, "class_scores").tolist():
+                found[number] = score
+        return found or None
+
+    def _check_reached(self, score: float, where: str) -> None:
+        """Refuse a score below that of the boxes which arrive."""
+        if score < self._min_score:
+            raise SetupError(
+                f"{where}: expected at least min_score ({self._min_score:.6g}), found {score:.6g}; "
+                "change one of the two"
+            )
+
+    def _sorted(
         self,
         boxes: NDArray[np.float32],
         scores: NDArray[np.float32],
         classes: NDArray[np.int32],
     ) -> NDArray[np.intp]:
-        """Return the finite rows of a wanted class that reach `min_score`, best first."""
-        good = scores >= self._min_score
-        if self._wanted is not None:
-            good &= np.isin(classes, self._wanted)
+        """Return the finite rows that reach the score of their class, best first."""
+        limits = np.full(len(scores), self._min_score, scores.dtype)
+        for number, limit in (self._class_scores or {}).items():
+            limits[classes == number] = limit
+        good = np.isfinite(scores) & np.isfinite(boxes).all(axis=1) & (scores >= limits)
         rows = np.flatnonzero(good)
-        finite = np.isfinite(boxes[rows]).all(axis=1) & np.isfinite(scores[rows])
-        if not finite.all():
-            rows = rows[finite]
         best_first: NDArray[np.intp] = rows[np.argsort(-scores[rows], kind="stable")]
         return best_first

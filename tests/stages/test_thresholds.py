@@ -14,9 +14,12 @@ from pipeline.stage import Context
 from stages.inference.nms import NonMaxSuppression, NonMaxSuppressionSettings
 from stages.thresholds import (
     Confidence,
+    StreamConfidences,
     candidate_score,
     hand_on_score,
     max_iou,
+    of_stream,
+    own_confidences,
     track_scores,
 )
 from stages.tracking.tracker import TrackerStage
@@ -213,3 +216,12 @@ def test_the_score_of_the_card_is_used_where_no_score_is_given(kind):
     assert shown(of_card=0.5) == {0}
     assert shown(of_card=0.5, confidence=0.4) == {0, 1}
     assert shown(of_card=0.5, nms={"min_score": 0.2}) == {0, 1, 2}
+
+
+def test_a_stream_may_have_its_own_confidence():
+    offer = StreamConfidences((("yard", 0.7),))
+    context = context_of(confidence=0.4, streams_offer=offer, contract=card(score=0.5))
+    assert own_confidences(context) == {"yard": 0.7}
+    assert Confidence.of(of_stream(context, "yard")) == Confidence(0.7, 0.5)
+    assert Confidence.of(of_stream(context, "door")) == Confidence(0.4, 0.5)
+    assert of_stream(context_of(), "yard") == context_of()
