@@ -245,19 +245,33 @@ def _expand(value: Any, where: str, key: str) -> Any:
     return re.sub(r"\$\$\{|\$\{(\w+)\}", replace, value)
 
 
-def _explain(message: str, raw: Any, kind: type[Any], also: tuple[str, ...]) -> str:
+def _explain(message: str, raw: Any, kind: Any, also: tuple[str, ...]) -> str:
     """Return msgspec's message with the key in front, and a suggestion for an unknown key."""
+    key, text = _key_and_text(message, raw, kind, also)
+    return f"{key}: {text}" if key else text
+
+
+def _key_and_text(message: str, raw: Any, kind: Any, also: tuple[str, ...]) -> tuple[str, str]:
     text, _, path = message.partition(" - at ")
-    key = path.strip("`").removeprefix("$").lstrip(".").replace("[...]", "")
+    key = path.strip("`").removeprefix("$").lstrip(".")
+    table, entry, _ = key.partition("[...]")
+    types = get_args(_type_at(kind, table))
+    for name, value in _at(raw, table).items() if entry and len(types) == 2 else ():
+        # msgspec does not name the entry of a table that is wrong.
+        try:
+            msgspec.convert(value, types[1])
+        except msgspec.ValidationError as error:
+            below, text = _key_and_text(str(error), value, types[1], ())
+            return f"{table}.{name_of(name)}.{below}".rstrip("."), text
+    key = key.replace("[...]", "")
     unknown = re.search(r"unknown field `([^`]*)`", text)
     if unknown:
         known = known_keys(kind, key)
         key = f"{key}.{name_of(unknown[1])}".lstrip(".")
-        return f"{key}: unknown key{did_you_mean(unknown[1], [*known, *also])}"
+        return key, f"unknown key{did_you_mean(unknown[1], [*known, *also])}"
     missing = re.search(r"missing required field `([^`]*)`", text)
     if missing:
-        key = f"{key}.{missing[1]}".lstrip(".")
-        return f"{key}: missing"
+        return f"{key}.{missing[1]}".lstrip("."), "missing"
     text = text[0].lower() + text[1:]
     if text.startswith("invalid enum value"):
         choices = ", ".join(str(choice) for choice in _choices(_type_at(kind, key)))
@@ -267,7 +281,7 @@ def _explain(message: str, raw: Any, kind: type[Any], also: tuple[str, ...]) -> 
         text += f", found {display_value(value, key)}"
     if "`bool`" in text and str(value).lower() in ("yes", "no", "on", "off", "y", "n"):
         text += "; write true or false"
-    return f"{key}: {text}" if key else text
+    return key, text
 
 
 def known_keys(kind: Any, key: str) -> list[str]:

@@ -77,6 +77,8 @@ def run(args: argparse.Namespace, data: DataSet, settings: DatasetSettings, fold
     """
     scores = folder / "scores.jsonl"
     raw, where = settings_of(args)
+    for table in stages_with("min_score", raw["stages"]).values():
+        table.pop("streams", None)  # rules for streams that the data set replaces
     confidence = raw.get("confidence")
     if data.images:
         _use_images(raw, data, settings, args.min_score)
@@ -143,6 +145,7 @@ def _use_images(
     raw["confidence"] = min_score
     for table in stages_with("min_score", raw["stages"]).values():
         table.pop("min_score", None)
+        table.pop("class_scores", None)
     width = max(image.size[0] for image in data.images)
     height = max(image.size[1] for image in data.images)
     if width * height > MAX_FRAME[0] * MAX_FRAME[1]:

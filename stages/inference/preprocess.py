@@ -34,7 +34,7 @@ class Preprocess(Stage):
         if contract is None:
             raise SetupError("no detector follows; add one after this stage")
         self._input = contract.input
-        self._pixels = _Pixels(contract.input)
+        self._pixels = PixelWriter(contract.input)
 
     def process(self, frame: Frame) -> None:
         """Add `input` and `transform`."""
@@ -46,7 +46,7 @@ class Preprocess(Stage):
         frame.put("transform", transform.array)
 
 
-class _Pixels:
+class PixelWriter:
     """Writes images into inputs of one shape and dtype."""
 
     def __init__(self, expected: Input) -> None:

@@ -31,7 +31,7 @@ from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Resolved
 from stages.inference.detector import Detector, DetectorSettings
-from stages.inference.preprocess import _Pixels
+from stages.inference.preprocess import PixelWriter
 from stages.thresholds import max_iou
 
 MAX_AGREEMENT = 0.5
@@ -106,7 +106,7 @@ class Tiles(Detector):
         self._at_once = self._contract.batch or settings.tiles_at_once
         self._max_iou = max_iou(None, context)
         # The whole frame has another shape than a tile, and each keeps memory of its own shape.
-        self._pixels = {whole: _Pixels(self._contract.input) for whole in (False, True)}
+        self._pixels = {whole: PixelWriter(self._contract.input) for whole in (False, True)}
         self._inputs: NDArray[Any] = np.empty(0)
         self._tiles = functools.lru_cache(maxsize=16)(self._tiles_of)
 

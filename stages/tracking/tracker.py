@@ -16,10 +16,17 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, ContractError, Settings, Stage
 from stages.detections import CANDIDATES, NO_TRACK_ID, WEAK_DETECTIONS, Detections
-from stages.thresholds import Confidence, Suppression, hand_on_score
+from stages.thresholds import (
+    Confidence,
+    Suppression,
+    hand_on_score,
+    of_stream,
+    own_confidences,
+)
 from stages.tracking.settings import ByteTrackSettings
 
 TRACKERS = {
@@ -192,10 +199,13 @@ class TrackerStage(Stage):
         super().__init__(settings, context)
         self._kind = load(settings.kind)
         self._tracks: dict[str, Tracker] = {}
-        first = self._new()
-        self._effective = first.effective()
-        hand_on = _hand_on_score(context)
-        self._still_score = hand_on if first.still_score is None else first.still_score
+        self._effective = self._new("").effective()
+        self._still_scores: dict[str, float | None] = {}
+        for stream in own_confidences(context):
+            try:
+                self._new(stream)
+            except SetupError as error:
+                raise SetupError(f"stream {stream}: {error}") from None
 
     def effective(self) -> Mapping[str, Any]:
         """Return those of the tracker."""
@@ -205,7 +215,7 @@ class TrackerStage(Stage):
         """Put the tracked detections of the frame in place of all."""
         if frame.still:
             detections = Detections.of(frame)
-            tracks = untracked(detections, self._still_score)
+            tracks = untracked(detections, self._still_score(frame.stream))
         else:
             detections = _with_weak_ones(frame) if self._kind.takes_weak else Detections.of(frame)
             image = frame["image"] if self._kind.needs_image else None
@@ -232,11 +242,18 @@ class TrackerStage(Stage):
 
     def _of(self, stream: str) -> Tracker:
         if stream not in self._tracks:
-            self._tracks[stream] = self._new()
+            self._tracks[stream] = self._new(stream)
         return self._tracks[stream]
 
-    def _new(self) -> Tracker:
-        return self._kind.for_stream(self.settings, self.context)
+    def _new(self, stream: str) -> Tracker:
+        return self._kind.for_stream(self.settings, of_stream(self.context, stream))
+
+    def _still_score(self, stream: str) -> float | None:
+        if stream not in self._still_scores:
+            own = self._new(stream).still_score
+            context = of_stream(self.context, stream)
+            self._still_scores[stream] = _hand_on_score(context) if own is None else own
+        return self._still_scores[stream]
 
 
 def load(kind: str) -> type[Tracker]:
