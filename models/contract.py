@@ -54,6 +54,8 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     constants: tuple[Constant, ...] = ()
     """Further inputs of the model, which do not depend on the image."""
     thresholds: Thresholds
+    notes: tuple[str, ...] = ()
+    """Facts that a user of the model should know."""
     licence: str | None = None
 
     def describe(self) -> str:
@@ -88,4 +90,6 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
             "limits": ", ".join(thresholds) or "not stated",
             "labels": f"{len(self.labels)}: {', '.join(names)}" if names else "unknown",
         }
-        return "\n".join(f"{name:<8} {shown(value)}" for name, value in rows.items())
+        lines = [f"{name:<8} {shown(value)}" for name, value in rows.items()]
+        lines += [f"{'note':<8} {shown(note)}" for note in self.notes]
+        return "\n".join(lines)

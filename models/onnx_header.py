@@ -12,12 +12,14 @@ import hashlib
 import mmap
 import os
 from collections.abc import Iterable
+from io import BufferedReader
 from itertools import islice
 from pathlib import Path
 
 import msgspec
 
 from models.errors import ContractError
+from models.file_kind import HEAD_BYTES, kind_of
 from models.files import open_file
 from models.onnx_graph import Contents, External, TooLargeError, Walk, check_size
 from models.protobuf import DamagedError, Reader, bytes_of, signed_of, text_of
@@ -107,6 +109,11 @@ def read(path: Path) -> OnnxFile:
         except TooLargeError as error:
             raise ContractError(f"{path}: {error}") from None
         except ValueError as error:  # DamagedError, and an empty file, which cannot be mapped
+            kind = kind_of(_head(file))
+            if kind is not None:
+                raise ContractError(
+                    f"{path}: no ONNX model (found {kind.name}); {kind.advice}"
+                ) from None
             reason = f" ({error})" if isinstance(error, DamagedError) else ""
             raise ContractError(
                 f"{path}: not an ONNX model, or a truncated one{reason}; export it or download it "
@@ -121,6 +128,15 @@ def read(path: Path) -> OnnxFile:
         ends[part.location] = max(end, ends.get(part.location, 0))
     size += sum(_check_external(path, location, end) for location, end in ends.items())
     return msgspec.structs.replace(found, size_bytes=size)
+
+
+def _head(file: BufferedReader) -> bytes:
+    """Return the first bytes of a file."""
+    try:
+        file.seek(0)
+        return file.read(HEAD_BYTES)
+    except OSError:
+        return b""
 
 
 def sha256_of(path: Path) -> str:

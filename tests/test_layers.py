@@ -53,7 +53,7 @@ ORDER = {
         "commands",
     ),
     "models": (
-        "errors text files struct_errors boxes metadata load_limit provider_failure",
+        "errors text files file_kind struct_errors boxes metadata load_limit provider_failure",
         "protobuf onnx_graph onnx_header onnx_trace transform yaml_reader output_layout",
         "results",
         "card",

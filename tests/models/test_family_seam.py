@@ -63,8 +63,8 @@ def test_only_families_of_the_task_in_the_metadata_are_asked(tmp_path, registere
         inspect(path)
     save(path, [1, 3, 32, 32], outputs, metadata={"task": "classify"})
     assert inspect(path).family == "softmax"
-    save(path, [1, 3, 32, 32], outputs, metadata={"task": "segment"})
-    with pytest.raises(ContractError, match=r"found segment\); use a model with task classify or"):
+    save(path, [1, 3, 32, 32], outputs, metadata={"task": "obb"})
+    with pytest.raises(ContractError, match=r"found obb\); use a model with task classify or"):
         inspect(path)
 
 

@@ -167,6 +167,22 @@ def test_describe_shows_the_thresholds_of_the_card(tmp_path):
     assert "limits   score 0.35\n" in inspect(path, given).describe()
 
 
+@pytest.mark.parametrize(("task", "more"), [("pose", "keypoints"), ("segment", "masks")])
+def test_a_model_of_poses_or_masks_is_read_as_a_detector(tmp_path, task, more):
+    metadata = NAMES | {"task": task}
+    shape = {"output0": (1, 6 + 51, 8400)}
+    found = inspect(save(tmp_path / "m.onnx", [1, 3, 640, 640], shape, metadata=metadata))
+    assert found.layout.outputs["output0"] == ("cx", "cy", "w", "h", "scores", "rest")
+    assert (found.classes, found.labels) == (2, ("hat", "glove"))
+    assert f"note     gives {more} too, which are not used" in found.describe()
+
+
+def test_a_model_of_dynamic_int8_is_described_as_slow(tmp_path):
+    shape = {"output0": (1, 6, 8400)}
+    path = save(tmp_path / "m.onnx", [1, 3, 640, 640], shape, metadata=NAMES, ops=["ConvInteger"])
+    assert "slower than its float original" in inspect(path).describe()
+
+
 def test_a_model_of_a_fixed_batch_is_accepted(tmp_path):
     path = save(tmp_path / "m.onnx", [4, 3, 640, 640], {"output0": (4, 84, 8400)})
     assert inspect(path).batch == 4
@@ -190,8 +206,8 @@ SOFTMAX = {"ops": ["Softmax"]}
         pytest.param(
             [1, 3, 640, 640],
             {"output0": (1, 116, 8400)},
-            {"metadata": {"task": "segment"}},
-            r"no family for the task in its metadata \(found segment\); use .* task detect",
+            {"metadata": {"task": "obb"}},
+            r"no family for the task in its metadata \(found obb\); use .* task detect",
             id="another task",
         ),
         pytest.param(
