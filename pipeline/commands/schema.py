@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
-from models.card import Card
-from models.output_layout import OutputLayout
 from pipeline.graph.schema import schema, struct_schema
 from stages import LOCATIONS
 
@@ -20,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the schema, and return the exit status."""
-    found = struct_schema(Card, {"output": OutputLayout}) if args.card else schema(LOCATIONS)
-    print(json.dumps(found, indent=2))
+    print(json.dumps(_of_card() if args.card else schema(LOCATIONS), indent=2))
     return 0
+
+
+def _of_card() -> dict[str, Any]:
+    from models.card import Card
+    from models.output_layout import OutputLayout
+
+    return struct_schema(Card, {"output": OutputLayout})
