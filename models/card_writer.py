@@ -85,7 +85,10 @@ def _recognised(file: OnnxFile, found: Sequence[Found]) -> list[Line]:
         if columns is not None:
             text = f"    {_quoted(tensor.name)}: [{', '.join(columns)}]"
             lines.append(Line(text, _of_tensor(tensor)))
-    for key, value in guess.changes.items():
+    changes = dict(guess.changes)
+    if reading.layout.activation != presets()[guess.preset].output.get("activation", "none"):
+        changes["activation"] = reading.layout.activation
+    for key, value in changes.items():
         lines.append(Line(f"  {key}: {_yaml(value)}"))
     for key, why in reading.unsure.items():
         if key.startswith("output.") and key != "output.outputs":

@@ -149,7 +149,7 @@ def _only_reading(file: OnnxFile) -> tuple[str, Reading]:
         guess = _other_task(file)
         raise ContractError(
             f"{file.path}: no family can read the outputs (found {file}){guess}; describe them in "
-            f"a card, which `run.py models inspect {file.path.name} --card` writes"
+            "a card: run.py models inspect FILE --card"
         )
     return next(iter(readings.items()))
 

@@ -16,6 +16,7 @@ from models.families import evidence
 from models.families.base import Reading
 from models.families.clues import Clues, Guess
 from models.families.presets import presets
+from models.families.raw_rows import width_of
 from models.families.recognise_parts import many_outputs, three_outputs, two_outputs
 from models.families.recognise_rows import one_output
 from models.families.stated import pixels_of, reading_by
@@ -26,6 +27,10 @@ from models.onnx_trace import read
 
 RULES = {1: one_output, 2: two_outputs, 3: three_outputs}
 """Number of outputs -> the rules for them."""
+
+
+ACTIVATIONS = frozenset({"Sigmoid", "Softmax", "HardSigmoid"})
+"""Operations behind which scores are from 0 to 1."""
 
 
 class Found(NamedTuple):
@@ -67,8 +72,8 @@ def recognise(file: OnnxFile) -> Reading | None:
             f"{guess.preset} ({guess.about})" if guess.about else guess.preset for guess, _ in found
         )
         raise ContractError(
-            f"{file.path}: the outputs can be read as {readings}; choose in a card, which "
-            f"`run.py models inspect {file.path.name} --card` writes"
+            f"{file.path}: the outputs can be read as {readings}; choose in a card: run.py "
+            "models inspect FILE --card"
         )
     reading = found[0].reading
     if reading.unsure:
@@ -76,8 +81,8 @@ def recognise(file: OnnxFile) -> Reading | None:
         are = "are" if len(reading.unsure) > 1 else "is"
         raise ContractError(
             f"{file.path}: read as {reading.name}, but {keys} {are} not in the file "
-            f"({'; '.join(reading.unsure.values())}); state it in a card, which `run.py models "
-            f"inspect {file.path.name} --card` writes"
+            f"({'; '.join(reading.unsure.values())}); complete a card: run.py models inspect FILE "
+            "--card"
         )
     return reading
 
@@ -88,6 +93,10 @@ def _reading(clues: Clues, guess: Guess) -> Reading:
     layout = preset.layout(guess.outputs, guess.changes)
     pixels = pixels_of(preset)
     reading = reading_by(clues.file, layout, guess.preset, pixels)
+    activation = _activation(clues, reading)
+    if activation not in (None, layout.activation):
+        layout = msgspec.structs.replace(layout, activation=activation)
+        reading = msgspec.structs.replace(reading, layout=layout)
     classes = reading.classes or clues.labels
     inside = evidence.prepared(clues.trace, clues.image.tensor.name)
     unsure = dict(guess.unsure)
@@ -100,3 +109,30 @@ def _reading(clues: Clues, guess: Guess) -> Reading:
     if clues.image.tensor.dtype == "uint8":
         unsure.pop("input.scale", None)
     return msgspec.structs.replace(reading, pixels=pixels, unsure=unsure, classes=classes)
+
+
+def _activation(clues: Clues, reading: Reading) -> str | None:
+    """Return the activation that the scores still need; None: the graph does not show it.
+
+    A layer of scores gives a multiple of the classes, with the background if there is one; one that
+    gives whole rows, a multiple of their width.
+    """
+    layout, classes = reading.layout, reading.classes
+    assert layout is not None, "a reading of a detector has a layout"
+    if classes is None or layout.activation == "softmax":
+        return None
+    numbers = classes + (layout.background is not None)
+    tensors = {tensor.name: tensor for tensor in clues.file.outputs}
+    found: list[evidence.Head] = []
+    for name, columns in layout.outputs.items():
+        if "scores" in columns:
+            widths = {numbers, width_of(columns, numbers, None) or numbers}
+            found += [
+                head
+                for head in clues.heads(tensors[name])
+                if head.channels is not None and any(head.channels % n == 0 for n in widths)
+            ]
+    if numbers == 1 or not found:
+        return None
+    active = [bool(ACTIVATIONS & head.marks) for head in found]
+    return "none" if all(active) else None if any(active) else "sigmoid"

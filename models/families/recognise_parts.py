@@ -116,7 +116,10 @@ def three_outputs(clues: Clues) -> list[Guess]:
     if found and vectors >= 2:
         if "orig_target_sizes" in inputs:
             return [Guess("detr", dict(found[0]))]
+        singles = [t for t in tensors if found[0][t.name] in (("class",), ("score",))]
         if all(len(t.shape or ()) <= 2 for t in tensors):
+            if any(len(t.shape or ()) != 1 for t in singles):
+                return []
             why = "labels count from 1 in torchvision, from 0 elsewhere (class_offset: 1 or 0)"
             unsure = {"output.class_offset": why, **clues.unsure_scale()}
             return [Guess("torchvision", dict(found[0]), unsure=unsure)]

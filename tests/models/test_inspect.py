@@ -177,6 +177,16 @@ def test_a_model_of_poses_or_masks_is_read_as_a_detector(tmp_path, task, more):
     assert f"note     gives {more} too, which are not used" in found.describe()
 
 
+@pytest.mark.parametrize(
+    ("between", "activation"), [(("Sigmoid",), "none"), ((), "sigmoid"), (("Relu",), "sigmoid")]
+)
+def test_scores_without_a_sigmoid_in_the_graph_get_one(tmp_path, between, activation):
+    layers = {"output0": [(64, ("Softmax",)), (2, between)]}
+    shape = {"output0": (1, 6, 8400)}
+    path = save(tmp_path / "m.onnx", [1, 3, 640, 640], shape, metadata=NAMES, layers=layers)
+    assert inspect(path).layout.activation == activation
+
+
 def test_a_model_of_dynamic_int8_is_described_as_slow(tmp_path):
     shape = {"output0": (1, 6, 8400)}
     path = save(tmp_path / "m.onnx", [1, 3, 640, 640], shape, metadata=NAMES, ops=["ConvInteger"])
