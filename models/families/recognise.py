@@ -125,13 +125,13 @@ def _activation(clues: Clues, reading: Reading) -> str | None:
     tensors = {tensor.name: tensor for tensor in clues.file.outputs}
     found: list[evidence.Head] = []
     for name, columns in layout.outputs.items():
-        if "scores" in columns:
-            widths = {numbers, width_of(columns, numbers, None) or numbers}
-            found += [
-                head
-                for head in clues.heads(tensors[name])
-                if head.channels is not None and any(head.channels % n == 0 for n in widths)
-            ]
+        if "scores" not in columns:
+            continue
+        heads = [head for head in clues.heads(tensors[name]) if head.channels is not None]
+        width = width_of(columns, numbers, None) or numbers
+        exact = [head for head in heads if head.channels == numbers]
+        rows = [head for head in heads if (head.channels or 0) % width == 0]
+        found += exact or rows or [head for head in heads if (head.channels or 0) % numbers == 0]
     if numbers == 1 or not found:
         return None
     active = [bool(ACTIVATIONS & head.marks) for head in found]
