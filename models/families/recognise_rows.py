@@ -32,6 +32,13 @@ def _finished(clues: Clues, tensor: Tensor, found: list[evidence.Head]) -> list[
     chosen = bool(evidence.FINISHING & marks)
     stated = clues.file.metadata.get("end2end") == "True"
     if clues.labels is not None and width == 4 + clues.labels and not chosen and not stated:
+        if clues.rtdetr and width == 6:
+            box = ("cx", "cy", "w", "h")
+            finished = {tensor.name: (*box, "score", "class")}
+            return [
+                Guess("rtdetr_ultralytics_rows", finished, about="score and class"),
+                Guess("rtdetr_ultralytics", {tensor.name: (*box, "scores")}, about="two scores"),
+            ]
         linear = any(head.linear for head in found)
         if rows is None or linear or clues.rtdetr or _is_grid(clues, rows):
             return []

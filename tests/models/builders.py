@@ -19,7 +19,8 @@ TYPES = {
 
 Side = int | str
 Layers = Sequence[tuple[int, tuple[str, ...]]]
-"""Channels of each layer, and the operations between it and the output."""
+"""Channels of each layer, and the operations between it and the output; if the first of these is
+"linear", the layer is a matrix product, as at the end of a transformer."""
 
 
 def save(
@@ -94,7 +95,8 @@ def _layers(
     nodes.append(helper.make_node("Transpose", [f"{image}_float"], [image], perm=order))
     zero = numpy_helper.from_array(np.zeros(1, np.float32), f"{name}_zero")
     shape = numpy_helper.from_array(np.array([1], np.int64), f"{name}_shape")
-    constants += [zero, shape]
+    row = numpy_helper.from_array(np.array([1, 1], np.int64), f"{name}_row")
+    constants += [zero, shape, row]
     ends = []
     for i, (channels, between) in enumerate(layers):
         value = f"{name}_layer{i}"
@@ -102,6 +104,16 @@ def _layers(
         constants.append(numpy_helper.from_array(weights, f"{value}_weights"))
         inputs = [image, f"{value}_weights"]
         nodes.append(helper.make_node("Conv", inputs, [value], strides=[32, 32]))
+        if between[:1] == ("linear",):
+            nodes.append(helper.make_node("ReduceMax", [value], [f"{value}_max"], keepdims=0))
+            nodes.append(
+                helper.make_node("Reshape", [f"{value}_max", f"{name}_row"], [f"{value}_row"])
+            )
+            product = np.zeros((1, channels), np.float32)
+            constants.append(numpy_helper.from_array(product, f"{value}_product"))
+            inputs = [f"{value}_row", f"{value}_product"]
+            nodes.append(helper.make_node("MatMul", inputs, [f"{value}_linear"]))
+            value, between = f"{value}_linear", between[1:]
         for op in ("ReduceMax", *between):
             nodes.append(helper.make_node(op, [value], [f"{value}_{op}"]))
             value = f"{value}_{op}"
