@@ -34,7 +34,7 @@ def _finished(clues: Clues, tensor: Tensor, found: list[evidence.Head]) -> list[
     if clues.labels is not None and width == 4 + clues.labels and not chosen and not stated:
         if clues.rtdetr and width == 6:
             box = ("cx", "cy", "w", "h")
-            finished = {tensor.name: (*box, "score", "class")}
+            finished: dict[str, tuple[str, ...]] = {tensor.name: (*box, "score", "class")}
             return [
                 Guess("rtdetr_ultralytics_rows", finished, about="score and class"),
                 Guess("rtdetr_ultralytics", {tensor.name: (*box, "scores")}, about="two scores"),

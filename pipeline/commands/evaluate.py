@@ -13,7 +13,7 @@ from rich.console import Console
 from models.errors import EvaluationError
 from models.evaluation.detection import ImageBoxes
 from pipeline.commands.arguments import score
-from pipeline.commands.evaluate_boxes import clip_boxes, image_boxes, match_classes
+from pipeline.commands.evaluate_boxes import clip_boxes, image_boxes
 from pipeline.commands.evaluate_report import write_report
 from pipeline.commands.evaluate_run import STREAM, Run, run, stream_names
 from pipeline.commands.evaluation import (
@@ -97,8 +97,8 @@ def main(args: argparse.Namespace) -> int:
         check_writable(args.json)
     try:
         with tempfile.TemporaryDirectory(prefix="eyeline-") as folder:
-            found = run(args, data, settings, Path(folder))
-        evaluation, boxes = _evaluate(args, settings, found, renames)
+            found = run(args, data, settings, renames, Path(folder))
+        evaluation, boxes = _evaluate(args, settings, found)
         changes = [] if earlier is None else differences(earlier, evaluation)
         if args.report is not None:
             write_report(args.report, data, evaluation, boxes)
@@ -119,12 +119,12 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _evaluate(
-    args: argparse.Namespace, settings: DatasetSettings, found: Run, renames: dict[str, str]
+    args: argparse.Namespace, settings: DatasetSettings, found: Run
 ) -> tuple[Evaluation, list[ImageBoxes]]:
     data = read_data(settings)
     images = data.images[: args.frames]
     data = msgspec.structs.replace(data, images=images)
-    classes = match_classes(found.labels, data.labels, renames)
+    classes = found.classes
     notes = [*data.notes, *classes.notes]
     if data.images:
         confidence = CONFIDENCE if found.confidence is None else found.confidence

@@ -15,6 +15,7 @@ from rich.console import Console
 from models.contract import Contract
 from models.datasets.base import Clip, DataSet
 from pipeline import config as config_file
+from pipeline.commands.evaluate_boxes import Classes, match_classes
 from pipeline.commands.options import build_graph, settings_of, stages_with
 from pipeline.commands.terminal import LiveTable
 from pipeline.errors import ConfigError, RunError, SetupError
@@ -39,8 +40,8 @@ class Run(NamedTuple):
 
     detections: Mapping[str, list[Scored]]
     """Stream -> its frames, in order."""
-    labels: tuple[str, ...]
-    """Labels of the model; empty: it has none."""
+    classes: Classes
+    """The classes that are measured."""
     model: Contract | None
     provider: str
     summary: Mapping[str, Any]
@@ -62,13 +63,20 @@ def stream_names(clips: tuple[Clip, ...]) -> dict[str, Clip]:
     return named
 
 
-def run(args: argparse.Namespace, data: DataSet, settings: DatasetSettings, folder: Path) -> Run:
+def run(
+    args: argparse.Namespace,
+    data: DataSet,
+    settings: DatasetSettings,
+    renames: Mapping[str, str],
+    folder: Path,
+) -> Run:
     """Run the stages on a data set.
 
     Args:
         args: arguments of the command.
         data: the data set.
         settings: how it is read.
+        renames: label of the model -> that of the data set.
         folder: empty folder for the detections.
 
     Raises:
@@ -87,9 +95,10 @@ def run(args: argparse.Namespace, data: DataSet, settings: DatasetSettings, fold
     last = list(raw["stages"])[-1]
     raw["stages"]["score"] = {"use": "score", "after": last, "path": str(scores)}
     graph = build_graph(raw, where, args)
-    supervisor = _run(graph, args)
     node = next(node for node in graph.nodes if node.kind is Score)
     labels, contract = node.context.get(Labels), node.context.get(Contract)
+    classes = match_classes(() if labels is None else labels.names, data.labels, renames)
+    supervisor = _run(graph, args)
     if confidence is None and contract is not None:
         confidence = contract.thresholds.score
     detections: dict[str, list[Scored]] = {stream.name: [] for stream in graph.streams}
@@ -101,7 +110,7 @@ def run(args: argparse.Namespace, data: DataSet, settings: DatasetSettings, fold
     providers = (str(row.get("provider") or "") for row in supervisor.summary()["stages"].values())
     return Run(
         detections,
-        () if labels is None else labels.names,
+        classes,
         contract,
         next(filter(None, providers), ""),
         supervisor.summary(),
