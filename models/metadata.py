@@ -36,8 +36,10 @@ def names_in(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
             names = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError):
         return None
-    if not isinstance(names, dict):
+    if isinstance(names, list | tuple):
         return tuple(map(shown, names))
+    if not isinstance(names, dict):
+        return None  # "(0)" is a number
     labels = [names.get(i) for i in range(len(names))]
     return None if None in labels else tuple(map(shown, labels))
 

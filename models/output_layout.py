@@ -50,9 +50,10 @@ class LayoutPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Priors(LayoutPart, frozen=True, kw_only=True):
     """Boxes over the input, to which the offsets of a model refer; sides in pixels."""
 
-    kind: Literal["ssd", "levels", "boxes"]
+    kind: Literal["ssd", "levels", "blazeface", "boxes"]
     """ssd: scales and aspect ratios of the TensorFlow API; levels: the same sizes and ratios at
-    each cell of a level; boxes: listed one by one."""
+    each cell of a level; blazeface: two of the whole input's size at each cell of each stride;
+    boxes: listed one by one."""
     grids: tuple[tuple[Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=1)]], ...] = ()
     """ssd: rows and columns of each grid; empty: from `strides`, rounded up."""
     min_scale: Annotated[float, Meta(gt=0)] = 0.2
@@ -99,6 +100,8 @@ class OutputLayout(LayoutPart, frozen=True, kw_only=True):
     """Position of a cell's point in the cell: 0 its corner, 0.5 its centre. For distances."""
     anchors: tuple[tuple[tuple[float, float], ...], ...] = ()
     """Width and height in pixels of the anchors of each stride."""
+    per_cell: Annotated[int, Meta(ge=1, le=16)] = 1
+    """Rows of each cell that have no anchors of their own, such as SCRFD's two."""
     anchors_first: bool = False
     """Whether the rows of a level have all cells of the first anchor first, then those of the
     next; false: all anchors of the first cell first."""
@@ -121,6 +124,13 @@ class OutputLayout(LayoutPart, frozen=True, kw_only=True):
 def problem(layout: OutputLayout) -> str | None:
     """Return what contradicts itself in a layout, with the key in front; None: nothing does."""
     return next(_problems(layout), None)
+
+
+def anchors_of(layout: OutputLayout) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """Return the anchors of each stride; of sides 0 where cells have several rows without any."""
+    if layout.anchors or layout.per_cell == 1:
+        return layout.anchors
+    return (((0.0, 0.0),) * layout.per_cell,) * len(layout.strides)
 
 
 def kind_of_boxes(layout: OutputLayout) -> str | None:
@@ -201,6 +211,8 @@ def _in_boxes(layout: OutputLayout, kind: str | None, on_grid: bool) -> Iterator
         )
     if with_anchors and not all(layout.anchors):
         yield "anchors: a list is empty; state width and height of each anchor"
+    if layout.per_cell > 1 and (layout.anchors or layout.priors or not layout.strides):
+        yield "per_cell: has a use only for a grid (strides) without anchors and priors; remove it"
     if layout.anchors and not with_anchors:
         yield "anchors: have no use without coding yolov3 or yolov5; remove them"
     if layout.coding in ("ssd", "linear") and layout.priors is None:

@@ -14,7 +14,7 @@ from models.boxes.offsets import OffsetCoding, decode_offsets
 from models.families.grid import ROUNDINGS, Extent, Grid, Level, extent_of, grid, levels, rows_of
 from models.families.priors import prior_boxes
 from models.families.table import Table
-from models.output_layout import BOXES, Coding, OutputLayout, kind_of_boxes
+from models.output_layout import BOXES, Coding, OutputLayout, anchors_of, kind_of_boxes
 
 Floats = NDArray[np.float32]
 SIDE_COLUMNS = frozenset().union(*BOXES)
@@ -41,9 +41,10 @@ class BoxDecoder:
             # Tables of several grids come the finest first, whatever the order of the strides.
             order = sorted(range(len(layout.strides)), key=lambda at: layout.strides[at])
             self._strides = tuple(layout.strides[at] for at in order)
-            self._anchors = tuple(layout.anchors[at] for at in order if layout.anchors)
+            anchors = anchors_of(layout)
+            self._anchors = tuple(anchors[at] for at in order if anchors)
         else:
-            self._strides, self._anchors = layout.strides, layout.anchors
+            self._strides, self._anchors = layout.strides, anchors_of(layout)
 
     @property
     def extent(self) -> Extent:

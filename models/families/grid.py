@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from models.boxes.anchors import AnchorLevel, Rounding, cells_of, tile
 from models.image_input import STRIDES
-from models.output_layout import OutputLayout
+from models.output_layout import OutputLayout, anchors_of
 
 Anchors = tuple[tuple[float, float], ...]
 ROUNDINGS: tuple[Rounding, ...] = ("floor", "ceil")
@@ -77,7 +77,7 @@ def extent_of(layout: OutputLayout, size: tuple[int, int]) -> Extent:
     rows: set[int] = set()
     cells: set[tuple[int, int]] = set()
     for rounding in ROUNDINGS:
-        found = levels(size, layout.strides, layout.anchors, rounding)
+        found = levels(size, layout.strides, anchors_of(layout), rounding)
         rows |= {rows_of(found), *(rows_of([level]) for level in found)} if found else set()
         cells |= {level.cells for level in found}
         if not layout.strides and not layout.end_to_end:

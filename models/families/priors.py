@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.boxes.anchors import AnchorLevel, cells_of, shape_of, tf_ssd_shapes, tile
+from models.boxes.anchors import (
+    AnchorLevel,
+    blazeface_anchors,
+    cells_of,
+    shape_of,
+    tf_ssd_shapes,
+    tile,
+)
 from models.boxes.forms import from_xyxy
 from models.output_layout import OutputLayout
 
@@ -23,6 +30,8 @@ def prior_boxes(layout: OutputLayout, size: tuple[int, int]) -> NDArray[np.float
     if priors.kind == "boxes":
         corners = np.array(priors.boxes, np.float32).reshape(-1, 4) * sides
         return np.asarray(from_xyxy(corners, "cxcywh"), np.float32)
+    if priors.kind == "blazeface":
+        return blazeface_anchors(size, layout.strides) * sides
     cells = [(columns, rows) for rows, columns in priors.grids] or [
         cells_of(size, stride, "ceil") for stride in layout.strides
     ]

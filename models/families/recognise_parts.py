@@ -162,7 +162,7 @@ def many_outputs(clues: Clues) -> list[Guess]:
         # TensorFlow Lite has one order, with any names.
         outputs = in_order if in_order in found else found[0]
         return [Guess(preset, dict(outputs), unsure=unsure)]
-    return _heads(clues, ("nanodet_split", "rtmdet", "picodet", "yunet"))
+    return _heads(clues, ("nanodet_split", "rtmdet", "picodet", "yunet", "scrfd"))
 
 
 def _heads(clues: Clues, known: Sequence[str]) -> list[Guess]:

@@ -89,7 +89,7 @@ class TableReader:
         self._habits = Habits(
             channels_last, layout.columns_first, layout.end_to_end, bool(layout.strides)
         )
-        self._anchors = len(layout.anchors[0]) if layout.anchors else 1
+        self._anchors = len(layout.anchors[0]) if layout.anchors else layout.per_cell
         self._groups: dict[tuple[str, ...], list[int]] = {}
         for place, columns in enumerate(layout.outputs.values()):
             if not set(columns) <= {"skip", "rest"}:

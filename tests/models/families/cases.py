@@ -9,8 +9,10 @@ from tests.models.families.grid_cases import (
     TINY,
     V3,
     V7,
+    blazeface,
     centernet,
     joined_maps,
+    scrfd,
     split_maps,
     ssd_mobilenet,
     yolo_maps,
@@ -220,6 +222,8 @@ CASES = {
     "ssd_mobilenet": ssd_mobilenet,
     "centernet_heads": centernet,
     "yunet": yunet,
+    "scrfd": scrfd,
+    "blazeface": blazeface,
     "detr": detr,
     "detr_softmax": beside(
         CXCYWH, True, ("pred_boxes", "pred_logits"), activation="softmax", background=-1
@@ -245,5 +249,5 @@ ONE_IMAGE = {"torchvision", "mask_rcnn"}
 MAPS = {"yolov3_heads", "yolov3_tiny_heads", "yolov5_heads", "yolov7_heads", "yolov8_heads"}
 MAPS |= {"rtmdet", "centernet_heads"}
 """Presets whose outputs are maps, with the axes in the order of the input's."""
-GRIDS = MAPS | {"yolox", "yolox_p6", "nanodet", "nanodet_split", "picodet", "yunet"}
+GRIDS = MAPS | {"yolox", "yolox_p6", "nanodet", "nanodet_split", "picodet", "yunet", "scrfd"}
 """Presets whose rows are those of a grid."""

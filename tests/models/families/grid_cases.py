@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tests.models.families import reference as ref
@@ -202,6 +204,54 @@ def yunet(rng, setup):
                 }
             grids[i].append((stride, [], rows))
     return Case(outputs, [ref.yolo(one, "yolox", combine="geometric_mean") for one in grids])
+
+
+def scrfd(rng, setup):
+    """Two rows for each cell, with distances in strides from its corner."""
+    strides = [8, 16, 32]
+    outputs, grids = {}, [[] for _ in range(setup.images)]
+    for name, width in (("score", setup.classes), ("bbox", 4), ("kps", 10)):
+        for stride, (across, down) in zip(strides, grids_of(setup, strides), strict=True):
+            shape = (setup.images, 2 * across * down, width)
+            outputs[f"{name}_{stride}"] = (
+                shares(rng, setup, shape) if name == "score" else numbers(rng, setup, shape, 0, 4)
+            )
+    for stride, (across, down) in zip(strides, grids_of(setup, strides), strict=True):
+        for i in range(setup.images):
+            sides = ref.rows_of_cells(outputs[f"bbox_{stride}"][i].tolist(), 2, across, down)
+            scores = ref.rows_of_cells(outputs[f"score_{stride}"][i].tolist(), 2, across, down)
+            grid = {
+                at: {"scores": scores[at], **dict(zip(SIDES, row, strict=True))}
+                for at, row in sides.items()
+            }
+            grids[i].append((stride, grid))
+    return Case(outputs, [ref.distances(one, point=0) for one in grids])
+
+
+def blazeface(rng, setup):
+    """Offsets in parts of 128 px from anchors as large as the input: 2, then 6 for each cell."""
+    anchors = []
+    for stride, each in ((8, 2), (16, 6)):
+        across, down = (math.ceil(side / stride) for side in setup.size)
+        for y in range(down):
+            for x in range(across):
+                centre = (x + 0.5) / across * setup.size[0], (y + 0.5) / down * setup.size[1]
+                anchors += [(*centre, *setup.size)] * each
+    shape = (setup.images, len(anchors))
+    boxes = numbers(rng, setup, (*shape, 16), 1, 100)
+    scores = logits(rng, setup, (*shape, setup.classes))
+    expected = []
+    for i in range(setup.images):
+        table = [
+            dict(zip(("dx", "dy", "dw", "dh"), row[:4], strict=True)) | {"scores": own}
+            for row, own in zip(boxes[i].tolist(), scores[i].tolist(), strict=True)
+        ]
+        found = ref.ssd(table, anchors, "linear", (1 / 128,) * 4, activation="sigmoid")
+        expected.append(found)
+    return Case({"regressors": boxes, "classificators": scores}, expected)
+
+
+SIDES = ("left", "top", "right", "bottom")
 
 
 def ssd_mobilenet(rng, setup):

@@ -58,6 +58,7 @@ WRONG = [
     ({**YOLOV3, "anchors": []}, r"anchors: expected a list .*\(found 0 lists, 1 strides\)"),
     ({**YOLOV3, "anchors": [[]]}, r"anchors: a list is empty"),
     ({**YOLOX, "anchors": [[[1, 2]]]}, r"anchors: have no use without coding"),
+    ({**ROWS, "per_cell": 2}, r"per_cell: has a use only for a grid"),
     ({**SSD, "priors": None}, r"priors: missing; coding ssd"),
     ({**YOLOX, "priors": LEVELS}, r"priors: have no use without coding"),
     ({**ROWS, "units": "strides"}, r"units: strides are those of a grid"),

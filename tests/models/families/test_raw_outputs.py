@@ -77,6 +77,7 @@ def test_rows_below_the_score_do_not_change_the_others(tmp_path, preset):
 
 
 ONLY_GRIDS = ("yolo", "nanodet", "picodet", "rtmdet", "centernet", "yunet", "ssd_mobilenet")
+ONLY_GRIDS += ("scrfd", "blazeface")
 
 
 @pytest.mark.parametrize(
