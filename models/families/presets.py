@@ -19,6 +19,8 @@ FILE = Path(__file__).parent / "presets.yaml"
 MAX_OUTPUTS = 8
 """Outputs, apart from further levels, that are matched; more are not those of a detector."""
 
+LANDMARKS = (10, 15, 34, 51)
+"""Numbers of five or seventeen points, with or without a score each."""
 HINTS: dict[str, tuple[str, ...]] = {
     "boxes": ("box", "loc", "reg", "coord", "dets", "rois"),
     "scores": ("score", "conf", "prob", "cls", "logit", "class", "label"),
@@ -139,7 +141,7 @@ def _by_level(tensors: Sequence[Tensor], levels: int) -> list[list[Tensor]] | No
 def _length(tensor: Tensor, axis: int) -> tuple[int, int | None]:
     """Return the rank of a tensor, and the length of an axis, which all levels may share."""
     shape = tensor.shape or ()
-    return len(shape), shape[axis] if len(shape) > 2 else None
+    return len(shape), shape[axis] if len(shape) > 1 else None
 
 
 def _fits(tensor: Tensor, columns: Sequence[str], images: int | None) -> bool:
@@ -193,6 +195,8 @@ def _rating(tensor: Tensor, columns: Sequence[str]) -> int:
         rating -= 1
     if roles == {"objectness"} and _is_single(tensor):
         rating += 1
+    if roles == {"rest"} and tensor.shape and tensor.shape[-1] in LANDMARKS:
+        rating += 2
     return rating
 
 

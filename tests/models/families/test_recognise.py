@@ -168,3 +168,15 @@ def test_channels_reversed_in_the_graph_change_the_colour(tmp_path):
     model.graph.node.insert(0, node)
     onnx.save(model, path)
     assert inspect(path).input.colour == "bgr"
+
+
+def test_grids_without_names_are_told_by_their_widths(tmp_path):
+    # The exporter of SCRFD numbers its outputs.
+    sides = {8: 12800, 16: 3200, 32: 800}
+    outputs = {f"{w}{stride}": (rows, w) for w in (1, 4, 10) for stride, rows in sides.items()}
+    numbered = {str(440 + i): shape for i, shape in enumerate(outputs.values())}
+    (found,) = survey(onnx_header.read(save(tmp_path / "m.onnx", SIZE, numbered)))
+    assert found.guess.preset == "scrfd"
+    assert found.guess.outputs["440"] == ("scores",)
+    assert found.guess.outputs["445"] == ("left", "top", "right", "bottom")
+    assert found.guess.outputs["448"] == ("rest",)
