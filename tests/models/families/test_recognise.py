@@ -170,7 +170,7 @@ def test_channels_reversed_in_the_graph_change_the_colour(tmp_path):
     assert inspect(path).input.colour == "bgr"
 
 
-def test_grids_without_names_are_told_by_their_widths(tmp_path):
+def test_grids_without_names_are_matched_by_their_widths(tmp_path):
     # The exporter of SCRFD numbers its outputs.
     sides = {8: 12800, 16: 3200, 32: 800}
     outputs = {f"{w}{stride}": (rows, w) for w in (1, 4, 10) for stride, rows in sides.items()}
