@@ -11,6 +11,7 @@ import msgspec
 from rich.console import Console
 
 from models.errors import EvaluationError
+from models.evaluation.arrays import optional_module
 from models.evaluation.detection import ImageBoxes
 from pipeline.commands.arguments import score
 from pipeline.commands.evaluate_boxes import clip_boxes, image_boxes
@@ -92,6 +93,12 @@ def main(args: argparse.Namespace) -> int:
         data=args.data, format=args.format, split=args.split, frames=args.frames
     )
     data = read_data(settings)
+    if data.task == "classify":
+        raise ConfigError(
+            f"evaluate: {args.data} has a class for each image and no boxes (format {data.format}); "
+            "use a data set with boxes or tracks"
+        )
+    _check_packages(args, bool(data.images))
     earlier = None if args.against is None else load(args.against)
     if args.json is not None:
         check_writable(args.json)
@@ -111,7 +118,7 @@ def main(args: argparse.Namespace) -> int:
     for table in tables(evaluation):
         console.print(table)
     for line in (*difference_lines(changes), *evaluation.notes):
-        console.print(line, markup=False, highlight=False)
+        print(line)
     if args.json is None:
         return 0
     report = msgspec.to_builtins(evaluation) | {"against": msgspec.to_builtins(changes)}
@@ -133,6 +140,20 @@ def _evaluate(
         return of_images, boxes
     clips, more = clip_boxes(stream_names(data.clips), found.detections, classes)
     return evaluate_clips(data, found, classes, clips, [*notes, *more]), []
+
+
+def _check_packages(args: argparse.Namespace, has_images: bool) -> None:
+    """Check before the run that the packages of its evaluation are installed.
+
+    Raises:
+        SetupError: one is not.
+    """
+    wanted = {"hotcoco": has_images, "matplotlib": args.report is not None}
+    try:
+        for name in (name for name, is_wanted in wanted.items() if is_wanted):
+            optional_module(name)
+    except EvaluationError as error:
+        raise SetupError(str(error)) from None
 
 
 def _rename(text: str) -> tuple[str, str]:

@@ -212,10 +212,15 @@ def test_the_tracks_of_a_clip_against_themselves_are_all_right(tmp_path):
         (["{images}", "--against", "none.json"], "none.json: cannot be read: No such file"),
         (["{images}", "--against", "{readme}"], "no result of an evaluation"),
         (["{images}", "--config", "{rtsp}"], "environment variable"),
+        (["{classes}"], "has a class for each image and no boxes (format folders)"),
     ],
 )
-def test_bad_arguments_are_refused_in_one_line(images, args, complaint, capsys):
+def test_bad_arguments_are_refused_in_one_line(images, args, complaint, capsys, tmp_path):
     known = {"images": images, "readme": ROOT / "README.md", "rtsp": ROOT / "configs/daemon.yaml"}
+    known["classes"] = tmp_path / "classes"
+    for label in ("hat", "glove"):
+        (tmp_path / "classes" / label).mkdir(parents=True)
+        assert cv2.imwrite(str(tmp_path / "classes" / label / "1.png"), np.zeros((9, 9, 3)))
     assert run.main(["evaluate", *(arg.format(**known) for arg in args), "-q"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
