@@ -95,8 +95,8 @@ def main(args: argparse.Namespace) -> int:
     data = read_data(settings)
     if data.task == "classify":
         raise ConfigError(
-            f"evaluate: {args.data} has a class for each image and no boxes (format {data.format}); "
-            "use a data set with boxes or tracks"
+            f"evaluate: {args.data} has a class for each image and no boxes (format "
+            f"{data.format}); use a data set with boxes or tracks"
         )
     _check_packages(args, bool(data.images))
     earlier = None if args.against is None else load(args.against)
