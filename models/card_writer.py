@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models import onnx_header
-from models.errors import ContractError
 from models.families.base import Reading
 from models.families.presets import assign, presets
 from models.families.recognise import Found, survey
 from models.families.table import SIDES
-from models.image_input import ImageTensor, Pixels, image_tensor
+from models.image_input import ImageTensor, Pixels, require_image
 from models.metadata import input_size_in, names_in
 from models.onnx_header import OnnxFile, Tensor
 from models.output_layout import BOXES, OTHERS
@@ -41,12 +40,7 @@ def card_for(path: Path) -> str:
         ContractError: it is no model file, or takes no image.
     """
     file = onnx_header.read(path)
-    image = image_tensor(file)
-    if image is None:
-        raise ContractError(
-            f"{path}: no input takes colour images, [N,3,H,W] or [N,H,W,3] (found {file}); export "
-            "the model with such an input"
-        )
+    image = require_image(file)
     found = survey(file)
     lines = [
         Line("", f"Card of {path.name}: {file}"),

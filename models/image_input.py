@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from models.card import Colour, InputDtype, Layout
+from models.errors import ContractError
 from models.onnx_header import OnnxFile, Tensor
 from models.transform import Anchor, Resize
 
@@ -75,6 +76,21 @@ def image_tensor(file: OnnxFile) -> ImageTensor | None:
         if shape[3] == 3:
             return ImageTensor(tensor, "nhwc", (shape[2], shape[1]), shape[0])
     return None
+
+
+def require_image(file: OnnxFile) -> ImageTensor:
+    """Return the first input that can take a colour image.
+
+    Raises:
+        ContractError: there is none.
+    """
+    image = image_tensor(file)
+    if image is None:
+        raise ContractError(
+            f"{file.path}: no input takes colour images, [N,3,H,W] or [N,H,W,3] (found {file}); "
+            "export the model with such an input"
+        )
+    return image
 
 
 def grid_cells(file: OnnxFile, strides: tuple[int, ...] = STRIDES) -> int | None:

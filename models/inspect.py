@@ -16,7 +16,7 @@ from models.errors import CardError, ContractError
 from models.families import stated
 from models.families.base import Reading
 from models.families.generic import Generic
-from models.image_input import ImageTensor, Input, image_tensor
+from models.image_input import ImageTensor, Input, require_image
 from models.metadata import input_size_in, names_in
 from models.onnx_header import OnnxFile, sha256_of
 from models.text import shown
@@ -50,17 +50,7 @@ def inspect(
     path = Path(path)
     if file is None:
         file = onnx_header.read(path)
-    image = image_tensor(file)
-    if image is None:
-        raise ContractError(
-            f"{path}: no input takes colour images, [N,3,H,W] or [N,H,W,3] (found {file}); export "
-            "the model with such an input"
-        )
-    if image.batch is not None and image.batch > MAX_BATCH:
-        raise ContractError(
-            f"{path}: the model takes {image.batch} images at once (found {image.tensor}, at most "
-            f"{MAX_BATCH}); export it with batch 1, or with an open batch"
-        )
+    image = require_image(file)
     if image.batch is not None and image.batch > MAX_BATCH:
         raise ContractError(
             f"{path}: the model takes {image.batch} images at once (found {image.tensor}, at most "
@@ -125,8 +115,9 @@ def _reading_by_card(file: OnnxFile, card: Card) -> tuple[str, Reading]:
 def _only_reading(file: OnnxFile) -> tuple[str, Reading]:
     """Return the only family that can read the file, and how."""
     found = {name: families.load(name) for name in families.FAMILIES}
-    stated = file.metadata.get("task")
-    task = "detect" if stated in WITH_BOXES else stated
+    task = file.metadata.get("task")
+    if task in WITH_BOXES:
+        task = "detect"
     tasks = {family.task for family in found.values()}
     if task is not None and task not in tasks:
         raise ContractError(
@@ -157,8 +148,7 @@ def _only_reading(file: OnnxFile) -> tuple[str, Reading]:
 def _other_task(file: OnnxFile) -> str:
     """Return what a file looks like that is no detector; "" where it does not show."""
     shape = file.outputs[0].shape or ()
-    image = image_tensor(file)
-    height = None if image is None else image.size[1]
+    height = require_image(file).size[1]
     if len(file.outputs) == 1 and len(shape) == 2:
         return f"; looks like a classifier or an embedding of {shape[1]} numbers"
     if len(file.outputs) == 1 and len(shape) == 3 and height is not None and height <= 64:

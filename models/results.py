@@ -120,36 +120,45 @@ class Results:
         found: list[Odd] = []
         rows = self.rows
         if rows >= MIN_ROWS:
-            if self.wrong_scores / rows > MOST:
-                text = f"{self._share(self.wrong_scores)} of the scores are not from 0 to 1"
-                text += f" (largest {self._largest_score:.4g})"
-                found.append(Odd(text, "output.activation, output.outputs"))
-            if self.inverted / rows > MOST:
-                text = f"{self._share(self.inverted)} of the boxes are inverted"
-                found.append(Odd(text, "output.outputs (order of the columns)"))
-            if self.unknown / rows > MOST:
-                text = f"{self._share(self.unknown)} of the class numbers are unknown"
-                text += f" (largest {self._largest_class}, the model has {self._classes})"
-                found.append(Odd(text, "output.class_offset, labels, output.outputs"))
-            if self.tiny / rows > MOST:
-                text = f"{self._share(self.tiny)} of the boxes are under {MIN_SIDE_PX:g} px"
-                found.append(Odd(text, "output.units (fraction), output.outputs"))
-            if self.beyond / rows > MOST:
-                text = f"{self._share(self.beyond)} of the boxes end far beyond the image"
-                found.append(Odd(text, "output.units (pixels), output.outputs"))
+            found += [
+                Odd(f"{100 * count / rows:.0f} % of the {text}", keys)
+                for count, text, keys in self._shares()
+                if count / rows > MOST
+            ]
         if not found and self.failed and self.failed / max(1, rows) > 0.01:
             text = f"{self.failed} of {rows} rows have a score beyond 0 to 1, an inverted box or an"
             found.append(Odd(f"{text} unknown class", "output.outputs, output.class_offset"))
         if self.frames >= MIN_FRAMES and self.full_frames / self.frames > MOST:
-            text = f"{self._many} objects or more in {self._of_frames(self.full_frames)}"
+            text = f"{self._many} objects or more in {self.full_frames} of {self.frames} frames"
             found.append(Odd(text, "output.activation, output.background, input.scale"))
         return found
 
-    def _share(self, count: int) -> str:
-        return f"{100 * count / self.rows:.0f} %"
-
-    def _of_frames(self, count: int) -> str:
-        return f"{count} of {self.frames} frames"
+    def _shares(self) -> tuple[tuple[int, str, str], ...]:
+        """Return the number of rows of each fault, its description, and the keys that decide it."""
+        return (
+            (
+                self.wrong_scores,
+                f"scores are not from 0 to 1 (largest {self._largest_score:.4g})",
+                "output.activation, output.outputs",
+            ),
+            (self.inverted, "boxes are inverted", "output.outputs (order of the columns)"),
+            (
+                self.unknown,
+                f"class numbers are unknown (largest {self._largest_class}, the model has "
+                f"{self._classes})",
+                "output.class_offset, labels, output.outputs",
+            ),
+            (
+                self.tiny,
+                f"boxes are under {MIN_SIDE_PX:g} px",
+                "output.units (fraction), output.outputs",
+            ),
+            (
+                self.beyond,
+                "boxes end far beyond the image",
+                "output.units (pixels), output.outputs",
+            ),
+        )
 
 
 def describe(found: list[Odd]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
+
+from models.text import close_match
 
 
 def explain(error: msgspec.ValidationError, kind: type[Any], prefix: str = "") -> str:
@@ -24,8 +25,8 @@ def explain(error: msgspec.ValidationError, kind: type[Any], prefix: str = "") -
     if unknown:
         name = unknown[1]
         known = [field.encode_name for field in _fields(kind, key)]
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        advice = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        close = close_match(name, known)
+        advice = f"did you mean {close!r}?" if close else f"known keys: {', '.join(known)}"
         return f"{where}.{name}: unknown key; {advice}".lstrip(".")
     missing = re.search(r"missing required field `([^`]*)`", text)
     if missing:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 MAX_CHARS = 300
 """Length limit of a shown text, and of a message."""
 
@@ -27,3 +29,11 @@ def shown(value: object, limit: int = MAX_CHARS) -> str:
         return text
     head = limit * 2 // 3
     return f"{text[:head]}…{text[len(text) - (limit - head - 1) :]}"
+
+
+def close_match(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that a misspelt one resembles most; None: none is close."""
+    import difflib  # only a misspelt name needs it
+
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return close[0] if close else None

@@ -15,7 +15,7 @@ from models.errors import CacheError, CardError, NothingToCompare
 from models.files import cache_folder, user_path
 from models.inspect import inspect
 from models.onnx_header import sha256_of
-from models.text import shown
+from models.text import close_match, shown
 
 
 class Known(NamedTuple):
@@ -159,10 +159,8 @@ def _named(name: str) -> tuple[Card, Path]:
     path = CARDS / f"{name}.yaml"
     names = sorted(p.stem for p in CARDS.glob("*.yaml"))
     if name not in names:
-        import difflib
-
-        close = difflib.get_close_matches(name, names, 1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
+        close = close_match(name, names)
+        hint = f" (did you mean {close}?)" if close else ""
         raise CardError(
             f"model {name!r}: no card has this name{hint}; known cards: {', '.join(names)}, or "
             "give a path that ends in .yaml or .onnx"

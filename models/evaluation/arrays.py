@@ -36,6 +36,12 @@ def optional_module(name: str) -> ModuleType:
         ) from None
 
 
+def areas_of(boxes: Boxes) -> NDArray[np.float64]:
+    """Return the areas (N,) of boxes in px²."""
+    areas: NDArray[np.float64] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return areas
+
+
 def check_boxes(where: str, boxes: NDArray[Any]) -> None:
     """Refuse boxes that have no shape (N, 4), a corner that is no number, or negative sides.
 

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.boxes.forms import from_xyxy
 from models.errors import EvaluationError
 from models.evaluation.arrays import (
     Boxes,
@@ -168,14 +169,14 @@ def coco_evaluation(images: Sequence[ImageBoxes], labels: Sequence[str]) -> Any:
         [{"id": number, "name": str(number)} for number in range(len(labels))],
         np.repeat(ids, [len(image.truth_boxes) for image in images]),
         _joined([image.truth_classes for image in images]).astype(np.int64),
-        to_xywh(_joined([image.truth_boxes for image in images], 4)),
+        from_xyxy(_joined([image.truth_boxes for image in images], 4), "xywh"),
         area=_joined([image.areas for image in images]),
         iscrowd=_joined([image.ignored for image in images]).astype(np.int64),
     )
     found = np.column_stack(
         [
             np.repeat(ids, [len(image.found_boxes) for image in images]),
-            to_xywh(_joined([image.found_boxes for image in images], 4)),
+            from_xyxy(_joined([image.found_boxes for image in images], 4), "xywh"),
             _joined([image.found_scores for image in images]),
             _joined([image.found_classes for image in images]),
         ]
@@ -213,11 +214,6 @@ def check_images(images: Sequence[ImageBoxes], labels: Sequence[str]) -> None:
         check_classes(where, image.found_classes, len(labels))
         if not np.isfinite(image.found_scores).all():
             raise EvaluationError(f"{where}: a score is not a finite number; correct the score")
-
-
-def to_xywh(boxes: Boxes) -> Boxes:
-    """Convert (N, 4) xyxy to x, y, width, height, in px."""
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
 def _joined(arrays: Sequence[NDArray[Any]], columns: int | None = None) -> NDArray[Any]:

@@ -9,8 +9,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.boxes.forms import from_xyxy
 from models.evaluation.arrays import Boxes, Rows, ratio
-from models.evaluation.detection import MAX_FOUND, ImageBoxes, check_images, to_xywh
+from models.evaluation.detection import MAX_FOUND, ImageBoxes, check_images
 
 MIN_IOU = 0.5
 """Overlap from which on a found box matches a true one."""
@@ -220,7 +221,7 @@ def coco_ious(
 ) -> NDArray[np.float64]:
     """Return the (M, N) overlaps; of an ignored box, the part of the found box that is inside."""
     # With widths, and in the order of pycocotools, so that it rounds the same.
-    p, q = to_xywh(found)[:, None], to_xywh(truth)[None]
+    p, q = from_xyxy(found, "xywh")[:, None], from_xyxy(truth, "xywh")[None]
     side = np.minimum(p[..., :2] + p[..., 2:], q[..., :2] + q[..., 2:])
     side = np.maximum(side - np.maximum(p[..., :2], q[..., :2]), 0)
     shared = side[..., 0] * side[..., 1]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import EvaluationError
-from models.evaluation.arrays import Boxes, Rows, check_boxes, check_lengths
+from models.evaluation.arrays import Boxes, Rows, areas_of, check_boxes, check_lengths
 from models.evaluation.assignment import assign
 
 EPSILON = float(np.finfo(np.float64).eps)
@@ -130,18 +130,12 @@ def box_ious(truth: Boxes, found: Boxes) -> NDArray[np.float64]:
     low, high = np.minimum(p, q), np.maximum(p, q)
     width = np.maximum(low[..., 2] - high[..., 0], 0)
     shared: NDArray[np.float64] = width * np.maximum(low[..., 3] - high[..., 1], 0)
-    of_truth, of_found = _areas(truth), _areas(found)
+    of_truth, of_found = areas_of(truth), areas_of(found)
     union = of_truth[:, None] + of_found[None, :] - shared
     shared[of_truth <= EPSILON] = 0
     shared[:, of_found <= EPSILON] = 0
     union[shared == 0] = 1
     return shared / union
-
-
-def _areas(boxes: Boxes) -> NDArray[np.float64]:
-    """Return the areas of boxes in px²."""
-    areas: NDArray[np.float64] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return areas
 
 
 def _check_tracks(where: str, ids: NDArray[np.integer], boxes: Boxes) -> None:

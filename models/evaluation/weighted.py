@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import EvaluationError
-from models.evaluation.arrays import Boxes, Rows
+from models.evaluation.arrays import Rows, areas_of
 from models.evaluation.detection import IOUS, RECALLS, ImageBoxes, check_images
 from models.evaluation.matching import best_first, class_ious, taken_columns
 
@@ -229,7 +229,7 @@ def _match(image: ImageBoxes, sizes: Sequence[str]) -> list[_Part]:
         hit = taken >= 0
         on_ignored = np.zeros_like(hit)
         on_ignored[hit] = ignored[taken[hit]]
-        outside = _outside(_areas(image.found_boxes[rows]), size)
+        outside = _outside(areas_of(image.found_boxes[rows]), size)
         parts.append(_Part(rows, hit & ~on_ignored, on_ignored | (~hit & outside[:, None])))
     return parts
 
@@ -238,12 +238,6 @@ def _outside(areas: NDArray[np.float64], size: str) -> NDArray[np.bool_]:
     """Return whether areas in px² are outside a range of sizes."""
     low, high = SIZES[size]
     return (areas < low) | (areas > high)
-
-
-def _areas(boxes: Boxes) -> NDArray[np.float64]:
-    """Return the areas of boxes in px²."""
-    areas: NDArray[np.float64] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return areas
 
 
 def _joined(

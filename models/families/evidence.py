@@ -36,6 +36,10 @@ LAYERS = {
 }
 """Operation with weights -> the place of the weights among its inputs."""
 LINEAR = frozenset({"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul"})
+ACTIVATIONS = frozenset({"Sigmoid", "Softmax", "HardSigmoid"})
+"""Operations behind which scores are from 0 to 1."""
+PICKING = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
+"""Operations that pick some of the values."""
 FINISHING = frozenset({"NonMaxSuppression", "TopK"})
 """Operations that choose the best rows."""
 
@@ -139,6 +143,12 @@ def marks_of(found: Iterable[Head]) -> frozenset[str]:
 def channels_of(found: Iterable[Head]) -> frozenset[int]:
     """Return the channels of some heads together."""
     return frozenset(head.channels for head in found if head.channels is not None)
+
+
+def units_of(marks: Iterable[str]) -> dict[str, str]:
+    """Return the units of boxes as a change of a layout; empty: pixels, or not known."""
+    marks = set(marks)
+    return {"units": "fraction"} if "fraction" in marks and "pixels" not in marks else {}
 
 
 def is_decoded(marks: Iterable[str]) -> bool:

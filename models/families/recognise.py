@@ -29,10 +29,6 @@ RULES = {1: one_output, 2: two_outputs, 3: three_outputs}
 """Number of outputs -> the rules for them."""
 
 
-ACTIVATIONS = frozenset({"Sigmoid", "Softmax", "HardSigmoid"})
-"""Operations behind which scores are from 0 to 1."""
-
-
 class Found(NamedTuple):
     """A reading of a file, and the guess that it comes from."""
 
@@ -134,5 +130,5 @@ def _activation(clues: Clues, reading: Reading) -> str | None:
         found += exact or rows or [head for head in heads if (head.channels or 0) % numbers == 0]
     if numbers == 1 or not found:
         return None
-    active = [bool(ACTIVATIONS & head.marks) for head in found]
+    active = [bool(evidence.ACTIVATIONS & head.marks) for head in found]
     return "none" if all(active) else None if any(active) else "sigmoid"

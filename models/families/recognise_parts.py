@@ -50,7 +50,7 @@ def _boxes_and_scores(clues: Clues, tensors: Sequence[Tensor]) -> list[Guess]:
         return []
     box_heads, score_heads = clues.heads(boxes), clues.heads(scores)
     box_marks, score_marks = evidence.marks_of(box_heads), evidence.marks_of(score_heads)
-    has_logits = not {"Sigmoid", "Softmax", "HardSigmoid"} & score_marks
+    has_logits = not evidence.ACTIVATIONS & score_marks
     linear = any(head.linear for head in box_heads)
     if (
         rows is not None
@@ -72,7 +72,7 @@ def _boxes_and_scores(clues: Clues, tensors: Sequence[Tensor]) -> list[Guess]:
                 unsure=clues.unsure_scale(),
             ),
         ]
-        return [msg for msg in found if has_logits] or found[:1]
+        return found if has_logits else found[:1]
     if has_logits or not evidence.is_decoded(box_marks):
         return []
     named = {boxes.name: ("x1", "y1", "x2", "y2"), scores.name: ("scores",)}

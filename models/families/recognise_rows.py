@@ -59,20 +59,19 @@ def _finished(clues: Clues, tensor: Tensor, found: list[evidence.Head]) -> list[
     if clues.rtdetr:
         return [Guess("rtdetr_ultralytics_rows", {name: ("cx", "cy", "w", "h", "score", "class")})]
     columns = ("x1", "y1", "x2", "y2", "score", "class")
-    units = {"units": "fraction"} if "fraction" in marks and "pixels" not in marks else {}
-    order = _order_ofrows_of(clues, name)
+    order = _order_of_columns(clues, name)
     if order is not None:
         columns = order
-    unsure = {} if clues.ultralytics else {"input.scale": SCALE}
+    unsure = clues.unsure_scale()
     if not clues.ultralytics and order is None:
         unsure["output.outputs"] = (
             "rows of x1 y1 x2 y2 score class (YOLOv10) and of class score x1 y1 x2 y2 (Paddle) are "
             "both in use"
         )
-    return [Guess("end_to_end", {name: columns}, units, unsure)]
+    return [Guess("end_to_end", {name: columns}, evidence.units_of(marks), unsure)]
 
 
-def _order_ofrows_of(clues: Clues, output: str) -> tuple[str, ...] | None:
+def _order_of_columns(clues: Clues, output: str) -> tuple[str, ...] | None:
     """Return the columns of finished rows by the Concat that makes them; None: it does not show.
 
     The class is made of whole numbers, by a Cast; the score is not; the box has four columns.
@@ -84,7 +83,7 @@ def _order_ofrows_of(clues: Clues, output: str) -> tuple[str, ...] | None:
             return None
         if node.op == "Concat":
             break
-        if node.op not in evidence.FOLLOWED | {"Gather", "GatherND", "GatherElements", "Slice"}:
+        if node.op not in evidence.FOLLOWED | evidence.PICKING:
             return None
         name = node.inputs[0]
     else:
@@ -113,7 +112,7 @@ def _is_whole(trace: Trace, name: str) -> bool:
             return inner is None or inner.op not in ("Mul", "Sigmoid", "Add")
         if node.op in ("ArgMax", "Mod"):
             return True
-        if node.op not in evidence.FOLLOWED | {"Gather", "GatherElements", "GatherND", "Slice"}:
+        if node.op not in evidence.FOLLOWED | evidence.PICKING:
             return False
         name = node.inputs[0]
     return False
@@ -160,11 +159,9 @@ def _row_readings(
     if labels is not None:
         if width == 4 + labels:
             return [Guess("yolov8", {name: plain})]
-        return (
-            []
-            if width != 5 + labels
-            else _with_objectness(clues, name, rows, width, channels, marks)
-        )
+        if width == 5 + labels:
+            return _with_objectness(clues, name, rows, width, channels, marks)
+        return []
     if rows is not None and cells is not None and not _is_grid(clues, rows):
         return []
     if not as_rows and rows is not None and rows <= width:
@@ -226,8 +223,7 @@ def _is_of_queries(
         return True
     if rows is not None and (rows > MAX_FINISHED or rows == clues.cells()):
         return False
-    linear = bool(found) and any(head.linear for head in found)
-    return linear or bool(evidence.FINISHING & marks)
+    return any(head.linear for head in found) or bool(evidence.FINISHING & marks)
 
 
 def _with_objectness(
@@ -243,9 +239,8 @@ def _with_objectness(
     columns = ("cx", "cy", "w", "h", "objectness", "scores")
     three = rows is not None and cells is not None and rows == 3 * cells
     coupled = three or any(width * n in channels for n in (2, 3))
-    fraction = {"units": "fraction"} if "fraction" in marks and "pixels" not in marks else {}
     if coupled or (rows is None and clues.ultralytics):
-        return [Guess("yolov5", {name: columns}, fraction)]
+        return [Guess("yolov5", {name: columns}, evidence.units_of(marks))]
     if not evidence.is_decoded(marks):
         offsets = ("dx", "dy", "dw", "dh", "objectness", "scores")
         fitting = [

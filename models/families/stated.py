@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from models.image_input import Pixels
 from models.onnx_header import OnnxFile
 from models.output_layout import OutputLayout, problem
 from models.struct_errors import explain
+from models.text import close_match
 
 GENERIC = "generic"
 """Family of a card whose `output` states everything."""
@@ -133,5 +133,5 @@ def _layout(
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    close = close_match(name, known)
+    return f"; did you mean {close!r}?" if close else ""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.datasets.base import Clip, DataSet, TrueObject
+from models.evaluation.arrays import areas_of
 from models.evaluation.detection import ImageBoxes
 from models.evaluation.tracks import ClipBoxes, FrameBoxes, without_ignored
 from pipeline.config import did_you_mean
@@ -89,7 +90,6 @@ def image_boxes(
             continue
         objects = [item for item in image.objects if classes.of_data[item.number] >= 0]
         boxes = np.array([item.box for item in objects], np.float64).reshape(-1, 4)
-        own = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         areas = [item.area_px for item in objects]
         given = np.array([np.nan if area is None else area for area in areas], np.float64)
         rows, numbers = _of_classes(frame, classes)
@@ -100,7 +100,7 @@ def image_boxes(
                 boxes,
                 np.array([classes.of_data[item.number] for item in objects], np.intp),
                 np.array([item.ignored for item in objects], np.bool_),
-                np.where(np.isnan(given), own, given),
+                np.where(np.isnan(given), areas_of(boxes), given),
                 np.array(frame.boxes, np.float64).reshape(-1, 4)[rows],
                 np.array(frame.scores, np.float64)[rows],
                 numbers,
