@@ -12,11 +12,11 @@ from typing import Annotated
 import msgspec
 
 from pipeline.frame import Frame
-from pipeline.stage import Context, Output, Resolved, Resources, Settings, Stage
-from stages.detections import DETECTIONS, NO_TRACK_ID, Detections
+from pipeline.stage import Context, Output, Resolved, Resources, Settings
+from stages.detections import NO_TRACK_ID, Detections
 from stages.sinks.files.events import printable
+from stages.sinks.files.json_lines import JsonLines
 from stages.sinks.files.output_path import check_writable, expand_home
-from stages.sinks.files.text_file import Mark, ResumableTextFile
 
 
 class Scored(msgspec.Struct):
@@ -46,20 +46,15 @@ class ScoreSettings(Settings, frozen=True):
         expand_home(self, path=self.path)
 
 
-class Score(Stage):
+class Score(JsonLines):
     """Writes the detections of each frame; a crash neither loses nor repeats a line."""
 
     Settings = ScoreSettings
-    takes = DETECTIONS
-    ordered = True
 
     settings: ScoreSettings
 
     def __init__(self, settings: ScoreSettings, context: Context) -> None:
-        super().__init__(settings, context)
-        self._file = ResumableTextFile(settings.path, lambda: self.beat(), context.log)
-        self._encoder = msgspec.json.Encoder()
-        self._marks: dict[str, Mark] = {}
+        super().__init__(settings, context, settings.path)
 
     @classmethod
     def resolve(cls, settings: ScoreSettings) -> Resolved:
@@ -76,40 +71,9 @@ class Score(Stage):
         """Declare the file."""
         return Resources(writes=(Output(Path(settings.path)),))
 
-    def open(self) -> None:
-        """Open and lock the file.
-
-        Raises:
-            SetupError: another run writes it.
-        """
-        self._file.open()
-
-    def process(self, frame: Frame) -> None:
-        """Write the line of a frame.
-
-        Raises:
-            RunError: the disk is full or lost.
-        """
-        self._file.write(self._encoder.encode(scored(frame)) + b"\n")
-        self._marks[frame.stream] = self._file.mark
-
-    def end(self, stream: str) -> None:
-        """Empty the file of an earlier run, if the stream had no frame."""
-        self._file.start()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def state(self, stream: str) -> bytes:
-        """Return the position in the file after the stream's last line."""
-        return msgspec.msgpack.encode(self._marks[stream]) if stream in self._marks else b""
-
-    def restore(self, stream: str, state: bytes) -> None:
-        """Keep the lines up to that position."""
-        if state:
-            self._marks[stream] = msgspec.msgpack.decode(state, type=Mark)
-            self._file.resume(self._marks[stream])
+    def line_of(self, frame: Frame) -> Scored:
+        """Return the line of a frame."""
+        return scored(frame)
 
 
 def scored(frame: Frame) -> Scored:

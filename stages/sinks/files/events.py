@@ -16,10 +16,10 @@ from typing import Annotated
 import msgspec
 
 from pipeline.frame import Frame
-from pipeline.stage import Context, Output, Resolved, Resources, Settings, Stage
-from stages.detections import DETECTIONS, Detections, Object, labels_of, to_objects
+from pipeline.stage import Context, Output, Resolved, Resources, Settings
+from stages.detections import Detections, Object, labels_of, to_objects
+from stages.sinks.files.json_lines import JsonLines
 from stages.sinks.files.output_path import check_writable, expand_home, is_standard_output
-from stages.sinks.files.text_file import Mark, ResumableTextFile
 
 
 class Event(msgspec.Struct, kw_only=True):
@@ -48,7 +48,7 @@ class EventsSettings(Settings, frozen=True):
         expand_home(self, path=self.path)
 
 
-class Events(Stage):
+class Events(JsonLines):
     """Writes one line per frame, in order per stream.
 
     Lines are written immediately, so that a reader can follow the file. A crash neither loses nor
@@ -56,17 +56,12 @@ class Events(Stage):
     """
 
     Settings = EventsSettings
-    takes = DETECTIONS
-    ordered = True
 
     settings: EventsSettings
 
     def __init__(self, settings: EventsSettings, context: Context) -> None:
-        super().__init__(settings, context)
+        super().__init__(settings, context, settings.path)
         self._labels = labels_of(context)
-        self._file = ResumableTextFile(settings.path, lambda: self.beat(), context.log)
-        self._encoder = msgspec.json.Encoder()
-        self._marks: dict[str, Mark] = {}
 
     @classmethod
     def resolve(cls, settings: EventsSettings) -> Resolved:
@@ -86,45 +81,13 @@ class Events(Stage):
             return Resources()
         return Resources(writes=(Output(Path(settings.path)),))
 
-    def open(self) -> None:
-        """Open and lock the file; its content stays until the first frame.
-
-        Raises:
-            SetupError: another run writes it, or it is a named pipe without a reader.
-        """
-        self._file.open()
-
-    def process(self, frame: Frame) -> None:
-        """Write the line of a frame.
-
-        Raises:
-            RunError: the disk is full or lost.
-            EndRun: the reader of standard output has closed it.
-        """
-        self._file.write(self._encoder.encode(event_of(frame, self._labels)) + b"\n")
-        self._marks[frame.stream] = self._file.mark
+    def line_of(self, frame: Frame) -> Event:
+        """Return the line of a frame."""
+        return event_of(frame, self._labels)
 
     def reopen(self) -> None:
         """Continue in the file that has the name now."""
         self._file.follow()
-
-    def end(self, stream: str) -> None:
-        """Empty the file of an earlier run, if the stream had no frame."""
-        self._file.start()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def state(self, stream: str) -> bytes:
-        """Return the position in the file after the stream's last line."""
-        return msgspec.msgpack.encode(self._marks[stream]) if stream in self._marks else b""
-
-    def restore(self, stream: str, state: bytes) -> None:
-        """Keep the lines up to that position."""
-        if state:
-            self._marks[stream] = msgspec.msgpack.decode(state, type=Mark)
-            self._file.resume(self._marks[stream])
 
 
 def event_of(frame: Frame, labels: Sequence[str]) -> Event:
