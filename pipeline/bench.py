@@ -11,7 +11,6 @@ on a machine whose speed drifts.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import os
@@ -23,11 +22,12 @@ from typing import Any, NamedTuple
 from pipeline.bench_figures import as_text as as_text
 from pipeline.bench_figures import check_plausible, cpu_model
 from pipeline.bench_process import Forked, time_to_first_object
+from pipeline.bench_stages import blank_frame, call_in_process, open_stages
 from pipeline.errors import RunError, SetupError
-from pipeline.frame import Frame, Header
+from pipeline.frame import Frame
 from pipeline.graph.graph import Graph, Node
 from pipeline.graph.placement import usable_cores
-from pipeline.stage import InferenceStage, Settings, Source, Stage
+from pipeline.stage import InferenceStage, Settings, Stage
 from pipeline.supervisor.lifecycle import EXIT_SETUP, Phase
 from pipeline.supervisor.processes import Child
 from pipeline.supervisor.supervisor import Supervisor
@@ -145,10 +145,10 @@ def _bare(graph: Graph, model: Node, processes: int) -> dict[str, float]:
 
     def work(report: Callable[[object], None]) -> None:
         os.close(go_out)
-        stages = _open(graph, upto=model)
-        frame = _blank(graph)
+        stages = open_stages(graph, upto=model)
+        frame = blank_frame(graph)
         for node, stage in stages.items():
-            _call(node, stage, frame)
+            call_in_process(node, stage, frame)
         stage = stages[model]
         # The model without the decoding of its outputs, if the stage separates the two.
         infer = stage.infer if isinstance(stage, InferenceStage) else stage.process
@@ -179,15 +179,15 @@ def _alone(graph: Graph, model: Node) -> dict[str, float]:
     """Measure every stage in one process: CPU milliseconds per frame of each."""
 
     def work(report: Callable[[object], None]) -> None:
-        stages = _open(graph)
+        stages = open_stages(graph)
         used = dict.fromkeys(stages, 0.0)
         inference = _Inference(stages[model])
         frames, more = 0, True
         while more and frames <= ALONE_FRAMES:
-            frame = _blank(graph)
+            frame = blank_frame(graph)
             for node, stage in stages.items():
                 start, infer_s = time.process_time(), inference.used_s
-                more = _call(node, stage, frame)
+                more = call_in_process(node, stage, frame)
                 used[node] += time.process_time() - start - (inference.used_s - infer_s)
                 if not more:
                     break
@@ -243,12 +243,12 @@ def _sequential(graph: Graph, model: Node, settings: Settings) -> float:
     """
 
     def work(report: Callable[[object], None]) -> None:
-        stages = _open(graph, settings, model)
+        stages = open_stages(graph, settings, model)
         frames, begin, more = 0, time.monotonic(), True
         while more and frames <= SEQUENTIAL_FRAMES:
-            frame = _blank(graph)
+            frame = blank_frame(graph)
             for node, stage in stages.items():
-                more = _call(node, stage, frame)
+                more = call_in_process(node, stage, frame)
                 if not more:
                     break
             frames += more
@@ -316,51 +316,3 @@ def _cpu_s(child: Child) -> float:
     except OSError:
         return 0.0  # it has just ended
     return total_ns / 1e9
-
-
-def _open(
-    graph: Graph,
-    change: Settings | None = None,
-    upto: Node | None = None,
-) -> dict[Node, Stage]:
-    """Open the stages of a graph in this process, and return them in the order of processing.
-
-    Args:
-        graph: the graph.
-        change: settings of the stage `upto`, in place of its own; all stages are opened then.
-        upto: last stage to open; None: all.
-    """
-    stages: dict[Node, Stage] = {}
-    for node in graph.nodes:
-        settings = graph.streams[0].capture if issubclass(node.kind, Source) else node.settings
-        if node is upto and change is not None:
-            settings = change
-        stage = stages[node] = node.kind(settings, node.context)
-        stage.open()
-        if node is upto and change is None:
-            break
-    return stages
-
-
-def _call(node: Node, stage: Stage, frame: Frame) -> bool:
-    """Let a stage process a frame; return False if it is a source that has ended."""
-    if not isinstance(stage, Source):
-        stage.process(frame)
-        return True
-    stage.offer(frame)
-    if not stage.collect():
-        return False
-    frame.header.height, frame.header.width = frame["image"].shape[:2]
-    return True
-
-
-@functools.lru_cache(maxsize=1)
-def _memory(size: int) -> memoryview:
-    return memoryview(bytearray(size))
-
-
-def _blank(graph: Graph) -> Frame:
-    """Return an empty frame in memory that is reused, as a slot is."""
-    memory = _memory(graph.slot_bytes)
-    header = Header(stream=0, seq=0, attempt=0, slot=0, generation=1, limit=graph.slot_bytes)
-    return Frame(header, graph.streams[0].name, memory)

@@ -49,7 +49,7 @@ ORDER = {
         "telemetry",
         "worker",
         "supervisor",
-        "service bench bench_figures bench_process testing",
+        "service bench bench_figures bench_process bench_stages testing",
         "commands",
     ),
     "models": (

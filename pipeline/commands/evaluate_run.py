@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +13,14 @@ from rich.console import Console
 
 from models.contract import Contract
 from models.datasets.base import Clip, DataSet
-from pipeline import config as config_file
 from pipeline.commands.evaluate_boxes import Classes, match_classes
-from pipeline.commands.options import build_graph, settings_of, stages_with
+from pipeline.commands.options import (
+    build_graph,
+    name_in_settings,
+    settings_of,
+    stages_with,
+    unique_name,
+)
 from pipeline.commands.terminal import LiveTable
 from pipeline.errors import ConfigError, RunError, SetupError
 from pipeline.graph.graph import Graph
@@ -54,12 +58,8 @@ def stream_names(clips: tuple[Clip, ...]) -> dict[str, Clip]:
     """Return clips by the names of their streams, which have letters, digits, - and _ only."""
     named: dict[str, Clip] = {}
     for clip in clips:
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "_", clip.name)
-        name = stem if re.match(config_file.NAME, stem) else f"clip_{stem}"
-        unique, n = name, 2
-        while unique in named:
-            unique, n = f"{name}_{n}", n + 1
-        named[unique] = clip
+        name = name_in_settings(clip.name, name_in_settings(f"clip_{clip.name}", "clip"))
+        named[unique_name(name, named)] = clip
     return named
 
 
@@ -107,13 +107,14 @@ def run(
         for line in file:
             found = decoder.decode(line)
             detections[found.stream].append(found)
-    providers = (str(row.get("provider") or "") for row in supervisor.summary()["stages"].values())
+    summary = supervisor.summary()
+    providers = (str(row.get("provider") or "") for row in summary["stages"].values())
     return Run(
         detections,
         classes,
         contract,
         next(filter(None, providers), ""),
-        supervisor.summary(),
+        summary,
         confidence,
     )
 

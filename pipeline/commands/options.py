@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -144,14 +145,28 @@ def _streams(sources: list[str]) -> dict[str, Any]:
         elif "://" in source or display_url(source) == HIDDEN:
             name = f"stream{len(streams) + 1}"
         else:
-            name = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(source).stem)
-            if not re.match(config_file.NAME, name):
-                name = f"stream{len(streams) + 1}"
-        unique, n = name, 2
-        while unique in streams:
-            unique, n = f"{name}_{n}", n + 1
-        streams[unique] = {"source": source}
+            name = name_in_settings(Path(source).stem, f"stream{len(streams) + 1}")
+        streams[unique_name(name, streams)] = {"source": source}
     return streams
+
+
+def name_in_settings(text: str, otherwise: str) -> str:
+    """Make a name of a stream of a text: letters, digits, - and _.
+
+    Args:
+        text: text.
+        otherwise: name for a text that gives none, as one that begins with a digit.
+    """
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", text)
+    return name if re.match(config_file.NAME, name) else otherwise
+
+
+def unique_name(name: str, taken: Collection[str]) -> str:
+    """Return a name that is not taken: with _2, _3 and so on where it is."""
+    unique, n = name, 2
+    while unique in taken:
+        unique, n = f"{name}_{n}", n + 1
+    return unique
 
 
 def _replace_sinks(raw: dict[str, Any], sinks: list[str]) -> None:

@@ -17,11 +17,10 @@ from models.results import describe
 from models.runtime import Runtime
 from pipeline import config as config_file
 from pipeline.bench_process import Forked
+from pipeline.bench_stages import blank_frame, call_in_process, open_stages
 from pipeline.errors import SetupError
-from pipeline.frame import Frame, Header
 from pipeline.graph.build import build
 from pipeline.graph.graph import Graph
-from pipeline.stage import Source, Stage
 from stages import LOCATIONS
 from stages.detections import Detections, labels_of
 from stages.drawing.annotator import Annotator
@@ -112,18 +111,16 @@ def _work(graph: Graph, picture: Path) -> Callable[[Callable[[object], None]], N
     def work(report: Callable[[object], None]) -> None:
         import cv2
 
-        stages = _open(graph)
+        stages = open_stages(graph)
         labels = labels_of(graph.nodes[-1].context)
         annotator = Annotator(labels, trail_frames=0)
-        detector = next(stage for stage in stages if isinstance(stage, Detector))
-        memory = memoryview(bytearray(graph.slot_bytes))
+        detector = next(stage for stage in stages.values() if isinstance(stage, Detector))
         counts: dict[str, int] = {}
         frames = objects = 0
         most = -1
         while frames < MAX_FRAMES:
-            header = Header(0, frames, 0, slot=0, generation=1, limit=graph.slot_bytes)
-            frame = Frame(header, "try", memory)
-            if not _process(stages, frame):
+            frame = blank_frame(graph, frames)
+            if not all(call_in_process(node, stage, frame) for node, stage in stages.items()):
                 break
             found = Detections.of(frame)
             for number in found.classes.tolist():
@@ -139,30 +136,6 @@ def _work(graph: Graph, picture: Path) -> Callable[[Callable[[object], None]], N
         report([frames, objects, str(picture), describe(odd) if odd else "", counts])
 
     return work
-
-
-def _open(graph: Graph) -> list[Stage]:
-    stages = []
-    for node in graph.nodes:
-        is_source = issubclass(node.kind, Source)
-        settings = graph.streams[0].capture if is_source else node.settings
-        stage = node.kind(settings, node.context)
-        stage.open()
-        stages.append(stage)
-    return stages
-
-
-def _process(stages: list[Stage], frame: Frame) -> bool:
-    """Let all stages process a frame; False at the end of the source."""
-    for stage in stages:
-        if not isinstance(stage, Source):
-            stage.process(frame)
-            continue
-        stage.offer(frame)
-        if not stage.collect():
-            return False
-        frame.header.height, frame.header.width = frame["image"].shape[:2]
-    return True
 
 
 def _result(work: Callable[[Callable[[object], None]], None], task: str, timeout_s: float) -> Any:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import bench, bench_figures
+from pipeline import bench, bench_figures, bench_stages
 from pipeline.bench_process import Forked
 from pipeline.config import check, load
 from pipeline.errors import DeviceFailed, RunError, SetupError
@@ -21,10 +21,10 @@ GRAPH = SimpleNamespace(slot_bytes=1 << 20, streams=[SimpleNamespace(name="clip"
 
 
 def test_frames_share_memory_that_is_allocated_once():
-    first = bench._blank(GRAPH)
+    first = bench_stages.blank_frame(GRAPH)
     first.put("a", [1, 2, 3])
-    bench._memory(1 << 20)[-1] = 7
-    second = bench._blank(GRAPH)
+    bench_stages._memory(1 << 20)[-1] = 7
+    second = bench_stages.blank_frame(GRAPH)
     assert "a" not in second
     assert second._memory is first._memory
     assert second._memory[-1] == 7
