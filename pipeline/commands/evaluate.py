@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import tempfile
 from pathlib import Path
 from typing import get_args
@@ -10,15 +11,15 @@ from typing import get_args
 import msgspec
 from rich.console import Console
 
+from models.datasets.base import DataSet
 from models.errors import EvaluationError
 from models.evaluation.arrays import optional_module
-from models.evaluation.detection import ImageBoxes
 from pipeline.commands.arguments import score
 from pipeline.commands.evaluate_boxes import clip_boxes, image_boxes
 from pipeline.commands.evaluate_report import write_report
 from pipeline.commands.evaluate_run import STREAM, Run, run, stream_names
 from pipeline.commands.evaluation import (
-    Evaluation,
+    Measured,
     difference_lines,
     differences,
     evaluate_clips,
@@ -87,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Measure, print the figures, and return the exit status."""
-    set_up_logging(30 if args.quiet else 20, None)
+    set_up_logging(logging.WARNING if args.quiet else logging.INFO, None)
     renames = dict(_rename(text) for text in args.rename)
     settings = DatasetSettings(
         data=args.data, format=args.format, split=args.split, frames=args.frames
@@ -105,10 +106,11 @@ def main(args: argparse.Namespace) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="eyeline-") as folder:
             found = run(args, data, settings, renames, Path(folder))
-        evaluation, boxes = _evaluate(args, settings, found)
+        measured = _evaluate(data, found)
+        evaluation = measured.evaluation
         changes = [] if earlier is None else differences(earlier, evaluation)
         if args.report is not None:
-            write_report(args.report, data, evaluation, boxes)
+            write_report(args.report, data, measured)
     except RunError as error:
         print_error(error)
         return EXIT_FAILED
@@ -125,21 +127,15 @@ def main(args: argparse.Namespace) -> int:
     return 0 if write_json(args.json, report) else EXIT_FAILED
 
 
-def _evaluate(
-    args: argparse.Namespace, settings: DatasetSettings, found: Run
-) -> tuple[Evaluation, list[ImageBoxes]]:
-    data = read_data(settings)
-    images = data.images[: args.frames]
-    data = msgspec.structs.replace(data, images=images)
+def _evaluate(data: DataSet, found: Run) -> Measured:
     classes = found.classes
     notes = [*data.notes, *classes.notes]
     if data.images:
         confidence = CONFIDENCE if found.confidence is None else found.confidence
         boxes, more = image_boxes(data, found.detections[STREAM], classes)
-        of_images = evaluate_images(data, found, classes, boxes, confidence, [*notes, *more])
-        return of_images, boxes
+        return evaluate_images(data, found, boxes, confidence, [*notes, *more])
     clips, more = clip_boxes(stream_names(data.clips), found.detections, classes)
-    return evaluate_clips(data, found, classes, clips, [*notes, *more]), []
+    return evaluate_clips(data, found, clips, [*notes, *more])
 
 
 def _check_packages(args: argparse.Namespace, has_images: bool) -> None:

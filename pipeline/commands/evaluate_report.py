@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.datasets.base import DataSet
-from models.evaluation.detection import ImageBoxes, evaluate_detections
 from models.evaluation.matching import confusions, match_images
 from models.evaluation.plots import confusion_png, hota_png, precision_recall_png
 from models.evaluation.report import write_worst_images
-from pipeline.commands.evaluation import Evaluation
+from pipeline.commands.evaluation import Measured
 from pipeline.errors import ConfigError
 from stages.capture.image_folder import read_image
 
 
-def write_report(
-    folder: Path, data: DataSet, evaluation: Evaluation, boxes: Sequence[ImageBoxes]
-) -> None:
+def write_report(folder: Path, data: DataSet, measured: Measured) -> None:
     """Write the pictures of an evaluation; files of these names are replaced.
 
     Args:
         folder: folder to write to; it is made where it is missing.
         data: the data set.
-        evaluation: the figures.
-        boxes: boxes of the images; empty for clips.
+        measured: the evaluation.
 
     Raises:
         ConfigError: the folder cannot be written.
@@ -35,20 +30,20 @@ def write_report(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if evaluation.tracking is not None:
-            (folder / "hota.png").write_bytes(hota_png(evaluation.tracking))
-        if evaluation.detection is not None and evaluation.confidence is not None:
-            _write_of_images(folder, data, evaluation, boxes)
+        tracking = measured.evaluation.tracking
+        if tracking is not None:
+            (folder / "hota.png").write_bytes(hota_png(tracking))
+        else:
+            _write_of_images(folder, data, measured)
     except OSError as error:
         raise ConfigError(f"--report {folder}: cannot be written: {error.strerror}") from None
 
 
-def _write_of_images(
-    folder: Path, data: DataSet, evaluation: Evaluation, boxes: Sequence[ImageBoxes]
-) -> None:
+def _write_of_images(folder: Path, data: DataSet, measured: Measured) -> None:
+    evaluation, boxes, curves = measured
+    assert curves is not None, "images have curves"
     assert evaluation.confidence is not None, "images have figures at a confidence"
     labels, confidence = evaluation.labels, evaluation.confidence.confidence
-    curves = evaluate_detections(boxes, labels).curves
     (folder / "precision_recall.png").write_bytes(precision_recall_png(curves, labels))
     matches = match_images(boxes, labels, confidence)
     counts = confusions(boxes, matches, len(labels))

@@ -5,19 +5,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 from rich.table import Table
 
 from models.datasets.base import DataSet
+from models.evaluation.arrays import check_unique
 from models.evaluation.compare import Difference, compare_detections, compare_tracks
-from models.evaluation.detection import DetectionFigures, ImageBoxes, evaluate_detections
+from models.evaluation.detection import (
+    DetectionFigures,
+    ImageBoxes,
+    PrecisionCurves,
+    evaluate_detections,
+)
 from models.evaluation.matching import ConfidenceFigures, confidence_figures
-from models.evaluation.tracking import TrackingFigures, evaluate_tracks
+from models.evaluation.tracking import TrackingFigures, clip_sums, tracking_figures
 from models.evaluation.tracks import ClipBoxes, FrameBoxes
-from pipeline.commands.evaluate_boxes import Classes
 from pipeline.commands.evaluate_run import Run
 from pipeline.errors import ConfigError
 
@@ -101,49 +106,62 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """True boxes of the frames of clips, for a comparison; those of images are in the data set."""
 
 
+class Measured(NamedTuple):
+    """An evaluation, and what the pictures of its report need beside it."""
+
+    evaluation: Evaluation
+    boxes: Sequence[ImageBoxes] = ()
+    """Boxes of the images; empty for clips."""
+    curves: PrecisionCurves | None = None
+    """Curves of precision; None for clips."""
+
+
 def evaluate_images(
     data: DataSet,
     found: Run,
-    classes: Classes,
     boxes: Sequence[ImageBoxes],
     confidence: float,
     notes: Sequence[str],
-) -> Evaluation:
+) -> Measured:
     """Work out the figures of a detector.
 
     Raises:
         EvaluationError: hotcoco is not installed, or an array is wrong.
     """
-    result = evaluate_detections(boxes, classes.labels)
-    return Evaluation(
+    labels = found.classes.labels
+    result = evaluate_detections(boxes, labels)
+    evaluation = Evaluation(
         task="detect",
         data=_data_facts(data),
         model=_model_facts(found),
-        labels=classes.labels,
+        labels=labels,
         detection=result.figures,
-        confidence=confidence_figures(boxes, classes.labels, confidence),
+        confidence=confidence_figures(boxes, labels, confidence),
         notes=tuple(notes),
         run=dict(found.summary),
         detections=tuple(_of_image(image) for image in boxes),
         truth=tuple(_truth_of_image(image) for image in boxes),
     )
+    return Measured(evaluation, boxes, result.curves)
 
 
 def evaluate_clips(
-    data: DataSet, found: Run, classes: Classes, clips: Sequence[ClipBoxes], notes: Sequence[str]
-) -> Evaluation:
+    data: DataSet, found: Run, clips: Sequence[ClipBoxes], notes: Sequence[str]
+) -> Measured:
     """Work out the figures of a tracker.
 
     Raises:
         EvaluationError: an array is wrong.
     """
-    return Evaluation(
+    check_unique("clips", [clip.name for clip in clips])
+    sums = [clip_sums(clip) for clip in clips]
+    evaluation = Evaluation(
         task="track",
         data=_data_facts(data),
         model=_model_facts(found),
-        labels=classes.labels,
-        tracking=evaluate_tracks(clips),
-        clips={clip.name: evaluate_tracks([clip]) for clip in clips},
+        labels=found.classes.labels,
+        tracking=tracking_figures(sums),
+        clips={clip.name: tracking_figures([of]) for clip, of in zip(clips, sums, strict=True)},
         notes=tuple(notes),
         run=dict(found.summary),
         detections=tuple(
@@ -157,6 +175,7 @@ def evaluate_clips(
             for i, frame in enumerate(clip.frames)
         ),
     )
+    return Measured(evaluation)
 
 
 def load(path: Path) -> Evaluation:

@@ -66,19 +66,18 @@ class Dataset(Source):
                 f"{settings.data}: the data set has clips and no images; use a clip as `source`",
                 "unsupported",
             )
-        images = len(_limited(data, settings))
-        info = SourceInfo(settings.data, (settings.data, settings.split), False, images)
+        info = SourceInfo(settings.data, (settings.data, settings.split), False, len(data.images))
         return Resolved((info,))
 
     @classmethod
     def resources(cls, settings: DatasetSettings) -> Resources:
         """Declare the file or folder, and the images."""
-        images = (image.path for image in _limited(read_data(settings), settings))
+        images = (image.path for image in read_data(settings).images)
         return Resources(reads=(Path(settings.data), *images))
 
     def open(self) -> None:
         """Look up the images."""
-        self._images = _limited(read_data(self.settings), self.settings)
+        self._images = read_data(self.settings).images
 
     def skip(self, images: int, source_ns: int) -> None:
         """Continue behind the first so many images."""
@@ -130,16 +129,13 @@ class Dataset(Source):
 
 @functools.lru_cache(maxsize=2)
 def read_data(settings: DatasetSettings) -> DataSet:
-    """Read the data set of some settings, once per process.
+    """Read the data set of some settings, up to their number of images, once per process.
 
     Raises:
         SetupError: it cannot be read.
     """
     try:
-        return datasets.read(Path(settings.data), settings.format, settings.split)
+        data = datasets.read(Path(settings.data), settings.format, settings.split)
     except DataError as error:
         raise SetupError(str(error)) from None
-
-
-def _limited(data: DataSet, settings: DatasetSettings) -> tuple[LabelledImage, ...]:
-    return data.images[: settings.frames]
+    return msgspec.structs.replace(data, images=data.images[: settings.frames])
