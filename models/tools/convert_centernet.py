@@ -21,15 +21,15 @@ Needs numpy and onnx.
 
 from __future__ import annotations
 
-import argparse
 import base64
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from models.tools.tfjs import GraphWriter, Node, load, run
 
 if TYPE_CHECKING:
     import onnx
@@ -56,36 +56,13 @@ bytes than it saves."""
 STEEP = 1e9
 """Factor that makes the smallest difference to a larger neighbour a score of 0."""
 
-Node = dict[str, Any]
-
 
 @dataclass
-class Converter:
+class Converter(GraphWriter):
     """Walks the TensorFlow graph back from its outputs and writes ONNX, NCHW."""
 
-    ops: dict[str, Node]
-    """Name -> node of the TensorFlow graph."""
-    consts: dict[str, NDArray[Any]]
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    initializers: list[onnx.TensorProto] = field(default_factory=list)
-    sides: dict[str, int] = field(default_factory=dict)
-    """ONNX name of a value -> height and width of its maps in pixels."""
     made: dict[str, str] = field(default_factory=dict)
     """Name of a TensorFlow node -> ONNX name of its output."""
-
-    def node(self, kind: str, *inputs: str, name: str, **attributes: Any) -> str:
-        """Write a node with one output, and return the output's name."""
-        from onnx import helper
-
-        self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
-        return name
-
-    def const(self, name: str, value: NDArray[Any]) -> str:
-        """Write a constant, and return its name."""
-        from onnx import numpy_helper
-
-        self.initializers.append(numpy_helper.from_array(value, name))
-        return name
 
     def weights(self, name: str, value: NDArray[Any]) -> str:
         """Write weights, large ones as float16 with a cast on loading, and return their name."""
@@ -212,47 +189,16 @@ def short(name: str) -> str:
     return name.replace("expanded_conv", "block")
 
 
-def load(folder: Path) -> tuple[dict[str, Node], dict[str, NDArray[Any]]]:
-    """Read nodes and constants of the TensorFlow.js graph model."""
-    model = json.loads((folder / "centernet.json").read_text())
-    consts: dict[str, NDArray[Any]] = {}
-    for group in model["weightsManifest"]:
-        data = b"".join((folder / path).read_bytes() for path in group["paths"])
-        offset = 0
-        for entry in group["weights"]:
-            dtype = entry.get("quantization", entry)["dtype"]
-            array = np.frombuffer(data, dtype, int(np.prod(entry["shape"])), offset)
-            offset += array.nbytes
-            consts[entry["name"]] = array.reshape(entry["shape"])
-        assert offset == len(data)
-    return {node["name"]: node for node in model["modelTopology"]["node"]}, consts
-
-
 def convert(folder: Path) -> onnx.ModelProto:
     """Convert the folder of centernet.json and its weights to an ONNX model."""
-    import onnx
-    from onnx import TensorProto, helper
-
-    ops, consts = load(folder)
+    ops, consts = load(folder / "centernet.json")
     c = Converter(ops, consts)
     c.const("twice", np.array([1, 1, 2, 2], np.float32))
     _input(c)
     _decode(c, c.value(SCORES), c.value(DISTANCES))
-    graph = helper.make_graph(
-        c.nodes,
-        "centernet_mobilenet_v3",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, SIZE_PX, SIZE_PX, 3])],
-        [helper.make_tensor_value_info("detections", TensorProto.FLOAT, [1, ROWS, 6])],
-        c.initializers,
-    )
-    model = helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", 13)],
-        ir_version=8,
-        producer_name="eyeline models/tools/convert_centernet.py",
-    )
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    outputs = {"detections": (1, ROWS, 6)}
+    producer = "models/tools/convert_centernet.py"
+    return c.model("centernet_mobilenet_v3", SIZE_PX, outputs, producer)
 
 
 def _input(c: Converter) -> None:
@@ -322,17 +268,5 @@ def _corners(c: Converter, distances: str, cell: str, point: str) -> tuple[str, 
     return low, high
 
 
-def main() -> None:
-    """Convert the folder given on the command line."""
-    assert __doc__
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path, help="models of the npm package")
-    parser.add_argument("output", type=Path)
-    args = parser.parse_args()
-    args.output.write_bytes(convert(args.folder).SerializeToString(deterministic=True))
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, "models of the npm package", convert)

@@ -19,8 +19,6 @@ Needs numpy and onnx.
 
 from __future__ import annotations
 
-import argparse
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
+
+from models.tools.tfjs import GraphWriter, Node, load, run
 
 Floats = NDArray[np.float64]
 
@@ -43,6 +43,9 @@ UNUSED = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 MIN_HALF = 20_000
 """Number of weights from which a tensor is stored as float16. With smaller ones as float32, the
 file has 5 % more bytes, and the error of the scores is ten times smaller."""
+
+PRODUCER = "models/convert_ssdlite.py"
+"""Path of this file when it made the model; part of the model's bytes, so it stays."""
 
 GREY = 127.5
 """Pixel value that becomes zero in the network, and so the value of its first padding."""
@@ -73,26 +76,15 @@ class Sum:
 
 
 @dataclass
-class Converter:
+class Converter(GraphWriter):
     """Walks the TensorFlow graph back from its outputs and writes ONNX."""
 
-    ops: dict[str, dict[str, Any]]
-    """Name -> node of the TensorFlow graph."""
-    consts: dict[str, NDArray[Any]]
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    initializers: list[onnx.TensorProto] = field(default_factory=list)
-    sides: dict[str, int] = field(default_factory=dict)
-    """Name of a value -> height and width of its maps in pixels."""
     made: dict[str, str | Convolution | Sum] = field(default_factory=dict)
 
     def node(self, kind: str, *inputs: str, name: str, **attributes: Any) -> str:
-        """Write a node with one output, and return the output's name."""
-        self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
-        return name
-
-    def const(self, name: str, value: NDArray[Any]) -> str:
-        """Write a constant, and return its name."""
-        self.initializers.append(numpy_helper.from_array(value, name))
+        """Write a node that has the name of its one output, and return that name."""
+        super().node(kind, *inputs, name=name, **attributes)
+        self.nodes[-1].name = name
         return name
 
     def weights(self, name: str, value: Floats) -> str:
@@ -139,7 +131,7 @@ class Converter:
             group=what.groups,
         )
 
-    def _make(self, op: dict[str, Any]) -> str | Convolution | Sum:
+    def _make(self, op: Node) -> str | Convolution | Sum:
         inputs: list[str] = op["input"]
         kind = op["op"]
         if kind in ("Conv2D", "DepthwiseConv2dNative"):
@@ -170,7 +162,7 @@ class Converter:
             return Sum(made, self.value(old))
         raise SystemExit(f"{op['name']}: unsupported operator (found {kind})")
 
-    def _convolution(self, op: dict[str, Any]) -> Convolution:
+    def _convolution(self, op: Node) -> Convolution:
         source = self.value(op["input"][0])
         weights = self.consts[op["input"][1]].astype(float)
         stride = int(op["attr"]["strides"]["list"]["i"][1])
@@ -192,24 +184,9 @@ def affine(what: str | Convolution | Sum, scale: Floats, bias: Floats) -> Convol
     return replace(what, weights=weights, bias=what.bias * scale + bias)
 
 
-def load(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, NDArray[Any]]]:
-    """Read nodes and constants of a TensorFlow.js graph model."""
-    model = json.loads((folder / "model.json").read_text())
-    consts: dict[str, NDArray[Any]] = {}
-    for group in model["weightsManifest"]:
-        data = b"".join((folder / path).read_bytes() for path in group["paths"])
-        offset = 0
-        for entry in group["weights"]:
-            array = np.frombuffer(data, entry["dtype"], int(np.prod(entry["shape"])), offset)
-            offset += array.nbytes
-            consts[entry["name"]] = array.reshape(entry["shape"])
-        assert offset == len(data)
-    return {node["name"]: node for node in model["modelTopology"]["node"]}, consts
-
-
 def convert(folder: Path) -> onnx.ModelProto:
     """Convert a TensorFlow.js coco-ssd folder to an ONNX model."""
-    ops, consts = load(folder)
+    ops, consts = load(folder / "model.json")
     c = Converter(ops, consts)
     c.const("zero", np.array(0, np.float32))
     c.const("six", np.array(6, np.float32))
@@ -228,24 +205,8 @@ def convert(folder: Path) -> onnx.ModelProto:
     anchors = len(consts["Postprocessor/ExpandDims"][0])
     c.node("Sigmoid", c.node("Concat", *scores, name="logits", axis=1), name="scores")
     _decode(c, c.node("Concat", *boxes, name="encoding", axis=1))
-    graph = helper.make_graph(
-        c.nodes,
-        "ssdlite_mobilenet_v2",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, SIZE_PX, SIZE_PX, 3])],
-        [
-            helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1, anchors, 4]),
-            helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, anchors, len(kept)]),
-        ],
-        c.initializers,
-    )
-    model = helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", 13)],
-        ir_version=8,
-        producer_name="eyeline models/tools/convert_ssdlite.py",
-    )
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    outputs = {"boxes": (1, anchors, 4), "scores": (1, anchors, len(kept))}
+    return c.model("ssdlite_mobilenet_v2", SIZE_PX, outputs, PRODUCER)
 
 
 def _input(c: Converter) -> None:
@@ -292,17 +253,5 @@ def _decode(c: Converter, encoding: str) -> None:
     c.node("Concat", low, high, name="boxes", axis=2)
 
 
-def main() -> None:
-    """Convert the folder given on the command line."""
-    assert __doc__
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path, help="models/coco-ssd of the npm package")
-    parser.add_argument("output", type=Path)
-    args = parser.parse_args()
-    args.output.write_bytes(convert(args.folder).SerializeToString(deterministic=True))
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, "models/coco-ssd of the npm package", convert)
