@@ -9,11 +9,14 @@ from models import zoo
 from models.card_writer import card_for
 from models.errors import ModelError, NothingToCompare
 from pipeline.commands.download_progress import show_progress
+from pipeline.commands.options import ROOT
 from pipeline.commands.terminal import print_error
-from pipeline.commands.try_model import load_apart, try_on
+from pipeline.commands.try_model import Tried, load_apart, try_on
 from pipeline.errors import ConfigError, RunError, SetupError
 from pipeline.supervisor.lifecycle import EXIT_FAILED
 
+DEMO_CLIP = ROOT / "tests" / "clips" / "demo.mp4"
+"""Clip on which verify runs a model, where it is at hand."""
 MAX_LABELS = 8
 """Labels that --try names."""
 
@@ -24,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "action",
         nargs="?",
         choices=["inspect", "fetch", "verify"],
-        help="describe a model, download its weights, or compare them with its card",
+        help="describe a model, download its weights, or compare them with its card and check its "
+        "results",
     )
     parser.add_argument("what", nargs="?", metavar="FILE|NAME", help="model file, or card name")
     parser.add_argument(
@@ -34,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--try",
         dest="source",
         metavar="SOURCE",
-        help="inspect: run the model on an image, or on the first frames of a clip",
+        help="inspect, verify: run the model on an image, or on the first frames of a clip "
+        "(verify: the demonstration clip by default)",
     )
     parser.add_argument(
         "--out",
@@ -72,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
                 path = zoo.fetch(args.what, progress, args.accept_licence)
             print(path)
         else:
-            print(f"{zoo.verify(args.what)}: matches its card")
+            return _verify(args)
     except NothingToCompare as error:
         print_error(error)
         return EXIT_FAILED
@@ -101,7 +106,27 @@ def _inspect(args: argparse.Namespace) -> int:
             "If there is something to find: check input.scale, input.colour, input.resize and "
             "output in the card."
         )
+    return _report_odd(args.what, tried)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    """Compare a model file with its card, and look at the results that it gives."""
+    path = zoo.verify(args.what)
+    print(f"{path}: matches its card")
+    source = args.source or (str(DEMO_CLIP) if DEMO_CLIP.exists() else None)
+    if source is None:
+        print("results not looked at: name an image or a clip with --try")
+        return 0
+    tried = try_on(args.what, source, None)
+    status = _report_odd(args.what, tried)
+    if status == 0:
+        print(f"{tried.objects} objects in {tried.frames} frames of {source}: nothing odd")
+    return status
+
+
+def _report_odd(model: str, tried: Tried) -> int:
+    """Report results that look wrong, and return the exit status."""
     if not tried.odd:
         return 0
-    print_error(f"{args.what}: {tried.odd}")
+    print_error(f"{model}: {tried.odd}")
     return EXIT_FAILED

@@ -80,13 +80,13 @@ class Tried(NamedTuple):
     """Label -> number of objects."""
 
 
-def try_on(model: str, source: str, picture: Path) -> Tried:
+def try_on(model: str, source: str, picture: Path | None) -> Tried:
     """Run the stages of a detector over an image, or the first frames of a clip.
 
     Args:
         model: as in the setting `model` of the detector.
         source: image, folder or clip.
-        picture: file for the frame with the most objects.
+        picture: file for the frame with the most objects; None: no file is written.
 
     Raises:
         SetupError: the model or the source cannot be used.
@@ -105,7 +105,7 @@ def try_on(model: str, source: str, picture: Path) -> Tried:
     return msgspec.convert(_result(work, "trying the model", TIMEOUT_S), Tried)
 
 
-def _work(graph: Graph, picture: Path) -> Callable[[Callable[[object], None]], None]:
+def _work(graph: Graph, picture: Path | None) -> Callable[[Callable[[object], None]], None]:
     """Return the work of the process that tries a model."""
 
     def work(report: Callable[[object], None]) -> None:
@@ -130,7 +130,7 @@ def _work(graph: Graph, picture: Path) -> Callable[[Callable[[object], None]], N
             frames += 1
             if len(found.boxes) > most:
                 most = len(found.boxes)
-                if not cv2.imwrite(str(picture), annotator.draw(frame)):
+                if picture is not None and not cv2.imwrite(str(picture), annotator.draw(frame)):
                     raise SetupError(f"{picture}: cannot be written; choose another --out")
         odd = detector.results.odd()
         report([frames, objects, str(picture), describe(odd) if odd else "", counts])

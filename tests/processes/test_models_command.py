@@ -1,5 +1,6 @@
 """`run.py models inspect` writes a card, loads the model, and tries it on an image."""
 
+import hashlib
 import subprocess
 import sys
 
@@ -97,6 +98,22 @@ def test_a_trial_of_a_wrong_card_names_the_key_and_fails(tmp_path, picture):
     _, errors = command("inspect", card, "--try", picture, cwd=tmp_path, code=1)
     (line,) = [line for line in errors if line.startswith("run.py")]
     assert "100 % of the boxes are under 3 px; check output.units (fraction)" in line
+
+
+@pytest.mark.parametrize(("scale", "code"), [(1.0, 0), (1 / 416, 1)])
+def test_verify_looks_at_the_results_too(scale, code, tmp_path, picture):
+    card = tmp_path / "card.yaml"
+    sha256 = hashlib.sha256(finished_rows(tmp_path, scale).read_bytes()).hexdigest()
+    card.write_text(f"name: m\nfamily: end_to_end\nweights: {{file: m.onnx, sha256: {sha256}}}\n")
+    lines, errors = command("verify", card, "--try", picture, cwd=tmp_path, code=code)
+    assert lines[0] == f"{tmp_path}/m.onnx: matches its card"
+    if code:
+        (line,) = [line for line in errors if line.startswith("run.py")]
+        assert "100 % of the boxes are under 3 px; check output.units (fraction)" in line
+    else:
+        assert lines[1:] == [f"20 objects in 1 frames of {picture}: nothing odd"]
+        assert errors == []
+    assert not (tmp_path / "try.jpg").exists()
 
 
 def test_a_run_that_found_nothing_says_so_at_its_end(tmp_path):
