@@ -38,7 +38,9 @@ Label = Annotated[str, Meta(max_length=MAX_LABEL_CHARS)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
-Task = Literal["classify", "localize", "detect"]
+Task = Literal[
+    "detect", "localize", "segment", "keypoints", "oriented", "classify", "semantic", "embed"
+]
 Colour = Literal["rgb", "bgr"]
 InputDtype = Literal["uint8", "float32", "float16"]
 Layout = Literal["nchw", "nhwc"]
@@ -88,7 +90,10 @@ class CardInput(_Part, frozen=True, kw_only=True):
     size: tuple[Side, Side] | None = None
     """Width and height in pixels."""
     resize: Resize | None = None
-    """letterbox: keep the aspect ratio and pad; stretch: fill the input; none: no resizing."""
+    """letterbox: keep the aspect ratio and pad; stretch: fill the input; crop: keep the aspect
+    ratio and cut the longer sides; none: no resizing."""
+    crop: Annotated[float, Meta(gt=0, le=1)] | None = None
+    """Part of the shorter side of the image that is kept, with `resize: crop`."""
     anchor: Anchor | None = None
     """Position of a letterboxed image in the input."""
     pad: Annotated[int, Meta(ge=0, le=255)] | None = None
@@ -115,7 +120,9 @@ class Card(_Part, frozen=True, kw_only=True):
     """Description of a model."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=100)]
-    task: Task = "detect"
+    task: Task | None = None
+    """Kind of its answers; null: that of its outputs. detect, for a model that gives masks,
+    keypoints or rotated boxes too: only its boxes are used."""
     family: Text
     """Kind of its outputs: a name of `models/families/presets.yaml`; generic: `output` states
     everything."""

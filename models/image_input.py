@@ -22,6 +22,8 @@ class Pixels(msgspec.Struct, frozen=True, kw_only=True):
     anchor: Anchor = "centre"
     pad: int = 114
     """Pixel value of the padding around a letterboxed image."""
+    crop: float = 1.0
+    """Part of the shorter side of the image that is kept, with `resize: crop`."""
     colour: Colour = "rgb"
     scale: float = 1.0
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)

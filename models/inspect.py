@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from models import families, onnx_header
-from models.card import MAX_SIDE_PX, Card, Thresholds, label_set
+from models.card import MAX_SIDE_PX, Card, Task, Thresholds, label_set
 from models.contract import Constant, Contract
 from models.errors import CardError, ContractError
 from models.families import stated
-from models.families.base import Reading
+from models.families.base import Family, Reading
 from models.families.generic import Generic
+from models.families.keypoints import COCO17
+from models.families.recognise import require_sure
+from models.families.whole_image import OfImage
 from models.image_input import ImageTensor, Input, require_image
 from models.metadata import input_size_in, names_in
 from models.onnx_header import OnnxFile, sha256_of
+from models.output_layout import BOX_TASKS, OutputLayout, task_of, without_details
 from models.text import shown
 
-WITH_BOXES = ("pose", "segment")
-"""Tasks in metadata whose models find boxes too: they are read as detectors."""
+IN_METADATA = {"pose": "keypoints", "obb": "oriented"}
+"""Task in the metadata of Ultralytics -> its name here, where it has another."""
 MAX_BATCH = 64
 """Images of a run of a model with a batch of a fixed length."""
 IMAGE_DTYPES = ("uint8", "float32", "float16")
@@ -30,7 +35,10 @@ IMAGE_DTYPES = ("uint8", "float32", "float16")
 
 
 def inspect(
-    path: str | os.PathLike[str], card: Card | None = None, file: OnnxFile | None = None
+    path: str | os.PathLike[str],
+    card: Card | None = None,
+    file: OnnxFile | None = None,
+    tasks: Collection[str] = (),
 ) -> Contract:
     """Derive the contract of a model from its file, and from a card where there is one.
 
@@ -42,6 +50,7 @@ def inspect(
         path: path of the model file.
         card: card of the model.
         file: header of the file, if it has been read already.
+        tasks: tasks that are wanted, which decide between readings of a file; empty: any.
 
     Raises:
         ContractError: missing, not ONNX, no family fits, several do, or the card does not fit.
@@ -56,11 +65,15 @@ def inspect(
             f"{path}: the model takes {image.batch} images at once (found {image.tensor}, at most "
             f"{MAX_BATCH}); export it with batch 1, or with an open batch"
         )
-    name, reading = _reading_by_card(file, card) if card is not None else _only_reading(file)
+    if card is not None:
+        name, reading = _reading_by_card(file, card)
+    else:
+        name, reading = _only_reading(file, tasks)
+    task, layout = _task(file, name, reading, card)
     expected = _input(file, image, name, reading, card)
     return Contract(
         name=card.name if card else shown(path.stem),
-        task=families.load(name).task,
+        task=task,
         family=name,
         path=os.path.abspath(path),  # symlinks not resolved: the weights are beside the link
         size_bytes=file.size_bytes,
@@ -71,38 +84,86 @@ def inspect(
         classes=reading.classes,
         labels=_labels(file, reading, card),
         end_to_end=reading.end_to_end,
-        layout=reading.layout,
+        layout=layout,
         constants=_constants(file, reading, expected),
         thresholds=card.thresholds if card else Thresholds(),
-        notes=_notes(file),
+        notes=_notes(file, task, reading.layout),
         licence=card.weights.licence if card else file.metadata.get("license"),
     )
 
 
-def _notes(file: OnnxFile) -> tuple[str, ...]:
+def _notes(file: OnnxFile, task: str, given: OutputLayout | None) -> tuple[str, ...]:
+    """Return facts that a user should know.
+
+    Args:
+        file: the model file.
+        task: task of the contract.
+        given: layout of all that the model gives.
+    """
     notes = []
     if "ConvInteger" in file.ops:
         notes.append(
             "quantised dynamically to int8 (ConvInteger), which is slower than its float original "
             "on CPUs: 91 ms in place of 60 for a YOLOv8n of 640x640"
         )
-    if file.metadata.get("task") in WITH_BOXES:
-        more = {"pose": "keypoints", "segment": "masks"}[file.metadata["task"]]
-        notes.append(f"gives {more} too, which are not used: only its boxes are")
+    able = task if given is None else task_of(given)
+    if task != able:
+        more = {"segment": "masks", "keypoints": "keypoints", "oriented": "rotated boxes"}
+        if able in more:
+            notes.append(
+                f"gives {more[able]} too, which are not used; set `task: {able}` in its card"
+            )
     return tuple(notes)
+
+
+def _task(
+    file: OnnxFile, name: str, reading: Reading, card: Card | None
+) -> tuple[Task, OutputLayout | None]:
+    """Return the task of a model, and the layout of what is used of it.
+
+    Raises:
+        CardError: the card states a task that the outputs do not fit.
+    """
+    stated = None if card is None else card.task
+    layout = reading.layout
+    if layout is None:
+        return families.load(name).task, None
+    able: Task = msgspec.convert(task_of(layout), Task)
+    if name == "localize":
+        able = "localize"
+    if stated in (None, able):
+        return able, _with_names(layout)
+    if stated == "detect" and able in BOX_TASKS:
+        return "detect", without_details(layout)
+    if stated == "localize" and able == "detect":
+        return "localize", layout
+    assert card is not None
+    raise CardError(
+        f"{file.path}: task in its card {card.name} does not match its outputs (found {stated}, "
+        f"the outputs of family {name} are those of {able}); correct one of the two"
+    )
+
+
+def _with_names(layout: OutputLayout) -> OutputLayout:
+    """Return a layout with the names and edges of 17 points, where it states none."""
+    points = layout.keypoints
+    if points.names or points.edges or points.count != len(COCO17.names):
+        return layout
+    named = msgspec.structs.replace(points, names=COCO17.names, edges=COCO17.edges)
+    return msgspec.structs.replace(layout, keypoints=named)
 
 
 def _reading_by_card(file: OnnxFile, card: Card) -> tuple[str, Reading]:
     """Return the family that a card names, and how it reads the file."""
     name = card.family
     family = families.load(name)
-    if family.task != card.task:
+    if issubclass(family, Generic | OfImage):
+        return name, stated.reading_of(file, card)
+    if card.task not in (None, family.task):
         raise CardError(
             f"{file.path}: task in its card {card.name} does not match family {name} (found "
             f"{card.task}, the family has {family.task}); correct one of the two"
         )
-    if issubclass(family, Generic):
-        return name, stated.reading_of(file, card)
     reading = family.recognise(file)
     if reading is None:
         raise ContractError(
@@ -112,45 +173,56 @@ def _reading_by_card(file: OnnxFile, card: Card) -> tuple[str, Reading]:
     return name, reading
 
 
-def _only_reading(file: OnnxFile) -> tuple[str, Reading]:
+def _only_reading(file: OnnxFile, tasks: Collection[str]) -> tuple[str, Reading]:
     """Return the only family that can read the file, and how."""
     found = {name: families.load(name) for name in families.FAMILIES}
-    task = file.metadata.get("task")
-    if task in WITH_BOXES:
-        task = "detect"
-    tasks = {family.task for family in found.values()}
-    if task is not None and task not in tasks:
+    of_file = file.metadata.get("task")
+    of_file = IN_METADATA.get(of_file or "", of_file)
+    able = {family.task for family in found.values()} | set(BOX_TASKS)
+    if of_file is not None and of_file not in able:
         raise ContractError(
-            f"{file.path}: no family for the task in its metadata (found {task}); use a model "
-            f"with task {' or '.join(sorted(tasks))}"
+            f"{file.path}: no family for the task in its metadata (found {of_file}); use a model "
+            f"with task {' or '.join(sorted(able))}"
         )
-    readings = {
-        reading.name or name: reading
-        for name, family in found.items()
-        if task in (None, family.task) and (reading := family.recognise(file)) is not None
-    }
-    if len(readings) > 1:
+    wanted = {of_file} if of_file is not None else set(tasks)
+    readings = {}
+    for name, family in found.items():
+        if of_file is not None and not _gives(family, {of_file}):
+            continue
+        reading = family.recognise(file)
+        if reading is not None:
+            readings[reading.name or name] = (family, reading)
+    # A stage that takes one task only decides between readings; it does not rule out the only one.
+    fitting = {key: own for key, own in readings.items() if not wanted or _gives(own[0], wanted)}
+    left = fitting or readings
+    if len(left) > 1:
         names = " or ".join(
-            f"{name} ({reading.classes} classes)" for name, reading in readings.items()
+            f"{name} ({reading.classes} classes)" if reading.classes else name
+            for name, (_, reading) in left.items()
         )
         raise ContractError(
             f"{file.path}: the outputs can be read as {names}; choose in a card: {_card(file)}"
         )
-    if not readings:
-        guess = _other_task(file)
+    if not left:
         raise ContractError(
-            f"{file.path}: no family can read the outputs (found {file}){guess}; describe them in "
-            "a card: run.py models inspect FILE --card"
+            f"{file.path}: no family can read the outputs (found {file}){_other_task(file)}; "
+            "describe them in a card: run.py models inspect FILE --card"
         )
-    return next(iter(readings.items()))
+    name, (_, reading) = next(iter(left.items()))
+    require_sure(file, name, reading)
+    return name, reading
+
+
+def _gives(family: type[Family[Any]], tasks: Collection[str]) -> bool:
+    """Return whether a family can give one of some tasks."""
+    own = set(BOX_TASKS) - {"localize"} if family is Generic else {family.task}
+    return bool(own & set(tasks))
 
 
 def _other_task(file: OnnxFile) -> str:
     """Return what a file looks like that is no detector; "" where it does not show."""
     shape = file.outputs[0].shape or ()
     height = require_image(file).size[1]
-    if len(file.outputs) == 1 and len(shape) == 2:
-        return f"; looks like a classifier or an embedding of {shape[1]} numbers"
     if len(file.outputs) == 1 and len(shape) == 3 and height is not None and height <= 64:
         return "; looks like a text recogniser, one row of characters per column of the image"
     if len(file.outputs) == 1 and len(shape) == 4:
@@ -261,11 +333,14 @@ def _size(file: OnnxFile, image: ImageTensor, family: str) -> tuple[int, int]:
 def _labels(file: OnnxFile, reading: Reading, card: Card | None) -> tuple[str, ...]:
     """Return the labels of the card, else of the file, else of COCO for 80 classes."""
     stated = card.labels if card is not None else None
+    if reading.layout is not None and task_of(reading.layout) == "embed":
+        return ()
     labels = label_set(stated) if isinstance(stated, str) else stated and tuple(map(shown, stated))
     if labels is None:
         labels = names_in(file.metadata)
     if labels is None:
-        return label_set("coco80") if reading.classes == 80 else ()
+        has_boxes = reading.layout is None or task_of(reading.layout) in BOX_TASKS
+        return label_set("coco80") if reading.classes == 80 and has_boxes else ()
     if reading.classes is not None and len(labels) != reading.classes:
         whose = "its card" if stated is not None else "its metadata"
         raise ContractError(

@@ -1,13 +1,11 @@
-"""The layout of a detector's outputs: which numbers are boxes, scores and classes, and how coded.
+"""The layout of a model's outputs: which numbers are boxes, scores and classes, and how coded.
 
 A layout is the `output` of a card, or comes from `models/families/presets.yaml`, or is recognised
-in the file. `models/families/generic.py` decodes by it.
+in the file. Its columns show the task of the model; the families of `models/families` decode by it.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import msgspec
@@ -32,13 +30,27 @@ BOXES: dict[frozenset[str], str] = {
 """Columns of a box -> their kind. An output may have them in any order."""
 OTHERS = ("score", "scores", "objectness", "class", "image", "count", "skip", "rest")
 """Columns besides those of boxes."""
-COLUMNS = frozenset().union(*BOXES, OTHERS)
-WIDE = frozenset({"scores", "bins", "rest"})
+DETAILS = {
+    "angle": "oriented",
+    "keypoints": "keypoints",
+    "coefficients": "segment",
+    "prototypes": "segment",
+    "masks": "segment",
+}
+"""Columns of what a box may have besides -> task of a model that gives it."""
+OF_IMAGE = {"embedding": "embed", "score_map": "semantic", "class_map": "semantic"}
+"""Columns of outputs about the whole image -> task of the model."""
+COLUMNS = frozenset().union(*BOXES, OTHERS, DETAILS, OF_IMAGE)
+WHOLE = frozenset({"count", "prototypes", "masks", *OF_IMAGE})
+"""Columns that are the only one of their output."""
+WIDE = frozenset({"scores", "bins", "rest", "keypoints", "coefficients"})
 """Columns that stand for several numbers."""
 TOGETHER = (["scores", "rest"], ["scores", "bins"], ["bins", "scores"])
-"""Wide columns that one output may have."""
-UNREAD = frozenset({"skip", "rest", "count", "image"})
+"""Wide columns of unknown lengths that one output may have."""
+UNREAD = frozenset({"skip", "rest", "count", "image", "prototypes", "masks"})
 """Columns whose outputs are not those of a grid."""
+BOX_TASKS = ("detect", "localize", "segment", "keypoints", "oriented")
+"""Tasks whose answers have boxes."""
 ON_GRID = ("yolov3", "yolov5", "yolox", "cells")
 """Codings relative to the cells of a grid."""
 
@@ -70,16 +82,55 @@ class Priors(LayoutPart, frozen=True, kw_only=True):
     """boxes: x1, y1, x2, y2 of each prior, as parts of the input's sides."""
 
 
+class Keypoints(LayoutPart, frozen=True, kw_only=True):
+    """The points of an object: a pose, or the landmarks of a face."""
+
+    count: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    """Number of points; null: from `names`, else from the file."""
+    values: Annotated[tuple[Literal["x", "y", "score", "skip"], ...], Meta(min_length=2)] = (
+        "x",
+        "y",
+        "score",
+    )
+    """Numbers of each point, in order."""
+    units: Literal["pixels", "fraction", "cells", "priors"] = "pixels"
+    """Units of x and y: pixels of the input, fractions of its sides, strides from the point of the
+    cell, or as the offsets of a box from its prior."""
+    activation: Literal["none", "sigmoid"] = "none"
+    """Function that turns the scores of points into 0 to 1; none: they are."""
+    names: tuple[Annotated[str, Meta(max_length=100)], ...] = ()
+    """Name of each point; empty: unknown."""
+    edges: Annotated[tuple[tuple[int, int], ...], Meta(max_length=1000)] = ()
+    """Pairs of points, by number from 0, between which a line is drawn."""
+
+
+class Masks(LayoutPart, frozen=True, kw_only=True):
+    """The masks of objects."""
+
+    coefficients: Annotated[int, Meta(ge=1, le=4096)] = 32
+    """Numbers of the column `coefficients`: the channels of `prototypes`."""
+    activation: Literal["none", "sigmoid"] = "none"
+    """Function that turns the numbers of `masks` into 0 to 1; none: they are. That of prototypes
+    is always the sigmoid."""
+    threshold: Annotated[float, Meta(gt=0, lt=1)] = 0.5
+    """Value above which a pixel is inside."""
+    over: Literal["box", "image"] = "box"
+    """Place of each of the `masks`: over the box of its object, or over the input."""
+
+
 class OutputLayout(LayoutPart, frozen=True, kw_only=True):
-    """The layout of a detector's outputs. Only `outputs` is required."""
+    """The layout of a model's outputs. Only `outputs` is required."""
 
     outputs: Annotated[dict[str, tuple[Column, ...]], Meta(min_length=1, max_length=64)]
     """Name of an output -> its columns: x1 y1 x2 y2 (corners), cx cy w h (centre and size), x y w h
     (top left corner and size), left top right bottom (distances from a point of the grid), dx dy dw
     dh (offsets, see `coding`), bins (distances as distributions), score (of the class that `class`
     gives), scores (one per class), objectness, class, image (number of the image in the batch),
-    count (of valid rows), skip (one column that is not used), rest (all that follow). Outputs with
-    the same columns are the levels of a grid."""
+    count (of valid rows), skip (one column that is not used), rest (all that follow). Besides a
+    box: angle, keypoints (see `keypoints`), coefficients of its mask (with an output of
+    prototypes), or an output of masks. Without boxes: scores alone (a classifier), embedding, and
+    score_map or class_map (a class for each pixel). Outputs with the same columns are the levels of
+    a grid."""
     units: Units = "pixels"
     """Units of the boxes: pixels of the input, fractions of its sides, or strides of the grid."""
     coding: Coding | None = None
@@ -116,14 +167,52 @@ class OutputLayout(LayoutPart, frozen=True, kw_only=True):
     """Whether only local maxima of the map of scores are objects (CenterNet)."""
     end_to_end: bool = False
     """Whether the model itself suppresses overlapping boxes."""
+    angle: Literal["radians", "degrees"] = "radians"
+    """Unit of the column `angle`, which grows clockwise on the screen."""
+    keypoints: Keypoints = Keypoints()
+    """The points of an object, where there is a column `keypoints`."""
+    masks: Masks = Masks()
+    """The masks of objects, where there is an output of them."""
     inputs: dict[str, Fixed | tuple[float, ...]] = {}
     """Further inputs of the model -> their value: size_hw or size_wh (height and width of the
     input), ones, or numbers."""
 
 
-def problem(layout: OutputLayout) -> str | None:
-    """Return what contradicts itself in a layout, with the key in front; None: nothing does."""
-    return next(_problems(layout), None)
+def task_of(layout: OutputLayout) -> str:
+    """Return the task of a model by the columns of its outputs."""
+    found = {column for columns in layout.outputs.values() for column in columns}
+    for column, task in (*OF_IMAGE.items(), *DETAILS.items()):
+        if column in found:
+            return task
+    return "detect" if kind_of_boxes(layout) is not None else "classify"
+
+
+def widths_of(layout: OutputLayout) -> dict[str, int]:
+    """Return the columns that stand for a known number of numbers -> that number."""
+    found = {"coefficients": layout.masks.coefficients}
+    points = layout.keypoints
+    count = points.count or len(points.names)
+    if count:
+        found["keypoints"] = count * len(points.values)
+    return found
+
+
+def without_details(layout: OutputLayout) -> OutputLayout:
+    """Return the layout of the boxes alone: further columns are skipped, as far as they show."""
+    widths = widths_of(layout)
+    outputs: dict[str, tuple[str, ...]] = {}
+    for name, columns in layout.outputs.items():
+        if columns[0] in WHOLE and columns[0] in DETAILS:
+            outputs[name] = ("rest",)
+        elif columns[-1] in DETAILS and columns[-1] != "angle":
+            outputs[name] = (*columns[:-1], "rest")
+        else:
+            outputs[name] = tuple(
+                part
+                for column in columns
+                for part in (("skip",) * widths.get(column, 1) if column in DETAILS else (column,))
+            )
+    return msgspec.structs.replace(layout, outputs=outputs)
 
 
 def anchors_of(layout: OutputLayout) -> tuple[tuple[tuple[float, float], ...], ...]:
@@ -138,114 +227,3 @@ def kind_of_boxes(layout: OutputLayout) -> str | None:
     found = frozenset(column for columns in layout.outputs.values() for column in columns)
     kinds = [kind for columns, kind in BOXES.items() if columns <= found]
     return kinds[0] if len(kinds) == 1 else None
-
-
-def _problems(layout: OutputLayout) -> Iterator[str]:
-    yield from _in_outputs(layout)
-    kind = kind_of_boxes(layout)
-    on_grid = kind in ("distances", "bins") or layout.coding in ON_GRID
-    yield from _in_boxes(layout, kind, on_grid)
-    if layout.priors is not None:
-        yield from _in_priors(layout.priors, len(layout.strides))
-    for key, value in msgspec.to_builtins(layout).items():
-        if not _is_finite(value):
-            yield f"{key}: expected finite numbers (found {value}); write others"
-
-
-def _in_outputs(layout: OutputLayout) -> Iterator[str]:
-    for name, columns in layout.outputs.items():
-        where = f"outputs.{name}"
-        for column in columns:
-            if column not in COLUMNS:
-                known = ", ".join(sorted(COLUMNS))
-                yield f"{where}: unknown column (found {column!r}); use {known}"
-        wide = [column for column in columns if column in WIDE]
-        if len(wide) > 1 and wide not in TOGETHER:
-            yield (
-                f"{where}: the lengths of {' and '.join(wide)} do not show beside each other; only "
-                "scores may be in front of rest, or beside bins; use skip"
-            )
-        single = [column for column in columns if column != "skip"]
-        if len(set(single)) < len(single):
-            yield f"{where}: a column is there twice; name each once, or write skip"
-        if "count" in columns and len(columns) > 1:
-            yield f"{where}: count has to be the only column of its output"
-    groups = set(layout.outputs.values())
-    everything = {column for columns in groups for column in columns}
-    for column in sorted(everything - {"skip", "rest"}):
-        if sum(column in columns for columns in groups) > 1:
-            yield f"outputs: column {column} is in outputs with different columns; keep one of them"
-    found = [columns for columns in layout.outputs.values() if not set(columns) <= UNREAD]
-    levels = sorted({found.count(columns) for columns in found})
-    if len(levels) > 1:
-        yield f"outputs: expected as many of each kind, one per grid (found {levels})"
-    if kind_of_boxes(layout) is None:
-        yield (
-            "outputs: the columns are not those of one kind of boxes (found "
-            f"{', '.join(sorted(everything)) or 'none'}); use, for example, x1 y1 x2 y2"
-        )
-    if ("scores" in everything) == ("score" in everything):
-        yield "outputs: expected either scores (one per class) or score (of the class in `class`)"
-
-
-def _in_boxes(layout: OutputLayout, kind: str | None, on_grid: bool) -> Iterator[str]:
-    if kind == "offsets" and layout.coding is None:
-        yield f"coding: missing; the columns dx dy dw dh need one of {_choices(Coding)}"
-    if kind != "offsets" and layout.coding is not None:
-        yield f"coding: has no use without the columns dx dy dw dh (found {layout.coding})"
-    if on_grid and not layout.strides:
-        yield "strides: missing; boxes are relative to the points of a grid"
-    levels = max(
-        list(layout.outputs.values()).count(columns) for columns in layout.outputs.values()
-    )
-    if on_grid and levels > 1 and levels != len(layout.strides):
-        yield (
-            f"strides: expected one for each grid (found {len(layout.strides)} strides, {levels} "
-            "outputs with the same columns)"
-        )
-    with_anchors = layout.coding in ("yolov3", "yolov5")
-    if with_anchors and len(layout.anchors) != len(layout.strides):
-        yield (
-            f"anchors: expected a list for each stride (found {len(layout.anchors)} lists, "
-            f"{len(layout.strides)} strides)"
-        )
-    if with_anchors and not all(layout.anchors):
-        yield "anchors: a list is empty; state width and height of each anchor"
-    if layout.per_cell > 1 and (layout.anchors or layout.priors or not layout.strides):
-        yield "per_cell: has a use only for a grid (strides) without anchors and priors; remove it"
-    if layout.anchors and not with_anchors:
-        yield "anchors: have no use without coding yolov3 or yolov5; remove them"
-    if layout.coding in ("ssd", "linear") and layout.priors is None:
-        yield f"priors: missing; coding {layout.coding} refers to them"
-    if layout.priors is not None and layout.coding not in ("ssd", "linear"):
-        yield "priors: have no use without coding ssd or linear; remove them"
-    if layout.units == "strides" and not on_grid:
-        yield "units: strides are those of a grid, which these columns have none of"
-    if layout.units == "fraction" and kind in ("offsets", "bins"):
-        yield f"units: have no use for {kind}, which give pixels (found fraction); remove it"
-
-
-def _in_priors(priors: Priors, strides: int) -> Iterator[str]:
-    grids = len(priors.grids) or strides
-    if priors.kind == "boxes" and not priors.boxes:
-        yield "priors.boxes: missing; kind boxes lists the corners of each"
-    if priors.kind != "boxes" and not grids:
-        yield "priors.grids: missing; state rows and columns of each grid, or output.strides"
-    if priors.kind == "levels" and len(priors.sizes) != grids:
-        yield (
-            f"priors.sizes: expected a list for each grid (found {len(priors.sizes)} lists, "
-            f"{grids} grids)"
-        )
-
-
-def _is_finite(value: object) -> bool:
-    """Return whether all numbers in a value are finite; YAML has .nan and .inf."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        return all(map(_is_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def _choices(kind: object) -> str:
-    return ", ".join(getattr(kind, "__args__", ()))

@@ -7,8 +7,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Resize = Literal["letterbox", "stretch", "none"]
-"""letterbox: keep the aspect ratio and pad; stretch: fill the input; none: no resizing."""
+Resize = Literal["letterbox", "stretch", "crop", "none"]
+"""letterbox: keep the aspect ratio and pad; stretch: fill the input; crop: keep the aspect ratio
+and cut the longer sides; none: no resizing."""
 Anchor = Literal["centre", "top_left"]
 """Position of a letterboxed image in the input."""
 
@@ -69,8 +70,28 @@ class Transform(NamedTuple):
         return np.array([self.pad_x, self.pad_y, self.pad_x, self.pad_y])
 
 
+def part_of(width: int, height: int, size: tuple[int, int], crop: float) -> Rect:
+    """Return the part of an image that `resize: crop` keeps: of the input's shape, in the middle.
+
+    Args:
+        width: width of the image in pixels.
+        height: height of the image in pixels.
+        size: width and height of the input in pixels.
+        crop: part of the shorter side that is kept.
+    """
+    ratio = max(size[0] / width, size[1] / height) / crop
+    across = min(width, max(1, round(size[0] / ratio)))
+    down = min(height, max(1, round(size[1] / ratio)))
+    return Rect((width - across) // 2, (height - down) // 2, across, down)
+
+
 def fit(
-    width: int, height: int, size: tuple[int, int], resize: Resize, anchor: Anchor
+    width: int,
+    height: int,
+    size: tuple[int, int],
+    resize: Resize,
+    anchor: Anchor,
+    crop: float = 1.0,
 ) -> tuple[Transform, Rect]:
     """Fit an image into the model's input.
 
@@ -83,8 +104,9 @@ def fit(
         width: width of the captured image in pixels.
         height: height of the captured image in pixels.
         size: width and height of the input in pixels.
-        resize: letterbox, stretch, or none.
+        resize: letterbox, stretch, crop, or none.
         anchor: position of a letterboxed image.
+        crop: part of the shorter side that is kept, with `resize: crop`; the part is `part_of`.
 
     Raises:
         ValueError: `resize` is none and the image does not have the size of the input.
@@ -100,6 +122,13 @@ def fit(
     if resize == "stretch":
         stretch = Transform(across / width, down / height, 0.0, 0.0, width, height)
         return stretch, Rect(0, 0, across, down)
+    if resize == "crop":
+        left, top, wide, high = part_of(width, height, size, crop)
+        scale_x, scale_y = across / wide, down / high
+        return (
+            Transform(scale_x, scale_y, -left * scale_x, -top * scale_y, width, height),
+            Rect(0, 0, across, down),
+        )
     ratio = min(across / width, down / height)
     if anchor == "top_left":
         rect = Rect(0, 0, max(1, int(width * ratio)), max(1, int(height * ratio)))

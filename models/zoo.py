@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,11 +29,12 @@ class Known(NamedTuple):
     """Path of the model file; None: it is not on this machine."""
 
 
-def resolve(model: str) -> Contract:
+def resolve(model: str, tasks: Collection[str] = ()) -> Contract:
     """Return the contract of a model; no runtime is loaded.
 
     Args:
         model: name of a card that ships, path of a card (.yaml), or of a model file (.onnx).
+        tasks: tasks that are wanted, which decide between readings of a file; empty: any.
 
     Raises:
         CardError: no such card, it is wrong, or its weights are missing or have another hash.
@@ -41,7 +43,7 @@ def resolve(model: str) -> Contract:
     path = user_path(model)
     if path.suffix == ".onnx":
         file = onnx_header.read(path)  # before hashing, because it checks the size
-        return inspect(path, _card_with(sha256_of(path)), file)
+        return inspect(path, _card_with(sha256_of(path)), file, tasks)
     card, path = _card_at(model)
     weights = find_weights(card, path)
     if weights is None:

@@ -14,6 +14,16 @@ from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.messages import display_value
 from pipeline.stage import Array, ArrayOffer, Context
+from stages.details import (
+    ATTRIBUTES,
+    DETAILS,
+    FRAME_LABELS,
+    SEMANTIC,
+    Attribute,
+    Mask,
+    ObjectDetails,
+    attributes_of,
+)
 
 NO_TRACK_ID = -1
 """Value in `ids` of a detection that belongs to no track."""
@@ -26,8 +36,16 @@ CANDIDATES = (
 """Boxes xyxy in pixels of the captured frame, scores from 0 to 1, indices into the model's labels;
 one row per box."""
 
-DETECTIONS = (*CANDIDATES, Array("ids", "int64", (None,), optional=True))
-"""The arrays that a sink takes: those of `CANDIDATES`, and track ids where a tracker ran."""
+DETECTIONS = (
+    *CANDIDATES,
+    Array("ids", "int64", (None,), optional=True),
+    *DETAILS,
+    ATTRIBUTES,
+    FRAME_LABELS,
+    *SEMANTIC,
+)
+"""The arrays that a sink takes: those of `CANDIDATES`, track ids where a tracker ran, and all that
+models give besides."""
 
 WEAK_DETECTIONS = (
     Array("weak_boxes", "float32", (None, 4), optional=True),
@@ -67,7 +85,7 @@ class Detections(NamedTuple):
 
 
 class Object(msgspec.Struct, rename={"number": "class"}):
-    """One detection, as JSON."""
+    """One detection, as JSON. Keys without a value are left out."""
 
     id: int | None
     """Track id within the stream; null without a track."""
@@ -76,6 +94,13 @@ class Object(msgspec.Struct, rename={"number": "class"}):
     score: float
     box: tuple[float, ...]
     """x1, y1, x2, y2 in pixels of the captured frame."""
+    attributes: dict[str, Attribute] | msgspec.UnsetType = msgspec.UNSET
+    """Name of a stage -> the class that its model gives the object."""
+    mask: Mask | msgspec.UnsetType = msgspec.UNSET
+    keypoints: list[tuple[float, float, float]] | msgspec.UnsetType = msgspec.UNSET
+    """x, y in pixels and score of each point."""
+    rotated: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
+    """cx, cy, w, h in pixels, angle in radians; `box` is the upright box around it."""
 
 
 def put_detections(
@@ -84,6 +109,7 @@ def put_detections(
     scores: NDArray[np.float32],
     classes: NDArray[np.int32],
     min_score: float | None,
+    with_rows: bool = False,
 ) -> None:
     """Add detections to a frame, those below the confidence as `WEAK_DETECTIONS`.
 
@@ -93,12 +119,32 @@ def put_detections(
         scores: (N,) from 0 to 1.
         classes: (N,) indices into the model's labels.
         min_score: lowest score of an object, the confidence; None: no detection is weak.
+        with_rows: whether to add `rows` and `weak_rows`: row n of `DETAILS` is that of detection n.
     """
     good = np.full(len(scores), True) if min_score is None else scores >= np.float32(min_score)
     for prefix, rows in (("", good), ("weak_", ~good)):
         frame.put(f"{prefix}boxes", boxes[rows])
         frame.put(f"{prefix}scores", scores[rows])
         frame.put(f"{prefix}classes", classes[rows])
+        if with_rows:
+            frame.put(f"{prefix}rows", np.flatnonzero(rows).astype(np.int32))
+
+
+def keep_rows(frame: Frame, rows: NDArray[np.bool_] | NDArray[np.integer]) -> None:
+    """Keep some of the detections of a frame, with their ids, details and attributes.
+
+    Args:
+        frame: with the arrays of `DETECTIONS`.
+        rows: (K,) rows to keep, or (N,) whether to keep each.
+    """
+    for name in ("boxes", "scores", "classes", "ids", "rows"):
+        if name in frame:
+            frame.put(name, frame[name][rows])
+    if ATTRIBUTES.name in frame:
+        own = attributes_of(frame)
+        kept = np.arange(len(own))[rows].tolist()
+        data = msgspec.json.encode([own[row] for row in kept])
+        frame.put(ATTRIBUTES.name, np.frombuffer(data, np.uint8))
 
 
 def labels_of(context: Context) -> tuple[str, ...]:
@@ -150,6 +196,31 @@ def check_labels(wanted: Sequence[str], labels: Sequence[str]) -> None:
 def label(labels: Sequence[str], number: int) -> str:
     """Return the name of a class; its number as text where it has no name."""
     return labels[number] if 0 <= number < len(labels) else str(number)
+
+
+def objects_of(frame: Frame, labels: Sequence[str]) -> list[Object]:
+    """Return the detections of a frame one by one, with all that models give about them.
+
+    Args:
+        frame: with the arrays of `DETECTIONS`.
+        labels: names of the classes.
+    """
+    objects = to_objects(Detections.of(frame), labels)
+    keypoints, rotated, masks, attributes = ObjectDetails.of(frame)
+    for row, found in enumerate(objects):
+        if attributes is not None and attributes[row]:
+            found.attributes = attributes[row]
+        if masks is not None:
+            found.mask = Mask((frame.height, frame.width), masks[row].decode("ascii"))
+        if keypoints is not None:
+            found.keypoints = [
+                (round(x, 2), round(y, 2), round(score, 4))
+                for x, y, score in keypoints[row].tolist()
+            ]
+        if rotated is not None:
+            *box, angle = rotated[row].tolist()
+            found.rotated = (*(round(side, 2) for side in box), round(angle, 5))
+    return objects
 
 
 def to_objects(detections: Detections, labels: Sequence[str]) -> list[Object]:

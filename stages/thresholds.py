@@ -24,6 +24,7 @@ import msgspec
 
 from models.card import Thresholds
 from models.contract import Contract
+from models.output_layout import BOX_TASKS
 from pipeline.errors import SetupError
 from pipeline.stage import Context
 
@@ -178,7 +179,7 @@ def detector_contract(context: Context) -> Contract | None:
     """Return the contract of the nearest detector; models of other tasks have no say in boxes."""
     offers = (*context.offers, *context.offers_behind)
     contracts = (offer for offer in offers if isinstance(offer, Contract))
-    return next((contract for contract in contracts if contract.task == "detect"), None)
+    return next((contract for contract in contracts if contract.task in BOX_TASKS), None)
 
 
 def _thresholds(context: Context) -> Thresholds:

@@ -47,6 +47,27 @@ def rle_of(mask: NDArray[Any]) -> Rle:
     return rle_of_changes(height, width, changes)
 
 
+def rle_of_part(mask: NDArray[Any], left: int, top: int, height: int, width: int) -> Rle:
+    """Encode a mask that is 0 outside a part of the image.
+
+    Args:
+        mask: (h, w) values of that part; whatever is not 0 is inside.
+        left: first column of the part in the image.
+        top: first row of the part.
+        height: height of the image in px.
+        width: width of the image in px.
+    """
+    rows, columns = mask.shape
+    framed = np.zeros((columns, rows + 2), bool)
+    framed[:, 1:-1] = mask.T != 0
+    column, row = np.nonzero(framed[:, 1:] != framed[:, :-1])
+    places = (column + left) * height + row + top
+    # A run that ends at the bottom of a column goes on if the next one begins at the top.
+    again = np.flatnonzero(places[1:] == places[:-1])
+    places = np.delete(places, np.concatenate([again, again + 1]))
+    return rle_of_changes(height, width, places)
+
+
 def rle_of_changes(height: int, width: int, changes: NDArray[np.integer]) -> Rle:
     """Make an RLE from the places down the columns where the mask changes, in order, each once."""
     changes = changes[changes < height * width]

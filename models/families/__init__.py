@@ -11,6 +11,10 @@ from models.output_layout import OutputLayout
 
 FAMILIES = {
     "generic": "models.families.generic:Generic",
+    "localize": "models.families.localize:Localize",
+    "classify": "models.families.classify:Classify",
+    "semantic": "models.families.semantic:Semantic",
+    "embed": "models.families.embed:Embed",
 }
 """Name in a card -> "module:Class". A new family is one file and one line here."""
 
@@ -33,6 +37,6 @@ def make(
 
 
 def load(name: str) -> type[Family[Any]]:
-    """Import the family of a name, one of `FAMILIES`, or of a preset of the family `generic`."""
+    """Import the family of a name: one of `FAMILIES`, else that of its preset, `generic`."""
     module, _, attribute = FAMILIES.get(name, FAMILIES["generic"]).partition(":")
     return cast(type[Family[Any]], getattr(importlib.import_module(module), attribute))

@@ -43,7 +43,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     """Name of the kind of model, where the family has several."""
     layout: OutputLayout | None = None
-    """Layout of the outputs, for the family `generic`."""
+    """Layout of the outputs, for a family that decodes by one."""
     end_to_end: bool = False
     """Whether the graph itself suppresses overlapping boxes."""
     inputs: dict[str, Fixed | tuple[float, ...]] = {}
@@ -109,6 +109,23 @@ class Family(ABC, Generic[Result_co]):
         """
 
 
+class Details(NamedTuple):
+    """What a model gives about each of N boxes besides; None: it does not."""
+
+    keypoints: NDArray[np.float32] | None = None
+    """(N, K, 3) x and y in pixels of the captured image, not clipped, and a score from 0 to 1."""
+    rotated: NDArray[np.float32] | None = None
+    """(N, 5) cx, cy, w, h in pixels of the captured image and the angle in radians, clockwise."""
+    coefficients: NDArray[np.float32] | None = None
+    """(N, M) factors of the prototypes of a mask."""
+    masks: NDArray[np.float32] | None = None
+    """(N, h, w) a mask from 0 to 1, over the box or over the input."""
+
+    def take(self, rows: NDArray[Any]) -> Details:
+        """Return those of some rows."""
+        return Details(*(None if part is None else part[rows] for part in self))
+
+
 class Candidates(NamedTuple):
     """Boxes that may overlap, in any order; parallel arrays."""
 
@@ -120,10 +137,19 @@ class Candidates(NamedTuple):
     """(N,) indices into the labels."""
 
 
-class DetectorFamily(Family[Candidates]):
-    """Base of the families of detectors."""
+class Detailed(NamedTuple):
+    """Candidates, and what the model gives about each besides."""
 
-    task = "detect"
+    candidates: Candidates
+    details: Details = Details()
+    prototypes: NDArray[np.float32] | None = None
+    """(M, h, w) maps over the input, of which a mask is a weighted sum."""
+
+
+class DetectorFamily(Family[Candidates]):
+    """Base of the families of models that find boxes, with or without details."""
+
+    task: ClassVar[Task] = "detect"
     outputs = (
         Output("boxes", "float32", (None, 4)),
         Output("scores", "float32", (None,)),
@@ -131,3 +157,9 @@ class DetectorFamily(Family[Candidates]):
     )
     results: Results | None = None
     """Counts what the model gives, where that is wanted."""
+
+    def decode_detailed(
+        self, raw: Sequence[NDArray[Any]], transform: Transform, min_score: float
+    ) -> Detailed:
+        """Decode the raw outputs for one image, with all details; see `decode`."""
+        return Detailed(self.decode(raw, transform, min_score))

@@ -12,6 +12,7 @@ from models.boxes.distances import decode_bins, decode_distances
 from models.boxes.grids import decode_yolov3, decode_yolov5, decode_yolox
 from models.boxes.offsets import OffsetCoding, decode_offsets
 from models.families.grid import ROUNDINGS, Extent, Grid, Level, extent_of, grid, levels, rows_of
+from models.families.keypoints import Places
 from models.families.priors import prior_boxes
 from models.families.table import Table
 from models.output_layout import BOXES, Coding, OutputLayout, anchors_of, kind_of_boxes
@@ -73,6 +74,19 @@ class BoxDecoder:
         if self._layout.units == "fraction":
             boxes = boxes * np.array(self._size * 2, np.float32)
         return boxes
+
+    def places(self, table: Table, number: int, rows: NDArray[np.intp], before: int = 0) -> Places:
+        """Return what the keypoints of some rows are relative to; see `corners`."""
+        units = self._layout.keypoints.units
+        if units == "cells":
+            found = self._grid(number, table.length, table.grid, table.anchors_first)
+            strides = found.strides[rows]
+            return Places(found.corners[rows] + self._layout.point * strides[:, None], strides)
+        if units == "priors" and self._priors is not None:
+            self._check_priors(table, before)
+            x, y, _, _ = self._layout.variances
+            return Places(priors=self._priors[before + rows], variances=(x, y))
+        return Places()
 
     def cells(self, table: Table) -> tuple[int, int]:
         """Return the columns and rows of cells of a table that is a map, or the rows of one grid.

@@ -1,4 +1,4 @@
-"""Every detector whose layout is stated: by its card, by `presets.yaml`, or by its file.
+"""Every model with boxes whose layout is stated: by its card, by `presets.yaml`, or by its file.
 
 The outputs become tables of named columns (`table.py`). Rows that reach the score are chosen first,
 and only their boxes are decoded. A row is a candidate for its best class only.
@@ -13,14 +13,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.families.base import Candidates, DetectorFamily, Reading
+from models.boxes.rotated import upright_around
+from models.families import keypoints, oriented
+from models.families.base import Candidates, Detailed, Details, DetectorFamily, Reading
 from models.families.box_decoder import BoxDecoder
+from models.families.keypoints import Places, box_around, decode_points
 from models.families.of_image import outputs_of_image
+from models.families.oriented import rotated_of
+from models.families.raw_rows import NO_EXTENT
 from models.families.recognise import recognise
 from models.families.table import Table, TableReader
 from models.image_input import Input
 from models.onnx_header import OnnxFile
-from models.output_layout import OutputLayout
+from models.output_layout import OutputLayout, kind_of_boxes
 from models.transform import Transform
 
 PEAK_SIDE = 3
@@ -40,7 +45,7 @@ class _Chosen(NamedTuple):
 
 
 class Generic(DetectorFamily):
-    """A detector with a stated layout.
+    """A model that finds boxes, with a stated layout.
 
     Args:
         image: the model's input.
@@ -56,14 +61,18 @@ class Generic(DetectorFamily):
         super().__init__(image, classes)
         assert layout is not None, "a contract of this family has a layout"
         self.layout = layout
-        self._boxes = BoxDecoder(layout, image.size)
+        has_boxes = kind_of_boxes(layout) is not None
+        self._boxes = BoxDecoder(layout, image.size) if has_boxes else None
         background = layout.background is not None
         self._tables = TableReader(
             layout,
             None if classes is None else classes + background,
-            self._boxes.extent,
+            NO_EXTENT if self._boxes is None else self._boxes.extent,
             image.layout == "nhwc",
         )
+        columns = list(layout.outputs.values())
+        self._prototypes = _place_of("prototypes", columns)
+        self._masks = _place_of("masks", columns)
 
     @classmethod
     def recognise(cls, file: OnnxFile) -> Reading | None:
@@ -88,21 +97,68 @@ class Generic(DetectorFamily):
         Raises:
             ValueError: the outputs are not as the layout says.
         """
+        return self.decode_detailed(raw, transform, min_score).candidates
+
+    def decode_detailed(
+        self, raw: Sequence[NDArray[Any]], transform: Transform, min_score: float
+    ) -> Detailed:
+        """See `decode`."""
         found, before = [], 0
         with np.errstate(over="ignore", invalid="ignore"):  # of numbers that are not finite
             for number, table in enumerate(self._tables.read(raw)):
                 chosen = self._choose(table, min_score)
-                boxes = self._boxes.corners(table, number, chosen.rows, before)
-                found.append((boxes, *chosen[1:]))
+                found.append(self._decode(table, number, chosen, before, raw))
                 before += table.length
-            boxes, scores, classes = (np.concatenate(parts) for parts in zip(*found, strict=True))
+            boxes, scores, classes = (
+                np.concatenate(parts) for parts in zip(*(own for own, _ in found), strict=True)
+            )
+            details = _joined([own for _, own in found])
             # Infinite sides end at the border of the image; one that is not a number has no place.
             good = ~np.isnan(boxes).any(axis=1)
             if self.results is not None:
                 good &= self.results.check(boxes, scores, classes, transform, self.input.size)
             if not good.all():
                 boxes, scores, classes = boxes[good], scores[good], classes[good]
-            return Candidates(transform.invert(boxes), scores, classes)
+                details = details.take(good)
+            captured = _captured(details, transform)
+            if captured.rotated is not None:
+                hulls = upright_around(captured.rotated)
+                boxes = transform.apply(hulls)  # clipped below, as all are
+            prototypes = None if self._prototypes is None else raw[self._prototypes]
+            candidates = Candidates(transform.invert(boxes), scores, classes)
+            return Detailed(candidates, captured, prototypes)
+
+    def _decode(
+        self,
+        table: Table,
+        number: int,
+        chosen: _Chosen,
+        before: int,
+        raw: Sequence[NDArray[Any]],
+    ) -> tuple[Candidates, Details]:
+        """Decode the chosen rows of a table: boxes and details in pixels of the input."""
+        rows, layout = chosen.rows, self.layout
+        points = coefficients = masks = rotated = None
+        numbers = table.rows_of("keypoints", rows)
+        if numbers is not None:
+            places = Places()
+            if self._boxes is not None:
+                places = self._boxes.places(table, number, rows, before)
+            points = decode_points(numbers, layout.keypoints, self.input.size, places)
+        if self._boxes is not None:
+            boxes = self._boxes.corners(table, number, rows, before)
+        else:
+            assert points is not None, "a layout without boxes has keypoints"
+            boxes, _ = box_around(points)
+        angles = table.get("angle")
+        if angles is not None:
+            rotated = rotated_of(boxes, angles[rows], layout)
+        if self._prototypes is not None:
+            coefficients = table.rows_of("coefficients", rows)
+        if self._masks is not None:
+            masks = _grids(raw[self._masks], before + table.length)[before + rows]
+        details = Details(points, rotated, coefficients, masks)
+        return Candidates(boxes, chosen.scores, chosen.classes), details
 
     def _choose(self, table: Table, min_score: float) -> _Chosen:
         """Return the rows that reach a score, with score and class of each."""
@@ -121,9 +177,11 @@ class Generic(DetectorFamily):
                 rows = np.flatnonzero(single >= _before(min_score, layout, alone=True))
             scores = _activate(single[rows], layout)
             classes = _class_numbers(table, rows, layout)
+        elif "scores" not in table.columns:
+            return self._by_points(table, min_score)
         else:
             all_scores = _without_background(table, layout)
-            if layout.peaks and table.length:
+            if layout.peaks and table.length and self._boxes is not None:
                 all_scores = _at_peaks(all_scores, self._boxes.cells(table))
             if objectness is None:
                 rows = self._rows_with_a_score(table, all_scores, min_score)
@@ -132,6 +190,16 @@ class Generic(DetectorFamily):
             scores = np.sqrt(scores * objectness) if root else scores * objectness
         good = (scores >= min_score) & (classes >= 0)
         return _Chosen(rows[good], scores[good], classes[good])
+
+    def _by_points(self, table: Table, min_score: float) -> _Chosen:
+        """Return the rows whose points have a mean score that is high enough."""
+        rows = np.arange(table.length)
+        numbers = table.rows_of("keypoints", rows)
+        assert numbers is not None, "a layout without scores has keypoints"
+        points = decode_points(numbers, self.layout.keypoints, self.input.size, Places())
+        _, scores = box_around(points)
+        good = scores >= min_score
+        return _Chosen(rows[good], scores[good], np.zeros(int(good.sum()), np.int32))
 
     def _rows_with_a_score(
         self, table: Table, scores: NDArray[Any], min_score: float
@@ -148,6 +216,42 @@ class Generic(DetectorFamily):
             rows = np.flatnonzero(scores >= lowest) // scores.shape[1]
             return rows[np.diff(rows, prepend=-1) > 0]
         return np.flatnonzero(scores.max(axis=1) >= lowest)
+
+
+def _place_of(column: str, columns: Sequence[tuple[str, ...]]) -> int | None:
+    """Return the place of the output of one column; None: there is none."""
+    return columns.index((column,)) if (column,) in columns else None
+
+
+def _grids(masks: NDArray[Any], rows: int) -> NDArray[np.float32]:
+    """Return masks as (rows, h, w), whatever axes of length 1 they have.
+
+    Raises:
+        ValueError: they are not as many as rows.
+    """
+    height, width = masks.shape[-2:]
+    if masks.size != rows * height * width:
+        raise ValueError(f"masks: expected {rows} (found shape {list(masks.shape)})")
+    return masks.reshape(rows, height, width).astype(np.float32, copy=False)
+
+
+def _joined(parts: Sequence[Details]) -> Details:
+    """Join the details of several levels."""
+    return Details(
+        *(
+            None if any(value is None for value in values) else np.concatenate(values)
+            for values in zip(*parts, strict=True)
+        )
+    )
+
+
+def _captured(details: Details, transform: Transform) -> Details:
+    """Convert details from pixels of the input to pixels of the captured image."""
+    points, rotated = details.keypoints, details.rotated
+    return details._replace(
+        keypoints=None if points is None else keypoints.to_captured(points, transform),
+        rotated=None if rotated is None else oriented.to_captured(rotated, transform),
+    )
 
 
 def _without_background(table: Table, layout: OutputLayout) -> NDArray[Any]:

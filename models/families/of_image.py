@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.output_layout import WIDE
+from models.output_layout import BOXES, WIDE
 
 Columns = Sequence[tuple[str, ...]]
 COUNT = ("count",)
+MASKS = ("masks",)
+SIDES = frozenset().union(*BOXES)
+"""Columns of boxes."""
 
 
 def outputs_of_image(
@@ -34,6 +37,12 @@ def outputs_of_image(
         _has_axis(output, names, images, batched)
         for output, names in zip(outputs, columns, strict=True)
     ]
+    if MASKS in columns:
+        # A mask has two axes more than a row, whose output shows whether there is one of images.
+        place = columns.index(MASKS)
+        has_axis[place] = any(
+            axis for axis, names in zip(has_axis, columns, strict=True) if set(names) & SIDES
+        )
     ids = _image_numbers(outputs, columns, images)
     chosen = (
         _rows_by_count(outputs, columns, has_axis, index, images)
@@ -71,6 +80,10 @@ def _own_count(output: NDArray[Any], index: int, images: int) -> NDArray[Any]:
 
 def _has_axis(output: NDArray[Any], names: tuple[str, ...], images: int, batched: bool) -> bool:
     is_single = len(names) == 1 and names[0] not in WIDE
+    if names == ("prototypes",):
+        return output.ndim == 4
+    if names == ("keypoints",):
+        return output.ndim >= 2 and len(output) in (1, images)
     if batched and names == ("scores",) and len(output) == images:
         is_single = True  # (images, N): of one class, beside boxes (images, N, 4)
     return output.ndim >= (2 if is_single else 3) and len(output) in (1, images)

@@ -13,7 +13,7 @@ import msgspec
 from models import yaml_reader
 from models.card import CardInput
 from models.onnx_header import Tensor
-from models.output_layout import BOXES, Column, OutputLayout
+from models.output_layout import BOXES, OF_IMAGE, WIDE, Column, OutputLayout
 
 FILE = Path(__file__).parent / "presets.yaml"
 MAX_OUTPUTS = 8
@@ -21,6 +21,8 @@ MAX_OUTPUTS = 8
 
 LANDMARKS = (10, 15, 34, 51)
 """Numbers of five or seventeen points, with or without a score each."""
+RANKS = {"prototypes": 4, "embedding": 2, "score_map": 4, "class_map": 3}
+"""Column of an output of its own -> axes of the output."""
 HINTS: dict[str, tuple[str, ...]] = {
     "boxes": ("box", "loc", "reg", "coord", "dets", "rois"),
     "scores": ("score", "conf", "prob", "cls", "logit", "class", "label"),
@@ -29,6 +31,9 @@ HINTS: dict[str, tuple[str, ...]] = {
     "objectness": ("obj", "centerness", "iou"),
     "count": ("num", "count", "valid"),
     "rest": ("mask", "kps", "keypoint", "landmark", "proto"),
+    "keypoints": ("kps", "keypoint", "landmark", "pose"),
+    "masks": ("mask",),
+    "prototypes": ("proto", "mask"),
     "sizes": ("wh", "size", "dim"),
     "offsets": ("reg", "off"),
 }
@@ -159,15 +164,20 @@ def _fits(tensor: Tensor, columns: Sequence[str], images: int | None) -> bool:
     if columns == ("count",):
         lengths = [length for length in shape if length not in (1, None)]
         return len(shape) <= 2 and (not lengths or (lengths == [images] and shape[0] == images))
-    if columns == ("rest",):
+    if columns in (("rest",), ("masks",), ("keypoints",)):
         return True
+    if columns == ("prototypes",) or columns[0] in OF_IMAGE:
+        return (
+            len(shape)
+            == {"prototypes": 4, "embedding": 2, "score_map": 4, "class_map": 3}[columns[0]]
+        )
     if len(columns) == 1 and columns[0] in ("score", "class", "objectness"):
         if whole and columns[0] != "class":
             return False
         return len(shape) in (1, 2) or (len(shape) in (3, 4) and 1 in (shape[1], shape[-1]))
     if whole or len(shape) < 2:
         return False
-    wide = [column for column in columns if column in ("scores", "bins", "rest")]
+    wide = [column for column in columns if column in WIDE]
     fixed = len(columns) - len(wide)
     own = shape[1:] if len(shape) > 2 else shape  # without the axis of images
     ends = [length for length in own[-3:] if length is not None]
@@ -195,7 +205,7 @@ def _rating(tensor: Tensor, columns: Sequence[str]) -> int:
         rating -= 1
     if roles == {"objectness"} and _is_single(tensor):
         rating += 1
-    if roles == {"rest"} and tensor.shape and tensor.shape[-1] in LANDMARKS:
+    if roles in ({"rest"}, {"keypoints"}) and tensor.shape and tensor.shape[-1] in LANDMARKS:
         rating += 2
     return rating
 

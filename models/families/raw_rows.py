@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.families.grid import Extent
+from models.output_layout import WIDE
 
 NO_EXTENT = Extent()
+NO_WIDTHS: Mapping[str, int] = MappingProxyType({})
 
 
 class Rows(NamedTuple):
@@ -37,17 +40,24 @@ class Habits(NamedTuple):
     """Whether the rows are those of a grid, so that an output may be a map."""
 
 
-def width_of(columns: Sequence[str], classes: int | None, bins: int | None) -> int | None:
+def width_of(
+    columns: Sequence[str],
+    classes: int | None,
+    bins: int | None,
+    fixed: Mapping[str, int] = NO_WIDTHS,
+) -> int | None:
     """Return the numbers in a row; None: unknown, or any number of further ones.
 
     Args:
         columns: columns of the output, as in a layout.
         classes: numbers that `scores` stands for; None: unknown.
         bins: numbers that `bins` stands for; None: unknown.
+        fixed: numbers that other wide columns stand for, see `models.output_layout.widths_of`.
     """
+    known = dict.fromkeys(WIDE) | {"scores": classes, "bins": bins} | dict(fixed)
     total = 0
     for column in columns:
-        wide = {"scores": classes, "bins": bins, "rest": None}.get(column, 1)
+        wide = known.get(column, 1)
         if wide is None:
             return None
         total += wide

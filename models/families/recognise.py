@@ -24,6 +24,7 @@ from models.image_input import image_tensor
 from models.metadata import names_in
 from models.onnx_header import OnnxFile
 from models.onnx_trace import read
+from models.output_layout import widths_of
 
 RULES = {1: one_output, 2: two_outputs, 3: three_outputs}
 """Number of outputs -> the rules for them."""
@@ -72,15 +73,24 @@ def recognise(file: OnnxFile) -> Reading | None:
             "models inspect FILE --card"
         )
     reading = found[0].reading
+    require_sure(file, str(reading.name), reading)
+    return reading
+
+
+def require_sure(file: OnnxFile, name: str, reading: Reading) -> None:
+    """Refuse a reading that needs to know more than the file states.
+
+    Raises:
+        ContractError: it does.
+    """
     if reading.unsure:
         keys = " and ".join(reading.unsure)
         are = "are" if len(reading.unsure) > 1 else "is"
         raise ContractError(
-            f"{file.path}: read as {reading.name}, but {keys} {are} not in the file "
+            f"{file.path}: read as {name}, but {keys} {are} not in the file "
             f"({'; '.join(reading.unsure.values())}); complete a card: run.py models inspect FILE "
             "--card"
         )
-    return reading
 
 
 def _reading(clues: Clues, guess: Guess) -> Reading:
@@ -124,7 +134,7 @@ def _activation(clues: Clues, reading: Reading) -> str | None:
         if "scores" not in columns:
             continue
         heads = [head for head in clues.heads(tensors[name]) if head.channels is not None]
-        width = width_of(columns, numbers, None) or numbers
+        width = width_of(columns, numbers, None, widths_of(layout)) or numbers
         exact = [head for head in heads if head.channels == numbers]
         rows = [head for head in heads if (head.channels or 0) % width == 0]
         found += exact or rows or [head for head in heads if (head.channels or 0) % numbers == 0]

@@ -12,9 +12,11 @@ from models.errors import CardError, ContractError
 from models.families.base import Reading
 from models.families.presets import Preset, assign, presets
 from models.families.stated_shapes import check_shapes, classes_in
+from models.families.whole_image import classes_of_image
 from models.image_input import Pixels
+from models.layout_problems import problem
 from models.onnx_header import OnnxFile
-from models.output_layout import OutputLayout, problem
+from models.output_layout import BOX_TASKS, OutputLayout, task_of
 from models.struct_errors import explain
 from models.text import close_match
 
@@ -48,7 +50,8 @@ def reading_of(file: OnnxFile, card: Card) -> Reading:
         outputs = _assigned(file, card, preset)
     layout = _layout(file, card, preset, outputs, own)
     reading = reading_by(file, layout, card.family, pixels_of(preset), card)
-    check_shapes(file, layout, reading.classes)
+    if task_of(layout) in BOX_TASKS:
+        check_shapes(file, layout, reading.classes)
     return reading
 
 
@@ -76,11 +79,15 @@ def reading_by(
                 f"{_did_you_mean(output, tensors)}"
             )
     known = {tensor.name for tensor in file.inputs}
+    if task_of(layout) in BOX_TASKS:
+        classes = classes_in(file, layout, card)
+    else:
+        classes = classes_of_image(layout, file)
     return Reading(
         name=name,
         pixels=pixels,
         outputs=tuple(layout.outputs),
-        classes=classes_in(file, layout, card),
+        classes=classes,
         layout=layout,
         end_to_end=layout.end_to_end,
         inputs={key: value for key, value in layout.inputs.items() if key in known},

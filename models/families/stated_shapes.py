@@ -11,7 +11,7 @@ from models.families.raw_rows import width_of
 from models.image_input import image_tensor
 from models.metadata import names_in
 from models.onnx_header import OnnxFile, Tensor
-from models.output_layout import OutputLayout
+from models.output_layout import OutputLayout, widths_of
 
 Lengths = Sequence[int | None]
 
@@ -72,7 +72,7 @@ def check_shapes(file: OnnxFile, layout: OutputLayout, classes: int | None) -> N
                 f"{file.path}: output.classes is missing in its card; the rows of {name} have "
                 f"scores beside bins (found {tensors[name]}); write the number of classes"
             )
-        width = width_of(columns, scores, None)
+        width = width_of(columns, scores, None, widths_of(layout))
         anchors = len(layout.anchors[0]) if layout.anchors else 1
         shape = tensors[name].shape
         if width in (None, 1) or shape is None or None in shape or len(shape) < 2:
@@ -144,7 +144,8 @@ def _last_axis(layout: OutputLayout, tensors: dict[str, Tensor]) -> int | None:
     shape = tensors[name].shape
     if not shape or shape[-1] is None:
         return None
-    return shape[-1] - (width_of([c for c in columns if c != "scores"], None, None) or 0)
+    others = [column for column in columns if column != "scores"]
+    return shape[-1] - (width_of(others, None, None, widths_of(layout)) or 0)
 
 
 def _rows_of_boxes(layout: OutputLayout, tensors: dict[str, Tensor]) -> int | None:
@@ -152,7 +153,7 @@ def _rows_of_boxes(layout: OutputLayout, tensors: dict[str, Tensor]) -> int | No
     levels = len(layout.outputs) > len(set(layout.outputs.values()))
     for name, columns in layout.outputs.items():
         shape = tensors[name].shape
-        width = width_of(columns, None, None)
+        width = width_of(columns, None, None, widths_of(layout))
         if levels or not width or width == 1 or shape is None or shape[-1:] != (width,):
             continue
         if len(shape) in (2, 3):
@@ -175,7 +176,8 @@ def _scores_in(
         batched: whether the input has an axis of images.
     """
     shape = tensor.shape
-    others = width_of([name for name in columns if name != "scores"], None, None)
+    rest = [name for name in columns if name != "scores"]
+    others = width_of(rest, None, None, widths_of(layout))
     if not shape or others is None:
         return []
     if not batched and len(shape) > 1 and shape[0] != 1:

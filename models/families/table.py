@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.families.grid import Extent
 from models.families.of_image import COUNT, number_of_rows
 from models.families.raw_rows import Habits, Rows, to_rows, width_of
-from models.output_layout import OutputLayout
+from models.output_layout import UNREAD, WIDE, OutputLayout, widths_of
 
 SIDES = {
     "corners": ("x1", "y1", "x2", "y2"),
@@ -23,6 +23,10 @@ SIDES = {
     "bins": ("bins",),
 }
 """Kind of boxes (`models.output_layout.BOXES`) -> its columns, in the order of the formulas."""
+
+
+NO_TABLE = UNREAD - {"count", "image"}
+"""Columns of outputs that are not rows of a table."""
 
 
 class Columns(NamedTuple):
@@ -55,6 +59,14 @@ class Table(NamedTuple):
         """Return the values of a column; None: there is none of this name."""
         found = self.columns.get(name)
         return None if found is None else found.values
+
+    def rows_of(self, name: str, rows: NDArray[np.intp]) -> NDArray[np.float32] | None:
+        """Return the numbers (n, W) of a wide column in some rows; None: there is none."""
+        found = self.columns.get(name)
+        if found is None:
+            return None
+        part = found.rows[rows, found.start : found.start + found.width]
+        return part.astype(np.float32, copy=False)
 
     def boxes(self, kind: str, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Return the columns of the boxes of some rows, float32 (n, 4), or (n, 4 B) for bins."""
@@ -90,9 +102,10 @@ class TableReader:
             channels_last, layout.columns_first, layout.end_to_end, bool(layout.strides)
         )
         self._anchors = len(layout.anchors[0]) if layout.anchors else layout.per_cell
+        self._widths = widths_of(layout)
         self._groups: dict[tuple[str, ...], list[int]] = {}
         for place, columns in enumerate(layout.outputs.values()):
-            if not set(columns) <= {"skip", "rest"}:
+            if not set(columns) <= NO_TABLE:
                 self._groups.setdefault(columns, []).append(place)
 
     def read(self, raw: Sequence[NDArray[Any]]) -> list[Table]:
@@ -114,7 +127,7 @@ class TableReader:
                 continue
             outputs = [raw[at] for at in places]
             bins = self._bins(outputs, columns, extent) if "bins" in columns else None
-            width = width_of(columns, self._scores, bins)
+            width = width_of(columns, self._scores, bins, self._widths)
             group = [(columns, self._rows(output, columns, width, extent)) for output in outputs]
             parts.append(sorted(group, key=lambda part: -len(part[1].values)))
             lengths = frozenset(len(found.values) for _, found in group)
@@ -125,7 +138,7 @@ class TableReader:
         return [self._table(level, count) for level in zip(*parts, strict=True)]
 
     def _is_open(self, group: tuple[Sequence[str], object]) -> bool:
-        return width_of(group[0], self._scores, None) is None
+        return width_of(group[0], self._scores, None, self._widths) is None
 
     def _rows(
         self, output: NDArray[Any], columns: Sequence[str], width: int | None, extent: Extent
@@ -139,7 +152,9 @@ class TableReader:
         """Return the numbers of the distributions of the four sides; None: unknown."""
         found: set[int] = set()
         for output in outputs:
-            own = _bins(output.shape, columns, self._scores, extent)
+            others = [name for name in columns if name != "bins"]
+            width = width_of(others, self._scores, 0, self._widths)
+            own = set() if width is None else _bins(output.shape, width, extent)
             # All levels have as many, and other lengths of theirs differ.
             found = (found & own) or found or own
         return min(found, default=None)
@@ -148,7 +163,7 @@ class TableReader:
         columns: dict[str, Columns] = {}
         for names, found in parts:
             rows = found.values if count is None else found.values[:count]
-            columns |= _columns(rows, names, self._scores)
+            columns |= _columns(rows, names, self._scores, self._widths)
         lengths = {name: len(part.rows) for name, part in columns.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the outputs have different numbers of rows (found {lengths})")
@@ -161,11 +176,14 @@ class TableReader:
         )
 
 
-def _columns(rows: NDArray[Any], names: Sequence[str], scores: int | None) -> dict[str, Columns]:
+def _columns(
+    rows: NDArray[Any], names: Sequence[str], scores: int | None, known: Mapping[str, int]
+) -> dict[str, Columns]:
     """Find the named columns of rows."""
-    wide = [name for name in names if name in ("scores", "bins", "rest")]
-    free = rows.shape[1] - (len(names) - len(wide))
+    wide = [name for name in names if name in WIDE and name not in known]
     widths = dict.fromkeys(names, 1) | {"rest": 0}
+    widths |= {name: known[name] for name in names if name in known}
+    free = rows.shape[1] - sum(widths[name] for name in names if name not in wide)
     if len(wide) == 1:
         widths[wide[0]] = free
     elif wide:
@@ -182,12 +200,15 @@ def _columns(rows: NDArray[Any], names: Sequence[str], scores: int | None) -> di
     return found
 
 
-def _bins(
-    shape: Sequence[int], columns: Sequence[str], scores: int | None, extent: Extent
-) -> set[int]:
-    """Return the numbers that `bins` may stand for, by the lengths of the first and last axes."""
-    others = width_of([name for name in columns if name != "bins"], scores, 0)
-    if others is None or len(shape) < 2:
+def _bins(shape: Sequence[int], others: int, extent: Extent) -> set[int]:
+    """Return the numbers that `bins` may stand for, by the lengths of the first and last axes.
+
+    Args:
+        shape: shape of the output.
+        others: numbers of the other columns.
+        extent: numbers of rows that are expected.
+    """
+    if len(shape) < 2:
         return set()
     fitting = {}
     for at in (0, len(shape) - 1):

@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
                 where = "available" if model.weights else f"run.py models fetch {model.card.name}"
                 card = model.card
                 print(
-                    f"{card.name:24} {card.task:9} {card.family:8} "
+                    f"{card.name:24} {card.task or 'detect':9} {card.family:8} "
                     f"{card.weights.licence or '?':12} {where}"
                 )
         elif args.action == "inspect" and args.card:

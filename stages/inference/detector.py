@@ -5,28 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from models import families, zoo
 from models.contract import Contract
-from models.errors import DeviceError, ModelError, ProviderError
-from models.families.base import Candidates, DetectorFamily, Family
-from models.feed import feed
+from models.families.base import Candidates, Detailed, DetectorFamily
+from models.output_layout import BOX_TASKS
 from models.results import Results, describe
-from models.runtime import Device, Profile, Runtime, check_device, expected_device, gpu_present
+from models.runtime import expected_device
 from models.transform import Transform
-from pipeline.errors import DeviceFailed, SetupError
 from pipeline.frame import Frame
 from pipeline.graph.placement import usable_cores
-from pipeline.stage import Array, BatchSettings, Context, InferenceStage, Resolved, Resources
-from stages.detections import CANDIDATES, WEAK_DETECTIONS, Labels, put_detections
+from pipeline.stage import Array, Context, Resolved
+from stages.details import DETAILS, Skeleton
+from stages.detections import CANDIDATES, WEAK_DETECTIONS, Labels
+from stages.inference.detail_maker import RAW_DETAILS, DetailMaker, put_raw
+from stages.inference.model import ModelSettings, ModelStage
 from stages.thresholds import Confidence, Suppression, candidate_score, hand_on_score
 
-TASK = "detect"
-"""Task of the models that this stage runs."""
 CHECK_FRAMES = 20
 """Frames after which the results are looked at again."""
 OBJECT_SCORE = 0.5
@@ -35,41 +32,35 @@ MIN_SCORE = 0.05
 """Lowest score of a candidate where no non-maximum suppression follows."""
 
 
-class DetectorSettings(BatchSettings, frozen=True):
+class DetectorSettings(ModelSettings, frozen=True, kw_only=True):
     """Settings of the detector."""
 
     model: str = "ssdlite_mobilenet_v2"
     """Name of a card, path of a card (.yaml), or of a model (.onnx)."""
-    device: Device = "auto"
-    """auto: the best device that loads; any other: only that one, else the run does not start."""
     replicas: Literal["auto"] | Annotated[int, Meta(ge=1, le=64)] = "auto"
     """Number of processes that run the model; auto: one per usable core, or one with a GPU or with
     profile latency."""
-    profile: Profile = "throughput"
-    """throughput: one thread per replica; latency: one replica with all cores."""
-    threads: Annotated[int, Meta(ge=1)] | None = None
-    """CPU threads per replica; null: by the profile."""
-    spin: bool = False
-    """Whether threads without work spin: faster if nothing else runs on the machine, else it takes
-    a core from the other programs."""
 
 
-class Detector(InferenceStage):
+class Detector(ModelStage):
     """Runs the model and gives candidate boxes, from which NMS then removes overlaps.
 
     `boxes` (N, 4) float32 xyxy in pixels of the captured frame, `scores` (N,) float32 from 0 to
     1, `classes` (N,) int32 indices into the model's labels. Where no following stage offers a
     `Suppression`, there is no NMS: then candidates below the confidence are left out, or, with a
     model that suppresses overlaps itself, given as `weak_boxes` and so on.
+
+    Masks, keypoints and rotated boxes are given too, where the task of the model has them. NMS
+    makes them ready (`details.py`); without it, they are ready here.
     """
 
     Settings = DetectorSettings
+    tasks = BOX_TASKS
     takes = (Array("input"), Array("transform", "float64", (4,)))
-    gives = (*CANDIDATES, *WEAK_DETECTIONS)
+    gives = (*CANDIDATES, *WEAK_DETECTIONS, *DETAILS, *RAW_DETAILS)
 
     def __init__(self, settings: DetectorSettings, context: Context) -> None:
-        super().__init__(settings, context)
-        self._contract: Contract = context.require(Contract)
+        super().__init__(settings, context, context.require(Contract))
         suppression = context.get_behind(Suppression)
         self._nms_follows = suppression is not None
         self._hand_on = hand_on_score(None, Confidence.of(context))
@@ -80,8 +71,7 @@ class Detector(InferenceStage):
             self._contract.end_to_end,
         )
         self._reported = False
-        self._runtime: Runtime | None = None
-        self._family: Family[Candidates] | None = None
+        self._details = DetailMaker(self._contract)
 
     def _lowest_score(self, asked: float | None) -> float:
         """Return the lowest score of a candidate.
@@ -98,47 +88,23 @@ class Detector(InferenceStage):
         return min(MIN_SCORE, self._hand_on) if self._contract.end_to_end else self._hand_on
 
     @classmethod
-    def resolve(cls, settings: DetectorSettings) -> Resolved:
+    def resolve(cls, settings: DetectorSettings) -> Resolved:  # type: ignore[override]
         """Offer the model's contract and its labels, and choose the number of replicas.
 
         Raises:
             SetupError: the model cannot be used, or the device is not available.
         """
-        try:
-            contract = zoo.resolve(settings.model)
-            check_device(settings.device)
-        except ModelError as error:
-            raise SetupError(str(error)) from None
-        except OSError as error:
-            raise SetupError(f"model {settings.model}: cannot be read: {error.strerror}") from None
-        if contract.task != TASK:
-            raise SetupError(
-                f"model {contract.name} has task {contract.task}, this stage needs task {TASK}; "
-                "choose another model"
-            )
+        contract = cls.contract_of(settings)
         replicas = None if settings.replicas == "auto" else settings.replicas
         if replicas is None:
             on_cpu = expected_device(settings.device) in ("cpu", "openvino")
             many = on_cpu and settings.profile == "throughput"
             replicas = max(1, usable_cores() // (settings.threads or 1)) if many else 1
-        return Resolved((contract, Labels(tuple(contract.labels))), replicas)
-
-    @classmethod
-    def resources(cls, settings: DetectorSettings) -> Resources:
-        """Declare the model file and its card, which it reads."""
-        return Resources(reads=tuple(zoo.files_of(settings.model)))
-
-    @classmethod
-    def single_process(cls, settings: DetectorSettings) -> Sequence[DetectorSettings]:
-        """Return those of a plain script: threads that spin, threads that do not, one thread."""
-        return [
-            msgspec.structs.replace(settings, **changes)
-            for changes in (
-                {"profile": "latency", "spin": True},
-                {"profile": "latency", "spin": False},
-                {"profile": "throughput"},
-            )
-        ]
+        offers: tuple[object, ...] = (contract, Labels(tuple(contract.labels)))
+        points = None if contract.layout is None else contract.layout.keypoints
+        if contract.task == "keypoints" and points is not None:
+            offers += (Skeleton(points.names, points.edges),)
+        return Resolved(offers, replicas)
 
     def open(self) -> None:
         """Load the model.
@@ -147,39 +113,9 @@ class Detector(InferenceStage):
             SetupError: the device or the model does not load.
             DeviceFailed: the device that ran the model before a crash does not load.
         """
-        own = self.settings
-        before = self.context.previous_info.get("provider")
-        try:
-            self._runtime = Runtime(
-                self._contract,
-                own.device,
-                own.profile,
-                own.threads,
-                before,
-                own.spin,
-                self.abandon,
-                cores=usable_cores(),
-            )
-        except DeviceError as error:
-            # A GPU returns after a reset by its driver; the restart budget limits the wait.
-            raise (SetupError if before is None else DeviceFailed)(str(error)) from None
-        except ModelError as error:
-            raise SetupError(str(error)) from None
-        model = self._contract
-        self._family = families.make(model.family, model.input, model.classes, model.layout)
+        super().open()
         if isinstance(self._family, DetectorFamily):
             self._family.results = self.results
-        if own.device == "auto" and gpu_present() and not self._runtime.on_gpu:
-            self.context.log.warning(
-                "this machine has a GPU, but the model runs with %s%s; install "
-                "onnxruntime-gpu[cuda,cudnn] in place of onnxruntime, or set device: cpu",
-                self._runtime.provider,
-                "".join(f", because {why}" for why in self._runtime.passed_over),
-            )
-        if self._runtime.on_gpu:
-            # The first run on a GPU takes seconds, for which no frame should have to wait.
-            expected = self._contract.input
-            self._run(np.zeros(expected.shape, expected.dtype))
 
     def process(self, frame: Frame) -> None:
         """Add `boxes`, `scores` and `classes`."""
@@ -191,14 +127,14 @@ class Detector(InferenceStage):
         Raises:
             DeviceFailed: the provider failed, and would for every frame.
         """
-        return self._run(frame["input"])
+        return self.run_model(frame["input"])
 
     def process_batch(self, frames: Sequence[Frame]) -> None:
         """Process several frames, as many in one run as the model's batch allows."""
         at_once = self._contract.batch or len(frames)
         for start in range(0, len(frames), at_once):
             some = frames[start : start + at_once]
-            outputs = self._run(np.concatenate([frame["input"] for frame in some]))
+            outputs = self.run_model(np.concatenate([frame["input"] for frame in some]))
             for i, frame in enumerate(some):
                 self._add(frame, outputs, i, self._contract.batch or len(some))
 
@@ -206,7 +142,7 @@ class Detector(InferenceStage):
         """Release the model, and report results that look wrong, if there were few."""
         if not self._reported:
             self._report()
-        self._runtime = None
+        super().close()
 
     def counters(self) -> Mapping[str, int]:
         """Return the number of boxes at the confidence, and of rows that no detector gives."""
@@ -220,35 +156,29 @@ class Detector(InferenceStage):
             self._reported = True
             self.context.log.warning("model %s: %s", self._contract.name, describe(odd))
 
-    def info(self) -> Mapping[str, str]:
-        """Return the provider that runs the model."""
-        return {"provider": self._runtime.provider} if self._runtime else {}
-
-    def _run(self, images: NDArray[Any]) -> Sequence[NDArray[Any]]:
-        assert self._runtime is not None
-        try:
-            return self._runtime.run(feed(self._contract, images))
-        except ProviderError as error:
-            raise DeviceFailed(str(error)) from None
-
     def _add(self, frame: Frame, outputs: Sequence[NDArray[Any]], index: int, images: int) -> None:
         transform = Transform.of(frame["transform"], frame.width, frame.height)
         self._put(frame, self._decode(outputs, index, images, transform))
 
     def _decode(
         self, outputs: Sequence[NDArray[Any]], index: int, images: int, transform: Transform
-    ) -> Candidates:
+    ) -> Detailed:
         assert self._family is not None
         own = self._family.of_image(outputs, index, images)
-        found = self._family.decode(own, transform, self._min_score)
+        if isinstance(self._family, DetectorFamily):
+            found = self._family.decode_detailed(own, transform, self._min_score)
+        else:
+            found = Detailed(Candidates(*self._family.decode(own, transform, self._min_score)))
         if not self._reported and self.results.frames % CHECK_FRAMES == 0:
             self._report()
         return found
 
-    def _put(self, frame: Frame, found: Candidates) -> None:
-        if not self._nms_follows:
-            put_detections(frame, found.boxes, found.scores, found.classes, self._hand_on)
+    def _put(self, frame: Frame, found: Detailed) -> None:
+        boxes, scores, classes = found.candidates
+        if self._nms_follows:
+            frame.put("boxes", boxes)
+            frame.put("scores", scores)
+            frame.put("classes", classes)
+            put_raw(frame, found)
             return
-        frame.put("boxes", found.boxes)
-        frame.put("scores", found.scores)
-        frame.put("classes", found.classes)
+        self._details.put(frame, found, np.arange(len(boxes)), self._hand_on)

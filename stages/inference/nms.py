@@ -11,18 +11,16 @@ from numpy.typing import NDArray
 
 from models.boxes.fusion import FusedScore
 from models.boxes.nms import Method, NmsOptions, nms
+from models.contract import Contract
+from models.families.base import Candidates
 from pipeline.config import did_you_mean
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.messages import display_value, name_of
-from pipeline.stage import Context, Resolved, RowLimit, Settings, Stage
-from stages.detections import (
-    CANDIDATES,
-    WEAK_DETECTIONS,
-    class_numbers,
-    labels_of,
-    put_detections,
-)
+from pipeline.stage import Array, Context, Resolved, RowLimit, Settings, Stage
+from stages.details import DETAILS
+from stages.detections import CANDIDATES, WEAK_DETECTIONS, class_numbers, labels_of
+from stages.inference.detail_maker import RAW_DETAILS, DetailMaker, raw_of
 from stages.inference.region import Region
 from stages.thresholds import (
     Confidence,
@@ -124,8 +122,8 @@ class NonMaxSuppression(Stage):
     """
 
     Settings = NonMaxSuppressionSettings
-    takes = CANDIDATES
-    gives = (*CANDIDATES, *WEAK_DETECTIONS)
+    takes = (*CANDIDATES, Array("transform", "float64", (4,), optional=True), *RAW_DETAILS)
+    gives = (*CANDIDATES, *WEAK_DETECTIONS, *DETAILS)
 
     settings: NonMaxSuppressionSettings
 
@@ -142,6 +140,8 @@ class NonMaxSuppression(Stage):
         self._max_iou = max_iou(settings.max_iou, context)
         contract = detector_contract(context)
         self._end_to_end = contract is not None and contract.end_to_end
+        self._details = DetailMaker(contract)
+        self._check_method(contract)
         self._class_scores = self._scores_by_number(labels)
         self._options = NmsOptions(
             settings.method,
@@ -182,21 +182,30 @@ class NonMaxSuppression(Stage):
         """Replace the candidates of a frame by those that are kept."""
         boxes, scores, classes = frame["boxes"], frame["scores"], frame["classes"]
         rules = self._rules_of.get(frame.stream, self._rules)
+        found = raw_of(frame, Candidates(boxes, scores, classes))
+        rotated = found.details.rotated
+        rows: NDArray[np.integer] = np.arange(len(boxes))
+        own: NDArray[np.integer]
         if rules.wanted is not None:
             rows = np.flatnonzero(np.isin(classes, rules.wanted))
             boxes, scores, classes = boxes[rows], scores[rows], classes[rows]
         if self._end_to_end:
-            rows = self._sorted(boxes, scores, classes)
-            boxes, scores, classes = boxes[rows], scores[rows], classes[rows]
+            own = self._sorted(boxes, scores, classes)
+            boxes, scores, classes = boxes[own], scores[own], classes[own]
         else:
-            kept = nms(boxes, scores, classes, self._options)
-            boxes, scores = kept.boxes, kept.scores
+            compared = boxes if rotated is None else rotated[rows]
+            kept = nms(compared, scores, classes, self._options)
+            own, scores = kept.rows, kept.scores
+            # Only the fusion of upright boxes changes them.
+            boxes = kept.boxes if rotated is None else boxes[own]
             classes = kept.classes.astype(np.int32, copy=False)
+        rows = rows[own]
         if rules.region is not None:
-            rows = np.flatnonzero(rules.region.contains_feet(boxes, frame.width, frame.height))
-            boxes, scores, classes = boxes[rows], scores[rows], classes[rows]
+            own = np.flatnonzero(rules.region.contains_feet(boxes, frame.width, frame.height))
+            boxes, scores, classes, rows = boxes[own], scores[own], classes[own], rows[own]
         best = slice(None if self._end_to_end else self.settings.max_boxes)
-        put_detections(frame, boxes[best], scores[best], classes[best], rules.hand_on)
+        left = Candidates(boxes[best], scores[best], classes[best])
+        self._details.put(frame, found._replace(candidates=left), rows[best], rules.hand_on)
 
     def effective(self) -> Mapping[str, Any]:
         """Return the thresholds in use, which depend on the model's card, and those of streams.
@@ -224,6 +233,15 @@ class NonMaxSuppression(Stage):
             **method,
             **own,
         }
+
+    def _check_method(self, contract: Contract | None) -> None:
+        """Refuse a method that does not compare rotated boxes."""
+        method = self.settings.method
+        if contract is not None and contract.task == "oriented" and method in ("diou", "fusion"):
+            raise SetupError(
+                f"method: {method} is for upright boxes (found a model with task oriented); use "
+                "greedy, soft_linear or soft_gaussian"
+            )
 
     def _with_own(self, name: str, own: StreamRules, labels: Sequence[str]) -> _Rules:
         """Return the rules of a stream: its own settings, else those of the stage."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.contract import Contract
 from models.image_input import Input
-from models.transform import Rect, fit
+from models.transform import Rect, Transform, fit, part_of
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Settings, Stage
@@ -39,10 +39,9 @@ class Preprocess(Stage):
     def process(self, frame: Frame) -> None:
         """Add `input` and `transform`."""
         image = frame["image"]
-        height, width = image.shape[:2]
         expected = self._input
-        transform, rect = fit(width, height, expected.size, expected.resize, expected.anchor)
-        self._pixels.write(image, rect, frame.empty("input", expected.shape, expected.dtype))
+        out = frame.empty("input", expected.shape, expected.dtype)
+        transform = self._pixels.fit_into(image, out)
         frame.put("transform", transform.array)
 
 
@@ -60,6 +59,25 @@ class PixelWriter:
         self._order = (0, 1, 2) if expected.colour == "bgr" else (2, 1, 0)
         self._resized = np.empty((0, 0, 3), np.uint8)
         self._planes: list[NDArray[np.uint8]] = []
+
+    def fit_into(self, image: NDArray[np.uint8], out: NDArray[Any]) -> Transform:
+        """Fill `out`, of the input's shape, as the model's contract says.
+
+        Args:
+            image: (H, W, 3) uint8 BGR; may be a view.
+            out: input for one image.
+
+        Returns:
+            The transform from the image to the input.
+        """
+        height, width = image.shape[:2]
+        own = self._expected
+        transform, rect = fit(width, height, own.size, own.resize, own.anchor, own.crop)
+        if own.resize == "crop":
+            left, top, wide, high = part_of(width, height, own.size, own.crop)
+            image = image[top : top + high, left : left + wide]
+        self.write(image, rect, out)
+        return transform
 
     def write(self, image: NDArray[np.uint8], rect: Rect, out: NDArray[Any]) -> None:
         """Fill `out`, of the input's shape, with the image in `rect` and padding around it."""

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from models.boxes.iou import iou_pairs
 from models.boxes.suppress import rivals_of, suppress_rivals
 from models.contract import Contract
-from models.families.base import Candidates
+from models.families.base import Candidates, Detailed
 from models.transform import Rect, Transform, fit
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
@@ -111,7 +111,7 @@ class Tiles(Detector):
         self._tiles = functools.lru_cache(maxsize=16)(self._tiles_of)
 
     @classmethod
-    def resolve(cls, settings: DetectorSettings) -> Resolved:
+    def resolve(cls, settings: DetectorSettings) -> Resolved:  # type: ignore[override]
         """Make the offers of the detector, and check the tiles.
 
         Raises:
@@ -129,10 +129,10 @@ class Tiles(Detector):
                     f"grid: expected at most max_tiles ({settings.max_tiles}) tiles, found {count} "
                     "with the whole frame; change one of the two"
                 )
-        if contract.input.resize == "none":
+        if contract.input.resize in ("none", "crop"):
             raise SetupError(
-                f"model {contract.name} takes images of one size only; set another `resize` in its "
-                "card"
+                f"model {contract.name} does not take all of an image of any size (resize: "
+                f"{contract.input.resize}); set another `resize` in its card"
             )
         return resolved
 
@@ -154,7 +154,7 @@ class Tiles(Detector):
         expected = self._contract.input
         self._inputs = np.zeros((self._at_once, *expected.shape[1:]), expected.dtype)
         if self._at_once > 1 and self._runtime is not None and self._runtime.on_gpu:
-            self._run(self._inputs)  # the first run of each size takes seconds on a GPU
+            self.run_model(self._inputs)  # the first run of each size takes seconds on a GPU
 
     def process(self, frame: Frame) -> None:
         """Add `boxes`, `scores` and `classes`."""
@@ -166,8 +166,8 @@ class Tiles(Detector):
             run, index = divmod(number, self._at_once)
             images = self._contract.batch or min(self._at_once, len(tiles) - run * self._at_once)
             of_run = outputs[run * per_run : (run + 1) * per_run]
-            found.append(self._decode(of_run, index, images, tile.transform))
-        self._put(frame, self._merged(found, tiles))
+            found.append(self._decode(of_run, index, images, tile.transform).candidates)
+        self._put(frame, Detailed(self._merged(found, tiles)))
 
     def process_batch(self, frames: Sequence[Frame]) -> None:
         """Process several frames one after the other: a run never has tiles of two frames."""
@@ -190,7 +190,7 @@ class Tiles(Detector):
             for i, tile in enumerate(some):
                 whole = (tile.width, tile.height) == (frame.width, frame.height)
                 self._pixels[whole].write(tile.of(image), tile.rect, self._inputs[i : i + 1])
-            outputs += self._run(self._inputs[: len(some)])
+            outputs += self.run_model(self._inputs[: len(some)])
             self.beat()  # many tiles take long on purpose
         return outputs
 

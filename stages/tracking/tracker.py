@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, ContractError, Settings, Stage
+from stages.details import DETAILS
 from stages.detections import CANDIDATES, NO_TRACK_ID, WEAK_DETECTIONS, Detections
 from stages.thresholds import (
     Confidence,
@@ -28,6 +29,9 @@ from stages.thresholds import (
     own_confidences,
 )
 from stages.tracking.settings import ByteTrackSettings
+
+ROWS = (DETAILS[0], DETAILS[1])
+"""The arrays `rows` and `weak_rows`."""
 
 TRACKERS = {
     "bytetrack": "stages.tracking.bytetrack:ByteTrack",
@@ -186,8 +190,13 @@ class TrackerStage(Stage):
     """
 
     variants = _Variants()
-    takes = (*CANDIDATES, *WEAK_DETECTIONS, Array("image", "uint8", (None, None, 3), optional=True))
-    gives = (*CANDIDATES, Array("ids", "int64", (None,)))
+    takes = (
+        *CANDIDATES,
+        *WEAK_DETECTIONS,
+        *ROWS,
+        Array("image", "uint8", (None, None, 3), optional=True),
+    )
+    gives = (*CANDIDATES, Array("ids", "int64", (None,)), ROWS[0])
     ordered = True
 
     def __init__(self, settings: Any, context: Context) -> None:
@@ -226,6 +235,8 @@ class TrackerStage(Stage):
         frame.put("scores", detections.scores[rows])
         frame.put("classes", detections.classes[rows])
         frame.put("ids", tracks.ids.astype(np.int64, copy=False))
+        if "rows" in frame:
+            frame.put("rows", np.concatenate([frame["rows"], frame["weak_rows"]])[rows])
 
     def end(self, stream: str) -> None:
         """Forget the tracks of a stream."""

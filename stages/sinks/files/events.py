@@ -3,7 +3,9 @@
 {"stream": "demo", "frame": 17, "time_s": 1.7, "captured_at": "2026-11-21T08:00:00.123Z",
  "objects": [{"id": 3, "label": "person", "class": 0, "score": 0.91, "box": [x1, y1, x2, y2]}]}
 
-If the source is an image or a folder of images, "file" follows "frame".
+If the source is an image or a folder of images, "file" follows "frame". Models of other tasks
+add "labels" and "semantic" to the line, and "attributes", "mask", "keypoints" and "rotated" to an
+object.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import msgspec
 
 from pipeline.frame import Frame
 from pipeline.stage import Context, Output, Resolved, Resources, Settings
-from stages.detections import Detections, Object, labels_of, to_objects
+from stages.details import FrameLabel, SemanticCounts, frame_labels_of, semantic_of
+from stages.detections import Object, labels_of, objects_of
 from stages.sinks.files.json_lines import JsonLines
 from stages.sinks.files.output_path import check_writable, expand_home, is_standard_output
 
@@ -34,6 +37,10 @@ class Event(msgspec.Struct, kw_only=True):
     """Seconds into the stream."""
     captured_at: str
     """Wall-clock time of capture, ISO 8601, UTC, milliseconds."""
+    labels: list[FrameLabel] | msgspec.UnsetType = msgspec.UNSET
+    """Classes of the whole frame, best first; left out where no stage gives any."""
+    semantic: SemanticCounts | msgspec.UnsetType = msgspec.UNSET
+    """Pixels of each class; left out where no stage counts them."""
     objects: list[Object]
 
 
@@ -103,7 +110,9 @@ def event_of(frame: Frame, labels: Sequence[str]) -> Event:
         file=printable(frame.file) if frame.file else msgspec.UNSET,
         time_s=round(frame.time_s, 6),
         captured_at=utc_ms(frame.wall_ns),
-        objects=to_objects(Detections.of(frame), labels),
+        labels=frame_labels_of(frame) or msgspec.UNSET,
+        semantic=semantic_of(frame) or msgspec.UNSET,
+        objects=objects_of(frame, labels),
     )
 
 

@@ -11,7 +11,8 @@ import pytest
 from models import output_layout
 from models.errors import CardError, ContractError
 from models.families.presets import presets
-from models.output_layout import OutputLayout, problem
+from models.layout_problems import problem
+from models.output_layout import OutputLayout
 from tests.models.families.model_file import contract_of
 
 CORNERS = ["x1", "y1", "x2", "y2"]
