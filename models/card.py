@@ -42,7 +42,7 @@ Task = Literal[
     "detect", "localize", "segment", "keypoints", "oriented", "classify", "semantic", "embed"
 ]
 Colour = Literal["rgb", "bgr"]
-InputDtype = Literal["uint8", "float32", "float16"]
+InputDtype = Literal["uint8", "int32", "float32", "float16"]
 Layout = Literal["nchw", "nhwc"]
 
 

@@ -11,19 +11,21 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from models import onnx_header
+from models import families, onnx_header
 from models.families.base import Reading
+from models.families.generic import Generic
 from models.families.presets import assign, presets
 from models.families.recognise import Found, survey
 from models.families.table import SIDES
 from models.image_input import ImageTensor, Pixels, require_image
 from models.metadata import input_size_in, names_in
 from models.onnx_header import OnnxFile, Tensor
-from models.output_layout import BOXES, OTHERS
+from models.output_layout import BOXES, DETAILS, OF_IMAGE, OTHERS, task_of
 
 WIDTH = 100
 """Length of a line in characters."""
 PLAIN = Pixels()
+OTHER_COLUMNS = (*OTHERS, *DETAILS, *OF_IMAGE)
 
 
 class Line(NamedTuple):
@@ -42,6 +44,8 @@ def card_for(path: Path) -> str:
     file = onnx_header.read(path)
     image = require_image(file)
     found = survey(file)
+    whole = None if found else _about_image(file)
+    reading = found[0].reading if found else whole and whole[1]
     lines = [
         Line("", f"Card of {path.name}: {file}"),
         Line("", "Check every line that ends in a question mark, then try it:"),
@@ -49,10 +53,51 @@ def card_for(path: Path) -> str:
         Line(f"name: {card_name(path)}"),
         Line(f"weights: {{file: {_quoted(path.name)}}}"),
     ]
-    lines += _recognised(file, found) if found else _unknown(file)
-    lines += _input(file, image, found[0].reading if found else None)
-    lines += _labels(file, found[0].reading if found else None)
+    if found:
+        lines += _recognised(file, found)
+    elif whole is not None:
+        lines += _of_image(file, *whole)
+    else:
+        lines += _unknown(file)
+    lines += _input(file, image, reading)
+    lines += _labels(file, reading)
     return "\n".join(_formatted(lines)) + "\n"
+
+
+def _about_image(file: OnnxFile) -> tuple[str, Reading] | None:
+    """Return the family that reads a file as about the whole image, and how; None: there is none.
+
+    Where several do, that of the most frequent task.
+    """
+    for name, place in families.FAMILIES.items():
+        family = families.load(name)
+        if family is Generic or not place.startswith("models."):
+            continue
+        reading = family.recognise(file)
+        if reading is not None:
+            return name, reading
+    return None
+
+
+def _of_image(file: OnnxFile, family: str, reading: Reading) -> list[Line]:
+    """Write the layout of a file that answers about the whole image."""
+    layout = reading.layout
+    assert layout is not None, "these families decode by a layout"
+    comment = "or classify, embed, semantic, localize: docs/cards.md?"
+    lines = [Line(f"family: {family}", comment), Line("output:"), Line("  outputs:")]
+    for tensor in file.outputs:
+        if tensor.name in layout.outputs:
+            columns = ", ".join(layout.outputs[tensor.name])
+            lines.append(Line(f"    {_quoted(tensor.name)}: [{columns}]", _of_tensor(tensor)))
+    if family == "localize":
+        lines.append(Line(f"  units: {layout.units}", "pixels of the input, or fraction: 0 to 1?"))
+    if family != "embed":
+        why = "none if scores are 0 to 1; sigmoid or softmax if logits?"
+        lines.append(Line(f"  activation: {layout.activation}", why))
+    if family == "classify":
+        why = "column of scores for no class: 0 the first, -1 the last?"
+        lines.append(Line(f"  background: {_yaml(layout.background)}", why))
+    return lines
 
 
 def card_name(path: Path) -> str:
@@ -105,7 +150,10 @@ def _unknown(file: OnnxFile) -> list[Line]:
     lines = [
         Line("", "No known kind fits. Name one (docs/cards.md), or describe each output:"),
         *(Line("", f"  {text}") for text in _wrapped(f"boxes: {boxes}")),
-        *(Line("", f"  {text}") for text in _wrapped(f"others: {', '.join(OTHERS)}")),
+        *(
+            Line("", f"  {text}")
+            for text in _wrapped(f"others: {', '.join((*OTHERS, *DETAILS, *OF_IMAGE))}")
+        ),
     ]
     fitting = [
         name
@@ -160,12 +208,15 @@ def _input(file: OnnxFile, image: ImageTensor, reading: Reading | None) -> list[
         why = "from the metadata" if stated else "width and height, open in the file?"
         lines.append(Line(f"  size: {shown}", why))
     lines.append(
-        Line(f"  resize: {pixels.resize}", "letterbox keeps the aspect ratio, stretch does not?")
+        Line(
+            f"  resize: {pixels.resize}",
+            "letterbox and crop keep the aspect ratio, stretch does not?",
+        )
     )
     if pixels.resize == "letterbox":
         lines.append(Line(f"  anchor: {pixels.anchor}", "place of the image: centre or top_left?"))
     lines.append(Line(f"  colour: {pixels.colour}", "rgb or bgr?"))
-    if image.tensor.dtype != "uint8":
+    if image.tensor.dtype not in ("uint8", "int32"):
         comment = "1: pixels from 0 to 255; 0.00392157: from 0 to 1"
         lines.append(Line(f"  scale: {pixels.scale:.9g}", comment + ("" if sure else "?")))
         if any(pixels.mean) or pixels.std != PLAIN.std:
@@ -180,6 +231,8 @@ def _labels(file: OnnxFile, reading: Reading | None) -> list[Line]:
         return [Line("", "labels: those in the metadata of the file")]
     if classes == 80:
         return [Line("labels: coco80", "the 80 classes of COCO?")]
+    if reading is not None and reading.layout is not None and task_of(reading.layout) == "embed":
+        return []
     count = "unknown number of" if classes is None else str(classes)
     return [Line("", f"labels: [first, second, ...]   # {count} classes; a list, or a text file")]
 

@@ -30,8 +30,10 @@ IN_METADATA = {"pose": "keypoints", "obb": "oriented"}
 """Task in the metadata of Ultralytics -> its name here, where it has another."""
 MAX_BATCH = 64
 """Images of a run of a model with a batch of a fixed length."""
-IMAGE_DTYPES = ("uint8", "float32", "float16")
+IMAGE_DTYPES = ("uint8", "int32", "float32", "float16")
 """Dtypes of an input that are supported."""
+WHOLE_DTYPES = ("uint8", "int32")
+"""Dtypes of an input that takes pixels from 0 to 255."""
 
 
 def inspect(
@@ -142,6 +144,11 @@ def _task(
         f"{file.path}: task in its card {card.name} does not match its outputs (found {stated}, "
         f"the outputs of family {name} are those of {able}); correct one of the two"
     )
+
+
+def _is_coco17(layout: OutputLayout | None) -> bool:
+    """Return whether the points are 17, which are those of a person in COCO."""
+    return layout is not None and layout.keypoints.count == len(COCO17.names)
 
 
 def _with_names(layout: OutputLayout) -> OutputLayout:
@@ -267,8 +274,8 @@ def _input(
             f"takes {own} only); remove it from the card"
         )
     usual = msgspec.structs.asdict(reading.pixels)
-    if image.tensor.dtype == "uint8":
-        # Bytes hold pixels in only one way.
+    if image.tensor.dtype in WHOLE_DTYPES:
+        # Whole numbers hold pixels in only one way.
         values = [key for key in ("scale", "mean", "std") if key in stated]
         if values:
             raise ContractError(
@@ -339,8 +346,10 @@ def _labels(file: OnnxFile, reading: Reading, card: Card | None) -> tuple[str, .
     if labels is None:
         labels = names_in(file.metadata)
     if labels is None:
-        has_boxes = reading.layout is None or task_of(reading.layout) in BOX_TASKS
-        return label_set("coco80") if reading.classes == 80 and has_boxes else ()
+        task = "detect" if reading.layout is None else task_of(reading.layout)
+        if task == "keypoints" and reading.classes in (None, 1) and _is_coco17(reading.layout):
+            return ("person",)
+        return label_set("coco80") if reading.classes == 80 and task in BOX_TASKS else ()
     if reading.classes is not None and len(labels) != reading.classes:
         whose = "its card" if stated is not None else "its metadata"
         raise ContractError(

@@ -46,5 +46,11 @@ def names_in(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
 
 def input_size_in(metadata: Mapping[str, str]) -> tuple[int, int] | None:
     """Return width and height in pixels from "[height, width]"; None: the file has none."""
-    found = _PAIR.fullmatch(metadata.get("imgsz", ""))
-    return None if found is None else (int(found[2]), int(found[1]))
+    found = pair_in(metadata, "imgsz")
+    return None if found is None else (found[1], found[0])
+
+
+def pair_in(metadata: Mapping[str, str], key: str) -> tuple[int, int] | None:
+    """Return two whole numbers from "[first, second]"; None: the file has none."""
+    found = _PAIR.fullmatch(metadata.get(key, ""))
+    return None if found is None else (int(found[1]), int(found[2]))

@@ -114,8 +114,9 @@ class Masks(LayoutPart, frozen=True, kw_only=True):
     is always the sigmoid."""
     threshold: Annotated[float, Meta(gt=0, lt=1)] = 0.5
     """Value above which a pixel is inside."""
-    over: Literal["box", "image"] = "box"
-    """Place of each of the `masks`: over the box of its object, or over the input."""
+    over: Literal["auto", "box", "image"] = "auto"
+    """Place of each of the `masks`: over the box of its object, or over the input; auto: over the
+    input if a mask has its size."""
 
 
 class OutputLayout(LayoutPart, frozen=True, kw_only=True):

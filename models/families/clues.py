@@ -40,6 +40,8 @@ class Clues(NamedTuple):
     """Number of names of classes in the metadata."""
     rtdetr: bool
     """Whether the metadata names the decoder of RT-DETR."""
+    points: tuple[int, int] | None
+    """Number of keypoints and of numbers for each, in the metadata."""
     ultralytics: bool
     """Whether the metadata is that of an exporter of Ultralytics' kind: names, stride or imgsz."""
 

@@ -75,9 +75,12 @@ def masks_of_boxes(masks: Floats, boxes: Floats, canvas: Canvas, layout: Masks) 
         limit = float(np.log(limit / (1 - limit)))
     transform = canvas.transform
     rows, columns = masks.shape[1:]
+    over_image = layout.over == "image" or (
+        layout.over == "auto" and (columns, rows) == canvas.size
+    )
     found = []
     for own, box in zip(masks, boxes, strict=True):
-        if layout.over == "image":
+        if over_image:
             steps = canvas.size[0] / columns, canvas.size[1] / rows
             found.append(_inside_box(own, (0, 0), steps, box, transform, limit))
             continue

@@ -21,7 +21,7 @@ from models.families.recognise_parts import many_outputs, three_outputs, two_out
 from models.families.recognise_rows import one_output
 from models.families.stated import pixels_of, reading_by
 from models.image_input import image_tensor
-from models.metadata import names_in
+from models.metadata import names_in, pair_in
 from models.onnx_header import OnnxFile
 from models.onnx_trace import read
 from models.output_layout import widths_of
@@ -49,6 +49,7 @@ def survey(file: OnnxFile) -> list[Found]:
         image,
         None if names is None else len(names),
         "RTDETR" in file.metadata.get("head", ""),
+        pair_in(file.metadata, "kpt_shape"),
         bool({"names", "stride", "imgsz"} & set(file.metadata)),
     )
     guesses = RULES.get(len(file.outputs), many_outputs)(clues)
@@ -112,7 +113,7 @@ def _reading(clues: Clues, guess: Guess) -> Reading:
         pixels = msgspec.structs.replace(pixels, scale=scale, mean=(0, 0, 0), std=(1, 1, 1))
     if inside.reversed:
         pixels = msgspec.structs.replace(pixels, colour={"rgb": "bgr", "bgr": "rgb"}[pixels.colour])
-    if clues.image.tensor.dtype == "uint8":
+    if clues.image.tensor.dtype in ("uint8", "int32"):
         unsure.pop("input.scale", None)
     return msgspec.structs.replace(reading, pixels=pixels, unsure=unsure, classes=classes)
 

@@ -8,6 +8,7 @@ from typing import Any
 from models.families import evidence
 from models.families.clues import GRIDS, MAX_FINISHED, SCALE, Clues, Guess
 from models.families.presets import assign, presets
+from models.families.recognise_details import with_prototypes
 from models.families.recognise_rows import count, rows_of
 from models.onnx_header import Tensor
 
@@ -18,9 +19,8 @@ def two_outputs(clues: Clues) -> list[Guess]:
     shapes = [first.shape or (), second.shape or ()]
     prototypes = [t for t in (first, second) if len(t.shape or ()) == 4]
     joined = [t for t in (first, second) if len(t.shape or ()) == 3]
-    if len(prototypes) == 1 and len(joined) == 1 and clues.labels is not None:
-        columns = ("cx", "cy", "w", "h", "scores", "rest")
-        return [Guess("yolov8", {joined[0].name: columns}, {"classes": clues.labels})]
+    if len(prototypes) == 1 and len(joined) == 1:
+        return with_prototypes(clues, joined[0], prototypes[0])
     if len(joined) == 2 and shapes[0] == shapes[1] and shapes[0][-1] != 4:
         return [
             guess._replace(about=f"output {tensor.name}, one of two alike")

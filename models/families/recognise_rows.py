@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from models.families import evidence
 from models.families.clues import GRIDS, MAX_FINISHED, SCALE, Clues, Guess
+from models.families.recognise_details import people, rows_with_more
 from models.onnx_header import Tensor
 from models.onnx_trace import Trace
 
@@ -17,9 +18,15 @@ def one_output(clues: Clues) -> list[Guess]:
     if len(shape) == 4 and shape[:2] == (1, 1) and shape[3] == 7:
         columns = ("image", "class", "score", "x1", "y1", "x2", "y2")
         return [Guess("detection_output", {tensor.name: columns}, unsure={"input.scale": SCALE})]
+    if people(tensor):
+        return people(tensor)
     if len(shape) == 4:
         return []
     found = clues.heads(tensor)
+    if len(shape) == 3 and shape[2] is not None:
+        more = rows_with_more(clues, tensor, shape[2], shape[1])
+        if more and more[0].preset.startswith("end_to_end"):
+            return more
     finished = _finished(clues, tensor, found)
     return finished or rows_of(clues, tensor, found)
 
@@ -149,8 +156,10 @@ def _row_readings(
     plain = ("cx", "cy", "w", "h", "scores")
     with_objects = ("cx", "cy", "w", "h", "objectness", "scores")
     decoded = evidence.is_decoded(marks)
-    has_more = clues.file.metadata.get("task") in ("pose", "segment")
-    if labels is not None and has_more and width > 4 + labels:
+    more = rows_with_more(clues, tensor, width, rows)
+    if more:
+        return more
+    if labels is not None and clues.file.metadata.get("task") == "pose" and width > 4 + labels:
         return [Guess("yolov8", {name: (*plain, "rest")}, {"classes": labels})]
     if as_rows and _is_of_queries(clues, rows, found, marks):
         fits = labels is None or width == 4 + labels
@@ -177,15 +186,15 @@ def _row_readings(
         return _with_objectness(clues, name, rows, width, channels, marks)
     if width - 4 in channels:
         return [Guess("yolov8", {name: plain})]
-    more = _more_than_classes(width - 4, channels)
-    if more:
+    layers = _more_than_classes(width - 4, channels)
+    if layers:
         return [
             Guess("yolov8", {name: plain}, about=count(width - 4)),
             Guess(
                 "yolov8",
                 {name: (*plain, "rest")},
                 about="fewer classes, set output.classes: its layers have "
-                f"{' and '.join(map(str, more))} numbers; rest is keypoints or masks",
+                f"{' and '.join(map(str, layers))} numbers; rest is keypoints or masks",
             ),
         ]
     if not as_rows:

@@ -143,6 +143,11 @@ class TableReader:
     def _rows(
         self, output: NDArray[Any], columns: Sequence[str], width: int | None, extent: Extent
     ) -> Rows:
+        if columns == ("keypoints",) and width is not None and not self._habits.is_grid:
+            # One axis for the points and one for their numbers, whatever comes before.
+            if output.size % width:
+                raise ValueError(f"expected {width} numbers in a row (found {list(output.shape)})")
+            return Rows(output.reshape(-1, width))
         anchors = self._anchors if output.ndim >= 3 else 1
         return to_rows(output, columns, width, anchors, extent, self._habits)
 

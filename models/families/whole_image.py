@@ -93,7 +93,7 @@ def pixels_of_file(file: OnnxFile, trace: Trace, usual: Pixels) -> tuple[Pixels,
     """
     image = image_tensor(file)
     assert image is not None
-    if image.tensor.dtype == "uint8":
+    if image.tensor.dtype in ("uint8", "int32"):
         return usual, {}
     inside = evidence.prepared(trace, image.tensor.name)
     if inside.pixel_range is not None:
