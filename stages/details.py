@@ -1,4 +1,4 @@
-"""What models give besides boxes: masks, keypoints, rotated boxes, classes of objects and frames.
+"""Answers of models besides boxes: masks, keypoints, rotated boxes, classes of objects and frames.
 
 The arrays, as stages exchange them, and the JSON that sinks make of them.
 """
@@ -23,7 +23,7 @@ DETAILS = (
     Array("masks", "uint8", (None,), optional=True),
     Array("mask_offsets", "int64", (None,), optional=True),
 )
-"""What a model gives about its boxes besides. `rows` (N,) is the row of each box in the others, and
+"""Answers of a model about its boxes besides. `rows` (N,) is the row of each box in the others, and
 `weak_rows` that of each weak box, so a stage that drops boxes drops rows of these two alone:
 `keypoints` (M, K, 3) x and y in pixels of the captured frame and a score; `rotated` (M, 5) cx, cy,
 w, h in pixels and the angle in radians, clockwise; `masks`, one after the other, each COCO's text
@@ -99,7 +99,7 @@ class SemanticCounts(msgspec.Struct, frozen=True):
 
 
 class ObjectDetails(NamedTuple):
-    """What models give about the detections of a frame besides; None: they do not."""
+    """Answers about the detections of a frame besides boxes; None: no model gives them."""
 
     keypoints: NDArray[np.float32] | None = None
     """(N, K, 3) see `DETAILS`."""

@@ -55,6 +55,7 @@ ORDER = {
     "models": (
         "errors text files file_kind struct_errors boxes metadata load_limit provider_failure",
         "protobuf onnx_graph onnx_header onnx_trace transform yaml_reader output_layout",
+        "layout_problems",
         "results",
         "card",
         "image_input",

@@ -110,7 +110,7 @@ class Family(ABC, Generic[Result_co]):
 
 
 class Details(NamedTuple):
-    """What a model gives about each of N boxes besides; None: it does not."""
+    """Answers of a model about each of N boxes besides; None: it has none of the kind."""
 
     keypoints: NDArray[np.float32] | None = None
     """(N, K, 3) x and y in pixels of the captured image, not clipped, and a score from 0 to 1."""

@@ -28,7 +28,7 @@ VISIBLE = 0.3
 
 
 class Places(NamedTuple):
-    """What the points of some rows are relative to; (n,) or (n, 2) each."""
+    """Places that the points of some rows are relative to; (n,) or (n, 2) each."""
 
     points: Floats | None = None
     """Points of the cells in pixels of the input, with `units: cells`."""

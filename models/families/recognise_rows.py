@@ -55,7 +55,7 @@ def _finished(clues: Clues, tensor: Tensor, found: list[evidence.Head]) -> list[
         return []
     name = tensor.name
     columns: tuple[str, ...]
-    if width == 7 and len(shape) == 2:
+    if width == 7 and len(shape) == 2 and (rows != 1 or chosen):
         columns = ("image", "x1", "y1", "x2", "y2", "class", "score")
         return [Guess("yolov7_end_to_end", {name: columns}, unsure=clues.unsure_scale())]
     if width == 7 and len(shape) == 3:

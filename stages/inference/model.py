@@ -77,8 +77,8 @@ class ModelStage(InferenceStage):
             raise SetupError(f"model {settings.model}: cannot be read: {error.strerror}") from None
         if contract.task not in cls.tasks:
             raise SetupError(
-                f"model {contract.name} has task {contract.task}, this stage needs task "
-                f"{' or '.join(cls.tasks)}; choose another model, or use a stage for it: "
+                f"model {contract.name} has task {contract.task}, which this stage does not take "
+                f"({', '.join(cls.tasks)}); choose another model, or use a stage for it: "
                 f"{STAGES_OF[contract.task]}"
             )
         return contract

@@ -27,26 +27,26 @@ class ClassScores(NamedTuple):
 
 
 class Softmax(Family[ClassScores]):
-    """Logits of one row."""
+    """Logits of one row, with an axis of length 1 more than the family `classify` reads."""
 
     task = "classify"
     outputs = (Output("scores", "float32", (None,)), Output("classes", "int32", (None,)))
-    raw = "logits [1,C]"
+    raw = "logits [1,1,C]"
 
     @classmethod
     def recognise(cls, file: OnnxFile) -> Reading | None:
-        """Recognise one output of two dimensions."""
+        """Recognise one output of three dimensions, of which two have the length 1."""
         shape = file.outputs[0].shape
-        if len(file.outputs) != 1 or shape is None or len(shape) != 2:
+        if len(file.outputs) != 1 or shape is None or shape[:2] != (1, 1) or len(shape) != 3:
             return None
         pixels = Pixels(resize="stretch", scale=1 / 255)
-        return Reading(pixels=pixels, outputs=(file.outputs[0].name,), classes=shape[1])
+        return Reading(pixels=pixels, outputs=(file.outputs[0].name,), classes=shape[2])
 
     def decode(
         self, raw: Sequence[NDArray[Any]], transform: Transform, min_score: float
     ) -> ClassScores:
         """See `Family.decode`."""
-        powers = np.exp(raw[0] - raw[0].max())
+        powers = np.exp(raw[0].reshape(-1) - raw[0].max())
         scores = powers / powers.sum()
         best = np.argsort(-scores, kind="stable")
         best = best[scores[best] >= min_score]

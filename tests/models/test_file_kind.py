@@ -67,8 +67,11 @@ def test_no_kind_is_guessed_from_nothing_or_noise():
     ("shape", "output", "guess"),
     [
         ([1, 3, 48, 320], (1, 40, 97), "looks like a text recogniser"),
-        ([1, 3, 224, 224], (1, 512), "looks like a classifier or an embedding of 512 numbers"),
-        ([1, 3, 512, 512], (1, 19, 128, 128), "looks like a segmentation or a map of features"),
+        ([1, 3, 224, 224], (1, 512), "read as embed, but input.scale is not in the file"),
+        ([1, 3, 224, 224], (1, 7), "read as classify, but input.scale is not in the file"),
+        ([1, 3, 224, 224], (1, 60), "can be read as classify .60 classes. or embed"),
+        ([1, 3, 512, 512], (1, 19, 128, 128), "read as semantic, but input.scale is not"),
+        ([1, 3, 512, 512], (1, 19, 9, 128), "looks like a segmentation or a map of features"),
     ],
 )
 def test_a_model_of_another_task_is_refused_with_a_guess(tmp_path, shape, output, guess):

@@ -129,7 +129,7 @@ def sides(model, *values):
         (lambda m: m.graph.output[0].ClearField("type"), "no family can read the outputs"),
         (
             lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 77),
-            "export the model with uint8, float32 or float16",
+            "export the model with uint8, int32, float32 or float16",
         ),
         (lambda m: m.graph.output.extend([m.graph.output[0]] * 5000), "found images"),
         (lambda m: m.metadata_props[1].ClearField("key"), "the size of the input is open"),

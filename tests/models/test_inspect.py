@@ -167,14 +167,37 @@ def test_describe_shows_the_thresholds_of_the_card(tmp_path):
     assert "limits   score 0.35\n" in inspect(path, given).describe()
 
 
-@pytest.mark.parametrize(("task", "more"), [("pose", "keypoints"), ("segment", "masks")])
-def test_a_model_of_poses_or_masks_is_read_as_a_detector(tmp_path, task, more):
-    metadata = NAMES | {"task": task}
-    shape = {"output0": (1, 6 + 51, 8400)}
-    found = inspect(save(tmp_path / "m.onnx", [1, 3, 640, 640], shape, metadata=metadata))
-    assert found.layout.outputs["output0"] == ("cx", "cy", "w", "h", "scores", "rest")
-    assert (found.classes, found.labels) == (2, ("hat", "glove"))
-    assert f"note     gives {more} too, which are not used" in found.describe()
+POSE = {"task": "pose", "kpt_shape": "[17, 3]"}
+MASKS = {"output0": (1, 6 + 32, 8400), "output1": (1, 32, 160, 160)}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "outputs", "task", "columns", "more"),
+    [
+        (POSE, {"output0": (1, 6 + 51, 8400)}, "keypoints", ("scores", "keypoints"), "keypoints"),
+        ({"task": "segment"}, MASKS, "segment", ("scores", "coefficients"), "masks"),
+        (
+            {"task": "obb"},
+            {"output0": (1, 6 + 1, 8400)},
+            "oriented",
+            ("scores", "angle"),
+            "rotated boxes",
+        ),
+    ],
+    ids=["pose", "segment", "obb"],
+)
+def test_a_model_with_more_than_boxes_gives_it_or_boxes_alone(
+    tmp_path, metadata, outputs, task, columns, more
+):
+    path = save(tmp_path / "m.onnx", [1, 3, 640, 640], outputs, metadata=NAMES | metadata)
+    found = inspect(path)
+    assert (found.task, found.classes, found.labels) == (task, 2, ("hat", "glove"))
+    assert found.layout.outputs["output0"] == ("cx", "cy", "w", "h", *columns)
+    plain = inspect(path, card(tmp_path, f"family: {found.family}\ntask: detect"))
+    assert plain.task == "detect"
+    assert f"note     gives {more} too, which are not used" in plain.describe()
+    with pytest.raises(CardError, match=f"found classify, the outputs .* are those of {task}"):
+        inspect(path, card(tmp_path, f"family: {found.family}\ntask: classify"))
 
 
 @pytest.mark.parametrize(
@@ -210,14 +233,14 @@ SOFTMAX = {"ops": ["Softmax"]}
             [1, 3, 224, 224],
             {"logits": (1, 1000)},
             {},
-            "looks like a classifier or an embedding of 1000 numbers",
+            "read as classify, but input.scale is not in the file",
             id="a classifier",
         ),
         pytest.param(
             [1, 3, 640, 640],
             {"output0": (1, 116, 8400)},
-            {"metadata": {"task": "obb"}},
-            r"no family for the task in its metadata \(found obb\); use .* task detect",
+            {"metadata": {"task": "depth"}},
+            r"no family for the task in its metadata \(found depth\); use .* detect or",
             id="another task",
         ),
         pytest.param(
@@ -325,7 +348,7 @@ def test_keys_that_a_card_leaves_out_have_the_default_of_the_family(tmp_path):
         (
             "family: yolox\ntask: classify",
             CardError,
-            r"does not match family yolox \(found classify, the family has detect\); correct one",
+            r"does not match its outputs \(found classify, .* yolox .* of detect\)",
         ),
         (
             "family: yolox\nlabels: [a]",

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from models import output_layout
+from models import layout_problems
 from models.errors import CardError, ContractError
 from models.families.presets import presets
 from models.layout_problems import problem
@@ -36,8 +36,13 @@ def columns(*groups):
     return {"outputs": {f"o{i}": list(group) for i, group in enumerate(groups)}}
 
 
+XYXY, CXCYWH = ["x1", "y1", "x2", "y2"], ["cx", "cy", "w", "h"]
+POSE = {"outputs": {"a": [*XYXY, "scores", "keypoints"]}}
 WRONG = [
-    (columns([*CORNERS, "scroes"]), r"outputs\.o0: unknown column \(found 'scroes'\); use bins, "),
+    (
+        columns([*CORNERS, "scroes"]),
+        r"outputs\.o0: unknown column \(found 'scroes'\); use angle, bins",
+    ),
     (columns([*CORNERS, "rest", "scores"]), r"outputs\.o0: the lengths of rest and scores do not"),
     (columns(["bins", "rest"], ["scores"]), r"outputs\.o0: the lengths of bins and rest do not"),
     (columns([*CORNERS, "x1", "scores"]), r"outputs\.o0: a column is there twice"),
@@ -77,6 +82,43 @@ WRONG = [
     ),
     ({**YOLOV3, "anchors": [[[float("inf"), 1]]]}, r"anchors: expected finite numbers"),
     ({**ROWS, "inputs": {"a": [float("nan")]}}, r"inputs: expected finite numbers"),
+    ({"outputs": {"a": ["scores"], "p": ["prototypes", "skip"]}}, r"outputs.p: prototypes has to"),
+    ({"outputs": {"a": [*XYXY, "scores", "keypoints"]}}, r"keypoints.count: missing; a has"),
+    ({"outputs": {"a": ["embedding"], "b": ["scores"]}}, r"outputs: embedding has to be alone"),
+    ({"outputs": {"a": [*XYXY, "scores", "angle"]}}, r"outputs: angle needs the columns cx cy w h"),
+    ({"outputs": {"a": [*XYXY, "scores", "coefficients"]}}, r"outputs: coefficients has no use"),
+    (
+        {
+            "outputs": {
+                "a": [*XYXY, "score", "class", "coefficients"],
+                "p": ["prototypes"],
+                "m": ["masks"],
+            }
+        },
+        r"outputs: masks and coefficients are both there",
+    ),
+    (
+        {"outputs": {"a": [*CXCYWH, "score", "angle"], "m": ["masks"]}},
+        r"outputs: angle cannot be beside keypoints or masks",
+    ),
+    ({**ROWS, "keypoints": {"count": 5}}, r"keypoints: has no use without the column"),
+    (
+        {**POSE, "keypoints": {"count": 3, "names": ["a", "b"]}},
+        r"keypoints.names: expected 3",
+    ),
+    (
+        {**POSE, "keypoints": {"count": 3, "values": ["x", "score"]}},
+        r"keypoints.values: expected",
+    ),
+    (
+        {**POSE, "keypoints": {"count": 3, "edges": [[0, 3]]}},
+        r"keypoints.edges: expected two different points from 0 to 2 \(found \[0, 3\]\)",
+    ),
+    (
+        {**POSE, "keypoints": {"count": 3, "units": "priors"}},
+        r"keypoints.units: priors have",
+    ),
+    ({**POSE, "keypoints": {"count": 3, "units": "cells"}}, r"keypoints.units: cells need"),
 ]
 
 
@@ -94,7 +136,7 @@ def test_a_layout_that_contradicts_itself_has_a_problem(table, message):
 
 def test_every_message_of_problem_is_reached():
     texts = []
-    for node in ast.walk(ast.parse(source.getsource(output_layout))):
+    for node in ast.walk(ast.parse(source.getsource(layout_problems))):
         if isinstance(node, ast.Yield) and isinstance(node.value, ast.Constant | ast.JoinedStr):
             parts = [node.value, *ast.walk(node.value)]
             strings = [p.value for p in parts if isinstance(p, ast.Constant)]

@@ -10,6 +10,7 @@ from models.feed import feed
 from models.runtime import Runtime
 from tests.models.families import reference as ref
 from tests.models.families.cases import CASES, GRIDS, MAPS, ONE_IMAGE
+from tests.models.families.detail_cases import DETAILED, WHOLE
 from tests.models.families.model_file import assert_same, contract_of, decode, quiet_score
 from tests.models.families.setups import Setup
 
@@ -73,7 +74,7 @@ def test_a_preset_decodes_as_its_reference(tmp_path, preset, variant):
 
 
 def test_every_preset_has_a_reference():
-    assert CASES.keys() == presets().keys()
+    assert {*CASES, *DETAILED, *WHOLE} == presets().keys()
 
 
 @pytest.mark.parametrize("preset", ["yolov8", "tensorrt_nms", "mmdeploy", "detr"])
@@ -90,7 +91,7 @@ def test_the_outputs_of_a_run_decode_as_those_of_the_file(tmp_path, preset, vari
         assert_same(found, expected, max(setup.size))
 
 
-@pytest.mark.parametrize("preset", [name for name, p in presets().items() if len(p.outputs) > 1])
+@pytest.mark.parametrize("preset", [name for name in CASES if len(presets()[name].outputs) > 1])
 def test_the_order_of_the_outputs_in_the_file_has_no_effect(tmp_path, preset):
     setup, case = made(preset, "plain")
     expected = decode(loaded(tmp_path, preset, setup, case), case.outputs, 0.2)

@@ -179,4 +179,4 @@ def test_grids_without_names_are_matched_by_their_widths(tmp_path):
     assert found.guess.preset == "scrfd"
     assert found.guess.outputs["440"] == ("scores",)
     assert found.guess.outputs["445"] == ("left", "top", "right", "bottom")
-    assert found.guess.outputs["448"] == ("rest",)
+    assert found.guess.outputs["448"] == ("keypoints",)

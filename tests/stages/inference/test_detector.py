@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import stages.inference.detector
+import stages.inference.model
 from models import families, runtime
 from models.families.base import DetectorFamily
 from models.inspect import inspect
@@ -262,7 +263,7 @@ def four_cores(monkeypatch):
 )
 def test_replicas_follow_the_settings_and_the_cores(four_cores, monkeypatch, settings, replicas):
     monkeypatch.setattr(runtime, "gpu_present", lambda: False)
-    monkeypatch.setattr(stages.inference.detector, "check_device", lambda device: None)
+    monkeypatch.setattr(stages.inference.model, "check_device", lambda device: None)
     assert resolve(**settings).replicas == replicas
 
 
@@ -281,7 +282,7 @@ def test_replicas_and_cores_respect_the_cpu_quota(tmp_path, monkeypatch, quota, 
         made.append(cores)
         return SimpleNamespace(on_gpu=False)
 
-    monkeypatch.setattr(stages.inference.detector, "Runtime", record)
+    monkeypatch.setattr(stages.inference.model, "Runtime", record)
     Detector(DetectorSettings(device="cpu"), Context(offers=resolved.offers)).open()
     assert made == [cores]
 
@@ -307,10 +308,13 @@ def test_a_model_that_cannot_be_used_is_refused_at_the_start(model, complaint):
 
 def test_a_model_of_another_task_is_refused_at_the_start(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(families.FAMILIES, *TABLE_LINE)
-    save(tmp_path / "m.onnx", [1, 3, 64, 64], {"logits": (1, 10)})
+    save(tmp_path / "m.onnx", [1, 3, 64, 64], {"logits": (1, 1, 10)})
     card = tmp_path / "m.yaml"
     card.write_text("name: m\ntask: classify\nfamily: softmax\nweights: {file: m.onnx}\n")
-    words = "^model m has task classify, this stage needs task detect; choose another model$"
+    words = (
+        r"^model m has task classify, which this stage does not take \(detect, .*\); choose "
+        r"another model, or use a stage for it: classify, or classify_objects behind a tracker$"
+    )
     with pytest.raises(SetupError, match=words):
         resolve(model=str(card))
     assert main(["check", "--model", str(card)]) == 2

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.boxes.iou import iou_matrix
-from models.families.base import Candidates
+from models.families.base import Candidates, Detailed
 from models.inspect import inspect
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
@@ -344,7 +344,7 @@ def test_a_model_that_suppresses_overlaps_has_its_tiles_suppressed_here(
         box, score = next(answers)
         return Candidates(np.float32([box]), np.float32([score]), np.int32([0]))
 
-    tiles._family.decode = decode
+    tiles._family.decode_detailed = lambda *args: Detailed(decode(*args))
     frame = Frame.of(image=black(96, 64))
     tiles.process(frame)
     assert frame["boxes"].tolist() == [[36, 10, 60, 50], [36, 8, 61, 54]][:count]
@@ -452,7 +452,10 @@ def test_a_model_that_takes_one_size_only_is_refused(tmp_path):
     card.write_text(
         "name: m\nfamily: yolov8\nweights: {file: m.onnx}\ntask: detect\ninput: {resize: none}\n"
     )
-    with pytest.raises(SetupError, match="model m takes images of one size only; set another"):
+    with pytest.raises(
+        SetupError,
+        match=r"does not take all of an image of any size .* set another",
+    ):
         Tiles.resolve(TilesSettings(model=str(card)))
 
 

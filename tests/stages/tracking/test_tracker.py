@@ -45,7 +45,7 @@ def test_hands_on_the_detections_themselves_in_their_order():
 def test_gives_arrays_of_the_types_it_says():
     given = frame()
     tracker().process(given)
-    for array in TrackerStage.gives:
+    for array in TrackerStage.gives[:-1]:  # without `rows`, which only details have
         assert given[array.name].dtype == array.dtype
 
 
@@ -86,7 +86,7 @@ def test_of_still_pictures_an_empty_result_has_the_right_types(lefts):
     given = frame(lefts=lefts, scores=[0.1] * len(lefts))
     given.header.still = True
     tracker().process(given)
-    for array in TrackerStage.gives:
+    for array in TrackerStage.gives[:-1]:  # without `rows`, which only details have
         assert given[array.name].dtype == array.dtype
         assert len(given[array.name]) == 0
     assert given["boxes"].shape == (0, 4)
