@@ -78,7 +78,7 @@ def check_shapes(file: OnnxFile, layout: OutputLayout, classes: int | None) -> N
         shape = tensors[name].shape
         if width in (None, 1) or shape is None or None in shape or len(shape) < 2:
             continue
-        if columns == ("keypoints",) and math.prod(shape) % (width or 1) == 0:
+        if columns == ("keypoints",) and math.prod(filter(None, shape)) % (width or 1) == 0:
             continue  # the points may have an axis of their own
         if 0 not in shape and not {width, (width or 0) * anchors} & set(shape):
             raise ContractError(

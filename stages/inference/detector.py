@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
 from models.contract import Contract
 from models.families.base import Candidates, Detailed, DetectorFamily
-from models.output_layout import BOX_TASKS
+from models.output_layout import BOX_TASKS, without_details
 from models.results import Results, describe
 from models.runtime import expected_device
 from models.transform import Transform
@@ -37,6 +38,9 @@ class DetectorSettings(ModelSettings, frozen=True, kw_only=True):
 
     model: str = "ssdlite_mobilenet_v2"
     """Name of a card, path of a card (.yaml), or of a model (.onnx)."""
+    task: Literal["detect"] | None = None
+    """detect: only the boxes of a model that gives masks, keypoints or rotated boxes too, which
+    saves their cost; null: all that it gives."""
     replicas: Literal["auto"] | Annotated[int, Meta(ge=1, le=64)] = "auto"
     """Number of processes that run the model; auto: one per usable core, or one with a GPU or with
     profile latency."""
@@ -95,6 +99,9 @@ class Detector(ModelStage):
             SetupError: the model cannot be used, or the device is not available.
         """
         contract = cls.contract_of(settings)
+        if settings.task == "detect" and contract.layout is not None:
+            layout = without_details(contract.layout)
+            contract = msgspec.structs.replace(contract, task="detect", layout=layout)
         replicas = None if settings.replicas == "auto" else settings.replicas
         if replicas is None:
             on_cpu = expected_device(settings.device) in ("cpu", "openvino")
