@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from models.families.base import Family
 from models.image_input import Input
-from models.output_layout import OutputLayout
+from models.output_layout import OutputLayout, task_of
 
 FAMILIES = {
     "generic": "models.families.generic:Generic",
@@ -30,6 +30,8 @@ def make(
         classes: number of classes.
         layout: layout of the outputs; None: the family knows it.
     """
+    if layout is not None and (name == "generic" or name not in FAMILIES):
+        name = task_of(layout)  # a preset, or a card that states everything: any task
     family = load(name)
     if layout is None:
         return family(image, classes)

@@ -161,6 +161,8 @@ def _fits(tensor: Tensor, columns: Sequence[str], images: int | None) -> bool:
     if shape is None:
         return True
     whole = tensor.dtype.startswith(("int", "uint"))
+    if columns == ("scores",) and tensor.dtype == "uint8":
+        whole = False  # parts of 255
     if columns == ("count",):
         lengths = [length for length in shape if length not in (1, None)]
         return len(shape) <= 2 and (not lengths or (lengths == [images] and shape[0] == images))
