@@ -5,6 +5,7 @@ The arrays, as stages exchange them, and the JSON that sinks make of them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -127,8 +128,8 @@ class ObjectDetails(NamedTuple):
             if "rotated" in frame:
                 rotated = frame["rotated"][rows]
             if "masks" in frame:
-                data, offsets = frame["masks"], frame["mask_offsets"]
-                masks = [data[offsets[row] : offsets[row + 1]].tobytes() for row in rows.tolist()]
+                every = masks_in(frame["masks"], frame["mask_offsets"])
+                masks = [every[row] for row in rows.tolist()]
         if ATTRIBUTES.name in frame:
             attributes = attributes_of(frame)
             _check_count(ATTRIBUTES.name, len(attributes), count)
@@ -151,15 +152,25 @@ def _check_count(name: str, found: int, boxes: int) -> None:
         )
 
 
-def put_masks(frame: Frame, texts: Sequence[bytes]) -> None:
+def put_masks(
+    frame: Frame, texts: Sequence[bytes], name: str = "masks", offsets: str = "mask_offsets"
+) -> None:
     """Add the masks of all rows of `DETAILS` to a frame.
 
     Args:
-        frame: gets `masks` and `mask_offsets`.
+        frame: gets two arrays.
         texts: COCO's text of the runs of each, in the whole frame.
+        name: name of the array of the texts.
+        offsets: name of the array of their places.
     """
-    frame.put("masks", np.frombuffer(b"".join(texts), np.uint8))
-    frame.put("mask_offsets", np.cumsum([0, *map(len, texts)], dtype=np.int64))
+    frame.put(name, np.frombuffer(b"".join(texts), np.uint8))
+    frame.put(offsets, np.cumsum([0, *map(len, texts)], dtype=np.int64))
+
+
+def masks_in(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> list[bytes]:
+    """Return the texts of masks; the inverse of `put_masks`."""
+    places = offsets.tolist()
+    return [data[a:b].tobytes() for a, b in itertools.pairwise(places)]
 
 
 def put_attributes(frame: Frame, stage: str, attributes: Sequence[Attribute | None]) -> None:

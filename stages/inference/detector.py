@@ -21,7 +21,7 @@ from pipeline.graph.placement import usable_cores
 from pipeline.stage import Array, Context, Resolved
 from stages.details import DETAILS, Skeleton
 from stages.detections import CANDIDATES, WEAK_DETECTIONS, Labels
-from stages.inference.detail_maker import RAW_DETAILS, DetailMaker, put_raw
+from stages.inference.detail_maker import RAW_DETAILS, DetailMaker
 from stages.inference.model import ModelSettings, ModelStage
 from stages.thresholds import Confidence, Suppression, candidate_score, hand_on_score
 
@@ -186,6 +186,7 @@ class Detector(ModelStage):
             frame.put("boxes", boxes)
             frame.put("scores", scores)
             frame.put("classes", classes)
-            put_raw(frame, found)
+            self._details.put_raw(frame, found)
             return
-        self._details.put(frame, found, np.arange(len(boxes)), self._hand_on)
+        raw = self._details.raw(frame, found)
+        self._details.put(frame, found.candidates, raw, np.arange(len(boxes)), self._hand_on)

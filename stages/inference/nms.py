@@ -20,7 +20,7 @@ from pipeline.messages import display_value, name_of
 from pipeline.stage import Array, Context, Resolved, RowLimit, Settings, Stage
 from stages.details import DETAILS
 from stages.detections import CANDIDATES, WEAK_DETECTIONS, class_numbers, labels_of
-from stages.inference.detail_maker import RAW_DETAILS, DetailMaker, raw_of
+from stages.inference.detail_maker import RAW_DETAILS, DetailMaker, RawDetails
 from stages.inference.region import Region
 from stages.thresholds import (
     Confidence,
@@ -182,8 +182,7 @@ class NonMaxSuppression(Stage):
         """Replace the candidates of a frame by those that are kept."""
         boxes, scores, classes = frame["boxes"], frame["scores"], frame["classes"]
         rules = self._rules_of.get(frame.stream, self._rules)
-        found = raw_of(frame, Candidates(boxes, scores, classes))
-        rotated = found.details.rotated
+        raw = RawDetails.of(frame)
         rows: NDArray[np.integer] = np.arange(len(boxes))
         own: NDArray[np.integer]
         if rules.wanted is not None:
@@ -193,11 +192,11 @@ class NonMaxSuppression(Stage):
             own = self._sorted(boxes, scores, classes)
             boxes, scores, classes = boxes[own], scores[own], classes[own]
         else:
-            compared = boxes if rotated is None else rotated[rows]
+            compared = boxes if raw.rotated is None else raw.rotated[rows]
             kept = nms(compared, scores, classes, self._options)
             own, scores = kept.rows, kept.scores
             # Only the fusion of upright boxes changes them.
-            boxes = kept.boxes if rotated is None else boxes[own]
+            boxes = kept.boxes if raw.rotated is None else boxes[own]
             classes = kept.classes.astype(np.int32, copy=False)
         rows = rows[own]
         if rules.region is not None:
@@ -205,7 +204,7 @@ class NonMaxSuppression(Stage):
             boxes, scores, classes, rows = boxes[own], scores[own], classes[own], rows[own]
         best = slice(None if self._end_to_end else self.settings.max_boxes)
         left = Candidates(boxes[best], scores[best], classes[best])
-        self._details.put(frame, found._replace(candidates=left), rows[best], rules.hand_on)
+        self._details.put(frame, left, raw, rows[best], rules.hand_on)
 
     def effective(self) -> Mapping[str, Any]:
         """Return the thresholds in use, which depend on the model's card, and those of streams.

@@ -75,6 +75,34 @@ def turner(path):
     return save(path, [1, 3, SIZE, SIZE], {"output0": table(rows, 7)}, metadata=metadata)
 
 
+def rcnn(path, side):
+    """A model that suppresses overlaps itself, and gives small or full masks of the left half."""
+    masks = np.zeros((1, 3, side, side), np.float32)
+    masks[0, :, :, : side // 2] = 1
+    outputs = {
+        "boxes": np.float32([[[10, 10, 50, 30], [10, 40, 50, 60], [0, 0, 9, 9]]]),
+        "labels": np.float32([[1, 2, 1]]),
+        "scores": np.float32([[0.9, 0.8, 0.01]]),
+        "masks": masks,
+    }
+    save(path.with_suffix(".onnx"), [1, 3, SIZE, SIZE], outputs)
+    path.write_text(
+        f"name: m\nfamily: mask_rcnn\nweights: {{file: {path.stem}.onnx}}\nlabels: [cat, dog]\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize(("side", "inside"), [(28, 30), (SIZE, 32)])
+def test_masks_over_boxes_and_over_the_input_become_runs(tmp_path, side, inside):
+    frame, _ = run(rcnn(tmp_path / "m.yaml", side))
+    first, second = objects_of(frame, ("cat", "dog"))
+    assert (first.label, second.label) == ("cat", "dog")
+    mask = mask_in(first)
+    assert mask[10:30, 10:inside].all()
+    assert mask.sum() == mask[10:30, 10:inside].sum()
+    assert sum(frame[name].nbytes for name in frame if "mask" in name) < 400
+
+
 MODELS = {"segment": segmenter, "keypoints": poser, "oriented": turner}
 
 
