@@ -27,6 +27,8 @@ STAGES = {
     "detector": Entry("stages.inference.detector:Detector", options=("model", "device")),
     "tiles": Entry("stages.inference.tiles:Tiles", options=("model", "device")),
     "nms": Entry("stages.inference.nms:NonMaxSuppression", options=("min_score",)),
+    "classify": Entry("stages.inference.classify:Classify", options=("model", "device")),
+    "semantic": Entry("stages.inference.semantic:Semantic", options=("model", "device")),
     "tracker": Entry("stages.tracking.tracker:TrackerStage"),
     "object_events": Entry("stages.analytics.object_events:ObjectEvents"),
     "window": Entry("stages.sinks.window:Window", sink=""),

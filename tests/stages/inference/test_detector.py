@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-import stages.inference.detector
+import stages.inference.model
 from models import families, runtime
 from models.families.base import DetectorFamily
 from models.inspect import inspect
@@ -245,7 +245,7 @@ def resolve(**settings):
 
 @pytest.fixture
 def four_cores(monkeypatch):
-    monkeypatch.setattr(stages.inference.detector, "usable_cores", lambda: 4)
+    monkeypatch.setattr(stages.inference.model, "usable_cores", lambda: 4)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def four_cores(monkeypatch):
 )
 def test_replicas_follow_the_settings_and_the_cores(four_cores, monkeypatch, settings, replicas):
     monkeypatch.setattr(runtime, "gpu_present", lambda: False)
-    monkeypatch.setattr(stages.inference.detector, "check_device", lambda device: None)
+    monkeypatch.setattr(stages.inference.model, "check_device", lambda device: None)
     assert resolve(**settings).replicas == replicas
 
 
@@ -281,7 +281,7 @@ def test_replicas_and_cores_respect_the_cpu_quota(tmp_path, monkeypatch, quota, 
         made.append(cores)
         return SimpleNamespace(on_gpu=False)
 
-    monkeypatch.setattr(stages.inference.detector, "Runtime", record)
+    monkeypatch.setattr(stages.inference.model, "Runtime", record)
     Detector(DetectorSettings(device="cpu"), Context(offers=resolved.offers)).open()
     assert made == [cores]
 
@@ -310,7 +310,9 @@ def test_a_model_of_another_task_is_refused_at_the_start(tmp_path, monkeypatch, 
     save(tmp_path / "m.onnx", [1, 3, 64, 64], {"logits": (1, 10)})
     card = tmp_path / "m.yaml"
     card.write_text("name: m\ntask: classify\nfamily: softmax\nweights: {file: m.onnx}\n")
-    words = "^model m has task classify, this stage needs task detect; choose another model$"
+    words = (
+        "^model m has task classify, this stage needs task detect or .*use a stage for it: classify"
+    )
     with pytest.raises(SetupError, match=words):
         resolve(model=str(card))
     assert main(["check", "--model", str(card)]) == 2
