@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from models.families import evidence
 from models.families.base import Family
-from models.families.of_image import outputs_of_image
 from models.image_input import Input, Pixels, image_tensor
 from models.metadata import names_in
 from models.onnx_header import OnnxFile, Tensor
@@ -53,7 +52,8 @@ class OfImage(Family[Result_co], Generic[Result_co]):
         """See `Family.of_image`."""
         if images == 1:
             return [output[0] if len(output) == 1 else output for output in outputs]
-        return outputs_of_image(outputs, tuple(self.layout.outputs.values()), index, images)
+        # A vector of scores has no rows, so the first axis is that of the images.
+        return [output[index] for output in outputs]
 
 
 def ends_of(file: OnnxFile) -> tuple[Tensor, frozenset[str], Trace] | None:

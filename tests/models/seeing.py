@@ -41,13 +41,13 @@ def classifier(
     return _save(path, nodes, values, batch, {"scores": (batch, 3)}, names)
 
 
-def embedder(path: Path, batch: int | str = "N") -> Path:
+def embedder(path: Path, batch: int | str = "N", length: int = LENGTH) -> Path:
     """Write a model of embeddings: the means of red, green and blue, each repeated."""
-    matrix = np.zeros((3, LENGTH), np.float32)
+    matrix = np.zeros((3, length), np.float32)
     for channel in range(3):
         matrix[channel, channel::3] = 1
     nodes = [*_means(), helper.make_node("MatMul", ["means", "matrix"], ["vector"])]
-    return _save(path, nodes, {"matrix": matrix}, batch, {"vector": (batch, LENGTH)}, ())
+    return _save(path, nodes, {"matrix": matrix}, batch, {"vector": (batch, length)}, ())
 
 
 def segmenter(path: Path, batch: int | str = "N") -> Path:
