@@ -21,6 +21,13 @@ class ArrayOffer(msgspec.Struct, frozen=True):
     """Name of the array."""
 
 
+class StageOffer(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of offers that name the stage which makes them."""
+
+    stage: str = ""
+    """Name of the stage in the settings file; the graph fills it in."""
+
+
 class RowLimit(msgspec.Struct, frozen=True):
     """An offer: the stage gives arrays of at most so many rows, as do those that follow it."""
 

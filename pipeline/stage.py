@@ -25,6 +25,7 @@ from pipeline.context import ArrayOffer as ArrayOffer
 from pipeline.context import Context as Context
 from pipeline.context import RowLimit as RowLimit
 from pipeline.context import SourceInfo as SourceInfo
+from pipeline.context import StageOffer as StageOffer
 from pipeline.errors import SetupError
 from pipeline.frame import Frame, Status
 from pipeline.status import RunHandle, SourceState

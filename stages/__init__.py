@@ -27,6 +27,14 @@ STAGES = {
     "detector": Entry("stages.inference.detector:Detector", options=("model", "device")),
     "tiles": Entry("stages.inference.tiles:Tiles", options=("model", "device")),
     "nms": Entry("stages.inference.nms:NonMaxSuppression", options=("min_score",)),
+    "classify": Entry("stages.inference.classify:Classify", options=("model", "device")),
+    "classify_objects": Entry(
+        "stages.inference.classify_objects:ClassifyObjects", options=("model", "device")
+    ),
+    "embed_objects": Entry(
+        "stages.inference.embed_objects:EmbedObjects", options=("model", "device")
+    ),
+    "semantic": Entry("stages.inference.semantic:Semantic", options=("model", "device")),
     "tracker": Entry("stages.tracking.tracker:TrackerStage"),
     "object_events": Entry("stages.analytics.object_events:ObjectEvents"),
     "window": Entry("stages.sinks.window:Window", sink=""),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.frame import Frame
-from pipeline.stage import Array, ArrayOffer
+from pipeline.stage import Array, ArrayOffer, StageOffer
 
 DETAILS = (
     Array("rows", "int32", (None,), optional=True),
@@ -42,6 +42,21 @@ SEMANTIC = (
     Array("semantic", "uint8", (None,), optional=True),
 )
 """Class of each cell of a grid over the whole frame, and JSON of `SemanticCounts`."""
+
+
+class FrameLabels(ArrayOffer, frozen=True):
+    """Offer of a stage that gives `frame_labels`: the name of each class."""
+
+    array = "frame_labels"
+
+    names: tuple[str, ...]
+
+
+class AttributeLabels(StageOffer, frozen=True, kw_only=True):
+    """Offer of a stage that gives `attributes`: the name of each class. It is not `Labels`, which
+    name the classes of the boxes."""
+
+    names: tuple[str, ...]
 
 
 class SemanticLabels(ArrayOffer, frozen=True):
@@ -187,6 +202,11 @@ def put_attributes(frame: Frame, stage: str, attributes: Sequence[Attribute | No
         for own, new in zip(given, attributes, strict=True)
     ]
     frame.put(ATTRIBUTES.name, np.frombuffer(msgspec.json.encode(joined), np.uint8))
+
+
+def put_frame_labels(frame: Frame, labels: Sequence[FrameLabel]) -> None:
+    """Add the classes of the whole frame, best first."""
+    frame.put(FRAME_LABELS.name, np.frombuffer(msgspec.json.encode(labels), np.uint8))
 
 
 def frame_labels_of(frame: Frame) -> list[FrameLabel]:

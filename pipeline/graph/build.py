@@ -20,7 +20,7 @@ from pipeline.config import (
     known_keys,
     refuse_unknown,
 )
-from pipeline.context import ArrayOffer, Context, RowLimit, SourceInfo
+from pipeline.context import ArrayOffer, Context, RowLimit, SourceInfo, StageOffer
 from pipeline.errors import ConfigError, GraphError, StageUnavailable
 from pipeline.graph import placement, resources
 from pipeline.graph.graph import NO_EXTERNAL_FILES, ExternalFiles, Graph, Node, StreamSpec
@@ -318,7 +318,7 @@ def _valid_offers(node: Node, resolved: Resolved) -> tuple[object, ...]:
     """Return the offers of a stage, without those about an array that it does not give."""
     given = {array.name for array in node.kind.gives}
     return tuple(
-        offer
+        msgspec.structs.replace(offer, stage=node.name) if isinstance(offer, StageOffer) else offer
         for offer in resolved.offers
         if not isinstance(offer, ArrayOffer) or offer.array in given
     )

@@ -14,15 +14,13 @@ from models.contract import Contract
 from models.families.base import Candidates, Detailed, DetectorFamily
 from models.output_layout import BOX_TASKS, without_details
 from models.results import Results, describe
-from models.runtime import expected_device
 from models.transform import Transform
 from pipeline.frame import Frame
-from pipeline.graph.placement import usable_cores
 from pipeline.stage import Array, Context, Resolved
 from stages.details import DETAILS, Skeleton
 from stages.detections import CANDIDATES, WEAK_DETECTIONS, Labels
 from stages.inference.detail_maker import RAW_DETAILS, DetailMaker
-from stages.inference.model import ModelSettings, ModelStage
+from stages.inference.model import ModelSettings, ModelStage, replicas_of
 from stages.thresholds import Confidence, Suppression, candidate_score, hand_on_score
 
 CHECK_FRAMES = 20
@@ -102,11 +100,7 @@ class Detector(ModelStage):
         if settings.task == "detect" and contract.layout is not None:
             layout = without_details(contract.layout)
             contract = msgspec.structs.replace(contract, task="detect", layout=layout)
-        replicas = None if settings.replicas == "auto" else settings.replicas
-        if replicas is None:
-            on_cpu = expected_device(settings.device) in ("cpu", "openvino")
-            many = on_cpu and settings.profile == "throughput"
-            replicas = max(1, usable_cores() // (settings.threads or 1)) if many else 1
+        replicas = replicas_of(settings.replicas, settings)
         offers: tuple[object, ...] = (contract, Labels(tuple(contract.labels)))
         points = None if contract.layout is None else contract.layout.keypoints
         if contract.task == "keypoints" and points is not None:

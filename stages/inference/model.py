@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -15,7 +15,14 @@ from models.contract import Contract
 from models.errors import DeviceError, ModelError, ProviderError
 from models.families.base import Family
 from models.feed import feed
-from models.runtime import Device, Profile, Runtime, check_device, gpu_present
+from models.runtime import (
+    Device,
+    Profile,
+    Runtime,
+    check_device,
+    expected_device,
+    gpu_present,
+)
 from models.transform import Transform
 from pipeline.errors import DeviceFailed, SetupError
 from pipeline.graph.placement import usable_cores
@@ -45,6 +52,20 @@ class ModelSettings(BatchSettings, frozen=True, kw_only=True):
     spin: bool = False
     """Whether threads without work spin: faster if nothing else runs on the machine, else it takes
     a core from the other programs."""
+
+
+def replicas_of(replicas: Literal["auto"] | int, settings: ModelSettings) -> int:
+    """Return the number of processes that run a model.
+
+    Args:
+        replicas: setting; auto: one per usable core, or one with a GPU or with profile latency.
+        settings: settings of the stage.
+    """
+    if replicas != "auto":
+        return replicas
+    on_cpu = expected_device(settings.device) in ("cpu", "openvino")
+    many = on_cpu and settings.profile == "throughput"
+    return max(1, usable_cores() // (settings.threads or 1)) if many else 1
 
 
 class ModelStage(InferenceStage):
@@ -169,6 +190,13 @@ class ModelStage(InferenceStage):
             raise DeviceFailed(str(error)) from None
 
 
+class OwnModel(msgspec.Struct, frozen=True):
+    """Offer of a stage to itself: its model. A changed file is another offer, so a reload restarts
+    the stage."""
+
+    contract: Contract
+
+
 class ViewModelStage(ModelStage):
     """Base of the stages that run a model on parts of the captured image, which are views of it.
 
@@ -179,9 +207,21 @@ class ViewModelStage(ModelStage):
     max_at_once: ClassVar[int] = 16
     """Images in one run of a model that takes any number."""
 
-    def __init__(self, settings: ModelSettings, context: Context, contract: Contract) -> None:
+    def __init__(self, settings: ModelSettings, context: Context) -> None:
+        own = context.offers[: context.own_offers]
+        found = (offer.contract for offer in own if isinstance(offer, OwnModel))
+        contract = next(found, None) or self.contract_of(settings)
         super().__init__(settings, context, contract)
         self._pixels = PixelWriter(contract.input)
+
+    @classmethod
+    def resolve(cls, settings: ModelSettings) -> Resolved:
+        """Offer the model to the stage itself.
+
+        Raises:
+            SetupError: the model cannot be used, or the device is not available.
+        """
+        return Resolved((OwnModel(cls.contract_of(settings)),))
 
     def run_views(
         self, views: Sequence[NDArray[np.uint8]]

@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 import pytest
 
-import stages.inference.detector
 import stages.inference.model
 from models import families, runtime
 from models.families.base import DetectorFamily
@@ -246,7 +245,7 @@ def resolve(**settings):
 
 @pytest.fixture
 def four_cores(monkeypatch):
-    monkeypatch.setattr(stages.inference.detector, "usable_cores", lambda: 4)
+    monkeypatch.setattr(stages.inference.model, "usable_cores", lambda: 4)
 
 
 @pytest.mark.parametrize(
