@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pipeline.frame import Frame
 from pipeline.stage import Array, Stage
-from stages.detections import DETECTIONS, labels_of
-from stages.drawing.annotator import Annotator
+from stages.detections import DETECTIONS
+from stages.drawing.annotator import annotator_of
 
 
 class Null(Stage):
@@ -25,7 +25,7 @@ class Draw(Stage):
 
     def open(self) -> None:
         """Create the annotator."""
-        self._annotator = Annotator(labels_of(self.context))
+        self._annotator = annotator_of(self.context)
 
     def process(self, frame: Frame) -> None:
         """Draw the frame."""

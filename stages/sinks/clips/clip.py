@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
+from numpy.typing import NDArray
 
-from stages.detections import Detections, Object
+from stages.detections import Object
 
 Key = tuple[str, int | None]
 """Identity of an object in a clip: its track id, or its label if it has none."""
@@ -37,10 +38,17 @@ class ClipImage(NamedTuple):
     """Seconds into the stream."""
     wall_ns: int
     """Unix time of its capture."""
-    objects: Detections
-    """Detections, with boxes in pixels of this image."""
+    size: tuple[int, int]
+    """Width and height of the captured frame."""
+    arrays: Mapping[str, NDArray[Any]]
+    """What is drawn on it: see `copy_detections`."""
     scores: Mapping[Key, float]
     """Scores of the objects of interest in it."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the image and its arrays."""
+        return len(self.jpeg) + sum(array.nbytes for array in self.arrays.values())
 
 
 class ClipObject(msgspec.Struct, rename={"number": "class"}):
