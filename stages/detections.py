@@ -198,19 +198,20 @@ def label(labels: Sequence[str], number: int) -> str:
     return labels[number] if 0 <= number < len(labels) else str(number)
 
 
-def objects_of(frame: Frame, labels: Sequence[str]) -> list[Object]:
+def objects_of(frame: Frame, labels: Sequence[str], with_masks: bool = True) -> list[Object]:
     """Return the detections of a frame one by one, with all that models give about them.
 
     Args:
         frame: with the arrays of `DETECTIONS`.
         labels: names of the classes.
+        with_masks: False leaves out the masks, which are most of the text.
     """
     objects = to_objects(Detections.of(frame), labels)
     keypoints, rotated, masks, attributes = ObjectDetails.of(frame)
     for row, found in enumerate(objects):
         if attributes is not None and attributes[row]:
             found.attributes = attributes[row]
-        if masks is not None:
+        if masks is not None and with_masks:
             found.mask = Mask((frame.height, frame.width), masks[row].decode("ascii"))
         if keypoints is not None:
             found.keypoints = [
@@ -221,6 +222,19 @@ def objects_of(frame: Frame, labels: Sequence[str]) -> list[Object]:
             *box, angle = rotated[row].tolist()
             found.rotated = (*(round(side, 2) for side in box), round(angle, 5))
     return objects
+
+
+def add_attributes(objects: Sequence[Object], frame: Frame) -> None:
+    """Add the classes that other models give the objects of a frame.
+
+    Args:
+        objects: one per box of the frame.
+        frame: with or without the array `attributes`.
+    """
+    if ATTRIBUTES.name in frame:
+        for found, attributes in zip(objects, attributes_of(frame), strict=True):
+            if attributes:
+                found.attributes = attributes
 
 
 def to_objects(detections: Detections, labels: Sequence[str]) -> list[Object]:

@@ -20,7 +20,16 @@ import numpy as np
 
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Settings, Stage
-from stages.detections import DETECTIONS, Detections, Object, check_labels, labels_of, to_objects
+from stages.details import Attribute
+from stages.detections import (
+    DETECTIONS,
+    Detections,
+    Object,
+    add_attributes,
+    check_labels,
+    labels_of,
+    to_objects,
+)
 
 OBJECT_EVENTS = Array("object_events", "uint8", (None,), optional=True)
 """A list of `ObjectEvent` as JSON, given by analytics and taken by sinks."""
@@ -47,6 +56,8 @@ class ObjectEvent(msgspec.Struct, frozen=True):
     """Name of the zone or line."""
     count: int | None = None
     """Objects of this label that are present now, there or in the whole image."""
+    attributes: dict[str, Attribute] | msgspec.UnsetType = msgspec.UNSET
+    """Name of a stage -> the last class that its model gave the object; left out without any."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,7 @@ class ObjectChange:
             round(self.time_s, 6),
             self.place,
             self.count,
+            found.attributes,
         )
 
 
@@ -152,6 +164,10 @@ class ChangeReader:
                 began = next(same, None)
                 if began is not None:
                     present.remove(began)
+            if event.attributes is msgspec.UNSET and event.id is not None:
+                known = next((found for found in objects if found.id == event.id), None)
+                if known is not None:
+                    event = msgspec.structs.replace(event, attributes=known.attributes)
             wall_ns = frame.wall_ns + round((event.time_s - frame.time_s) * 1e9)
             changes.append(self._change(frame.stream, event, wall_ns))
         return changes
@@ -184,7 +200,7 @@ class ChangeReader:
 
     def _change(self, stream: str, event: ObjectEvent, wall_ns: int) -> ObjectChange:
         number = self._labels.index(event.label) if event.label in self._labels else 0
-        found = Object(event.id, event.label, number, event.score, event.box)
+        found = Object(event.id, event.label, number, event.score, event.box, event.attributes)
         return ObjectChange(
             event.kind, stream, found, event.time_s, wall_ns, event.count, place=event.place
         )
@@ -228,6 +244,7 @@ class ObjectEvents(Stage):
     def process(self, frame: Frame) -> None:
         """Add the events of the frame, which are none in most frames."""
         objects = to_objects(Detections.of(frame), self._labels)
+        add_attributes(objects, frame)
         changes = self._presence.update(frame.stream, frame.time_s, frame.wall_ns, objects)
         put_events(frame, [change.event() for change in changes])
 
@@ -291,7 +308,9 @@ class Presence:
                 key = "", found.id
             known = seen.objects.get(key)
             if known is None:
-                known = seen.objects[key] = _Known(found, time_s, wall_ns, seen.clock_s)
+                known = seen.objects[key] = _Known(
+                    _remembered(found), time_s, wall_ns, seen.clock_s
+                )
             known.see(found, time_s, wall_ns, seen.clock_s)
             in_frame[key] = known
         # Objects of this frame stay, however long ago the last frame was.
@@ -368,9 +387,26 @@ class _Known:
         # The label of a track may change in some frames; an object leaves with the label with
         # which it appeared.
         if found.label == self.object.label:
-            self.object = found
+            self.object = _remembered(found, self.object)
         self.last_time_s, self.last_wall_ns, self.last_clock_s = time_s, wall_ns, clock_s
         self.frames += 1
+
+
+def _remembered(found: Object, before: Object | None = None) -> Object:
+    """Return what is remembered of an object.
+
+    Without its mask and keypoints, which would make saved states large; with the attributes of the
+    frame before where this one gives none.
+    """
+    attributes = found.attributes
+    if attributes is msgspec.UNSET and before is not None:
+        attributes = before.attributes
+    kept = attributes, msgspec.UNSET, msgspec.UNSET
+    if (found.attributes, found.mask, found.keypoints) == kept:
+        return found
+    return msgspec.structs.replace(
+        found, attributes=attributes, mask=msgspec.UNSET, keypoints=msgspec.UNSET
+    )
 
 
 @dataclass

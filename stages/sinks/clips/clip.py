@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 from numpy.typing import NDArray
 
+from stages.details import Attribute
 from stages.detections import Object
 
 Key = tuple[str, int | None]
@@ -67,15 +68,28 @@ class ClipObject(msgspec.Struct, rename={"number": "class"}):
     """Seconds into the stream at which it was first seen."""
     to_s: float
     """Seconds into the stream at which it was last seen in the clip."""
+    attributes: dict[str, Attribute] | msgspec.UnsetType = msgspec.UNSET
+    """Name of a stage -> the last class that its model gave the object; left out without any."""
 
     @classmethod
     def of(cls, found: Object, time_s: float) -> ClipObject:
         """Return an object that is seen for the first time."""
-        return cls(found.id, found.label, found.number, found.score, found.box, time_s, time_s)
+        return cls(
+            found.id,
+            found.label,
+            found.number,
+            found.score,
+            found.box,
+            time_s,
+            time_s,
+            found.attributes,
+        )
 
     def see(self, found: Object, time_s: float) -> None:
         """Note that it is seen again."""
         self.to_s = time_s
+        if found.attributes is not msgspec.UNSET:
+            self.attributes = found.attributes
         if found.score > self.score:
             self.score, self.box = found.score, found.box
 

@@ -21,14 +21,13 @@ from pipeline.errors import EndRun, SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Output, Resolved, Resources, Stage
 from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader, ObjectChange, Presence
-from stages.detections import DETECTIONS, Object, check_labels, labels_of
+from stages.detections import DETECTIONS, Object, check_labels, labels_of, objects_of
 from stages.drawing.annotator import annotator_of
 from stages.drawing.copies import copy_detections
 from stages.sinks.clips.clip import Clip, ClipImage, ClipObject, key_of
 from stages.sinks.clips.folder import root_of
 from stages.sinks.clips.recorder import ClipRecorder
 from stages.sinks.clips.settings import ClipsSettings
-from stages.sinks.files.events import event_of
 from stages.sinks.files.output_path import check_local, try_folder
 from stages.sinks.video.video_file import codec_for, warn_of_codec
 
@@ -110,7 +109,7 @@ class Clips(Stage):
         """Keep the image, if one is due, and begin or end a clip."""
         settings = self.settings
         stream = self._streams.setdefault(frame.stream, _Stream(frame.stream))
-        objects = event_of(frame, self._labels).objects
+        objects = objects_of(frame, self._labels, with_masks=False)
         resumes, stream.resumes = stream.resumes, False
         if not 0 <= frame.time_s - stream.time_s <= GAP_S:
             resumes = resumes or stream.clip is not None

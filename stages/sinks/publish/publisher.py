@@ -197,7 +197,7 @@ class Publisher(Stage):
 
     def process(self, frame: Frame) -> None:
         """Put the messages of a frame into the outbox."""
-        event = event_of(frame, self._labels)
+        event = event_of(frame, self._labels, with_masks=False)
         self._put_changes(frame.stream, self._changes.update(frame, event.objects))
         wanted = self.settings.events
         if wanted == "changes":

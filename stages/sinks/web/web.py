@@ -15,16 +15,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import cv2
+import msgspec
 import numpy as np
 
 from pipeline.errors import SetupError
 from pipeline.frame import ALIGN, Frame, Header
 from pipeline.stage import Array, Context, Listen, Resolved, Resources, Stage
 from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader, Presence
-from stages.detections import DETECTIONS, Detections, labels_of
+from stages.detections import DETECTIONS, labels_of
 from stages.drawing.annotator import annotator_of
 from stages.drawing.copies import copy_detections
 from stages.drawing.rate_limit import RateLimit
+from stages.sinks.files.events import event_of
 from stages.sinks.listen import bind_error, is_loopback
 from stages.sinks.web.activity import ActivityLog, to_objects
 from stages.sinks.web.settings import WebSettings, check_settings
@@ -118,15 +120,15 @@ class Web(Stage):
         if frame.captured_ns <= stream.captured_ns:
             return
         stream.captured_ns = frame.captured_ns
-        objects = Detections.of(frame)
-        self._log_objects(frame, objects)
+        self._log_objects(frame)
         if stream.busy or self._server is None or not self._server.is_awaited(frame.stream):
             return
         if not stream.rate.is_due(frame.captured_ns):
             return
         stream.busy = True
         copy = stream.scratch.copy(frame, self.settings.width)
-        self._to_encode.put(_Copy(stream, copy, frame.wall_ns))
+        event = msgspec.json.encode(event_of(frame, self._labels, with_masks=False))
+        self._to_encode.put(_Copy(stream, copy, frame.wall_ns, event))
 
     def end(self, stream: str) -> None:
         """Report the end of a stream to its viewers."""
@@ -149,9 +151,9 @@ class Web(Stage):
         """Report the address of the page."""
         return {"address": self._server.url if self._server is not None else ""}
 
-    def _log_objects(self, frame: Frame, objects: Detections) -> None:
+    def _log_objects(self, frame: Frame) -> None:
         # By the clock of capture, as the timestamps of a file that is played in a loop jump back.
-        at_s, found = frame.captured_ns / 1e9, to_objects(objects, self._labels)
+        at_s, found = frame.captured_ns / 1e9, to_objects(frame, self._labels)
         for change in self._changes.update(frame, found, at_s):
             self._log.add_object(change, frame.wall_ns)
 
@@ -167,7 +169,7 @@ class Web(Stage):
             name = copy.frame.stream
             try:
                 jpeg = cv2.imencode(".jpg", self._annotator.draw(copy.frame), quality)[1]
-                self._server.publish(name, jpeg.tobytes(), copy.frame.seq, copy.wall_ns)
+                self._server.publish(name, jpeg.tobytes(), copy.wall_ns, copy.event)
             except (ValueError, cv2.error) as error:
                 if not copy.stream.failed:
                     copy.stream.failed = True
@@ -235,3 +237,5 @@ class _Copy:
     stream: _Stream
     frame: Frame
     wall_ns: int
+    event: bytes
+    """JSON of the events sink, without masks."""
