@@ -58,9 +58,9 @@ def draw_rotated(
     Returns:
         x and y of its highest corner; None: it is not finite, and nothing was drawn.
     """
-    corners = corners_of(box[None])[0]
-    if not np.isfinite(corners).all():
+    if not np.isfinite(box).all():
         return None
+    corners = corners_of(box[None])[0]
     points = np.clip(np.rint(corners), -MAX_COORDINATE_PX, MAX_COORDINATE_PX).astype(np.int32)
     cv2.polylines(canvas, [points], True, colour, line_px)
     x, y = points[points[:, 1].argmin()].tolist()

@@ -20,7 +20,9 @@ import msgspec
 from pipeline.errors import EndRun, SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Output, Resolved, Resources, Stage
-from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader, ObjectChange, Presence
+from stages.analytics.changes import ObjectChange
+from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader
+from stages.analytics.presence import Presence
 from stages.detections import DETECTIONS, Object, check_labels, labels_of, objects_of
 from stages.drawing.annotator import annotator_of
 from stages.drawing.copies import copy_detections

@@ -18,7 +18,9 @@ from msgspec import Meta
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Context, Resolved, Resources, Settings, Stage
-from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader, ObjectChange, Presence
+from stages.analytics.changes import ObjectChange
+from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader
+from stages.analytics.presence import Presence
 from stages.backoff import Backoff
 from stages.detections import DETECTIONS, Object, check_labels, labels_of
 from stages.sinks.files.events import event_of, utc_ms

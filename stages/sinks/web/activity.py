@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from pipeline.frame import Frame
-from stages.analytics.object_events import ObjectChange
+from stages.analytics.changes import ObjectChange
 from stages.details import Attribute
 from stages.detections import NO_TRACK_ID, Detections, Object, add_attributes, label
 from stages.sinks.files.events import utc_ms

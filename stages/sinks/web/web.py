@@ -21,7 +21,8 @@ import numpy as np
 from pipeline.errors import SetupError
 from pipeline.frame import ALIGN, Frame, Header
 from pipeline.stage import Array, Context, Listen, Resolved, Resources, Stage
-from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader, Presence
+from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader
+from stages.analytics.presence import Presence
 from stages.detections import DETECTIONS, labels_of
 from stages.drawing.annotator import annotator_of
 from stages.drawing.copies import copy_detections
