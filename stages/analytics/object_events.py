@@ -19,7 +19,8 @@ import numpy as np
 
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Settings, Stage
-from stages.analytics.changes import BEGINNINGS, ENDINGS, ObjectChange, ObjectEvent
+from stages.analytics.changes import BEGINNINGS, ENDINGS, ObjectChange
+from stages.analytics.changes import ObjectEvent as ObjectEvent
 from stages.analytics.presence import Presence
 from stages.detections import (
     DETECTIONS,

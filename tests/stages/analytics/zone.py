@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pipeline.stage import Array, Settings, Stage
-from stages.analytics.changes import ObjectEvent
-from stages.analytics.object_events import put_events
+from stages.analytics.object_events import ObjectEvent, put_events
 from stages.detections import DETECTIONS, Detections, labels_of, to_objects
 
 LINE = ("zone", "tests.stages.analytics.zone:Zone")
