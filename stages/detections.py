@@ -44,8 +44,14 @@ DETECTIONS = (
     FRAME_LABELS,
     *SEMANTIC,
 )
-"""The arrays that a sink takes: those of `CANDIDATES`, track ids where a tracker ran, and all that
-models give besides."""
+"""The arrays that a stage takes which works with objects: those of `CANDIDATES`, track ids where a
+tracker ran, and all that models give besides."""
+
+RESULTS = (
+    *(msgspec.structs.replace(array, optional=True) for array in CANDIDATES),
+    *DETECTIONS[len(CANDIDATES) :],
+)
+"""The same for a sink that shows or sends whatever there is: a classifier gives no boxes."""
 
 WEAK_DETECTIONS = (
     Array("weak_boxes", "float32", (None, 4), optional=True),
@@ -78,7 +84,14 @@ class Detections(NamedTuple):
 
     @classmethod
     def of(cls, frame: Frame) -> Detections:
-        """Read the detections of a frame; the arrays are views, valid as long as the frame is."""
+        """Read the detections of a frame; the arrays are views, valid as long as the frame is.
+
+        There are none where no stage gives boxes.
+        """
+        if "boxes" not in frame:
+            empty = np.zeros(0, np.float32)
+            none = np.zeros(0, np.int64)
+            return cls(np.zeros((0, 4), np.float32), empty, none.astype(np.int32), none)
         boxes = frame["boxes"]
         ids = frame["ids"] if "ids" in frame else np.full(len(boxes), NO_TRACK_ID, np.int64)
         return cls(boxes, frame["scores"], frame["classes"], ids)
@@ -206,6 +219,8 @@ def objects_of(frame: Frame, labels: Sequence[str], with_masks: bool = True) -> 
         labels: names of the classes.
         with_masks: False leaves out the masks, which are most of the text.
     """
+    if "boxes" not in frame:
+        return []
     objects = to_objects(Detections.of(frame), labels)
     keypoints, rotated, masks, attributes = ObjectDetails.of(frame)
     for row, found in enumerate(objects):

@@ -86,7 +86,7 @@ class Annotator:
         """Return a copy of the image of a frame with its detections drawn on it.
 
         Args:
-            frame: with `image` (H, W, 3) uint8 BGR and the arrays of `DETECTIONS`. Where its image
+            frame: with `image` (H, W, 3) uint8 BGR and the arrays of `RESULTS`. Where its image
                 is smaller than the captured frame, the arrays come from `copy_detections`.
             status: a line of text for the top left corner.
 

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.frame import Frame
-from stages.detections import DETECTIONS, Detections
+from stages.detections import RESULTS, Detections
 
 
 def copy_detections(frame: Frame, scale_x: float, scale_y: float) -> Mapping[str, NDArray[Any]]:
-    """Return copies of the arrays of `DETECTIONS`, for an image of another size.
+    """Return copies of the arrays of `RESULTS`, for an image of another size.
 
     Boxes, keypoints and rotated boxes are scaled. Masks stay in the size of the frame: the header
     of the frame that they are put into needs its `width` and `height`, and the annotator scales
@@ -28,7 +28,7 @@ def copy_detections(frame: Frame, scale_x: float, scale_y: float) -> Mapping[str
     both = np.array((scale_x, scale_y), np.float32)
     arrays = {name: value.copy() for name, value in found._asdict().items()}
     arrays["boxes"] = found.boxes * np.tile(both, 2)
-    for name in [array.name for array in DETECTIONS if array.name in frame]:
+    for name in [array.name for array in RESULTS if array.name in frame]:
         if name not in arrays and not name.startswith("weak_"):
             arrays[name] = frame[name].copy()
     if "keypoints" in arrays:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.frame import Frame
 from pipeline.stage import Array, Stage
-from stages.detections import DETECTIONS
+from stages.detections import RESULTS
 from stages.drawing.annotator import annotator_of
 
 
@@ -20,7 +20,7 @@ class Null(Stage):
 class Draw(Stage):
     """Draws each frame as the window and the video do, and discards the image."""
 
-    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
+    takes = (Array("image", "uint8", (None, None, 3)), *RESULTS)
     ordered = True
 
     def open(self) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.errors import EndRun, StageUnavailable
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Resolved, Settings, Stage
-from stages.detections import DETECTIONS
+from stages.detections import RESULTS
 from stages.drawing.annotator import annotator_of
 from stages.drawing.mosaic import Mosaic
 from stages.sinks.display import display_problem
@@ -45,7 +45,7 @@ class Window(Stage):
     """Shows each frame, unless they arrive faster than a screen can show."""
 
     Settings = WindowSettings
-    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
+    takes = (Array("image", "uint8", (None, None, 3)), *RESULTS)
     ordered = True
 
     settings: WindowSettings

@@ -101,7 +101,7 @@ def event_of(frame: Frame, labels: Sequence[str], with_masks: bool = True) -> Ev
     """Return the line of a frame.
 
     Args:
-        frame: a frame with the arrays of `DETECTIONS`.
+        frame: a frame with the arrays of `RESULTS`.
         labels: names of the model's classes, by number.
         with_masks: False leaves out the masks, which are most of the text.
     """

@@ -22,7 +22,7 @@ from pipeline.context import Log
 from pipeline.errors import RunError, SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Output, Resolved, Resources, Settings, Stage
-from stages.detections import DETECTIONS
+from stages.detections import RESULTS
 from stages.drawing.annotator import annotator_of
 from stages.sinks.files.file_lock import lock_file
 from stages.sinks.files.output_path import check_local, expand_home, try_folder
@@ -65,7 +65,7 @@ class Pictures(Stage):
     """
 
     Settings = PicturesSettings
-    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
+    takes = (Array("image", "uint8", (None, None, 3)), *RESULTS)
     ordered = True
 
     settings: PicturesSettings

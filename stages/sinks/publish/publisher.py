@@ -22,7 +22,7 @@ from stages.analytics.changes import ObjectChange
 from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader
 from stages.analytics.presence import Presence
 from stages.backoff import Backoff
-from stages.detections import DETECTIONS, Object, check_labels, labels_of
+from stages.detections import RESULTS, Object, check_labels, labels_of
 from stages.sinks.files.events import event_of, utc_ms
 from stages.sinks.files.output_path import expand_home
 from stages.sinks.publish.outbox import Outbox
@@ -105,7 +105,7 @@ class Publisher(Stage):
     not.
     """
 
-    takes = (*DETECTIONS, OBJECT_EVENTS)
+    takes = (*RESULTS, OBJECT_EVENTS)
     ordered = True
     isolated = True
 

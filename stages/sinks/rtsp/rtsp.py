@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Listen, Resolved, Resources, Settings, Stage
-from stages.detections import DETECTIONS
+from stages.detections import RESULTS
 from stages.drawing.annotator import annotator_of
 from stages.drawing.rate_limit import RateLimit
 from stages.sinks.listen import bind_error, check_bind_address, is_loopback
@@ -74,7 +74,7 @@ class Rtsp(Stage):
     """
 
     Settings = RtspSettings
-    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
+    takes = (Array("image", "uint8", (None, None, 3)), *RESULTS)
     isolated = True
 
     settings: RtspSettings

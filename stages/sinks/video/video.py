@@ -21,7 +21,7 @@ from pipeline.errors import RunError
 from pipeline.frame import Frame
 from pipeline.graph.resources import part_path, stream_path
 from pipeline.stage import Array, Context, Output, Resolved, Resources, Settings, Stage
-from stages.detections import DETECTIONS
+from stages.detections import RESULTS
 from stages.drawing.annotator import annotator_of
 from stages.sinks.files.output_path import check_writable, expand_home
 from stages.sinks.video.rate import FPS_UNKNOWN, Pace, declared_rate, rate_of
@@ -59,7 +59,7 @@ class Video(Stage):
     """Writes the frames of each stream into a video."""
 
     Settings = VideoSettings
-    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
+    takes = (Array("image", "uint8", (None, None, 3)), *RESULTS)
     ordered = True
 
     settings: VideoSettings

@@ -23,7 +23,7 @@ from pipeline.frame import ALIGN, Frame, Header
 from pipeline.stage import Array, Context, Listen, Resolved, Resources, Stage
 from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader
 from stages.analytics.presence import Presence
-from stages.detections import DETECTIONS, labels_of
+from stages.detections import RESULTS, labels_of
 from stages.drawing.annotator import annotator_of
 from stages.drawing.copies import copy_detections
 from stages.drawing.rate_limit import RateLimit
@@ -48,7 +48,7 @@ class Web(Stage):
     """
 
     Settings = WebSettings
-    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS, OBJECT_EVENTS)
+    takes = (Array("image", "uint8", (None, None, 3)), *RESULTS, OBJECT_EVENTS)
     isolated = True
 
     settings: WebSettings

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from pipeline.frame import Frame
 from stages.analytics.object_events import ObjectEvents, ObjectEventsSettings
 from stages.analytics.presence import Presence
 from stages.detections import Object, objects_of
@@ -17,12 +18,14 @@ from stages.sinks.clips.clips import Clips
 from stages.sinks.clips.settings import ClipsSettings
 from stages.sinks.files.events import Event, Events, EventsSettings
 from stages.sinks.files.pictures import Pictures, PicturesSettings
+from stages.sinks.null import Draw
 from stages.sinks.publish.publisher import Change
 from stages.sinks.publish.webhook import Webhook, WebhookSettings
 from stages.sinks.publish.zeromq import Zmq, ZmqSettings
 from stages.sinks.rtsp.rtsp import Rtsp, RtspSettings
 from stages.sinks.video.video import Video, VideoSettings
 from stages.sinks.web.activity import ActivityLog, to_objects
+from stages.sinks.web.web import Web
 from stages.sinks.window import Window, WindowSettings
 from tests.stages.task_frames import BEACH, GREY, RED, context_of_tasks, rotated_frame, task_frame
 
@@ -104,6 +107,25 @@ def test_images_of_a_sink_show_rotated_boxes(shown, tmp_path):
     assert np.abs(image[170:190, 38:60] - GREY).max() <= 24
 
 
+def frame_without_boxes():
+    """Return the frame of a classifier, without a detector."""
+    whole = task_frame()
+    return Frame.of("demo", 0, **{name: whole[name] for name in ("image", "frame_labels")})
+
+
+@pytest.mark.parametrize("shown", [from_pictures, from_video, from_window, from_rtsp])
+def test_images_of_a_sink_show_labels_without_boxes(shown, tmp_path):
+    image = shown(tmp_path, frame_without_boxes()).astype(int)
+    assert np.abs(image[:16, 250:] - 48).max(axis=2).min() <= 24
+    assert np.abs(image[20:] - GREY).max() <= 24
+
+
+@pytest.mark.parametrize("kind", [Pictures, Video, Window, Rtsp, Web, Zmq, Webhook, Events, Draw])
+def test_sinks_that_show_or_send_need_no_boxes(kind):
+    needed = {array.name for array in kind.takes if not array.optional}
+    assert needed <= {"image"}
+
+
 @pytest.mark.parametrize("divisor", [1, 2])
 def test_clips_show_what_models_give_and_list_attributes(tmp_path, divisor):
     settings = ClipsSettings(folder=str(tmp_path), min_frames=1, codec="mp4v", width=320 // divisor)
@@ -149,6 +171,13 @@ def test_events_sink_writes_all_with_masks(tmp_path):
     sink = Events(EventsSettings(path=str(tmp_path / "events.jsonl")), CONTEXT)
     line = msgspec.json.encode(sink.line_of(task_frame()))
     check_event(json.loads(line), with_mask=True)
+
+
+def test_events_of_a_classifier_have_labels_and_no_objects(tmp_path):
+    sink = Events(EventsSettings(path=str(tmp_path / "events.jsonl")), CONTEXT)
+    line = json.loads(msgspec.json.encode(sink.line_of(frame_without_boxes())))
+    assert line["objects"] == []
+    assert line["labels"][0]["label"] == "beach"
 
 
 def sent_by(kind, settings, frames):
