@@ -44,8 +44,14 @@ DETECTIONS = (
     FRAME_LABELS,
     *SEMANTIC,
 )
-"""The arrays that a sink takes: those of `CANDIDATES`, track ids where a tracker ran, and all that
-models give besides."""
+"""The arrays that a stage takes which works with objects: those of `CANDIDATES`, track ids where a
+tracker ran, and all that models give besides."""
+
+RESULTS = (
+    *(msgspec.structs.replace(array, optional=True) for array in CANDIDATES),
+    *DETECTIONS[len(CANDIDATES) :],
+)
+"""The same for a sink that shows or sends whatever there is: a classifier gives no boxes."""
 
 WEAK_DETECTIONS = (
     Array("weak_boxes", "float32", (None, 4), optional=True),
@@ -78,7 +84,14 @@ class Detections(NamedTuple):
 
     @classmethod
     def of(cls, frame: Frame) -> Detections:
-        """Read the detections of a frame; the arrays are views, valid as long as the frame is."""
+        """Read the detections of a frame; the arrays are views, valid as long as the frame is.
+
+        There are none where no stage gives boxes.
+        """
+        if "boxes" not in frame:
+            empty = np.zeros(0, np.float32)
+            none = np.zeros(0, np.int64)
+            return cls(np.zeros((0, 4), np.float32), empty, none.astype(np.int32), none)
         boxes = frame["boxes"]
         ids = frame["ids"] if "ids" in frame else np.full(len(boxes), NO_TRACK_ID, np.int64)
         return cls(boxes, frame["scores"], frame["classes"], ids)
@@ -198,19 +211,22 @@ def label(labels: Sequence[str], number: int) -> str:
     return labels[number] if 0 <= number < len(labels) else str(number)
 
 
-def objects_of(frame: Frame, labels: Sequence[str]) -> list[Object]:
+def objects_of(frame: Frame, labels: Sequence[str], with_masks: bool = True) -> list[Object]:
     """Return the detections of a frame one by one, with all that models give about them.
 
     Args:
         frame: with the arrays of `DETECTIONS`.
         labels: names of the classes.
+        with_masks: False leaves out the masks, which are most of the text.
     """
+    if "boxes" not in frame:
+        return []
     objects = to_objects(Detections.of(frame), labels)
     keypoints, rotated, masks, attributes = ObjectDetails.of(frame)
     for row, found in enumerate(objects):
         if attributes is not None and attributes[row]:
             found.attributes = attributes[row]
-        if masks is not None:
+        if masks is not None and with_masks:
             found.mask = Mask((frame.height, frame.width), masks[row].decode("ascii"))
         if keypoints is not None:
             found.keypoints = [
@@ -221,6 +237,19 @@ def objects_of(frame: Frame, labels: Sequence[str]) -> list[Object]:
             *box, angle = rotated[row].tolist()
             found.rotated = (*(round(side, 2) for side in box), round(angle, 5))
     return objects
+
+
+def add_attributes(objects: Sequence[Object], frame: Frame) -> None:
+    """Add the classes that other models give the objects of a frame.
+
+    Args:
+        objects: one per box of the frame.
+        frame: with or without the array `attributes`.
+    """
+    if ATTRIBUTES.name in frame:
+        for found, attributes in zip(objects, attributes_of(frame), strict=True):
+            if attributes:
+                found.attributes = attributes
 
 
 def to_objects(detections: Detections, labels: Sequence[str]) -> list[Object]:

@@ -23,7 +23,7 @@ from pipeline.graph.build import build
 from pipeline.graph.graph import Graph
 from stages import LOCATIONS
 from stages.detections import Detections, labels_of
-from stages.drawing.annotator import Annotator
+from stages.drawing.annotator import annotator_of
 from stages.inference.detector import Detector
 
 MAX_FRAMES = 30
@@ -113,7 +113,7 @@ def _work(graph: Graph, picture: Path | None) -> Callable[[Callable[[object], No
 
         stages = open_stages(graph)
         labels = labels_of(graph.nodes[-1].context)
-        annotator = Annotator(labels, trail_frames=0)
+        annotator = annotator_of(graph.nodes[-1].context, trail_frames=0)
         detector = next(stage for stage in stages.values() if isinstance(stage, Detector))
         counts: dict[str, int] = {}
         frames = objects = 0

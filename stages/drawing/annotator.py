@@ -1,11 +1,14 @@
-"""Draws detections onto a copy of the image: boxes, tags and short trails."""
+"""Draws what models find onto a copy of the image: boxes, tags, trails, and the shapes of tasks.
+
+Masks are tinted, keypoints joined to skeletons, rotated boxes take the place of upright ones,
+classes of objects stand in their tags, and those of the whole frame in the corner at the top right.
+"""
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -13,34 +16,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.frame import Frame
-from stages.detections import NO_TRACK_ID, Detections, label
-
-# Sixteen hues of one lightness (OKLCH, L = 0.72), BGR, each far from the one before it: 2.3 to
-# 2.8 times the luminance contrast against white, 7.5 to 9.2 against black, so they show on both,
-# and black text shows on them.
-COLOURS = (
-    (99, 115, 255),
-    (177, 190, 2),
-    (200, 91, 255),
-    (6, 198, 46),
-    (254, 138, 179),
-    (1, 163, 192),
-    (255, 167, 93),
-    (6, 123, 252),
-    (205, 185, 17),
-    (147, 107, 254),
-    (138, 194, 1),
-    (254, 98, 230),
-    (3, 178, 155),
-    (255, 155, 141),
-    (5, 147, 220),
-    (238, 179, 10),
+from pipeline.stage import Context
+from stages.details import (
+    Attribute,
+    ObjectDetails,
+    SemanticLabels,
+    Skeleton,
+    frame_labels_of,
 )
-BLACK, WHITE, GREY = (0, 0, 0), (255, 255, 255), (48, 48, 48)
+from stages.detections import NO_TRACK_ID, Detections, label, labels_of
+from stages.drawing.palette import BLACK, COLOURS, GREY, WHITE, Colour
+from stages.drawing.semantic_layer import SemanticLayer
+from stages.drawing.shapes import Corners, draw_box, draw_mask, draw_rotated, draw_skeleton
+from stages.drawing.tags import draw_tag, text_image
 
 MAX_TAG_CHARACTERS = 40
 """Length at which a label is cut."""
+MAX_ATTRIBUTES = 3
+"""Classes from other models in the tag of an object."""
+MAX_ATTRIBUTE_CHARACTERS = 24
+MAX_FRAME_LABELS = 5
 MAX_TRAIL_POINTS = 32
+
+
+def annotator_of(context: Context, trail_frames: int = 40) -> Annotator:
+    """Return an annotator with the names that the stages before a sink offer.
+
+    Args:
+        context: of the sink.
+        trail_frames: length of a trail in frames; 0: no trails.
+    """
+    skeleton, classes = context.get(Skeleton), context.get(SemanticLabels)
+    return Annotator(
+        labels_of(context),
+        trail_frames,
+        () if skeleton is None else skeleton.edges,
+        () if classes is None else classes.names,
+    )
 
 
 class Annotator:
@@ -52,11 +64,21 @@ class Annotator:
     Args:
         labels: names of the classes.
         trail_frames: length of a trail in frames; 0: no trails.
+        edges: pairs of keypoints, by number, between which a line is drawn.
+        classes: names of the classes of semantic maps.
     """
 
-    def __init__(self, labels: Sequence[str] = (), trail_frames: int = 40) -> None:
+    def __init__(
+        self,
+        labels: Sequence[str] = (),
+        trail_frames: int = 40,
+        edges: Sequence[tuple[int, int]] = (),
+        classes: Sequence[str] = (),
+    ) -> None:
         self._labels = labels
         self._trail_frames = trail_frames
+        self._edges = edges
+        self._semantic_layer = SemanticLayer(classes)
         self._images: dict[str, NDArray[np.uint8]] = {}
         self._trails: dict[str, dict[int, _Trail]] = {}
 
@@ -64,7 +86,8 @@ class Annotator:
         """Return a copy of the image of a frame with its detections drawn on it.
 
         Args:
-            frame: with `image` (H, W, 3) uint8 BGR and the arrays of `DETECTIONS`.
+            frame: with `image` (H, W, 3) uint8 BGR and the arrays of `RESULTS`. Where its image
+                is smaller than the captured frame, the arrays come from `copy_detections`.
             status: a line of text for the top left corner.
 
         Returns:
@@ -74,22 +97,32 @@ class Annotator:
         height, width = canvas.shape[:2]
         line_px = max(1, round(min(height, width) / 360))
         scale = max(0.35, min(height, width) / 1150)
+        if "semantic_map" in frame:
+            self._semantic_layer.draw(canvas, frame["semantic_map"], scale)
         drawn = self._visible(Detections.of(frame), width, height, line_px)
+        details = ObjectDetails.of(frame) if drawn else ObjectDetails()
+        self._draw_masks(canvas, frame, details, drawn, line_px)
         if self._trail_frames:
             self._draw_trails(canvas, frame, drawn, line_px)
-        for box in drawn:
-            draw_box(canvas, box.corners, box.colour, line_px)
-        for box in drawn:  # last, so that no line crosses a tag
+        places = self._draw_outlines(canvas, details, drawn, line_px)
+        if details.keypoints is not None:
+            for box in drawn:
+                draw_skeleton(canvas, details.keypoints[box.row], self._edges, box.colour, line_px)
+        for box, (x, y) in zip(drawn, places, strict=True):  # last, so that no line crosses a tag
+            attributes = {} if details.attributes is None else details.attributes[box.row]
             draw_tag(
                 canvas,
-                box.corners[0],
-                box.corners[1],
+                x,
+                y,
                 text_image(box.name, BLACK, box.colour, scale),
                 text_image(f"{box.score:.2f}", BLACK, box.colour, scale),
+                *attribute_images(list(attributes.values()), scale),
             )
-        if status:
-            # Without the cache, as each status line is different.
-            draw_tag(canvas, 0, 0, text_image.__wrapped__(status, WHITE, GREY, scale))
+        # Without the cache, as each status line is different.
+        line = text_image.__wrapped__(status, WHITE, GREY, scale) if status else None
+        self._draw_frame_labels(canvas, frame, scale, 0 if line is None else line.shape[1])
+        if line is not None:
+            draw_tag(canvas, 0, 0, line)
         return canvas
 
     def forget(self, stream: str) -> None:
@@ -114,13 +147,14 @@ class Annotator:
         """
         drawn = []
         right, bottom = width + margin_px, height + margin_px
-        for (x1, y1, x2, y2), score, number, id in zip(
+        rows = zip(
             objects.boxes.tolist(),
             objects.scores.tolist(),
             objects.classes.tolist(),
             objects.ids.tolist(),
             strict=True,
-        ):
+        )
+        for row, ((x1, y1, x2, y2), score, number, id) in enumerate(rows):
             # False also for NaN.
             if 0 <= x2 >= x1 < width and 0 <= y2 >= y1 < height:
                 corners = (
@@ -131,17 +165,70 @@ class Annotator:
                 )
                 name = label(self._labels, number)[:MAX_TAG_CHARACTERS]
                 if id == NO_TRACK_ID:
-                    drawn.append(_Box(corners, COLOURS[number % len(COLOURS)], id, name, score))
+                    colour = COLOURS[number % len(COLOURS)]
+                    drawn.append(_Box(corners, colour, id, name, score, row))
                 else:
                     colour = COLOURS[id % len(COLOURS)]
-                    drawn.append(_Box(corners, colour, id, f"{name} {id}", score))
+                    drawn.append(_Box(corners, colour, id, f"{name} {id}", score, row))
         return drawn
+
+    def _draw_masks(
+        self,
+        canvas: NDArray[np.uint8],
+        frame: Frame,
+        details: ObjectDetails,
+        drawn: Sequence[_Box],
+        line_px: int,
+    ) -> None:
+        if details.masks is not None:
+            size = frame.height, frame.width
+            for box in drawn:
+                text = details.masks[box.row]
+                draw_mask(canvas, text, size, box.corners, box.colour, line_px)
+
+    def _draw_outlines(
+        self,
+        canvas: NDArray[np.uint8],
+        details: ObjectDetails,
+        drawn: Sequence[_Box],
+        line_px: int,
+    ) -> list[tuple[int, int]]:
+        """Draw each box, upright or rotated, and return the place of its tag."""
+        places = []
+        for box in drawn:
+            place = box.corners[:2]
+            if details.rotated is None:
+                draw_box(canvas, box.corners, box.colour, line_px)
+            else:
+                rotated = details.rotated[box.row]
+                place = draw_rotated(canvas, rotated, box.colour, line_px) or place
+            places.append(place)
+        return places
+
+    def _draw_frame_labels(
+        self, canvas: NDArray[np.uint8], frame: Frame, scale: float, status_px: int
+    ) -> None:
+        """Draw the classes of the frame below each other at the top right, best first.
+
+        They begin below a status line of that width, if there is no room beside it.
+        """
+        width, y = canvas.shape[1], 0
+        for found in frame_labels_of(frame)[:MAX_FRAME_LABELS]:
+            images = (
+                text_image(found.label[:MAX_TAG_CHARACTERS], WHITE, GREY, scale),
+                text_image(f"{found.score:.2f}", WHITE, GREY, scale),
+            )
+            tall, wide = images[0].shape[0], sum(image.shape[1] for image in images)
+            if not y and status_px and wide + status_px > width:
+                y = tall
+            y += tall
+            draw_tag(canvas, width, y, *images)
 
     def _draw_trails(
         self, canvas: NDArray[np.uint8], frame: Frame, drawn: Sequence[_Box], line_px: int
     ) -> None:
         trails, oldest_seq = self._trails[frame.stream], frame.seq - self._trail_frames
-        for (x1, _, x2, y2), colour, id, _, _ in drawn:
+        for (x1, _, x2, y2), colour, id, *_ in drawn:
             if id == NO_TRACK_ID:
                 continue
             trail = trails.get(id)
@@ -158,12 +245,13 @@ class Annotator:
 class _Box(NamedTuple):
     """An object as it is drawn."""
 
-    corners: tuple[int, int, int, int]
-    """x1, y1, x2, y2 in whole pixels, x2 and y2 past the last one."""
-    colour: tuple[int, int, int]
+    corners: Corners
+    colour: Colour
     id: int
     name: str
     score: float
+    row: int
+    """Row of the detection in the arrays."""
 
 
 class _Trail:
@@ -198,65 +286,16 @@ class _Trail:
         return np.frombuffer(self._points, np.int32).reshape(-1, 2)
 
 
-def draw_box(
-    canvas: NDArray[np.uint8],
-    corners: tuple[int, int, int, int],
-    colour: tuple[int, int, int],
-    line_px: int,
-) -> None:
-    """Draw a box whose line lies inside it.
-
-    One-pixel boxes inside one another: OpenCV takes five times as long for one thick line.
-    """
-    x1, y1, x2, y2 = corners
-    x2, y2 = max(x1, x2 - 1), max(y1, y2 - 1)
-    cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, 1)
-    for inset in range(1, min(line_px, (min(x2 - x1, y2 - y1) + 2) // 2)):
-        cv2.rectangle(canvas, (x1 + inset, y1 + inset), (x2 - inset, y2 - inset), colour, 1)
-
-
-def draw_tag(canvas: NDArray[np.uint8], x: int, y: int, *parts: NDArray[np.uint8]) -> None:
-    """Put pieces of text side by side above (x, y), or as near to it as they fit.
+def attribute_images(attributes: Sequence[Attribute], scale: float) -> list[NDArray[np.uint8]]:
+    """Return the text of the classes that other models give an object, with their scores.
 
     Args:
-        canvas: (H, W, 3) uint8.
-        x: left edge, moved where the text would leave the image.
-        y: lower edge.
-        parts: (h, w, 3) uint8 each, of one height; cut where they do not fit.
+        attributes: the classes.
+        scale: size of the text.
     """
-    height, width, _ = canvas.shape
-    tall, wide = parts[0].shape[0], sum([part.shape[1] for part in parts])
-    top = max(0, y - tall)
-    left = max(0, min(x, width - wide))
-    fits = top + tall <= height and left + wide <= width
-    for part in parts:
-        right = left + part.shape[1]
-        if fits:
-            canvas[top : top + tall, left:right] = part
-        else:
-            place = canvas[top : top + tall, left:right]
-            place[...] = part[: place.shape[0], : place.shape[1]]
-        left = right
-
-
-@lru_cache(maxsize=4096)
-def text_image(
-    text: str, ink: tuple[int, int, int], ground: tuple[int, int, int], scale: float
-) -> NDArray[np.uint8]:
-    """Return a line of text on a background, (H, W, 3) uint8 BGR; cached, as it is slow."""
-    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-    _, below = cv2.getTextSize("g", cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-    edge = max(1, round(4 * scale))
-    image = np.empty((height + below + edge, width + 2 * edge, 3), np.uint8)
-    image[...] = ground
-    cv2.putText(
-        image,
-        text,
-        (edge, height + edge // 2),
-        cv2.FONT_HERSHEY_SIMPLEX,
-        scale,
-        ink,
-        1,
-        cv2.LINE_AA,
-    )
-    return image
+    images = []
+    for found in attributes[:MAX_ATTRIBUTES]:
+        score = f"{found.score:.1f}".removeprefix("0")
+        images.append(text_image(found.label[:MAX_ATTRIBUTE_CHARACTERS], WHITE, GREY, scale))
+        images.append(text_image(score, WHITE, GREY, scale))
+    return images

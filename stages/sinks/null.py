@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pipeline.frame import Frame
 from pipeline.stage import Array, Stage
-from stages.detections import DETECTIONS, labels_of
-from stages.drawing.annotator import Annotator
+from stages.detections import RESULTS
+from stages.drawing.annotator import annotator_of
 
 
 class Null(Stage):
@@ -20,12 +20,12 @@ class Null(Stage):
 class Draw(Stage):
     """Draws each frame as the window and the video do, and discards the image."""
 
-    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
+    takes = (Array("image", "uint8", (None, None, 3)), *RESULTS)
     ordered = True
 
     def open(self) -> None:
         """Create the annotator."""
-        self._annotator = Annotator(labels_of(self.context))
+        self._annotator = annotator_of(self.context)
 
     def process(self, frame: Frame) -> None:
         """Draw the frame."""

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pipeline.errors import EndRun, StageUnavailable
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Resolved, Settings, Stage
-from stages.detections import DETECTIONS, labels_of
-from stages.drawing.annotator import Annotator
+from stages.detections import RESULTS
+from stages.drawing.annotator import annotator_of
 from stages.drawing.mosaic import Mosaic
 from stages.sinks.display import display_problem
 
@@ -45,7 +45,7 @@ class Window(Stage):
     """Shows each frame, unless they arrive faster than a screen can show."""
 
     Settings = WindowSettings
-    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
+    takes = (Array("image", "uint8", (None, None, 3)), *RESULTS)
     ordered = True
 
     settings: WindowSettings
@@ -53,7 +53,7 @@ class Window(Stage):
     def __init__(self, settings: WindowSettings, context: Context) -> None:
         super().__init__(settings, context)
         self._live = bool(context.live)
-        self._annotator = Annotator(labels_of(context))
+        self._annotator = annotator_of(context)
         self._mosaic = Mosaic(tuple(context.streams))
         self._captured_ns: dict[str, deque[int]] = {}
         self._drawn_s: dict[str, float] = {}

@@ -9,11 +9,13 @@ from stages.detections import (
     CANDIDATES,
     DETECTIONS,
     NO_TRACK_ID,
+    RESULTS,
     WEAK_DETECTIONS,
     Detections,
     check_labels,
     class_numbers,
     label,
+    objects_of,
     put_detections,
 )
 
@@ -55,7 +57,18 @@ def test_stored_arrays_have_the_declared_names_and_dtypes():
     for array in (*CANDIDATES, *WEAK_DETECTIONS):
         assert frame[array.name].dtype == array.dtype
         assert frame[array.name].ndim == len(array.shape)
-    assert [array.name for array in DETECTIONS] == list(Detections._fields)
+    assert [array.name for array in DETECTIONS][: len(Detections._fields)] == list(
+        Detections._fields
+    )
+    assert [array.name for array in RESULTS] == [array.name for array in DETECTIONS]
+
+
+def test_a_frame_without_boxes_has_no_objects():
+    frame = Frame.of(image=np.zeros((4, 4, 3), np.uint8))
+    for array, declared in zip(Detections.of(frame), CANDIDATES, strict=False):
+        assert len(array) == 0
+        assert array.dtype == declared.dtype
+    assert objects_of(frame, LABELS) == []
 
 
 def test_a_label_of_several_classes_gives_all_of_them():

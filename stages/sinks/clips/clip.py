@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
+from numpy.typing import NDArray
 
-from stages.detections import Detections, Object
+from stages.details import Attribute
+from stages.detections import Object
 
 Key = tuple[str, int | None]
 """Identity of an object in a clip: its track id, or its label if it has none."""
@@ -37,10 +39,17 @@ class ClipImage(NamedTuple):
     """Seconds into the stream."""
     wall_ns: int
     """Unix time of its capture."""
-    objects: Detections
-    """Detections, with boxes in pixels of this image."""
+    size: tuple[int, int]
+    """Width and height of the captured frame."""
+    arrays: Mapping[str, NDArray[Any]]
+    """What is drawn on it: see `copy_detections`."""
     scores: Mapping[Key, float]
     """Scores of the objects of interest in it."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the image and its arrays."""
+        return len(self.jpeg) + sum(array.nbytes for array in self.arrays.values())
 
 
 class ClipObject(msgspec.Struct, rename={"number": "class"}):
@@ -59,15 +68,28 @@ class ClipObject(msgspec.Struct, rename={"number": "class"}):
     """Seconds into the stream at which it was first seen."""
     to_s: float
     """Seconds into the stream at which it was last seen in the clip."""
+    attributes: dict[str, Attribute] | msgspec.UnsetType = msgspec.UNSET
+    """Name of a stage -> the last class that its model gave the object; left out without any."""
 
     @classmethod
     def of(cls, found: Object, time_s: float) -> ClipObject:
         """Return an object that is seen for the first time."""
-        return cls(found.id, found.label, found.number, found.score, found.box, time_s, time_s)
+        return cls(
+            found.id,
+            found.label,
+            found.number,
+            found.score,
+            found.box,
+            time_s,
+            time_s,
+            found.attributes,
+        )
 
     def see(self, found: Object, time_s: float) -> None:
         """Note that it is seen again."""
         self.to_s = time_s
+        if found.attributes is not msgspec.UNSET:
+            self.attributes = found.attributes
         if found.score > self.score:
             self.score, self.box = found.score, found.box
 

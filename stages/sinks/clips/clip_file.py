@@ -165,10 +165,9 @@ class ClipFile:
         pixels: Any = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
         if self._annotator is None:
             return pixels  # type: ignore[no-any-return]
-        objects = image.objects._asdict()
-        return self._annotator.draw(
-            Frame.of(self.clip.stream, image.seq, image.time_s, image=pixels, **objects)
-        )
+        frame = Frame.of(self.clip.stream, image.seq, image.time_s, image=pixels, **image.arrays)
+        frame.header.width, frame.header.height = image.size
+        return self._annotator.draw(frame)
 
     def _save(self, name: str, data: bytes) -> None:
         path = self._unfinished(name)

@@ -11,22 +11,25 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import cv2
 import msgspec
-import numpy as np
 
 from pipeline.errors import EndRun, SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Output, Resolved, Resources, Stage
-from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader, ObjectChange, Presence
-from stages.detections import DETECTIONS, Detections, Object, check_labels, labels_of
+from stages.analytics.changes import ObjectChange
+from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader
+from stages.analytics.presence import Presence
+from stages.detections import DETECTIONS, Object, check_labels, labels_of, objects_of
+from stages.drawing.annotator import annotator_of
+from stages.drawing.copies import copy_detections
 from stages.sinks.clips.clip import Clip, ClipImage, ClipObject, key_of
 from stages.sinks.clips.folder import root_of
 from stages.sinks.clips.recorder import ClipRecorder
 from stages.sinks.clips.settings import ClipsSettings
-from stages.sinks.files.events import event_of
 from stages.sinks.files.output_path import check_local, try_folder
 from stages.sinks.video.video_file import codec_for, warn_of_codec
 
@@ -66,7 +69,9 @@ class Clips(Stage):
         self._streams: dict[str, _Stream] = {}
         self._has_warned = False
         self._codec = codec_for(f"x.{settings.container}", settings.codec)
-        self._recorder = ClipRecorder(settings, self._codec, labels, context.log)
+        self._recorder = ClipRecorder(
+            settings, self._codec, partial(annotator_of, context), context.log
+        )
 
     @classmethod
     def resolve(cls, settings: ClipsSettings) -> Resolved:
@@ -106,7 +111,7 @@ class Clips(Stage):
         """Keep the image, if one is due, and begin or end a clip."""
         settings = self.settings
         stream = self._streams.setdefault(frame.stream, _Stream(frame.stream))
-        objects = event_of(frame, self._labels).objects
+        objects = objects_of(frame, self._labels, with_masks=False)
         resumes, stream.resumes = stream.resumes, False
         if not 0 <= frame.time_s - stream.time_s <= GAP_S:
             resumes = resumes or stream.clip is not None
@@ -197,19 +202,14 @@ class Clips(Stage):
             if height:
                 whole = image[: height * divisor, : width * divisor]
                 image = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
-        found = Detections.of(frame)
         jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self.settings.quality])[1]
         return ClipImage(
             jpeg.tobytes(),
             frame.seq,
             frame.time_s,
             frame.wall_ns,
-            Detections(
-                (found.boxes / divisor).astype(np.float32),
-                found.scores.copy(),
-                found.classes.copy(),
-                found.ids.copy(),
-            ),
+            (frame.width, frame.height),
+            copy_detections(frame, 1 / divisor, 1 / divisor),
             {key_of(seen): seen.score for seen in self._of_interest(objects)},
         )
 
@@ -218,7 +218,7 @@ class Clips(Stage):
         oldest_s = image.time_s - self.settings.before_s - MAX_APPEARANCE_S
         while stream.kept and stream.kept[0].time_s < oldest_s:
             stream.drop()
-        if self._has_room(len(image.jpeg)):
+        if self._has_room(image.size_bytes):
             stream.keep(image)
 
     def _has_room(self, size: int) -> bool:
@@ -230,7 +230,7 @@ class Clips(Stage):
             if not holders:
                 return False
             stream = min(holders, key=lambda holder: holder.kept[0].wall_ns)
-            kept -= len(stream.kept[0].jpeg)
+            kept -= stream.kept[0].size_bytes
             stream.drop()
             self._warn_of_shortage(stream)
         return room >= 0
@@ -279,7 +279,7 @@ class Clips(Stage):
         if self._waits:
             most = self.settings.memory_bytes // 2
             self._wait_while(lambda: self._recorder.waiting_bytes > most)
-        if self._has_room(len(image.jpeg)):
+        if self._has_room(image.size_bytes):
             self._recorder.put(clip, image)
         else:
             clip.lost += 1
@@ -328,10 +328,10 @@ class _Stream:
 
     def keep(self, image: ClipImage) -> None:
         self.kept.append(image)
-        self.kept_bytes += len(image.jpeg)
+        self.kept_bytes += image.size_bytes
 
     def drop(self) -> None:
-        self.kept_bytes -= len(self.kept.popleft().jpeg)
+        self.kept_bytes -= self.kept.popleft().size_bytes
 
     def forget(self) -> None:
         self.kept.clear()

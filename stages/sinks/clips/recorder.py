@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from pipeline.context import Log
 from pipeline.messages import passes_power_of_ten
@@ -27,14 +27,19 @@ class ClipRecorder:
     Args:
         settings: settings of the stage.
         codec: codec of the videos.
-        labels: names of the model's classes, by number.
+        make_annotator: makes the annotator of a clip.
         log: logger of the stage.
     """
 
     def __init__(
-        self, settings: ClipsSettings, codec: str, labels: Sequence[str], log: Log
+        self,
+        settings: ClipsSettings,
+        codec: str,
+        make_annotator: Callable[[], Annotator],
+        log: Log,
     ) -> None:
-        self._settings, self._codec, self._labels, self._log = settings, codec, labels, log
+        self._settings, self._codec, self._log = settings, codec, log
+        self._make_annotator = make_annotator
         self._folder = ClipFolder(settings.folder, settings.keep_bytes, settings.keep_days)
         self._queue: queue.SimpleQueue[tuple[Clip, ClipImage | None] | None] = queue.SimpleQueue()
         # Each is counted by one thread only, so that no lock is needed.
@@ -78,7 +83,7 @@ class ClipRecorder:
         score = max((s for key, s in image.scores.items() if key in clip.objects), default=0.0)
         if score > clip.best_score:
             clip.best, clip.best_score = image, score
-        self._put_bytes += len(image.jpeg)
+        self._put_bytes += image.size_bytes
         self._put += 1
         self._queue.put((clip, image))
 
@@ -118,7 +123,7 @@ class ClipRecorder:
             clip, image = item
             self._take(clip, image)
             if image is not None:
-                self._done_bytes += len(image.jpeg)
+                self._done_bytes += image.size_bytes
             self._done += 1
             self._progress.set()
         for file in self._files.values():
@@ -129,7 +134,7 @@ class ClipRecorder:
         """Write an image, or complete a clip."""
         if clip not in self._files:
             settings = self._settings
-            annotator = Annotator(self._labels) if settings.annotate else None
+            annotator = self._make_annotator() if settings.annotate else None
             suffix = f".{settings.container}"
             self._files[clip] = ClipFile(clip, suffix, self._codec, settings.fps, annotator)
         file = self._files[clip]

@@ -97,12 +97,13 @@ class Events(JsonLines):
         self._file.follow()
 
 
-def event_of(frame: Frame, labels: Sequence[str]) -> Event:
+def event_of(frame: Frame, labels: Sequence[str], with_masks: bool = True) -> Event:
     """Return the line of a frame.
 
     Args:
-        frame: a frame with the arrays of `DETECTIONS`.
+        frame: a frame with the arrays of `RESULTS`.
         labels: names of the model's classes, by number.
+        with_masks: False leaves out the masks, which are most of the text.
     """
     return Event(
         stream=frame.stream,
@@ -112,7 +113,7 @@ def event_of(frame: Frame, labels: Sequence[str]) -> Event:
         captured_at=utc_ms(frame.wall_ns),
         labels=frame_labels_of(frame) or msgspec.UNSET,
         semantic=semantic_of(frame) or msgspec.UNSET,
-        objects=objects_of(frame, labels),
+        objects=objects_of(frame, labels, with_masks),
     )
 
 

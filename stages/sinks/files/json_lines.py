@@ -6,7 +6,7 @@ import msgspec
 
 from pipeline.frame import Frame
 from pipeline.stage import Context, Settings, Stage
-from stages.detections import DETECTIONS
+from stages.detections import RESULTS
 from stages.sinks.files.text_file import Mark, ResumableTextFile
 
 
@@ -22,7 +22,7 @@ class JsonLines(Stage):
         path: file to write.
     """
 
-    takes = DETECTIONS
+    takes = RESULTS
     ordered = True
 
     def __init__(self, settings: Settings, context: Context, path: str) -> None:

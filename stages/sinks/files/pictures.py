@@ -22,8 +22,8 @@ from pipeline.context import Log
 from pipeline.errors import RunError, SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Output, Resolved, Resources, Settings, Stage
-from stages.detections import DETECTIONS, labels_of
-from stages.drawing.annotator import Annotator
+from stages.detections import RESULTS
+from stages.drawing.annotator import annotator_of
 from stages.sinks.files.file_lock import lock_file
 from stages.sinks.files.output_path import check_local, expand_home, try_folder
 
@@ -65,7 +65,7 @@ class Pictures(Stage):
     """
 
     Settings = PicturesSettings
-    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
+    takes = (Array("image", "uint8", (None, None, 3)), *RESULTS)
     ordered = True
 
     settings: PicturesSettings
@@ -73,7 +73,7 @@ class Pictures(Stage):
     def __init__(self, settings: PicturesSettings, context: Context) -> None:
         super().__init__(settings, context)
         self._streams: Collection[str] = context.streams
-        self._annotator = Annotator(labels_of(context))
+        self._annotator = annotator_of(context)
         self._folders: dict[str, _Folder] = {}
         self._pages: dict[str, tuple[str, int]] = {}
         """Stream -> name of its newest file, and number of images of it so far."""

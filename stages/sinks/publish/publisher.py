@@ -18,9 +18,11 @@ from msgspec import Meta
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Context, Resolved, Resources, Settings, Stage
-from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader, ObjectChange, Presence
+from stages.analytics.changes import ObjectChange
+from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader
+from stages.analytics.presence import Presence
 from stages.backoff import Backoff
-from stages.detections import DETECTIONS, Object, check_labels, labels_of
+from stages.detections import RESULTS, Object, check_labels, labels_of
 from stages.sinks.files.events import event_of, utc_ms
 from stages.sinks.files.output_path import expand_home
 from stages.sinks.publish.outbox import Outbox
@@ -103,7 +105,7 @@ class Publisher(Stage):
     not.
     """
 
-    takes = (*DETECTIONS, OBJECT_EVENTS)
+    takes = (*RESULTS, OBJECT_EVENTS)
     ordered = True
     isolated = True
 
@@ -197,7 +199,7 @@ class Publisher(Stage):
 
     def process(self, frame: Frame) -> None:
         """Put the messages of a frame into the outbox."""
-        event = event_of(frame, self._labels)
+        event = event_of(frame, self._labels, with_masks=False)
         self._put_changes(frame.stream, self._changes.update(frame, event.objects))
         wanted = self.settings.events
         if wanted == "changes":

@@ -29,7 +29,7 @@ from pipeline.frame import Frame
 from pipeline.messages import display_value, passes_power_of_ten
 from pipeline.stage import Context, Listen, Resolved, Resources, Settings, Stage
 from pipeline.text_files import read_text
-from stages.detections import DETECTIONS, labels_of
+from stages.detections import RESULTS, labels_of
 from stages.sinks.files.events import event_of, utc_ms
 from stages.sinks.files.output_path import expand_home
 from stages.sinks.publish.zmq_address import is_local
@@ -93,7 +93,7 @@ class Zmq(Stage):
     """
 
     Settings = ZmqSettings
-    takes = DETECTIONS
+    takes = RESULTS
     ordered = True
     isolated = True
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Listen, Resolved, Resources, Settings, Stage
-from stages.detections import DETECTIONS, labels_of
-from stages.drawing.annotator import Annotator
+from stages.detections import RESULTS
+from stages.drawing.annotator import annotator_of
 from stages.drawing.rate_limit import RateLimit
 from stages.sinks.listen import bind_error, check_bind_address, is_loopback
 from stages.sinks.rtsp.auth import Credentials
@@ -74,14 +74,14 @@ class Rtsp(Stage):
     """
 
     Settings = RtspSettings
-    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
+    takes = (Array("image", "uint8", (None, None, 3)), *RESULTS)
     isolated = True
 
     settings: RtspSettings
 
     def __init__(self, settings: RtspSettings, context: Context) -> None:
         super().__init__(settings, context)
-        self._annotator = Annotator(labels_of(context))
+        self._annotator = annotator_of(context)
         self._streams: dict[str, _Stream] = {}
         credentials = None
         if settings.user:

@@ -21,8 +21,8 @@ from pipeline.errors import RunError
 from pipeline.frame import Frame
 from pipeline.graph.resources import part_path, stream_path
 from pipeline.stage import Array, Context, Output, Resolved, Resources, Settings, Stage
-from stages.detections import DETECTIONS, labels_of
-from stages.drawing.annotator import Annotator
+from stages.detections import RESULTS
+from stages.drawing.annotator import annotator_of
 from stages.sinks.files.output_path import check_writable, expand_home
 from stages.sinks.video.rate import FPS_UNKNOWN, Pace, declared_rate, rate_of
 from stages.sinks.video.video_file import Codec, VideoFile, codec_for, warn_of_codec
@@ -59,7 +59,7 @@ class Video(Stage):
     """Writes the frames of each stream into a video."""
 
     Settings = VideoSettings
-    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
+    takes = (Array("image", "uint8", (None, None, 3)), *RESULTS)
     ordered = True
 
     settings: VideoSettings
@@ -67,7 +67,7 @@ class Video(Stage):
     def __init__(self, settings: VideoSettings, context: Context) -> None:
         super().__init__(settings, context)
         self._streams: Collection[str] = context.streams
-        self._annotator = Annotator(labels_of(context))
+        self._annotator = annotator_of(context)
         self._live = bool(context.live)
         self._start_ns = time.time_ns() - time.monotonic_ns() + context.started_ns
         """Start of the run, Unix time."""

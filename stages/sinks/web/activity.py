@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from stages.analytics.object_events import ObjectChange
-from stages.detections import NO_TRACK_ID, Detections, Object, label
+from pipeline.frame import Frame
+from stages.analytics.changes import ObjectChange
+from stages.details import Attribute
+from stages.detections import NO_TRACK_ID, Detections, Object, add_attributes, label
 from stages.sinks.files.events import utc_ms
 
 
@@ -30,6 +32,8 @@ class Activity(msgspec.Struct, frozen=True, omit_defaults=True):
     """Track id of an object, if it has one."""
     score: float = 0.0
     """Score of an object, 0 to 1."""
+    attributes: dict[str, Attribute] = {}
+    """Name of a stage -> the last class that its model gave the object."""
     urgent: bool = False
     """Whether something is wrong."""
 
@@ -73,6 +77,7 @@ class ActivityLog:
             label=found.label,
             id=found.id,
             score=found.score,
+            attributes={} if found.attributes is msgspec.UNSET else found.attributes,
         )
 
     def after(self, number: int) -> list[Activity]:
@@ -87,9 +92,10 @@ class ActivityLog:
         return sorted(found, key=lambda activity: activity.number)
 
 
-def to_objects(objects: Detections, labels: Sequence[str]) -> list[Object]:
-    """Return the objects of a frame one by one, without their boxes."""
-    return [
+def to_objects(frame: Frame, labels: Sequence[str]) -> list[Object]:
+    """Return the objects of a frame one by one, without their boxes and shapes."""
+    objects = Detections.of(frame)
+    found = [
         Object(
             None if id == NO_TRACK_ID else id, label(labels, number), number, round(score, 2), ()
         )
@@ -97,3 +103,5 @@ def to_objects(objects: Detections, labels: Sequence[str]) -> list[Object]:
             objects.ids.tolist(), objects.classes.tolist(), objects.scores.tolist(), strict=True
         )
     ]
+    add_attributes(found, frame)
+    return found

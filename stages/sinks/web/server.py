@@ -94,9 +94,9 @@ class WebServer:
         """Return whether a viewer waits for a frame of this stream."""
         return self._broadcaster.is_awaited(stream)
 
-    def publish(self, stream: str, jpeg: bytes, seq: int, wall_ns: int) -> None:
+    def publish(self, stream: str, jpeg: bytes, wall_ns: int, event: bytes) -> None:
         """Give a frame to all viewers that wait for it."""
-        self._call(self._broadcaster.publish, stream, jpeg, seq, wall_ns)
+        self._call(self._broadcaster.publish, stream, jpeg, wall_ns, event)
 
     def end(self, stream: str) -> None:
         """Report to all viewers of a stream that it has ended."""

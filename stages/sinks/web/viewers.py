@@ -13,7 +13,6 @@ import msgspec
 from aiohttp import WSMsgType, web
 
 from pipeline.config import NAME
-from stages.sinks.files.events import utc_ms
 from stages.sinks.web.responses import HttpError
 
 MAX_MESSAGE_BYTES = 16 << 10
@@ -34,10 +33,10 @@ class EncodedFrame(NamedTuple):
     number: int
     """Number over all streams, from 1."""
     jpeg: bytes
-    seq: int
-    """Number of the frame in its stream."""
     wall_ns: int
     """Wall-clock time of capture."""
+    event: bytes
+    """What the frame shows: JSON of the events sink, without masks."""
     encoded_ns: int
     """Monotonic time of encoding."""
 
@@ -57,10 +56,10 @@ class FrameBroadcaster:
         """Return whether a viewer waits for a frame of this stream."""
         return stream in self._waiting
 
-    def publish(self, stream: str, jpeg: bytes, seq: int, wall_ns: int) -> None:
+    def publish(self, stream: str, jpeg: bytes, wall_ns: int, event: bytes) -> None:
         """Give a frame to all viewers that wait for it."""
         self._count += 1
-        frame = EncodedFrame(self._count, jpeg, seq, wall_ns, time.monotonic_ns())
+        frame = EncodedFrame(self._count, jpeg, wall_ns, event, time.monotonic_ns())
         self._newest[stream] = frame
         self._release(stream, frame)
 
@@ -217,9 +216,8 @@ class Viewer:
             if frame is None:
                 continue  # a stream of the same name may be added
             number = frame.number
-            head = msgspec.json.encode(
-                {"stream": stream, "frame": frame.seq, "captured_at": utc_ms(frame.wall_ns)}
+            await self.send(
+                len(frame.event).to_bytes(4, "big") + frame.event + frame.jpeg, binary=True
             )
-            await self.send(len(head).to_bytes(4, "big") + head + frame.jpeg, binary=True)
             await shown.wait()
             shown.clear()

@@ -12,19 +12,22 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.errors import SetupError
 from pipeline.frame import ALIGN, Frame, Header
 from pipeline.stage import Array, Context, Listen, Resolved, Resources, Stage
-from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader, Presence
-from stages.detections import DETECTIONS, Detections, labels_of
-from stages.drawing.annotator import Annotator
+from stages.analytics.object_events import OBJECT_EVENTS, ChangeReader
+from stages.analytics.presence import Presence
+from stages.detections import RESULTS, labels_of
+from stages.drawing.annotator import annotator_of
+from stages.drawing.copies import copy_detections
 from stages.drawing.rate_limit import RateLimit
+from stages.sinks.files.events import event_of
 from stages.sinks.listen import bind_error, is_loopback
 from stages.sinks.web.activity import ActivityLog, to_objects
 from stages.sinks.web.settings import WebSettings, check_settings
@@ -45,7 +48,7 @@ class Web(Stage):
     """
 
     Settings = WebSettings
-    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS, OBJECT_EVENTS)
+    takes = (Array("image", "uint8", (None, None, 3)), *RESULTS, OBJECT_EVENTS)
     isolated = True
 
     settings: WebSettings
@@ -53,7 +56,7 @@ class Web(Stage):
     def __init__(self, settings: WebSettings, context: Context) -> None:
         super().__init__(settings, context)
         self._labels = labels_of(context)
-        self._annotator = Annotator(self._labels)
+        self._annotator = annotator_of(context)
         self._log = ActivityLog(settings.events)
         self._changes = ChangeReader(Presence((), SEEN_FRAMES, LEFT_AFTER_S), self._labels)
         self._streams: dict[str, _Stream] = {}
@@ -118,15 +121,15 @@ class Web(Stage):
         if frame.captured_ns <= stream.captured_ns:
             return
         stream.captured_ns = frame.captured_ns
-        objects = Detections.of(frame)
-        self._log_objects(frame, objects)
+        self._log_objects(frame)
         if stream.busy or self._server is None or not self._server.is_awaited(frame.stream):
             return
         if not stream.rate.is_due(frame.captured_ns):
             return
         stream.busy = True
-        copy = stream.scratch.copy(frame, objects, self.settings.width)
-        self._to_encode.put(_Copy(stream, copy, frame.wall_ns))
+        copy = stream.scratch.copy(frame, self.settings.width)
+        event = msgspec.json.encode(event_of(frame, self._labels, with_masks=False))
+        self._to_encode.put(_Copy(stream, copy, frame.wall_ns, event))
 
     def end(self, stream: str) -> None:
         """Report the end of a stream to its viewers."""
@@ -149,9 +152,9 @@ class Web(Stage):
         """Report the address of the page."""
         return {"address": self._server.url if self._server is not None else ""}
 
-    def _log_objects(self, frame: Frame, objects: Detections) -> None:
+    def _log_objects(self, frame: Frame) -> None:
         # By the clock of capture, as the timestamps of a file that is played in a loop jump back.
-        at_s, found = frame.captured_ns / 1e9, to_objects(objects, self._labels)
+        at_s, found = frame.captured_ns / 1e9, to_objects(frame, self._labels)
         for change in self._changes.update(frame, found, at_s):
             self._log.add_object(change, frame.wall_ns)
 
@@ -167,7 +170,7 @@ class Web(Stage):
             name = copy.frame.stream
             try:
                 jpeg = cv2.imencode(".jpg", self._annotator.draw(copy.frame), quality)[1]
-                self._server.publish(name, jpeg.tobytes(), copy.frame.seq, copy.wall_ns)
+                self._server.publish(name, jpeg.tobytes(), copy.wall_ns, copy.event)
             except (ValueError, cv2.error) as error:
                 if not copy.stream.failed:
                     copy.stream.failed = True
@@ -182,12 +185,11 @@ class Scratch:
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
 
-    def copy(self, frame: Frame, objects: Detections, width: int) -> Frame:
-        """Copy a frame, scaled down to a width, with the boxes of its objects.
+    def copy(self, frame: Frame, width: int) -> Frame:
+        """Copy a frame, scaled down to a width, with what is drawn on it.
 
         Args:
             frame: with `image` (H, W, 3) uint8 BGR.
-            objects: objects of the frame.
             width: maximum width, pixels; the maximum height is twice that.
 
         Returns:
@@ -197,19 +199,14 @@ class Scratch:
         tall, wide = image.shape[:2]
         shrink = min(1.0, width / wide, 2 * width / tall)
         size = (max(1, round(wide * shrink)), max(1, round(tall * shrink)))
-        boxes = objects.boxes * np.array((size[0] / wide, size[1] / tall) * 2, np.float32)
-        arrays: dict[str, NDArray[Any]] = {
-            "boxes": boxes,
-            "scores": objects.scores,
-            "classes": objects.classes,
-            "ids": objects.ids,
-        }
+        arrays = copy_detections(frame, size[0] / wide, size[1] / tall)
         room = 3 * size[0] * size[1] + sum(array.nbytes + ALIGN for array in arrays.values())
         if len(self._memory) < room:
             self._memory = np.empty(2 * room, np.uint8)
         header = Header(
             frame.header.stream, frame.seq, attempt=0, slot=0, generation=1, limit=len(self._memory)
         )
+        header.width, header.height = wide, tall
         copy = Frame(header, frame.stream, self._memory.data)
         # Scaled before drawing, which is less work and leaves labels their size. Linear: 1 to 3 ms
         # up to 4K, while averaging areas takes up to 60.
@@ -241,3 +238,5 @@ class _Copy:
     stream: _Stream
     frame: Frame
     wall_ns: int
+    event: bytes
+    """JSON of the events sink, without masks."""

@@ -10,14 +10,14 @@ from pipeline.frame import Frame
 from pipeline.testing import run_stages
 from stages import LOCATIONS
 from stages.analytics import object_events
+from stages.analytics.changes import ObjectEvent
 from stages.analytics.object_events import (
     ChangeReader,
-    ObjectEvent,
     ObjectEvents,
     ObjectEventsSettings,
-    Presence,
     put_events,
 )
+from stages.analytics.presence import Presence
 from stages.detections import Detections, to_objects
 from stages.sinks.clips.clips import Clips
 from stages.sinks.clips.settings import ClipsSettings

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.analytics.object_events import ObjectChange, Presence
+from stages.analytics.changes import ObjectChange
+from stages.analytics.presence import Presence
 from stages.detections import Object
 
 

@@ -23,6 +23,11 @@ function listEvents() {
 }
 $("events-kind").onchange = listEvents;
 
+/** Return the classes that other models give an object, in words. */
+function attributesOf(object) {
+  return Object.values(object.attributes || {}).map((found) => found.label).join(", ");
+}
+
 function lineOf(event) {
   const time = make("time", "", new Date(event.at).toLocaleTimeString([], { hour12: false }));
   time.dateTime = event.at;
@@ -30,7 +35,8 @@ function lineOf(event) {
   let { text } = event;
   if (event.label) {
     const which = event.id == null ? "" : ` ${event.id}`;
-    text = `${event.label}${which} ${text}`;
+    const also = attributesOf(event);
+    text = `${event.label}${which}${also && ` (${also})`} ${text}`;
     if (event.text.startsWith("appeared")) text += `, score ${(event.score || 0).toFixed(2)}`;
   }
   return make("li", "", time, make("span", "of", event.stream || "run"), make("span", event.urgent ? "urgent" : "", text));

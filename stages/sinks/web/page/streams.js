@@ -4,6 +4,7 @@
 
 const MAX_SAMPLES = 150; // points of a curve
 const SAMPLE_INTERVAL_MS = 2000; // between two points
+const MAX_DESCRIBED = 5; // classes of a frame, and objects with classes
 const GAP_MS = 15000; // time without a sample after which the curve is broken
 const STATES = {
   live: "● Live", waiting: "◌ Waiting", paused: "❚❚ Paused", ended: "■ Ended", opening: "… Opening",
@@ -93,6 +94,8 @@ class Card {
     const ledger = make("div", "ledger",
       make("div", "part-title", make("span", "", "Captured frames"), this.captured), this.bar, this.legend, this.sum);
 
+    this.found = make("p", "found");
+    this.found.hidden = true;
     this.source = make("p", "source");
     this.pause = make("button", "", "Pause");
     this.pause.type = "button";
@@ -111,7 +114,7 @@ class Card {
 
     this.root = make("article", "card panel",
       make("div", "head", this.title, this.state), this.image,
-      make("div", "body", numbers, curve, ledger, this.source, actions));
+      make("div", "body", this.found, numbers, curve, ledger, this.source, actions));
     this.root.dataset.stream = name;
     this.samples = histories.get(name) || [];
     this.shownMs = 0;
@@ -137,7 +140,18 @@ class Card {
     this.canvas.getContext("2d").drawImage(bitmap, 0, 0);
     this.canvas.dataset.frame = head.frame;
     this.shownMs = performance.now();
+    this.describe(head);
     if (this.condition?.state === "live" || this.condition?.state === "opening") this.cover.hidden = true;
+  }
+
+  /** Write the classes of the frame, and the objects that other models have classified. */
+  describe({ labels = [], objects = [] }) {
+    const parts = labels.slice(0, MAX_DESCRIBED).map(({ label, score }) => `${label} ${score.toFixed(2)}`);
+    for (const object of objects.filter(attributesOf).slice(0, MAX_DESCRIBED)) {
+      parts.push(`${object.label}${object.id == null ? "" : ` ${object.id}`}: ${attributesOf(object)}`);
+    }
+    this.found.hidden = !parts.length;
+    setText(this.found, parts.join(" · "));
   }
 
   update(stream, sample) {

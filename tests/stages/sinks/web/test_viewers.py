@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.frame import Frame
+from stages.drawing.palette import COLOURS
 from stages.sinks.web import routes
 from tests.stages.sinks.web.status_page import (
     DEADLINE_S,
@@ -20,6 +21,7 @@ from tests.stages.sinks.web.status_page import (
     read_part,
     wait_until,
 )
+from tests.stages.task_frames import BEACH, GREY, RED, task_frame
 
 
 def test_snapshot_is_the_image_with_its_boxes(page):
@@ -93,6 +95,28 @@ def test_viewer_gets_the_next_image_after_it_has_shown_the_last(page):
     assert {head["stream"] for head, _ in shown} == {"yard"}
     for head, image in shown:
         assert abs(int(image[0, 0, 0]) - head["frame"] % 250) <= 2
+
+
+def test_image_comes_with_what_models_give_and_without_masks(page):
+    def made(seq):
+        given = task_frame(seq)
+        return Frame.of("yard", seq, (seq + 1) / 10, **{name: given[name] for name in given})
+
+    async def view():
+        session, viewer = await live(page)
+        async with session:
+            await viewer.send_json({"watch": ["yard"]})
+            return await next_image(viewer)
+
+    with feeding(page.stage, made):
+        head, image = asyncio.run(view())
+    assert head["labels"] == [{"label": "beach", "class": 7, "score": BEACH.score}]
+    (found,) = head["objects"]
+    assert found["attributes"]["colour"]["label"] == RED.label
+    assert len(found["keypoints"]) == 2
+    assert "mask" not in found
+    tinted = 0.6 * GREY + 0.4 * np.array(COLOURS[0])
+    assert np.abs(image[100, 70] - tinted).max() <= 24
 
 
 def test_viewer_is_sent_the_status_and_new_activities(page):

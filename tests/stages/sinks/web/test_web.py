@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from pipeline.errors import SetupError
-from stages.detections import Detections
 from stages.sinks.web.settings import WebSettings
 from stages.sinks.web.web import Scratch, Web
 from tests.builders import ROOT, context_of
@@ -83,19 +82,19 @@ def test_address_of_the_page_is_logged_without_the_token(opened, caplog):
 def test_large_image_is_scaled_before_drawing():
     scratch = Scratch()
     given = frame(size=(1080, 1920), boxes=[(192, 108, 960, 540)], ids=[1])
-    small = scratch.copy(given, Detections.of(given), 640)
+    small = scratch.copy(given, 640)
     assert small["image"].shape == (360, 640, 3)
     assert small["boxes"].tolist() == [[64, 36, 320, 180]]
     assert small["ids"].tolist() == [1]
     tall = frame(size=(4000, 10))
-    assert scratch.copy(tall, Detections.of(tall), 64)["image"].shape == (128, 1, 3)
+    assert scratch.copy(tall, 64)["image"].shape == (128, 1, 3)
 
 
 def test_small_image_is_copied_unchanged(rng):
     image = rng.integers(0, 256, (20, 30, 3), np.uint8)
     given = frame(size=(20, 30), boxes=[(1, 2, 3, 4)])
     given.put("image", image)
-    copy = Scratch().copy(given, Detections.of(given), 640)
+    copy = Scratch().copy(given, 640)
     assert np.array_equal(copy["image"], image)
     assert copy["boxes"].tolist() == [[1, 2, 3, 4]]
     assert not np.shares_memory(copy["image"], given["image"])
@@ -105,7 +104,7 @@ def test_memory_of_a_copy_is_reused_and_grows_as_needed():
     scratch, before = Scratch(), 0
     for count in (0, 3, 2000, 5):
         given = frame(size=(40 + count % 7, 60), boxes=[(1, 2, 3, 4)] * count)
-        copy = scratch.copy(given, Detections.of(given), 640)
+        copy = scratch.copy(given, 640)
         assert len(copy["boxes"]) == len(copy["ids"]) == count
         assert len(scratch._memory) >= before
         before = len(scratch._memory)
