@@ -206,7 +206,7 @@ def test_keypoints_have_the_figures_of_pycocotools(seed, count):
     assert ours == {n: value for n, value in zip(OF_KEYPOINTS, expected, strict=True) if n}
 
 
-def test_points_that_are_not_17_have_one_sigma_of_1_divided_by_their_number():
+def test_points_that_are_not_17_have_a_sigma_of_1_by_their_number():
     assert sigmas_of(5).tolist() == [0.2] * 5
     assert sigmas_of(17)[[0, 11]].tolist() == [0.026, 0.107]
 
