@@ -51,8 +51,9 @@ def count_pixels(
     """Count the pixels of each class at the resolution of the true map.
 
     Args:
-        found: (h, w) class of each cell of a grid over the whole image; `NONE`: none of them. A
-            pixel has the class of the cell that its centre is in.
+        found: (h, w) class of each cell of a grid over the whole image; `NONE`: none of them. Pixel
+            p along an axis has the class of cell p * cells // pixels, the nearest neighbour of
+            OpenCV, as where the pipeline counts pixels.
         truth: (H, W) class of each pixel; `NONE`: the pixel does not count.
         classes: number of classes.
 
@@ -68,7 +69,7 @@ def count_pixels(
                 f"{classes} labels); give indices"
             )
     rows, columns = (
-        ((np.arange(count) + 0.5) * cells / count).astype(np.intp)
+        np.arange(count) * cells // count
         for count, cells in zip(truth.shape, found.shape, strict=True)
     )
     spread = found[rows[:, None], columns]

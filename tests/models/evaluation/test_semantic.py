@@ -16,9 +16,7 @@ def plain(found, truth):
     for y in range(height):
         for x in range(width):
             true = truth[y, x]
-            own = found[int((y + 0.5) * len(found) / height)][
-                int((x + 0.5) * found.shape[1] / width)
-            ]
+            own = found[y * len(found) // height][x * found.shape[1] // width]
             if true == NONE:
                 continue
             counts[true, 2] += 1
