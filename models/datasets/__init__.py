@@ -20,6 +20,7 @@ FORMATS = {
     "yolo": "models.datasets.yolo",
     "voc": "models.datasets.voc",
     "folders": "models.datasets.folders",
+    "semantic": "models.datasets.semantic",
     "mot": "models.datasets.mot",
     "cvat": "models.datasets.cvat",
     "label_studio": "models.datasets.label_studio",

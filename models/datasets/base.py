@@ -8,8 +8,16 @@ from typing import Literal
 
 import msgspec
 
-DataTask = Literal["classify", "detect", "track"]
-"""classify: a class per image; detect: boxes per image; track: boxes with ids per frame."""
+DataTask = Literal["classify", "detect", "semantic", "track"]
+"""classify: a class per image; detect: boxes per image; semantic: a class per pixel; track: boxes
+with ids per frame."""
+
+Polygons = tuple[tuple[float, ...], ...]
+"""x1, y1, x2, y2, ... in pixels of each; 3 corners or more, all finite."""
+KeyPoint = tuple[float, float, float]
+"""x and y in pixels, and whether it is labelled: 0 no, 1 hidden, 2 visible."""
+Rotated = tuple[float, float, float, float, float]
+"""cx, cy, w, h in pixels, and the angle in radians, clockwise."""
 
 
 class TrueObject(msgspec.Struct, frozen=True):
@@ -26,6 +34,11 @@ class TrueObject(msgspec.Struct, frozen=True):
     """Area in pixels where it is not that of the box, such as that of a mask."""
     id: int | None = None
     """Track id, unique within a clip."""
+    mask: Polygons | str | None = None
+    """Polygons, or COCO's text of the runs in the whole image; see `models/datasets/shapes.py`."""
+    keypoints: tuple[KeyPoint, ...] | None = None
+    rotated: Rotated | None = None
+    """Rotated box; `box` is the upright one around it."""
 
 
 class LabelledImage(msgspec.Struct, frozen=True):
@@ -39,6 +52,8 @@ class LabelledImage(msgspec.Struct, frozen=True):
     objects: tuple[TrueObject, ...] = ()
     classes: tuple[int, ...] = ()
     """Classes of the whole image: indices into the labels of the data set."""
+    class_map: Path | None = None
+    """PNG of the size of the image: the class of each pixel, 255 for one that does not count."""
 
 
 class Clip(msgspec.Struct, frozen=True):

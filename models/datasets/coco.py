@@ -1,8 +1,9 @@
 """COCO: a JSON file of images, annotations and categories (cocodataset.org/#format-data).
 
 Read are such a file, a folder with `annotations/instances_SPLIT.json`, and the export of Roboflow,
-`SPLIT/_annotations.coco.json`. Categories become indices in the order of their ids. Masks are not
-read, but `area` is, since COCO counts objects as small, medium or large by it.
+`SPLIT/_annotations.coco.json`; keypoints are in a file of their own, which is named itself.
+Categories become indices in the order of their ids. `area` is read too, since COCO counts objects
+as small, medium or large by it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from models.datasets.base import DataSet, TrueObject
 from models.datasets.collect import Collector, Finding
 from models.datasets.places import entries, folders_of, safe_name
 from models.datasets.reading import read_head, read_json
+from models.datasets.shapes import BAD_KEYPOINTS, BAD_MASK, read_coco_mask, read_keypoints
 from models.datasets.splits import SPLITS, choose
 from models.datasets.writing import new_folder, place, write_file
 from models.errors import DataError
@@ -56,6 +58,8 @@ class _Annotation(msgspec.Struct, frozen=True, gc=False):
     area: float | None = None
     iscrowd: int | bool | None = None
     track_id: int | None = None
+    segmentation: msgspec.Raw = msgspec.Raw()
+    keypoints: msgspec.Raw = msgspec.Raw()
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -154,13 +158,15 @@ def _collect(collector: Collector, path: Path, split: str, file: _File, prefix: 
     """Add the images of an annotation file."""
     numbers = {id: number for number, id in enumerate(dict.fromkeys(_ids(file)))}
     objects: dict[int | str, list[TrueObject]] = {image.id: [] for image in file.images}
+    sizes = {image.id: (image.width, image.height) for image in file.images}
     for item in file.annotations:
         if item.image_id not in objects:
             collector.count(_NO_IMAGE, str(item.image_id))
         elif not item.bbox:
             collector.count(_NO_BOX, f"of image {item.image_id}")
         else:
-            objects[item.image_id].append(_object(path, item, numbers))
+            plain = _object(path, item, numbers)
+            objects[item.image_id].append(_with_shapes(collector, item, plain, sizes))
     folders = _folders(path.parent, split)
     for image in file.images:
         name = safe_name(image.file_name, path)
@@ -193,6 +199,27 @@ def _object(path: Path, item: _Annotation, numbers: dict[int | str, int]) -> Tru
     )
 
 
+def _with_shapes(
+    collector: Collector,
+    item: _Annotation,
+    found: TrueObject,
+    sizes: dict[int | str, tuple[int | None, int | None]],
+) -> TrueObject:
+    """Return an object with its mask and keypoints; those that are wrong are counted."""
+    mask, points = None, None
+    try:
+        mask = read_coco_mask(bytes(item.segmentation), sizes[item.image_id])
+    except DataError:
+        collector.count(BAD_MASK, f"of image {item.image_id}")
+    try:
+        points = read_keypoints(bytes(item.keypoints))
+    except DataError:
+        collector.count(BAD_KEYPOINTS, f"of image {item.image_id}")
+    if mask is None and points is None:
+        return found
+    return msgspec.structs.replace(found, mask=mask, keypoints=points)
+
+
 def _folders(at: Path, split: str) -> list[Path]:
     """Return the folders in which images of an annotation file may be, the likely ones first."""
     bases = [at, at.parent]
@@ -203,7 +230,7 @@ def _folders(at: Path, split: str) -> list[Path]:
 
 
 def write(data: DataSet, folder: Path) -> None:
-    """Write `annotations.json` and `images/`; ids begin at 1.
+    """Write `annotations.json` and `images/`; ids begin at 1, and rotated boxes cannot be held.
 
     Raises:
         DataError: the format cannot hold the data set, or the folder is not empty.
@@ -239,4 +266,11 @@ def _annotations(data: DataSet) -> Iterator[dict[str, Any]]:
             }
             if item.id is not None:
                 annotation["track_id"] = item.id
+            if isinstance(item.mask, str):
+                annotation["segmentation"] = {"size": image.size[::-1], "counts": item.mask}
+            elif item.mask is not None:
+                annotation["segmentation"] = item.mask
+            if item.keypoints is not None:
+                annotation["keypoints"] = [value for point in item.keypoints for value in point]
+                annotation["num_keypoints"] = sum(seen > 0 for _, _, seen in item.keypoints)
             yield annotation

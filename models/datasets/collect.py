@@ -94,6 +94,7 @@ class Collector:
         size: Size | None,
         objects: Iterable[TrueObject],
         classes: Sequence[int] = (),
+        class_map: Path | None = None,
     ) -> None:
         """Add an image.
 
@@ -103,6 +104,7 @@ class Collector:
             size: size that the annotations state; None, or zeros: read it from the image.
             objects: its objects; boxes are checked here, and clipped.
             classes: classes of the whole image.
+            class_map: its map of classes.
         """
         name = "".join(c if c.isprintable() else "?" for c in name)
         if path is None:
@@ -120,7 +122,8 @@ class Collector:
                 kept.append(item)
             elif box is not None:
                 kept.append(msgspec.structs.replace(item, box=box))
-        self._images[name] = LabelledImage(path, name, size, tuple(kept), tuple(classes))
+        own = LabelledImage(path, name, size, tuple(kept), tuple(classes), class_map)
+        self._images[name] = own
         return None
 
     def _clip(self, box: Box, size: Size, name: str) -> Box | None:

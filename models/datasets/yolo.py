@@ -2,8 +2,9 @@
 
 Read are a `data.yaml` with the folders, or lists, of its splits, and folders without one:
 `images/` with `labels/`, also in folders per split, or labels beside the images. A longer line is
-a polygon, the box of which is read; a sixth number is a score, which is not. An image without a
-file of labels has no objects.
+a polygon, which is the mask of an object, and with four corners its rotated box too; with
+`kpt_shape` in `data.yaml`, it is a box and keypoints. A sixth number is a score, which is not read.
+An image without a file of labels has no objects.
 """
 
 from __future__ import annotations
@@ -13,18 +14,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
+from models.boxes.rotated import corners_of
 from models.datasets.base import DataSet, TrueObject
 from models.datasets.collect import Box, Collector, Finding, hull
 from models.datasets.image_size import Size, read_size
 from models.datasets.places import after_folder, entries, folders_of, is_image, own_labels, walk
 from models.datasets.reading import number, read_head, read_lines, whole
+from models.datasets.shapes import BAD_MASK, is_polygon, points_of, rotated_of
 from models.datasets.splits import SPLITS, choose
 from models.datasets.writing import new_folder, place, stem_of, write_file
 from models.datasets.yolo_yaml import Settings, find_yaml, is_yaml, plain, read_settings
 from models.errors import DataError
 
 MAX_CLASSES = 100_000
+MAX_HULL_PX = 1.0
+"""Largest distance of a side of the box from the hull of a polygon that is written for it."""
 _LOOKED = "the folders and lists of data.yaml, or images/"
 _NOT_THERE = Finding(
     "YAML file has splits that are not there, so all images are read",
@@ -99,7 +105,8 @@ def read(path: Path, split: str | None) -> DataSet:
     for image, name in zip(images, _names(images, root), strict=True):
         found = image if os.path.isfile(image) else None
         size = None if found is None else read_size(image)
-        objects = _objects(image, size, settings.pose) if size is not None else []
+        own = () if size is None else _objects(image, size, settings.keypoints, collector)
+        objects = list(own)
         for item in objects:
             highest = max(highest, item.number)
             _check_class(image, item.number, len(labels))
@@ -143,33 +150,63 @@ def _label_file(image: Path) -> Path:
     return image.with_suffix(".txt")
 
 
-def _objects(image: Path, size: Size, pose: bool) -> list[TrueObject]:
-    """Return the objects of an image; their boxes may be bad."""
+def _objects(
+    image: Path, size: Size, keypoints: tuple[int, int] | None, collector: Collector
+) -> Iterator[TrueObject]:
+    """Yield the objects of an image; their boxes may be bad."""
     path = _label_file(image)
     if not os.path.exists(path):
-        return []
-    return list(_lines(path, size, pose))
-
-
-def _lines(path: Path, size: Size, pose: bool) -> Iterator[TrueObject]:
+        return
     for line, text in read_lines(path, "file of labels"):
         where = f"{path}: line {line}"
         parts = text.split()
-        if len(parts) < 5 or (len(parts) > 6 and len(parts) % 2 == 0 and not pose):
+        if keypoints is not None:
+            yield _posed(parts, size, keypoints, where)
+            continue
+        if len(parts) < 5 or (len(parts) > 6 and len(parts) % 2 == 0):
             raise DataError(
                 f"{where}: not `class cx cy width height` nor a polygon (found {len(parts)} "
                 "numbers)"
             )
-        values = [number(part, where) for part in (parts[1:5] if pose else parts[1:])]
-        yield TrueObject(whole(parts[0], where), _box(values, size))
+        values = [number(part, where) for part in parts[1:]]
+        kind = whole(parts[0], where)
+        if len(values) <= 5:
+            yield TrueObject(kind, _box(values, size))
+            continue
+        polygon = tuple(value * size[at % 2] for at, value in enumerate(values))
+        box = hull(list(zip(polygon[::2], polygon[1::2], strict=True)))
+        if not is_polygon(polygon):
+            collector.count(BAD_MASK, image.name)
+            yield TrueObject(kind, box)
+            continue
+        rotated = rotated_of(polygon) if len(polygon) == 8 else None
+        yield TrueObject(kind, box, mask=(polygon,), rotated=rotated)
+
+
+def _posed(parts: Sequence[str], size: Size, keypoints: tuple[int, int], where: str) -> TrueObject:
+    """Return the object of a line with a box and keypoints; of a box alone, none is labelled."""
+    count, columns = keypoints
+    if len(parts) not in (5, 5 + count * columns):
+        raise DataError(
+            f"{where}: not `class cx cy width height` and {count} keypoints of {columns} numbers "
+            f"(found {len(parts)} numbers); correct the line, or kpt_shape"
+        )
+    values = [number(part, where) for part in parts[1:]]
+    try:
+        points = points_of(values[4:], columns)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+    width, height = size
+    return TrueObject(
+        whole(parts[0], where),
+        _box(values, size),
+        keypoints=tuple((x * width, y * height, seen) for x, y, seen in points) or None,
+    )
 
 
 def _box(values: Sequence[float], size: Size) -> Box:
-    """Return the box, in pixels, of 4 or 5 numbers, or of a polygon."""
+    """Return the box, in pixels, of its centre and sides as fractions of the image."""
     width, height = size
-    if len(values) > 5:
-        points = zip(values[::2], values[1::2], strict=True)
-        return hull([(x * width, y * height) for x, y in points])
     cx, cy, w, h = values[:4]
     return (
         (cx - w / 2) * width,
@@ -182,30 +219,56 @@ def _box(values: Sequence[float], size: Size) -> Box:
 def write(data: DataSet, folder: Path) -> None:
     """Write `data.yaml`, `images/` and `labels/`; ignored objects cannot be held, and are left out.
 
+    A line has keypoints where all objects that have any have as many; else a rotated box, or a
+    single polygon whose hull is the box. Other masks cannot be held.
+
     Raises:
         DataError: the format cannot hold the data set, or the folder is not empty.
     """
     new_folder(data, folder, "yolo", ["detect"])
+    posed = [item.keypoints for image in data.images for item in image.objects if item.keypoints]
+    counts = {len(points) for points in posed}
+    points = counts.pop() if len(counts) == 1 else 0
     for image in data.images:
         place(image.path, folder / "images", image.name)
-        lines = "".join(_line(item, image.size) for item in image.objects if not item.ignored)
+        kept = (item for item in image.objects if not item.ignored)
+        lines = "".join(_line(item, image.size, points) for item in kept)
         write_file(folder / "labels", f"{stem_of(image.name)}.txt", lines)
     # A text of JSON is one of YAML too, with any character in it.
     names = "".join(
         f"  {number}: {msgspec.json.encode(label).decode()}\n"
         for number, label in enumerate(data.labels)
     )
-    text = f"path: .\ntrain: images\nval: images\nnames:\n{names}"
+    shape = f"kpt_shape: [{points}, 3]\n" if points else ""
+    text = f"path: .\ntrain: images\nval: images\n{shape}names:\n{names}"
     write_file(folder, "data.yaml", text if names else text.replace("names:\n", "names: []\n"))
 
 
-def _line(item: TrueObject, size: Size) -> str:
+def _line(item: TrueObject, size: Size, points: int) -> str:
+    """Write an object: with so many keypoints, or as a rotated box, a polygon or a box."""
     x1, y1, x2, y2 = item.box
     width, height = size
-    values = (
-        (x1 + x2) / 2 / width,
-        (y1 + y2) / 2 / height,
-        (x2 - x1) / width,
-        (y2 - y1) / height,
-    )
+    outline = () if points else _outline(item)
+    values = [value / size[at % 2] for at, value in enumerate(outline)]
+    if not outline:
+        values = [
+            (x1 + x2) / 2 / width,
+            (y1 + y2) / 2 / height,
+            (x2 - x1) / width,
+            (y2 - y1) / height,
+        ]
+    for x, y, seen in (item.keypoints or ((0.0, 0.0, 0.0),) * points) if points else ():
+        values += [x / width, y / height, seen]
     return f"{item.number} {' '.join(f'{value:.9f}' for value in values)}\n"
+
+
+def _outline(item: TrueObject) -> tuple[float, ...]:
+    """Return the corners of a rotated box, or of the only polygon; empty: the line is a box."""
+    if item.rotated is not None:
+        return tuple(corners_of(np.array([item.rotated], np.float64)).ravel().tolist())
+    if not isinstance(item.mask, tuple) or len(item.mask) != 1:
+        return ()
+    polygon = item.mask[0]
+    around = hull(list(zip(polygon[::2], polygon[1::2], strict=True)))
+    near = max(abs(a - b) for a, b in zip(around, item.box, strict=True)) <= MAX_HULL_PX
+    return polygon if near else ()

@@ -17,6 +17,7 @@ from models.text import shown
 
 _KEYS = ("train", "val", "valid", "test")
 MAX_NAMES = 100_000
+MAX_KEYPOINTS = 10_000
 _USUAL = ("data.yaml", "data.yml", "dataset.yaml")
 
 
@@ -30,8 +31,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Split -> its images; splits that are not there are left out."""
     stated: dict[str, str] = {}
     """Split -> its text in the file."""
-    pose: bool = False
-    """Whether a line is a box and then key points, in place of a polygon."""
+    keypoints: tuple[int, int] | None = None
+    """Number of keypoints after the box of a line, and numbers of each, 2 or 3; None: a line is a
+    box or a polygon."""
 
 
 def is_yaml(path: Path) -> bool:
@@ -83,7 +85,20 @@ def read_settings(path: Path) -> Settings:
         names=names,
         splits=splits,
         stated={key: shown(value, 60) for key, value in stated.items()},
-        pose="kpt_shape" in values,
+        keypoints=_keypoints(path, values.get("kpt_shape")),
+    )
+
+
+def _keypoints(path: Path, value: object) -> tuple[int, int] | None:
+    """Return the number of keypoints, and of numbers of each."""
+    if value is None:
+        return None
+    match value:
+        case [int(points), 2 | 3 as columns] if 0 < points <= MAX_KEYPOINTS:
+            return points, columns
+    raise DataError(
+        f"{path}: kpt_shape: not the number of points and 2 or 3 (found {shown(value, 40)}); "
+        "write `kpt_shape: [17, 3]`"
     )
 
 

@@ -28,6 +28,17 @@ MAX_FOUND = 100
 """Number of boxes per image and class that are evaluated, those with the best scores."""
 
 
+class Overlaps(NamedTuple):
+    """Overlaps of masks, keypoints or rotated boxes, in the place of those of the boxes."""
+
+    values: NDArray[np.float64]
+    """(M, N) from 0 to 1, of each found with each true object."""
+    areas: NDArray[np.float64]
+    """(M,) px² of what was found."""
+    crowd: NDArray[np.bool_]
+    """(N,) whether several found objects may match an ignored one."""
+
+
 class ImageBoxes(NamedTuple):
     """True boxes of an image, and those that a detector found there."""
 
@@ -50,6 +61,8 @@ class ImageBoxes(NamedTuple):
     """(M,) finite; higher is better."""
     found_classes: NDArray[np.integer]
     """(M,) indices into the labels."""
+    overlaps: Overlaps | None = None
+    """Of shapes that are measured instead of the boxes; None: the boxes are."""
 
 
 class ClassFigures(msgspec.Struct, frozen=True):
@@ -214,6 +227,19 @@ def check_images(images: Sequence[ImageBoxes], labels: Sequence[str]) -> None:
         check_classes(where, image.found_classes, len(labels))
         if not np.isfinite(image.found_scores).all():
             raise EvaluationError(f"{where}: a score is not a finite number; correct the score")
+        if image.overlaps is not None:
+            _check_overlaps(image.name, image.overlaps, len(image.found_boxes), len(image.areas))
+
+
+def _check_overlaps(name: str, overlaps: Overlaps, found: int, truth: int) -> None:
+    """Refuse overlaps that do not fit the objects of an image."""
+    if overlaps.values.shape != (found, truth) or not np.isfinite(overlaps.values).all():
+        raise EvaluationError(
+            f"{name}: overlaps are not ({found}, {truth}) finite numbers (found "
+            f"{overlaps.values.shape}); give a row per found and a column per true object"
+        )
+    check_lengths(f"{name}: overlaps", found, [("areas", overlaps.areas)])
+    check_lengths(f"{name}: overlaps", truth, [("crowd", overlaps.crowd)])
 
 
 def _joined(arrays: Sequence[NDArray[Any]], columns: int | None = None) -> NDArray[Any]:

@@ -155,7 +155,7 @@ def _match(image: ImageBoxes, confidence: float) -> ImageMatches:
     rows = best_first(image)
     rows = rows[image.found_scores[rows] >= confidence]
     iou = class_ious(image, rows)
-    taken = taken_columns(iou, image.ignored, image.ignored)
+    taken = taken_columns(iou, image.ignored, crowd_of(image))
     hit = taken >= 0
     truth = taken[hit]
     real = ~image.ignored[truth]
@@ -179,10 +179,18 @@ def best_first(image: ImageBoxes) -> Rows:
 
 
 def class_ious(image: ImageBoxes, rows: Rows) -> NDArray[np.float64]:
-    """Return the overlaps of some found boxes with all true ones; 0 between classes."""
-    iou = coco_ious(image.found_boxes[rows], image.truth_boxes, image.ignored)
+    """Return the overlaps of some found objects with all true ones; 0 between classes."""
+    if image.overlaps is None:
+        iou = coco_ious(image.found_boxes[rows], image.truth_boxes, image.ignored)
+    else:
+        iou = image.overlaps.values[rows]
     iou[image.found_classes[rows][:, None] != image.truth_classes] = 0
     return iou
+
+
+def crowd_of(image: ImageBoxes) -> NDArray[np.bool_]:
+    """Return (N,) whether several found objects may match each true one."""
+    return image.ignored if image.overlaps is None else image.overlaps.crowd
 
 
 def taken_columns(

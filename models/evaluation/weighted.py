@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.errors import EvaluationError
 from models.evaluation.arrays import Rows, areas_of
 from models.evaluation.detection import IOUS, RECALLS, ImageBoxes, check_images
-from models.evaluation.matching import best_first, class_ious, taken_columns
+from models.evaluation.matching import best_first, class_ious, crowd_of, taken_columns
 
 Weights = NDArray[np.float64]
 """(I,) how often each image counts."""
@@ -102,6 +102,14 @@ class WeightedDetections:
                 rows = {"ap50": slice(0, 1), "ap75": slice(5, 6)}.get(name, slice(None))
                 found[name] = _mean(at.precision[:, rows], at.objects)
         return found
+
+    def of_classes(self, weights: Weights) -> NDArray[np.float64]:
+        """Return (C, 10) average precision by class and IoU; NaN for a class without objects.
+
+        The figure "ap" is among those that were asked for.
+        """
+        sums = self._rankings[""].sums(weights)
+        return np.where(sums.objects[:, None] > 0, sums.precision, np.nan)
 
 
 class _Sums(NamedTuple):
@@ -220,16 +228,18 @@ def _match(image: ImageBoxes, sizes: Sequence[str]) -> list[_Part]:
     rows = best_first(image)
     iou = class_ious(image, rows)
     near = np.flatnonzero(iou.max(axis=1, initial=0) >= _IOUS[0])
+    crowd, overlaps = crowd_of(image), image.overlaps
+    areas = areas_of(image.found_boxes) if overlaps is None else overlaps.areas
     parts = []
     for size in sizes:
         ignored = image.ignored | _outside(image.areas, size)
         taken = np.full((len(rows), IOUS), -1, np.intp)
         for number, min_iou in enumerate(_IOUS.tolist()):
-            taken[near, number] = taken_columns(iou[near], ignored, image.ignored, min_iou)
+            taken[near, number] = taken_columns(iou[near], ignored, crowd, min_iou)
         hit = taken >= 0
         on_ignored = np.zeros_like(hit)
         on_ignored[hit] = ignored[taken[hit]]
-        outside = _outside(areas_of(image.found_boxes[rows]), size)
+        outside = _outside(areas[rows], size)
         parts.append(_Part(rows, hit & ~on_ignored, on_ignored | (~hit & outside[:, None])))
     return parts
 

@@ -18,7 +18,9 @@ from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Resolved, Resources, Settings, Source, SourceInfo
 from stages.capture.image_folder import read_image
 
-Format = Literal["auto", "coco", "yolo", "voc", "folders", "mot", "cvat", "label_studio"]
+Format = Literal[
+    "auto", "coco", "yolo", "voc", "folders", "semantic", "mot", "cvat", "label_studio"
+]
 
 
 class DatasetSettings(Settings, frozen=True):

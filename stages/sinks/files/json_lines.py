@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 
 from pipeline.frame import Frame
-from pipeline.stage import Context, Settings, Stage
+from pipeline.stage import Array, Context, Settings, Stage
 from stages.detections import RESULTS
 from stages.sinks.files.text_file import Mark, ResumableTextFile
 
@@ -22,7 +24,7 @@ class JsonLines(Stage):
         path: file to write.
     """
 
-    takes = RESULTS
+    takes: ClassVar[tuple[Array, ...]] = RESULTS
     ordered = True
 
     def __init__(self, settings: Settings, context: Context, path: str) -> None:

@@ -40,11 +40,15 @@ def small_set(folder: Path, format: str) -> DataSet:
     folder.mkdir(parents=True, exist_ok=True)
     thing = TrueObject(1, (10, 5, 30, 35), id=1 if format == "mot" else None)
     path = image(folder / "source.png")
-    kinds: dict[str, DataTask] = {"folders": "classify", "mot": "track"}
+    kinds: dict[str, DataTask] = {"folders": "classify", "semantic": "semantic", "mot": "track"}
     kind = kinds.get(format, "detect")
     classes = (1,) if kind == "classify" else ()
     objects = (thing,) if kind == "detect" else ()
-    images = (LabelledImage(path, "dog/a.png", (100, 50), objects, classes),)
+    class_map = None
+    if kind == "semantic":
+        class_map = folder / "map.png"
+        assert cv2.imwrite(str(class_map), np.ones((50, 100), np.uint8))
+    images = (LabelledImage(path, "dog/a.png", (100, 50), objects, classes, class_map),)
     clips = (Clip(text(folder / "c.mp4", "video"), "c", {0: (thing,)}),)
     return DataSet(
         root=folder,

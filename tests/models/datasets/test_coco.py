@@ -32,7 +32,7 @@ SMALL = {
             "bbox": [0, 0, 50, 50],
             "area": 2500,
             "iscrowd": 1,
-            "segmentation": {"counts": "abc", "size": [50, 100]},
+            "segmentation": {"counts": [0, 2500, 2500], "size": [50, 100]},
         },
     ],
     "categories": [
@@ -85,8 +85,8 @@ def test_file_is_read_from_every_usual_place(tmp_path, file, images, give):
         tmp_path / images / "a.jpg",
     )
     assert first.objects == (
-        TrueObject(2, (10, 5, 30, 35.5), area_px=400.25),
-        TrueObject(0, (0, 0, 50, 50), ignored=True, area_px=2500),
+        TrueObject(2, (10, 5, 30, 35.5), area_px=400.25, mask=((10, 5, 30, 5, 30, 35),)),
+        TrueObject(0, (0, 0, 50, 50), ignored=True, area_px=2500, mask="0T^2T^2"),
     )
     assert (second.name, second.objects) == ("sub/b.png", ())
     assert data.notes == ()
