@@ -37,7 +37,10 @@ CANDIDATES = (
 one row per box."""
 
 DETECTIONS = (
-    *CANDIDATES,
+    *(
+        msgspec.structs.replace(array, unless=(FRAME_LABELS.name, "semantic"))
+        for array in CANDIDATES
+    ),
     Array("ids", "int64", (None,), optional=True),
     *DETAILS,
     ATTRIBUTES,
@@ -45,7 +48,8 @@ DETECTIONS = (
     *SEMANTIC,
 )
 """The arrays that a sink takes: those of `CANDIDATES`, track ids where a tracker ran, and all that
-models give besides."""
+models give besides. A graph whose models answer about the whole frame alone has no boxes: read them
+with `Detections.of`."""
 
 WEAK_DETECTIONS = (
     Array("weak_boxes", "float32", (None, 4), optional=True),
@@ -78,10 +82,23 @@ class Detections(NamedTuple):
 
     @classmethod
     def of(cls, frame: Frame) -> Detections:
-        """Read the detections of a frame; the arrays are views, valid as long as the frame is."""
+        """Read the detections of a frame; the arrays are views, valid as long as the frame is.
+
+        There are none where no stage gives boxes.
+        """
+        if "boxes" not in frame:
+            return NO_DETECTIONS
         boxes = frame["boxes"]
         ids = frame["ids"] if "ids" in frame else np.full(len(boxes), NO_TRACK_ID, np.int64)
         return cls(boxes, frame["scores"], frame["classes"], ids)
+
+
+NO_DETECTIONS = Detections(
+    np.zeros((0, 4), np.float32),
+    np.zeros(0, np.float32),
+    np.zeros(0, np.int32),
+    np.zeros(0, np.int64),
+)
 
 
 class Object(msgspec.Struct, rename={"number": "class"}):

@@ -21,7 +21,7 @@ from models.transform import Transform
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Resolved
-from stages.detections import DETECTIONS, NO_TRACK_ID, class_numbers, labels_of
+from stages.detections import CANDIDATES, DETECTIONS, NO_TRACK_ID, class_numbers, labels_of
 from stages.inference.model import ModelSettings, OwnModel, ViewModelStage
 
 GROWTH = 1.5
@@ -101,7 +101,11 @@ class ObjectCropStage(ViewModelStage, Generic[T]):
     stage sees one frame after the other.
     """
 
-    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
+    takes = (
+        Array("image", "uint8", (None, None, 3)),
+        *CANDIDATES,
+        *(array for array in DETECTIONS if array.optional),
+    )
     ordered = True
     track: ClassVar[type[Track]]
     """Class of what is known of a tracked object."""
