@@ -1,7 +1,8 @@
 """The pipeline compared with its limits, measured interleaved in one run, so that the ratios hold
 on a machine whose speed drifts.
 
-    D   CPU time of one bare inference: the model alone, one process per core, nothing else
+    D   CPU time of bare inference per frame: the model alone, one process per core, nothing else;
+        of further models, whose work depends on what the others find, that of their `infer` in X
     X   CPU time of all other work per frame, measured stage by stage in one process: decode,
         resize, decode of outputs, NMS, tracking, the sinks
     limit = cores / (D + X)     frames per second of these cores if moving frames cost nothing
@@ -62,7 +63,7 @@ def bench(build: Callable[[], Graph], rounds: int, start_command: Sequence[str])
     cores = usable_cores()
     model = check(graph)
     bare: list[dict[str, float]] = []
-    alone: list[dict[str, float]] = []
+    alone: list[_Alone] = []
     whole: list[dict[str, float]] = []
     starts: list[float] = []
     for _ in range(rounds):
@@ -70,9 +71,11 @@ def bench(build: Callable[[], Graph], rounds: int, start_command: Sequence[str])
         bare.append(_bare(graph, model, min(cores, model.replicas)))
         alone.append(_alone(graph, model))
         whole.append(_pipeline(build(), model.name))
-    parts = {name: median(a[name] for a in alone) for name in alone[0]}
-    sequential_fps = parts.pop("fps")
-    d_ms = median(b["cpu_ms"] for b in bare)
+    parts = {name: median(a.parts[name] for a in alone) for name in alone[0].parts}
+    sequential_fps = median(a.fps for a in alone)
+    models = {model.name: median(b["cpu_ms"] for b in bare)}
+    models |= {name: median(a.models[name] for a in alone) for name in alone[0].models}
+    d_ms = sum(models.values())
     x_ms = sum(parts.values())
     limit_fps = cores / (d_ms + x_ms) * 1e3
     fps = median(w["fps"] for w in whole)
@@ -80,18 +83,19 @@ def bench(build: Callable[[], Graph], rounds: int, start_command: Sequence[str])
     return {
         "cpu": cpu_model(),
         "cores": cores,
-        "bare_fps": round(median(b["fps"] for b in bare), 2),
+        "bare_fps": round(median(b["fps"] for b in bare) * models[model.name] / d_ms, 2),
         "limit_fps": round(limit_fps, 2),
         "pipeline_fps": round(fps, 2),
         "ratio_to_limit": round(fps / limit_fps, 4),
         "ratios": [
-            round(w["fps"] / (cores / (b["cpu_ms"] + _sum(a)) * 1e3), 4)
+            round(w["fps"] / (cores / (b["cpu_ms"] + a.total_ms) * 1e3), 4)
             for w, b, a in zip(whole, bare, alone, strict=True)
         ],
         "sequential_fps": round(sequential_fps, 2),
         "ratio_to_plain": round(fps / sequential_fps, 4),
         "start_s": round(median(starts), 3),
         "d_ms": round(d_ms, 3),
+        "d_parts_ms": {name: round(value, 3) for name, value in models.items()},
         "x_ms": round(x_ms, 3),
         "x_parts_ms": {name: round(value, 3) for name, value in parts.items()},
         "work_share": round((d_ms + x_ms) / median(w["cpu_ms"] for w in whole), 4),
@@ -135,8 +139,19 @@ def _too_few(frames: int) -> SetupError:
     )
 
 
-def _sum(parts: dict[str, float]) -> float:
-    return sum(value for name, value in parts.items() if name != "fps")
+class _Alone(NamedTuple):
+    """The work of all stages in one process, in milliseconds of CPU time per frame."""
+
+    parts: dict[str, float]
+    """Stage -> its work, without bare inference."""
+    models: dict[str, float]
+    """Stage that runs a further model -> its bare inference."""
+    fps: float
+    """Frames per second of the plain loop."""
+
+    @property
+    def total_ms(self) -> float:
+        return sum(self.parts.values()) + sum(self.models.values())
 
 
 def _bare(graph: Graph, model: Node, processes: int) -> dict[str, float]:
@@ -175,40 +190,52 @@ def _bare(graph: Graph, model: Node, processes: int) -> dict[str, float]:
     }
 
 
-def _alone(graph: Graph, model: Node) -> dict[str, float]:
+def _alone(graph: Graph, model: Node) -> _Alone:
     """Measure every stage in one process: CPU milliseconds per frame of each."""
 
     def work(report: Callable[[object], None]) -> None:
         stages = open_stages(graph)
         used = dict.fromkeys(stages, 0.0)
-        inference = _Inference(stages[model])
+        inference = {
+            node: _Inference(stage)
+            for node, stage in stages.items()
+            if node is model or isinstance(stage, InferenceStage)
+        }
         frames, more = 0, True
         while more and frames <= ALONE_FRAMES:
             frame = blank_frame(graph)
             for node, stage in stages.items():
-                start, infer_s = time.process_time(), inference.used_s
+                start = time.process_time()
                 more = call_in_process(node, stage, frame)
-                used[node] += time.process_time() - start - (inference.used_s - infer_s)
+                used[node] += time.process_time() - start
                 if not more:
                     break
             frames += more
             if frames == 1:
                 # The first frame pays for memory and caches.
                 used = dict.fromkeys(stages, 0.0)
+                for part in inference.values():
+                    part.used_s = 0.0
         for stage in stages.values():
             stage.close()
         if frames < MIN_FRAMES:
             raise _too_few(frames)
-        report({node.name: value / (frames - 1) * 1e3 for node, value in used.items()})
+        bare = {node: part.used_s for node, part in inference.items()}
+        each_ms = 1e3 / (frames - 1)
+        report(
+            (
+                {node.name: (s - bare.get(node, 0.0)) * each_ms for node, s in used.items()},
+                {node.name: s * each_ms for node, s in bare.items() if node is not model},
+            )
+        )
 
     child = Forked(work)
-    parts = child.receive()
+    parts, models = child.receive()
     child.end()
     plain: Sequence[Any] = (model.settings,)
     if issubclass(model.kind, InferenceStage):
         plain = model.kind.single_process(model.settings)
-    fps = max(_sequential(graph, model, settings) for settings in plain)
-    return {**parts, "fps": fps}
+    return _Alone(parts, models, max(_sequential(graph, model, settings) for settings in plain))
 
 
 class _Inference:

@@ -56,12 +56,14 @@ def as_text(figures: dict[str, Any]) -> str:
     """Return the figures as text, each ratio with its denominator."""
     f = figures
     parts = " + ".join(f"{name} {value:.2f}" for name, value in f["x_parts_ms"].items())
+    models = " + ".join(f"{name} {value:.2f}" for name, value in f["d_parts_ms"].items())
+    several = f" = {models}" if len(f["d_parts_ms"]) > 1 else ""
     rounds = ", ".join(f"{ratio:.3f}" for ratio in f["ratios"])
     return "\n".join(
         (
             f"CPU               {f['cpu']}",
             f"cores             {f['cores']}",
-            f"D                 {f['d_ms']:.2f} ms CPU per frame, bare inference",
+            f"D                 {f['d_ms']:.2f} ms CPU per frame, bare inference{several}",
             f"X                 {f['x_ms']:.2f} ms CPU per frame = {parts}",
             f"bare              {f['bare_fps']:.1f} fps, inference alone on all cores",
             f"limit             {f['limit_fps']:.1f} fps = cores / (D + X)",

@@ -58,6 +58,8 @@ class Array(msgspec.Struct, frozen=True):
     """Length of each axis, None: any length; None in place of the tuple: any shape."""
     optional: bool = False
     """Taken if a stage before gives it."""
+    unless: tuple[str, ...] = ()
+    """Optional where a stage before gives one of these arrays."""
 
     def __post_init__(self) -> None:
         if self.dtype is not None:

@@ -133,6 +133,8 @@ class ObjectDetails(NamedTuple):
         Raises:
             ValueError: they are not as many as the boxes: a stage has dropped boxes alone.
         """
+        if "boxes" not in frame:
+            return cls()
         count = len(frame["boxes"])
         keypoints = rotated = masks = attributes = None
         if "rows" in frame:

@@ -48,10 +48,14 @@ DETECTIONS = (
 tracker ran, and all that models give besides."""
 
 RESULTS = (
-    *(msgspec.structs.replace(array, optional=True) for array in CANDIDATES),
+    *(
+        msgspec.structs.replace(array, unless=(FRAME_LABELS.name, "semantic"))
+        for array in CANDIDATES
+    ),
     *DETECTIONS[len(CANDIDATES) :],
 )
-"""The same for a sink that shows or sends whatever there is: a classifier gives no boxes."""
+"""The same for a sink that shows or sends whatever there is: a graph whose models answer about the
+whole frame alone has no boxes."""
 
 WEAK_DETECTIONS = (
     Array("weak_boxes", "float32", (None, 4), optional=True),
@@ -89,12 +93,18 @@ class Detections(NamedTuple):
         There are none where no stage gives boxes.
         """
         if "boxes" not in frame:
-            empty = np.zeros(0, np.float32)
-            none = np.zeros(0, np.int64)
-            return cls(np.zeros((0, 4), np.float32), empty, none.astype(np.int32), none)
+            return NO_DETECTIONS
         boxes = frame["boxes"]
         ids = frame["ids"] if "ids" in frame else np.full(len(boxes), NO_TRACK_ID, np.int64)
         return cls(boxes, frame["scores"], frame["classes"], ids)
+
+
+NO_DETECTIONS = Detections(
+    np.zeros((0, 4), np.float32),
+    np.zeros(0, np.float32),
+    np.zeros(0, np.int32),
+    np.zeros(0, np.int64),
+)
 
 
 class Object(msgspec.Struct, rename={"number": "class"}):

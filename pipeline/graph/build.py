@@ -196,7 +196,7 @@ def _check_arrays(node: Node, where: str) -> None:
         given.update({array.name: (array, before.name) for array in before.kind.gives})
     for want in node.kind.takes:
         if want.name not in given:
-            if want.optional:
+            if want.optional or any(name in given for name in want.unless):
                 continue
             raise GraphError(
                 f"{where}: stages.{node.name}: takes the array {want.name!r}, which no stage "

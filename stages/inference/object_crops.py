@@ -2,7 +2,7 @@
 
 An object that is tracked needs the model only now and then: until its result is settled, again when
 it is seen larger, and again after a while. So the cost of a frame depends on the objects that are
-new, not on those that are there, and `max_per_frame` bounds it.
+new, not on those that are there; `max_per_frame` and `max_tries` bound it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from models.transform import Transform
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Resolved
-from stages.detections import DETECTIONS, NO_TRACK_ID, class_numbers, labels_of
+from stages.detections import CANDIDATES, DETECTIONS, NO_TRACK_ID, class_numbers, labels_of
 from stages.inference.model import ModelSettings, OwnModel, ViewModelStage
 
 GROWTH = 1.5
@@ -40,9 +40,13 @@ class CropSettings(ModelSettings, frozen=True, kw_only=True):
     max_per_frame: Annotated[int, Meta(ge=1, le=300)] = 8
     """Most objects that are tried in a frame, which bounds its time: first those that never were,
     then those with the fewest tries, then the oldest. The others wait for a later frame."""
+    max_tries: Annotated[int, Meta(ge=1)] | None = 10
+    """Tries after which an object is left as it is, settled or not, so that those of which the
+    model knows no class do not cost a crop in every frame; null: no limit. As for settled objects,
+    again_s and growth lead to further tries."""
     again_s: Annotated[float, Meta(gt=0)] | None = 30.0
-    """Seconds after which a settled object is tried again; null: only when its box has grown by
-    half."""
+    """Seconds after which an object that is settled, or had max_tries, is tried again; null: only
+    when its box has grown by half."""
     forget_s: Annotated[float, Meta(ge=0)] = 5.0
     """Seconds after which a track that is not seen is forgotten; longer than the tracker keeps
     it."""
@@ -97,7 +101,11 @@ class ObjectCropStage(ViewModelStage, Generic[T]):
     stage sees one frame after the other.
     """
 
-    takes = (Array("image", "uint8", (None, None, 3)), *DETECTIONS)
+    takes = (
+        Array("image", "uint8", (None, None, 3)),
+        *CANDIDATES,
+        *(array for array in DETECTIONS if array.optional),
+    )
     ordered = True
     track: ClassVar[type[Track]]
     """Class of what is known of a tracked object."""
@@ -231,9 +239,9 @@ class ObjectCropStage(ViewModelStage, Generic[T]):
 
     def _is_due(self, track: T, area: int, now_ns: int) -> bool:
         """Return whether a track that was tried is to be tried again."""
-        again_s = self.settings.again_s
+        again_s, max_tries = self.settings.again_s, self.settings.max_tries
         return (
-            not self.is_settled(track)
+            (not self.is_settled(track) and (max_tries is None or track.tries < max_tries))
             or area >= GROWTH * track.tried_area
             or (again_s is not None and now_ns - track.tried_ns >= round(again_s * NS))
         )

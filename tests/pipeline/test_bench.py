@@ -99,9 +99,9 @@ def test_the_plain_loop_is_the_best_of_three_settings_of_the_model(monkeypatch):
     monkeypatch.setattr(bench, "_sequential", sequential)
     raw = load(ROOT / "configs" / "bench.yaml")
     graph = build(check(raw, "bench.yaml"), LOCATIONS, "bench.yaml")
-    forked = SimpleNamespace(receive=lambda: {"capture": 1.0}, end=lambda: None)
+    forked = SimpleNamespace(receive=lambda: ({"capture": 1.0}, {}), end=lambda: None)
     monkeypatch.setattr(bench, "Forked", lambda work: forked)
-    assert bench._alone(graph, bench.check(graph)) == {"capture": 1.0, "fps": 50.0}
+    assert bench._alone(graph, bench.check(graph)) == ({"capture": 1.0}, {}, 50.0)
     ways = [(way.profile, way.spin) for way in asked]
     assert ways == [("latency", True), ("latency", False), ("throughput", False)]
 

@@ -174,6 +174,19 @@ def test_a_track_that_grows_by_half_is_tried_again(model):
     assert crops_of(make(model, min_votes=1, margin=0), frames) == [[0], [], [], [0], []]
 
 
+@pytest.mark.parametrize(("max_tries", "expected"), [(2, 2), (10, 10), (None, 14)])
+def test_an_object_without_a_decision_has_so_many_tries(max_tries, expected, model):
+    stage = make(model, max_tries=max_tries)
+    tried = crops_of(stage, [of_colours([None], seq=seq) for seq in range(14)])
+    assert tried == [[0]] * expected + [[]] * (14 - expected)
+
+
+def test_an_object_that_had_its_tries_is_tried_again_as_it_grows(model):
+    image = picture(*SIZE, red=WIDE)
+    frames = [frame_of(image, [(0, 0, s, s)], [1], seq=i) for i, s in enumerate([40, 41, 60, 61])]
+    assert crops_of(make(model, max_tries=1, margin=0), frames) == [[0], [], [0], []]
+
+
 @pytest.mark.parametrize(("again_s", "expected"), [(0.3, [0, 3, 6]), (None, [0])])
 def test_a_decided_track_is_tried_again_after_a_while(again_s, expected, model):
     frames = [of_colours(["red"], seq=seq) for seq in range(8)]

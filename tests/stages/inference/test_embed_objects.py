@@ -107,5 +107,7 @@ def test_more_vectors_than_can_be_saved_are_refused(tmp_path):
 
 
 def test_a_classifier_is_refused(tmp_path):
-    with pytest.raises(SetupError, match=r"does not take \(embed\); choose another model, or use a stage"):
+    with pytest.raises(
+        SetupError, match=r"does not take \(embed\); choose another model, or use a stage"
+    ):
         make(classifier(tmp_path / "m.onnx"))
