@@ -152,7 +152,7 @@ def draw_skeleton(
             and those far outside the canvas are left out.
         edges: pairs of points by number.
         colour: colour of the lines.
-        line_px: width of the lines.
+        line_px: width of the lines of boxes; those of a skeleton are wider.
     """
     tall, wide, _ = canvas.shape
     shown = {
@@ -163,10 +163,10 @@ def draw_skeleton(
     }
     for start, end in edges:
         if start in shown and end in shown:
-            cv2.line(canvas, shown[start], shown[end], colour, line_px)
+            cv2.line(canvas, shown[start], shown[end], colour, line_px + 1)
     for place in shown.values():
-        cv2.circle(canvas, place, line_px + 2, BLACK, -1)
-        cv2.circle(canvas, place, line_px + 1, colour, -1)
+        cv2.circle(canvas, place, line_px + 3, BLACK, -1)
+        cv2.circle(canvas, place, line_px + 2, colour, -1)
 
 
 @lru_cache(maxsize=64)
