@@ -108,7 +108,7 @@ def with_keypoints(
                 f"{image.name}: keypoints are not (N, {len(sigmas)}, 3) (found {points.shape}); "
                 "give as many points as the model has"
             )
-    rows = _best_of_classes(image, MAX_FOUND_KEYPOINTS)
+    rows = best_of_classes(image, MAX_FOUND_KEYPOINTS)
     values = similarities(found[rows], truth, image.truth_boxes, areas, sigmas)
     sides = np.ptp(found[rows, :, :2], axis=1) if len(rows) else np.zeros((0, 2))
     unlabelled = ~(truth[..., 2] > 0).any(axis=1)
@@ -204,7 +204,7 @@ def _defined(values: Floats) -> float | None:
     return None if np.isnan(values).any() else float(values.mean())
 
 
-def _best_of_classes(image: ImageBoxes, most: int) -> NDArray[np.intp]:
+def best_of_classes(image: ImageBoxes, most: int) -> NDArray[np.intp]:
     """Return the rows of at most so many best found objects of each class, in their order."""
     kept = np.zeros(len(image.found_scores), np.bool_)
     for number in np.unique(image.found_classes):
