@@ -46,22 +46,20 @@ def shapes_of(pairs: Sequence[ImagePair]) -> tuple[list[Shapes], list[str]]:
     """
     found: list[Shapes] = []
     notes: list[str] = []
-    for kind, field, name, make in _KINDS:
-        if not any(_given(getattr(pair.frame, kind)) for pair in pairs):
+    for shape in _SHAPES:
+        if not any(_given(getattr(pair.frame, shape.kind)) for pair in pairs):
             continue
         objects = [item for pair in pairs for item in pair.objects]
-        without = sum(getattr(item, field) is None for item in objects)
+        without = sum(getattr(item, shape.field) is None for item in objects)
         if without == len(objects):
-            notes.append(
-                f"no object of the data set has {name}, so that of the model is not measured"
-            )
+            notes.append(f"the {shape.many} are not measured: the data set has none")
             continue
-        made = make(pairs, notes)
+        made = shape.make(pairs, notes)
         if made is not None:
             found.append(made)
             if without:
-                share = f"{without} of {len(objects)} objects have no {name}"
-                notes.append(f"{share}: {_MEANS[kind]}")
+                share = f"{without} of {len(objects)} objects have no {shape.one}"
+                notes.append(f"{share}: {shape.without}")
     return found, notes
 
 
@@ -134,18 +132,32 @@ def _rotated(pairs: Sequence[ImagePair], notes: list[str]) -> Shapes:
     return Shapes("rotated", images)
 
 
-_KINDS: tuple[tuple[Kind, str, str, Callable[..., Shapes | None]], ...] = (
-    ("masks", "mask", "mask", _masks),
-    ("keypoints", "keypoints", "keypoint", _keypoints),
-    ("rotated", "rotated", "rotated box", _rotated),
+class _Shape(NamedTuple):
+    kind: Kind
+    """Field of `Scored`."""
+    field: str
+    """Field of `TrueObject`."""
+    one: str
+    many: str
+    without: str
+    """What an object without it means."""
+    make: Callable[[Sequence[ImagePair], list[str]], Shapes | None]
+
+
+_SHAPES = (
+    _Shape("masks", "mask", "mask", "masks", "what is found in their box does not count", _masks),
+    _Shape(
+        "keypoints",
+        "keypoints",
+        "keypoints",
+        "keypoints",
+        "what is found there does not count",
+        _keypoints,
+    ),
+    _Shape(
+        "rotated", "rotated", "rotated box", "rotated boxes", "their upright box counts", _rotated
+    ),
 )
-"""Field of `Scored`, field of `TrueObject`, words for it, and how the images are made."""
-_MEANS = {
-    "masks": "what is found inside their box is neither right nor wrong",
-    "keypoints": "what is found there is neither right nor wrong",
-    "rotated": "their upright box counts",
-}
-"""What an object without a shape means."""
 
 
 def _given(value: Any) -> bool:

@@ -55,8 +55,8 @@ def ranks_of(data: DataSet, frames: Sequence[Scored], classes: Classes) -> tuple
         ranked.append(best + [NONE] * (TOP - len(best)))
     if left_out:
         notes.append(
-            f"{len(left_out)} images do not count, because they have no class that is measured, or "
-            f"several: {few(left_out)}"
+            f"{len(left_out)} of {len(processed)} images do not count, because they have no class "
+            f"that is measured, or several: {few(left_out)}"
         )
     return Ranks(names, np.array(truth, np.intp), np.array(ranked, np.intp).reshape(-1, TOP)), notes
 
