@@ -16,7 +16,13 @@ from models.boxes.masks import Rle, rle_area, rle_iou
 from models.boxes.rotated import rotated_iou_matrix
 from models.errors import EvaluationError
 from models.evaluation.arrays import check_lengths
-from models.evaluation.detection import ClassFigures, DetectionFigures, ImageBoxes, Overlaps
+from models.evaluation.detection import (
+    ClassFigures,
+    DetectionFigures,
+    DetectionResult,
+    ImageBoxes,
+    Overlaps,
+)
 from models.evaluation.weighted import WeightedDetections
 
 Floats = NDArray[np.float64]
@@ -165,7 +171,7 @@ def similarities(
     return values
 
 
-def shape_figures(images: Sequence[ImageBoxes], labels: Sequence[str]) -> DetectionFigures:
+def evaluate_shapes(images: Sequence[ImageBoxes], labels: Sequence[str]) -> DetectionResult:
     """Measure the shapes of images, as `evaluate_detections` does their boxes.
 
     Args:
@@ -187,12 +193,13 @@ def shape_figures(images: Sequence[ImageBoxes], labels: Sequence[str]) -> Detect
         counts = objects[:, number]
         present = int((counts > 0).sum())
         classes.append(ClassFigures(label, ap, ap50, ap75, present, int(counts.sum())))
-    return DetectionFigures(
+    figures = DetectionFigures(
         **weighted.figures(once),
         images=len(images),
         objects=int(objects.sum()),
         classes=tuple(classes),
     )
+    return DetectionResult(figures, weighted.curves(once))
 
 
 _PARTS = (slice(None), slice(0, 1), slice(5, 6))

@@ -48,6 +48,8 @@ def _write_of_images(folder: Path, data: DataSet, measured: Measured) -> None:
     assert evaluation.confidence is not None, "images have figures at a confidence"
     labels, confidence = evaluation.labels, evaluation.confidence.confidence
     (folder / "precision_recall.png").write_bytes(precision_recall_png(curves, labels))
+    for kind, own in measured.shape_curves.items():
+        (folder / f"precision_recall_{kind}.png").write_bytes(precision_recall_png(own, labels))
     matches = match_images(boxes, labels, confidence)
     _write_confusions(folder, confusions(boxes, matches, len(labels)), labels)
     paths = {image.name: image.path for image in data.images}

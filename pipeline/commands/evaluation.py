@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from models.evaluation.detection import (
 )
 from models.evaluation.matching import MIN_IOU, ConfidenceFigures, confidence_figures
 from models.evaluation.semantic import SemanticFigures, semantic_figures
-from models.evaluation.shapes import shape_figures
+from models.evaluation.shapes import evaluate_shapes
 from models.evaluation.tracking import TrackingFigures, clip_sums, tracking_figures
 from models.evaluation.tracks import ClipBoxes
 from pipeline.commands.evaluate_boxes import ImagePair
@@ -140,7 +140,9 @@ class Measured(NamedTuple):
     boxes: Sequence[ImageBoxes] = ()
     """Boxes of the images; empty for clips."""
     curves: PrecisionCurves | None = None
-    """Curves of precision; None where there are no boxes of images."""
+    """Curves of precision of the boxes; None where there are no boxes of images."""
+    shape_curves: Mapping[Kind, PrecisionCurves] = {}
+    """Those of masks, keypoints and rotated boxes."""
     confusions: NDArray[np.int64] | None = None
     """(C, C + 1) of classes of whole images; see `ClassificationResult`."""
 
@@ -161,6 +163,7 @@ def evaluate_images(
     boxes = [pair.boxes for pair in pairs]
     result = evaluate_detections(boxes, labels)
     shapes, more = shapes_of(pairs)
+    results = [evaluate_shapes(shape.images, labels) for shape in shapes]
     evaluation = Evaluation(
         task="detect",
         data=_data_facts(data),
@@ -168,13 +171,17 @@ def evaluate_images(
         labels=labels,
         detection=result.figures,
         confidence=confidence_figures(boxes, labels, confidence),
-        shapes=tuple(_shape_figures(shape, labels, confidence) for shape in shapes),
+        shapes=tuple(
+            _shape_figures(shape, own.figures, labels, confidence)
+            for shape, own in zip(shapes, results, strict=True)
+        ),
         notes=(*notes, *more),
         run=dict(found.summary),
         detections=tuple(_of_image(image) for image in boxes),
         truth=tuple(_truth_of_image(image) for image in boxes),
     )
-    return Measured(evaluation, boxes, result.curves)
+    curves = {shape.kind: own.curves for shape, own in zip(shapes, results, strict=True)}
+    return Measured(evaluation, boxes, result.curves, curves)
 
 
 def evaluate_classes(data: DataSet, found: Run, ranks: Ranks, notes: Sequence[str]) -> Measured:
@@ -309,10 +316,12 @@ def _truth_of_image(image: ImageBoxes) -> Detected:
     )
 
 
-def _shape_figures(shapes: Shapes, labels: Sequence[str], confidence: float) -> ShapeFigures:
+def _shape_figures(
+    shapes: Shapes, figures: DetectionFigures, labels: Sequence[str], confidence: float
+) -> ShapeFigures:
     return ShapeFigures(
         kind=shapes.kind,
-        figures=shape_figures(shapes.images, labels),
+        figures=figures,
         confidence=confidence_figures(shapes.images, labels, confidence),
         sigmas=shapes.sigmas,
         images=tuple(_overlaps_of(image) for image in shapes.images),

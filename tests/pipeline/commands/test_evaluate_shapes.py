@@ -8,7 +8,7 @@ from models.boxes.masks import rle_of, text_of
 from models.boxes.rotated import upright_around
 from models.datasets.base import DataSet, LabelledImage, TrueObject
 from models.errors import EvaluationError
-from models.evaluation.shapes import shape_figures
+from models.evaluation.shapes import evaluate_shapes
 from pipeline.commands.evaluate_boxes import image_pairs, match_classes
 from pipeline.commands.evaluate_shapes import shapes_of
 from pipeline.commands.evaluate_whole import pixels_of, ranks_of
@@ -62,7 +62,7 @@ def test_masks_of_the_rows_of_measured_classes_are_paired(tmp_path):
     assert (shapes.kind, notes) == ("masks", [])
     assert shapes.images[0].overlaps.values.tolist() == [[1.0]]
     assert shapes.images[0].areas.tolist() == [600]
-    assert shape_figures(shapes.images, LABELS).ap == pytest.approx(1)
+    assert evaluate_shapes(shapes.images, LABELS).figures.ap == pytest.approx(1)
 
 
 def test_an_object_without_a_mask_in_a_set_of_masks_is_ignored(tmp_path):
