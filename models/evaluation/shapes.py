@@ -59,8 +59,17 @@ def with_masks(
         EvaluationError: they are of images of different sizes, or not as many as the boxes.
     """
     _check(image, "masks", len(found), len(truth))
+    iou = np.zeros((len(found), len(truth)))
     try:
-        iou = rle_iou(found, truth, ignored.tolist())
+        # Masks of different classes never match, and most pairs are of different ones.
+        for number in np.unique(image.truth_classes).tolist():
+            rows = np.flatnonzero(image.found_classes == number)
+            columns = np.flatnonzero(image.truth_classes == number)
+            iou[np.ix_(rows, columns)] = rle_iou(
+                [found[row] for row in rows],
+                [truth[column] for column in columns],
+                ignored[columns].tolist(),
+            )
     except ValueError as error:
         raise EvaluationError(
             f"{image.name}: {error}; correct the size of the image in the data set"

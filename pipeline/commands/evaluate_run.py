@@ -103,6 +103,11 @@ def run(
     scores = folder / "scores.jsonl"
     raw, where = settings_of(args)
     if args.config is None and data.task in WHOLE:
+        if not args.model:
+            raise ConfigError(
+                f"evaluate: the data set has {RESULTS[data.task][1]} (format {data.format}); name "
+                "a model that gives them with --model, or settings with --config"
+            )
         _use_own_stage(raw["stages"], data.task)
     for table in stages_with("min_score", raw["stages"]).values():
         table.pop("streams", None)  # rules for streams that the data set replaces

@@ -212,7 +212,7 @@ def test_the_tracks_of_a_clip_against_themselves_are_all_right(tmp_path):
         (["{images}", "--against", "none.json"], "none.json: cannot be read: No such file"),
         (["{images}", "--against", "{readme}"], "no result of an evaluation"),
         (["{images}", "--config", "{rtsp}"], "environment variable"),
-        (["{classes}"], "stages.classify"),
+        (["{classes}"], "classes of whole images (format folders); name a model that gives them"),
         (["{classes}", "--config", "{default}"], "no stage of the settings gives classes of whole"),
     ],
 )
