@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from models.errors import EvaluationError
 from models.evaluation.arrays import check_classes, check_lengths, ratio
 
+NONE = -1
+"""Number of a found class that is none of the labels."""
 TOP = 5
 """Number of best classes among which the true one has to be for top-5 accuracy."""
 
@@ -51,7 +53,8 @@ class ClassificationResult(NamedTuple):
     in_top_5: NDArray[np.bool_]
     """(N,) whether the true class is among the best five."""
     confusions: NDArray[np.int64]
-    """(C, C) number of images: a row per true class, a column per best class."""
+    """(C, C + 1) number of images: a row per true class, a column per best class; the last column
+    has the images whose best class is none of the labels."""
 
 
 def evaluate_scores(
@@ -85,7 +88,7 @@ def evaluate_ranks(
     Args:
         truth: (N,) true classes: indices into the labels.
         ranked: (N, K) the best classes, best first, K at least 1. For K below 5, top-5 accuracy is
-            that of the K best.
+            that of the K best. `NONE`: a class that is none of the labels.
         labels: names of the classes.
 
     Raises:
@@ -95,7 +98,8 @@ def evaluate_ranks(
     best = ranked[:, 0]
     in_top_1 = best == truth
     in_top_5 = (ranked[:, :TOP] == truth[:, None]).any(axis=1)
-    confusions = np.zeros((len(labels), len(labels)), np.int64)
+    # The last column is that of `NONE`.
+    confusions = np.zeros((len(labels), len(labels) + 1), np.int64)
     np.add.at(confusions, (truth, best), 1)
     images = confusions.sum(axis=1)
     right = np.bincount(truth[in_top_5], minlength=len(labels))
@@ -129,4 +133,4 @@ def _check(truth: NDArray[Any], ranked: NDArray[Any], classes: int) -> None:
         )
     check_lengths("images", len(ranked), [("true classes", truth)])
     check_classes("true classes", truth, classes)
-    check_classes("ranked classes", ranked, classes)
+    check_classes("ranked classes", ranked[ranked != NONE], classes)

@@ -20,6 +20,7 @@ from models.evaluation.arrays import ratio
 from models.evaluation.classification import ClassificationResult
 from models.evaluation.detection import ImageBoxes
 from models.evaluation.matching import class_counts, match_images
+from models.evaluation.semantic import semantic_figures
 from models.evaluation.tracking import TrackingFigures, clip_sums, tracking_figures
 from models.evaluation.tracks import ClipBoxes
 from models.evaluation.weighted import FIGURES, WeightedDetections, Weights
@@ -148,6 +149,32 @@ def compare_classifications(
     return bootstrap(_of_classes(first), _of_classes(second), images, resamples, seed)
 
 
+def compare_maps(
+    first: NDArray[np.integer],
+    second: NDArray[np.integer],
+    labels: Sequence[str],
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> tuple[Difference, ...]:
+    """Compare "mean_iou" and "pixel_accuracy" of two models that give maps, drawing images.
+
+    Args:
+        first: (I, C, 3) pixels of each image and class, as of `count_pixels`.
+        second: those of the second model, for the same images in the same order.
+        labels: names of the classes.
+        resamples: number of draws.
+        seed: seed of the draws.
+
+    Raises:
+        EvaluationError: the true pixels differ.
+    """
+    if not np.array_equal(first[..., 2], second[..., 2]):
+        raise EvaluationError(
+            "images: the true pixels of the two results differ; compare results of one data set"
+        )
+    return bootstrap(_of_maps(first, labels), _of_maps(second, labels), len(first), resamples, seed)
+
+
 def compare_tracks(
     first: Sequence[ClipBoxes],
     second: Sequence[ClipBoxes],
@@ -218,6 +245,16 @@ def _of_classes(result: ClassificationResult) -> Figures:
         top_1, top_5 = (weights @ right).tolist()
         images = float(weights.sum())
         return {"top_1": ratio(top_1, images), "top_5": ratio(top_5, images)}
+
+    return compute
+
+
+def _of_maps(counts: NDArray[np.integer], labels: Sequence[str]) -> Figures:
+    """Prepare the figures of maps."""
+
+    def compute(weights: Weights) -> dict[str, float | None]:
+        found = semantic_figures(counts, labels, weights)
+        return {"mean_iou": found.mean_iou, "pixel_accuracy": found.pixel_accuracy}
 
     return compute
 

@@ -16,7 +16,13 @@ from models.boxes.masks import Rle, rle_area, rle_iou
 from models.boxes.rotated import rotated_iou_matrix
 from models.errors import EvaluationError
 from models.evaluation.arrays import check_lengths
-from models.evaluation.detection import ClassFigures, DetectionFigures, ImageBoxes, Overlaps
+from models.evaluation.detection import (
+    ClassFigures,
+    DetectionFigures,
+    DetectionResult,
+    ImageBoxes,
+    Overlaps,
+)
 from models.evaluation.weighted import WeightedDetections
 
 Floats = NDArray[np.float64]
@@ -53,8 +59,17 @@ def with_masks(
         EvaluationError: they are of images of different sizes, or not as many as the boxes.
     """
     _check(image, "masks", len(found), len(truth))
+    iou = np.zeros((len(found), len(truth)))
     try:
-        iou = rle_iou(found, truth, ignored.tolist())
+        # Masks of different classes never match, and most pairs are of different ones.
+        for number in np.unique(image.truth_classes).tolist():
+            rows = np.flatnonzero(image.found_classes == number)
+            columns = np.flatnonzero(image.truth_classes == number)
+            iou[np.ix_(rows, columns)] = rle_iou(
+                [found[row] for row in rows],
+                [truth[column] for column in columns],
+                ignored[columns].tolist(),
+            )
     except ValueError as error:
         raise EvaluationError(
             f"{image.name}: {error}; correct the size of the image in the data set"
@@ -108,7 +123,7 @@ def with_keypoints(
                 f"{image.name}: keypoints are not (N, {len(sigmas)}, 3) (found {points.shape}); "
                 "give as many points as the model has"
             )
-    rows = _best_of_classes(image, MAX_FOUND_KEYPOINTS)
+    rows = best_of_classes(image, MAX_FOUND_KEYPOINTS)
     values = similarities(found[rows], truth, image.truth_boxes, areas, sigmas)
     sides = np.ptp(found[rows, :, :2], axis=1) if len(rows) else np.zeros((0, 2))
     unlabelled = ~(truth[..., 2] > 0).any(axis=1)
@@ -165,7 +180,7 @@ def similarities(
     return values
 
 
-def shape_figures(images: Sequence[ImageBoxes], labels: Sequence[str]) -> DetectionFigures:
+def evaluate_shapes(images: Sequence[ImageBoxes], labels: Sequence[str]) -> DetectionResult:
     """Measure the shapes of images, as `evaluate_detections` does their boxes.
 
     Args:
@@ -187,12 +202,13 @@ def shape_figures(images: Sequence[ImageBoxes], labels: Sequence[str]) -> Detect
         counts = objects[:, number]
         present = int((counts > 0).sum())
         classes.append(ClassFigures(label, ap, ap50, ap75, present, int(counts.sum())))
-    return DetectionFigures(
+    figures = DetectionFigures(
         **weighted.figures(once),
         images=len(images),
         objects=int(objects.sum()),
         classes=tuple(classes),
     )
+    return DetectionResult(figures, weighted.curves(once))
 
 
 _PARTS = (slice(None), slice(0, 1), slice(5, 6))
@@ -204,7 +220,7 @@ def _defined(values: Floats) -> float | None:
     return None if np.isnan(values).any() else float(values.mean())
 
 
-def _best_of_classes(image: ImageBoxes, most: int) -> NDArray[np.intp]:
+def best_of_classes(image: ImageBoxes, most: int) -> NDArray[np.intp]:
     """Return the rows of at most so many best found objects of each class, in their order."""
     kept = np.zeros(len(image.found_scores), np.bool_)
     for number in np.unique(image.found_classes):

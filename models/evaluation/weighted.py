@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from models.errors import EvaluationError
 from models.evaluation.arrays import Rows, areas_of
-from models.evaluation.detection import IOUS, RECALLS, ImageBoxes, check_images
+from models.evaluation.detection import (
+    IOUS,
+    RECALLS,
+    ImageBoxes,
+    PrecisionCurves,
+    check_images,
+)
 from models.evaluation.matching import best_first, class_ious, crowd_of, taken_columns
 
 Weights = NDArray[np.float64]
@@ -33,7 +39,7 @@ SIZES = {
 }
 """Name of a range of sizes -> its lowest and highest area in px², both included."""
 _IOUS = np.linspace(0.5, 0.95, IOUS)
-_RECALLS = np.linspace(0.0, 1.0, RECALLS)
+_RECALLS: NDArray[np.float64] = np.linspace(0.0, 1.0, RECALLS, dtype=np.float64)
 _SPACING = float(np.spacing(1.0))
 """Added to a divisor, as in pycocotools, so that it is not 0."""
 
@@ -111,6 +117,15 @@ class WeightedDetections:
         sums = self._rankings[""].sums(weights)
         return np.where(sums.objects[:, None] > 0, sums.precision, np.nan)
 
+    def curves(self, weights: Weights) -> PrecisionCurves:
+        """Return precision over recall at IoU .50; "ap" is among the figures, as above."""
+        ranking = self._rankings[""]
+        sums = ranking.sums(weights)
+        classes = np.flatnonzero(sums.objects > 0)
+        precision = ranking.precision_at(sums)[classes]
+        mean = precision.mean(axis=0) if len(classes) else None
+        return PrecisionCurves(_RECALLS, classes, precision, mean)
+
 
 class _Sums(NamedTuple):
     """Sums along sorted boxes, for given weights."""
@@ -121,6 +136,10 @@ class _Sums(NamedTuple):
     """(C, 10) average precision; without a meaning where there are no true boxes."""
     right: NDArray[np.float64]
     """(E,) weights of the events that are matches, 0 for others."""
+    best: NDArray[np.float64]
+    """(E,) highest precision at the recall of each event, or a higher one."""
+    step: NDArray[np.intp]
+    """(E,) number of the 101 recalls that the event is the first to reach."""
 
 
 class _Ranking:
@@ -175,7 +194,7 @@ class _Ranking:
         step = np.diff(reached, prepend=0)
         step[self._first] = reached[self._first]
         area = np.bincount(self._segment, best * step, minlength=self._segments)
-        return _Sums(objects, area.reshape(-1, IOUS) / RECALLS, right)
+        return _Sums(objects, area.reshape(-1, IOUS) / RECALLS, right, best, step)
 
     def recall(self, sums: _Sums, best: int) -> NDArray[np.float64]:
         """Return (C, 10) the recall of the best boxes of each image and class."""
@@ -186,6 +205,16 @@ class _Ranking:
             sums.objects[:, None], _SPACING
         )
         return recall
+
+    def precision_at(self, sums: _Sums) -> NDArray[np.float64]:
+        """Return (C, 101) the highest precision at each recall or above, at IoU .50."""
+        curves = np.zeros((self._segments // IOUS, RECALLS))
+        at_50 = self._segment % IOUS == 0
+        for number, curve in enumerate(curves):
+            own = at_50 & (self._number == number)
+            reached = np.repeat(sums.best[own], sums.step[own])
+            curve[: len(reached)] = reached
+        return curves
 
     def _since_start(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Add up along the events of each segment."""

@@ -15,17 +15,19 @@ from models.datasets.base import DataSet
 from models.errors import EvaluationError
 from models.evaluation.arrays import optional_module
 from pipeline.commands.arguments import score
-from pipeline.commands.evaluate_boxes import clip_boxes, image_boxes
+from pipeline.commands.evaluate_against import differences
+from pipeline.commands.evaluate_boxes import clip_boxes, image_pairs
 from pipeline.commands.evaluate_report import write_report
 from pipeline.commands.evaluate_run import STREAM, Run, run, stream_names
+from pipeline.commands.evaluate_tables import difference_lines, tables
+from pipeline.commands.evaluate_whole import pixels_of, ranks_of
 from pipeline.commands.evaluation import (
     Measured,
-    difference_lines,
-    differences,
+    evaluate_classes,
     evaluate_clips,
     evaluate_images,
+    evaluate_maps,
     load,
-    tables,
 )
 from pipeline.commands.options import ROOT, add_changes
 from pipeline.commands.terminal import check_writable, print_error, set_up_logging, write_json
@@ -94,12 +96,9 @@ def main(args: argparse.Namespace) -> int:
         data=args.data, format=args.format, split=args.split, frames=args.frames
     )
     data = read_data(settings)
-    if data.task == "classify":
-        raise ConfigError(
-            f"evaluate: {args.data} has a class for each image and no boxes (format "
-            f"{data.format}); use a data set with boxes or tracks"
-        )
-    _check_packages(args, bool(data.images))
+    if data.task == "semantic" and args.report is not None:
+        raise ConfigError("--report: there are no pictures for maps of classes; use --json")
+    _check_packages(args, data.task == "detect")
     earlier = None if args.against is None else load(args.against)
     if args.json is not None:
         check_writable(args.json)
@@ -130,21 +129,28 @@ def main(args: argparse.Namespace) -> int:
 def _evaluate(data: DataSet, found: Run) -> Measured:
     classes = found.classes
     notes = [*data.notes, *classes.notes]
-    if data.images:
-        confidence = CONFIDENCE if found.confidence is None else found.confidence
-        boxes, more = image_boxes(data, found.detections[STREAM], classes)
-        return evaluate_images(data, found, boxes, confidence, [*notes, *more])
-    clips, more = clip_boxes(stream_names(data.clips), found.detections, classes)
-    return evaluate_clips(data, found, clips, [*notes, *more])
+    if not data.images:
+        clips, more = clip_boxes(stream_names(data.clips), found.detections, classes)
+        return evaluate_clips(data, found, clips, [*notes, *more])
+    frames = found.detections[STREAM]
+    if data.task == "classify":
+        ranks, more = ranks_of(data, frames, classes)
+        return evaluate_classes(data, found, ranks, [*notes, *more])
+    if data.task == "semantic":
+        pixels, more = pixels_of(data, frames, classes)
+        return evaluate_maps(data, found, pixels, [*notes, *more])
+    confidence = CONFIDENCE if found.confidence is None else found.confidence
+    pairs, more = image_pairs(data, frames, classes)
+    return evaluate_images(data, found, pairs, confidence, [*notes, *more])
 
 
-def _check_packages(args: argparse.Namespace, has_images: bool) -> None:
+def _check_packages(args: argparse.Namespace, has_boxes: bool) -> None:
     """Check before the run that the packages of its evaluation are installed.
 
     Raises:
         SetupError: one is not.
     """
-    wanted = {"hotcoco": has_images, "matplotlib": args.report is not None}
+    wanted = {"hotcoco": has_boxes, "matplotlib": args.report is not None}
     try:
         for name in (name for name, is_wanted in wanted.items() if is_wanted):
             optional_module(name)

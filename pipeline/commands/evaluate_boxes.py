@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.datasets.base import Clip, DataSet, TrueObject
+from models.datasets.base import Clip, DataSet, LabelledImage, TrueObject
 from models.evaluation.arrays import areas_of
 from models.evaluation.detection import ImageBoxes
 from models.evaluation.tracks import ClipBoxes, FrameBoxes, without_ignored
@@ -58,15 +58,15 @@ def match_classes(model: Sequence[str], data: Sequence[str], renames: Mapping[st
     shared = [label for label in data if label in names]
     if not shared:
         raise ConfigError(
-            f"evaluate: the model and the data set share no label (model: {_few(model)}; data set: "
-            f"{_few(data)}); use --rename MODEL_LABEL=DATA_LABEL"
+            f"evaluate: the model and the data set share no label (model: {few(model)}; data set: "
+            f"{few(data)}); use --rename MODEL_LABEL=DATA_LABEL"
         )
     missing = [label for label in data if label not in names]
     notes: tuple[str, ...] = ()
     if missing:
         notes = (
             f"{len(missing)} of {len(data)} classes of the data set are left out, because the "
-            f"model has no such label: {_few(missing)}; --rename MODEL=DATA joins two names",
+            f"model has no such label: {few(missing)}; --rename MODEL=DATA joins two names",
         )
     place = {label: i for i, label in enumerate(shared)}
     return Classes(
@@ -77,40 +77,56 @@ def match_classes(model: Sequence[str], data: Sequence[str], renames: Mapping[st
     )
 
 
-def image_boxes(
+class ImagePair(NamedTuple):
+    """An image of the data set, and what was found there, of the measured classes."""
+
+    boxes: ImageBoxes
+    objects: tuple[TrueObject, ...]
+    """Of each true box, in their order."""
+    frame: Scored
+    rows: NDArray[np.intp]
+    """Of each found box, its row in the frame."""
+
+
+def image_pairs(
     data: DataSet, frames: Sequence[Scored], classes: Classes
-) -> tuple[list[ImageBoxes], list[str]]:
+) -> tuple[list[ImagePair], list[str]]:
     """Return the boxes of each image that was processed, and notes about the others."""
-    by_name = {frame.file: frame for frame in frames}
-    found, missing = [], []
-    for image in data.images:
-        frame = by_name.get(image.name)
-        if frame is None:
-            missing.append(image.name)
-            continue
-        objects = [item for item in image.objects if classes.of_data[item.number] >= 0]
+    found = []
+    processed, notes = processed_images(data, frames)
+    for image, frame in processed:
+        objects = tuple(item for item in image.objects if classes.of_data[item.number] >= 0)
         boxes = np.array([item.box for item in objects], np.float64).reshape(-1, 4)
         areas = [item.area_px for item in objects]
         given = np.array([np.nan if area is None else area for area in areas], np.float64)
         rows, numbers = _of_classes(frame, classes)
-        found.append(
-            ImageBoxes(
-                image.name,
-                *image.size,
-                boxes,
-                np.array([classes.of_data[item.number] for item in objects], np.intp),
-                np.array([item.ignored for item in objects], np.bool_),
-                np.where(np.isnan(given), areas_of(boxes), given),
-                np.array(frame.boxes, np.float64).reshape(-1, 4)[rows],
-                np.array(frame.scores, np.float64)[rows],
-                numbers,
-            )
+        own = ImageBoxes(
+            image.name,
+            *image.size,
+            boxes,
+            np.array([classes.of_data[item.number] for item in objects], np.intp),
+            np.array([item.ignored for item in objects], np.bool_),
+            np.where(np.isnan(given), areas_of(boxes), given),
+            np.array(frame.boxes, np.float64).reshape(-1, 4)[rows],
+            np.array(frame.scores, np.float64)[rows],
+            numbers,
         )
+        found.append(ImagePair(own, objects, frame, rows))
+    return found, notes
+
+
+def processed_images(
+    data: DataSet, frames: Sequence[Scored]
+) -> tuple[list[tuple[LabelledImage, Scored]], list[str]]:
+    """Return each image that was processed with its frame, and a note about the others."""
+    by_name = {frame.file: frame for frame in frames}
+    found = [(image, by_name[image.name]) for image in data.images if image.name in by_name]
+    missing = [image.name for image in data.images if image.name not in by_name]
     notes = []
     if missing:
         notes.append(
             f"{len(missing)} of {len(data.images)} images were not processed and do not count: "
-            f"{_few(missing)}"
+            f"{few(missing)}"
         )
     return found, notes
 
@@ -172,7 +188,8 @@ def _of_classes(frame: Scored, classes: Classes) -> tuple[NDArray[np.intp], NDAr
     return rows, mapped[rows]
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
+    """Return the first names of a list, for a note."""
     more = len(names) - MAX_NAMED
     shown = ", ".join(display_value(name) for name in names[:MAX_NAMED])
     return f"{shown} and {more} more" if more > 0 else shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ def write_report(folder: Path, data: DataSet, measured: Measured) -> None:
         tracking = measured.evaluation.tracking
         if tracking is not None:
             (folder / "hota.png").write_bytes(hota_png(tracking))
+        elif measured.confusions is not None:
+            _write_confusions(folder, measured.confusions, measured.evaluation.labels)
         else:
             _write_of_images(folder, data, measured)
     except OSError as error:
@@ -40,17 +43,15 @@ def write_report(folder: Path, data: DataSet, measured: Measured) -> None:
 
 
 def _write_of_images(folder: Path, data: DataSet, measured: Measured) -> None:
-    evaluation, boxes, curves = measured
+    evaluation, boxes, curves = measured.evaluation, measured.boxes, measured.curves
     assert curves is not None, "images have curves"
     assert evaluation.confidence is not None, "images have figures at a confidence"
     labels, confidence = evaluation.labels, evaluation.confidence.confidence
     (folder / "precision_recall.png").write_bytes(precision_recall_png(curves, labels))
+    for kind, own in measured.shape_curves.items():
+        (folder / f"precision_recall_{kind}.png").write_bytes(precision_recall_png(own, labels))
     matches = match_images(boxes, labels, confidence)
-    counts = confusions(boxes, matches, len(labels))
-    seen = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
-    shown = np.union1d(seen, [len(labels)])  # the background stays the last
-    names = [labels[i] for i in shown if i < len(labels)]
-    (folder / "confusion.png").write_bytes(confusion_png(counts[np.ix_(shown, shown)], names))
+    _write_confusions(folder, confusions(boxes, matches, len(labels)), labels)
     paths = {image.name: image.path for image in data.images}
 
     def load(name: str) -> NDArray[np.uint8]:
@@ -61,3 +62,13 @@ def _write_of_images(folder: Path, data: DataSet, measured: Measured) -> None:
     model = evaluation.model.name if evaluation.model is not None else "model"
     title = f"{model} on {data.root.name}, at confidence {confidence:g}"
     write_worst_images(folder, title, boxes, matches, labels, load)
+
+
+def _write_confusions(folder: Path, counts: NDArray[np.int64], labels: Sequence[str]) -> None:
+    """Write which class is taken for which; a row of false boxes, if any, follows the classes."""
+    square = np.zeros((len(labels) + 1, len(labels) + 1), np.int64)
+    square[: len(counts)] = counts
+    seen = np.flatnonzero(square.sum(axis=0) + square.sum(axis=1))
+    shown = np.union1d(seen, [len(labels)])  # the background stays the last
+    names = [labels[i] for i in shown if i < len(labels)]
+    (folder / "confusion.png").write_bytes(confusion_png(square[np.ix_(shown, shown)], names))

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from models.contract import Contract
 from models.datasets.base import Clip, DataSet
+from models.evaluation.classification import TOP
 from pipeline.commands.evaluate_boxes import Classes, match_classes
 from pipeline.commands.options import (
     build_graph,
@@ -22,6 +23,7 @@ from pipeline.commands.options import (
     unique_name,
 )
 from pipeline.commands.terminal import LiveTable
+from pipeline.context import ArrayOffer, Context
 from pipeline.errors import ConfigError, RunError, SetupError
 from pipeline.graph.graph import Graph
 from pipeline.graph.load import load_class
@@ -30,13 +32,28 @@ from pipeline.supervisor.lifecycle import EXIT_OK, EXIT_SETUP
 from pipeline.supervisor.supervisor import Supervisor
 from stages import LOCATIONS
 from stages.capture.dataset import DatasetSettings
-from stages.detections import Labels
 from stages.sinks.score import Score, Scored
 
 MAX_FRAME = (3840, 2160)
 """Width and height in pixels of the largest image that needs no `max_frame`."""
 STREAM = "data"
 """Stream of the images of a data set."""
+RESULTS = {
+    "detect": ("boxes", "boxes"),
+    "classify": ("frame_labels", "classes of whole images"),
+    "semantic": ("semantic_map", "classes of pixels"),
+}
+"""Task of a data set -> the array that is measured, and words for it."""
+LABELS_OF = {
+    **dict.fromkeys(("detect", "track"), "classes"),
+    "classify": "frame_labels",
+    "semantic": "semantic_map",
+}
+"""Task of a data set -> the array whose numbers have the labels of the model."""
+WHOLE = ("classify", "semantic")
+"""Tasks without boxes; each is that of a model too, and the name of its stage."""
+ALL_CLASSES = {"top": TOP, "min_score": 0.0, "every_s": 0.0}
+"""Settings of a stage that classifies frames: so many classes of each, whatever their scores."""
 
 
 class Run(NamedTuple):
@@ -85,6 +102,13 @@ def run(
     """
     scores = folder / "scores.jsonl"
     raw, where = settings_of(args)
+    if args.config is None and data.task in WHOLE:
+        if not args.model:
+            raise ConfigError(
+                f"evaluate: the data set has {RESULTS[data.task][1]} (format {data.format}); name "
+                "a model that gives them with --model, or settings with --config"
+            )
+        _use_own_stage(raw["stages"], data.task)
     for table in stages_with("min_score", raw["stages"]).values():
         table.pop("streams", None)  # rules for streams that the data set replaces
     confidence = raw.get("confidence")
@@ -96,8 +120,9 @@ def run(
     raw["stages"]["score"] = {"use": "score", "after": last, "path": str(scores)}
     graph = build_graph(raw, where, args)
     node = next(node for node in graph.nodes if node.kind is Score)
-    labels, contract = node.context.get(Labels), node.context.get(Contract)
-    classes = match_classes(() if labels is None else labels.names, data.labels, renames)
+    contract = _model_of(node.context)
+    labels = _labels_of(node.context, LABELS_OF[data.task])
+    classes = match_classes(labels, data.labels, renames)
     supervisor = _run(graph, args)
     if confidence is None and contract is not None:
         confidence = contract.thresholds.score
@@ -137,20 +162,28 @@ def _run(graph: Graph, args: argparse.Namespace) -> Supervisor:
 def _use_images(
     raw: dict[str, Any], data: DataSet, settings: DatasetSettings, min_score: float
 ) -> None:
-    """Put a data set in the place of the source, and leave out the stages behind the detections."""
+    """Put a data set in the place of the source, and leave out the stages behind the results."""
     stages = raw["stages"]
     kinds = _kinds(stages)
-    detecting = [name for name, kind in kinds.items() if _gives(kind, "boxes")]
-    untracked = [name for name in detecting if not _gives(kinds[name], "ids")]
+    array, missing = RESULTS[data.task]
+    giving = [name for name, kind in kinds.items() if _gives(kind, array)]
+    untracked = [name for name in giving if not _gives(kinds[name], "ids")]
     if not untracked:
-        raise ConfigError("evaluate: no stage of the settings gives boxes; add a detector")
-    kept = list(stages)[: list(stages).index(untracked[-1]) + 1]
+        raise ConfigError(
+            f"evaluate: no stage of the settings gives {missing} (the data set has format "
+            f"{data.format}); add one"
+        )
+    names = list(stages)[: list(stages).index(untracked[-1]) + 1]
+    kept = [name for name in names if not _gives(kinds[name], "ids")]
     raw["stages"] = {name: stages[name] for name in kept}
     for name in kept:
         if issubclass(kinds[name], Source):
             raw["stages"][name] = {"use": "dataset"}
     own = msgspec.structs.asdict(settings)
     raw["streams"] = {STREAM: {key: value for key, value in own.items() if value is not None}}
+    for name in giving if data.task == "classify" else ():
+        known = kinds[name].Settings.__struct_fields__
+        stages[name] |= {key: value for key, value in ALL_CLASSES.items() if key in known}
     # A curve of precision needs the weak boxes too.
     raw["confidence"] = min_score
     for table in stages_with("min_score", raw["stages"]).values():
@@ -178,6 +211,34 @@ def _use_clips(raw: dict[str, Any], data: DataSet, args: argparse.Namespace) -> 
         if args.frames:
             table["frames"] = args.frames
         raw["streams"][name] = table
+
+
+def _use_own_stage(stages: dict[str, Any], task: str) -> None:
+    """Put the stage of a task in the place of those that detect, with the model of the detector."""
+    [source, detector] = (stages[name] for name in ("capture", "detector"))
+    stages.clear()
+    stages |= {"capture": source, task: detector | {"use": task}}
+
+
+def _labels_of(context: Context, array: str) -> tuple[str, ...]:
+    """Return the labels that the nearest stage offers with an array; empty: it has none."""
+    for offer in context.offers:
+        if isinstance(offer, ArrayOffer) and offer.array == array:
+            names = msgspec.structs.asdict(offer).get("names")
+            if names is not None:
+                return tuple(names)
+    return ()
+
+
+def _model_of(context: Context) -> Contract | None:
+    """Return the nearest model, also one that a stage offers to itself."""
+    for offer in context.offers:
+        if isinstance(offer, Contract):
+            return offer
+        own = msgspec.structs.asdict(offer) if isinstance(offer, msgspec.Struct) else {}
+        if isinstance(contract := own.get("contract"), Contract):
+            return contract
+    return None
 
 
 def _kinds(stages: Mapping[str, Any]) -> dict[str, type[Stage]]:

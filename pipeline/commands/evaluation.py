@@ -1,55 +1,38 @@
-"""The result of `run.py evaluate`: its figures as tables and as JSON, and the change since one."""
+"""The result of `run.py evaluate`: its figures, and the JSON file that holds them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from rich.table import Table
+from numpy.typing import NDArray
 
-from models.datasets.base import DataSet
+from models.datasets.base import DataSet, DataTask
 from models.evaluation.arrays import check_unique
-from models.evaluation.compare import Difference, compare_detections, compare_tracks
+from models.evaluation.classification import ClassificationFigures, evaluate_ranks
 from models.evaluation.detection import (
     DetectionFigures,
     ImageBoxes,
     PrecisionCurves,
     evaluate_detections,
 )
-from models.evaluation.matching import ConfidenceFigures, confidence_figures
+from models.evaluation.matching import MIN_IOU, ConfidenceFigures, confidence_figures
+from models.evaluation.semantic import SemanticFigures, semantic_figures
+from models.evaluation.shapes import evaluate_shapes
 from models.evaluation.tracking import TrackingFigures, clip_sums, tracking_figures
-from models.evaluation.tracks import ClipBoxes, FrameBoxes
+from models.evaluation.tracks import ClipBoxes
+from pipeline.commands.evaluate_boxes import ImagePair
 from pipeline.commands.evaluate_run import Run
+from pipeline.commands.evaluate_shapes import Kind, Shapes, shapes_of
+from pipeline.commands.evaluate_whole import Pixels, Ranks
 from pipeline.errors import ConfigError
 
-VERSION = 1
+VERSION = 2
 """Version of the JSON file; a file of another version is refused."""
-MAX_ROWS = 20
-"""Classes in the table; the JSON file has all of them."""
-OF_IMAGES = {
-    "AP": "ap",
-    "AP50": "ap50",
-    "AP75": "ap75",
-    "small": "ap_small",
-    "medium": "ap_medium",
-    "large": "ap_large",
-    "AR100": "ar_100",
-}
-"""Column of the table -> field of the figures."""
-OF_CLIPS = {
-    "HOTA": "hota",
-    "DetA": "det_a",
-    "AssA": "ass_a",
-    "MOTA": "mota",
-    "IDF1": "idf1",
-    "switches": "id_switches",
-    "missed": "missed",
-    "false": "false",
-}
 
 
 class DataFacts(msgspec.Struct, frozen=True):
@@ -81,20 +64,61 @@ class Detected(msgspec.Struct, frozen=True):
     boxes: list[list[float]]
     """x1, y1, x2, y2 in pixels."""
     numbers: list[int]
-    """Classes of an image, indices into `labels`; track ids of a clip."""
+    """Classes of an image, indices into `labels`, best first where there are no boxes, -1 for one
+    that is not measured; track ids of a clip."""
     scores: list[float] | None = None
+
+
+class ImageOverlaps(msgspec.Struct, frozen=True):
+    """Overlaps of the masks, keypoints or rotated boxes of an image."""
+
+    pairs: list[tuple[int, int, float]]
+    """Found object, true object, and their overlap, of at least .5. Of keypoints, found objects are
+    the best 20 of each class."""
+    areas: list[float]
+    """px² of each found object."""
+    truth_areas: list[float]
+    ignored: list[bool]
+    """Of each true object, whether it does not count."""
+    crowd: list[bool]
+    """Of each true object, whether several found ones may match it."""
+
+
+class ShapeFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of masks, keypoints or rotated boxes."""
+
+    kind: Kind
+    figures: DetectionFigures
+    """As those of boxes; of keypoints, `ar_100` is the recall of the best 20."""
+    confidence: ConfidenceFigures
+    sigmas: tuple[float, ...] = ()
+    """Of each keypoint."""
+    images: tuple[ImageOverlaps, ...]
+    """In the order of `detections`."""
+
+
+class ImagePixels(msgspec.Struct, frozen=True):
+    """Pixels of an image."""
+
+    name: str
+    counts: list[tuple[int, int, int, int]]
+    """Class, then its pixels: right, found and true; without classes that have none."""
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of a run over a data set, and the detections they were worked out from."""
 
     version: int = VERSION
-    task: Literal["detect", "track"]
+    task: DataTask
     data: DataFacts
     model: ModelFacts | None
     labels: tuple[str, ...]
     detection: DetectionFigures | None = None
     confidence: ConfidenceFigures | None = None
+    shapes: tuple[ShapeFigures, ...] = ()
+    """Of what both the model and the data set have besides boxes."""
+    classification: ClassificationFigures | None = None
+    semantic: SemanticFigures | None = None
     tracking: TrackingFigures | None = None
     clips: dict[str, TrackingFigures] = {}
     """Figures of each clip."""
@@ -103,7 +127,10 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Summary of the run, with the ledger of its frames."""
     detections: tuple[Detected, ...] = ()
     truth: tuple[Detected, ...] = ()
-    """True boxes of the frames of clips, for a comparison; those of images are in the data set."""
+    """Truth of each of `detections`, for a comparison. Of an image with boxes, `scores` are its
+    width and height, and the area and whether it is ignored of each box."""
+    pixels: tuple[ImagePixels, ...] = ()
+    """Of maps of classes."""
 
 
 class Measured(NamedTuple):
@@ -113,13 +140,17 @@ class Measured(NamedTuple):
     boxes: Sequence[ImageBoxes] = ()
     """Boxes of the images; empty for clips."""
     curves: PrecisionCurves | None = None
-    """Curves of precision; None for clips."""
+    """Curves of precision of the boxes; None where there are no boxes of images."""
+    shape_curves: Mapping[Kind, PrecisionCurves] = {}
+    """Those of masks, keypoints and rotated boxes."""
+    confusions: NDArray[np.int64] | None = None
+    """(C, C + 1) of classes of whole images; see `ClassificationResult`."""
 
 
 def evaluate_images(
     data: DataSet,
     found: Run,
-    boxes: Sequence[ImageBoxes],
+    pairs: Sequence[ImagePair],
     confidence: float,
     notes: Sequence[str],
 ) -> Measured:
@@ -129,7 +160,10 @@ def evaluate_images(
         EvaluationError: hotcoco is not installed, or an array is wrong.
     """
     labels = found.classes.labels
+    boxes = [pair.boxes for pair in pairs]
     result = evaluate_detections(boxes, labels)
+    shapes, more = shapes_of(pairs)
+    results = [evaluate_shapes(shape.images, labels) for shape in shapes]
     evaluation = Evaluation(
         task="detect",
         data=_data_facts(data),
@@ -137,12 +171,71 @@ def evaluate_images(
         labels=labels,
         detection=result.figures,
         confidence=confidence_figures(boxes, labels, confidence),
-        notes=tuple(notes),
+        shapes=tuple(
+            _shape_figures(shape, own.figures, labels, confidence)
+            for shape, own in zip(shapes, results, strict=True)
+        ),
+        notes=(*notes, *more),
         run=dict(found.summary),
         detections=tuple(_of_image(image) for image in boxes),
         truth=tuple(_truth_of_image(image) for image in boxes),
     )
-    return Measured(evaluation, boxes, result.curves)
+    curves = {shape.kind: own.curves for shape, own in zip(shapes, results, strict=True)}
+    return Measured(evaluation, boxes, result.curves, curves)
+
+
+def evaluate_classes(data: DataSet, found: Run, ranks: Ranks, notes: Sequence[str]) -> Measured:
+    """Work out the figures of a classifier of whole images.
+
+    Raises:
+        EvaluationError: an array is wrong.
+    """
+    labels = found.classes.labels
+    result = evaluate_ranks(ranks.truth, ranks.ranked, labels)
+    evaluation = Evaluation(
+        task="classify",
+        data=_data_facts(data),
+        model=_model_facts(found),
+        labels=labels,
+        classification=result.figures,
+        notes=tuple(notes),
+        run=dict(found.summary),
+        detections=tuple(
+            Detected(name, None, [], row)
+            for name, row in zip(ranks.names, ranks.ranked.tolist(), strict=True)
+        ),
+        truth=tuple(
+            Detected(name, None, [], [number])
+            for name, number in zip(ranks.names, ranks.truth.tolist(), strict=True)
+        ),
+    )
+    return Measured(evaluation, confusions=result.confusions)
+
+
+def evaluate_maps(data: DataSet, found: Run, pixels: Pixels, notes: Sequence[str]) -> Measured:
+    """Work out the figures of a model that gives a class for each pixel.
+
+    Raises:
+        EvaluationError: an array is wrong.
+    """
+    labels = found.classes.labels
+    evaluation = Evaluation(
+        task="semantic",
+        data=_data_facts(data),
+        model=_model_facts(found),
+        labels=labels,
+        semantic=semantic_figures(pixels.counts, labels),
+        notes=tuple(notes),
+        run=dict(found.summary),
+        pixels=tuple(
+            ImagePixels(
+                name,
+                [(n, *counts[n].tolist()) for n in np.flatnonzero(counts.any(axis=1)).tolist()],
+            )
+            for name, counts in zip(pixels.names, pixels.counts, strict=True)
+        ),
+    )
+    return Measured(evaluation)
 
 
 def evaluate_clips(
@@ -200,104 +293,6 @@ def load(path: Path) -> Evaluation:
     return found
 
 
-def differences(before: Evaluation, after: Evaluation) -> list[Difference]:
-    """Compare two evaluations of the same data set.
-
-    Raises:
-        ConfigError: their data sets, classes or tasks differ.
-        EvaluationError: their frames differ.
-    """
-    if (before.task, before.data.sha256) != (after.task, after.data.sha256):
-        raise ConfigError(
-            f"--against: another data set (found {before.data.path}, expected {after.data.path}); "
-            "compare results over the same data"
-        )
-    if before.labels != after.labels:
-        raise ConfigError(
-            f"--against: other classes were measured (found {len(before.labels)}, expected "
-            f"{len(after.labels)}); evaluate both models with the same labels"
-        )
-    if after.task == "track":
-        return list(compare_tracks(_clips(before), _clips(after)))
-    confidence = None if after.confidence is None else after.confidence.confidence
-    return list(
-        compare_detections(_images(before), _images(after), after.labels, confidence=confidence)
-    )
-
-
-def tables(evaluation: Evaluation) -> list[Table]:
-    """Return the figures as tables for a terminal."""
-    if evaluation.detection is None:
-        return [_table_of_clips(evaluation)]
-    figures, at = evaluation.detection, evaluation.confidence
-    columns = list(OF_IMAGES)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("class", no_wrap=True)
-    for name in ("images", "objects", *columns):
-        table.add_column(name, justify="right")
-    everything = [percent(getattr(figures, OF_IMAGES[name])) for name in columns]
-    table.add_row("all", str(figures.images), str(figures.objects), *everything)
-    present = [of for of in figures.classes if of.objects]
-    for of in sorted(present, key=lambda of: -of.objects)[:MAX_ROWS]:
-        own = [percent(of.ap), percent(of.ap50), percent(of.ap75)]
-        table.add_row(of.label, str(of.images), str(of.objects), *own)
-    if len(present) > MAX_ROWS:
-        table.add_row(f"and {len(present) - MAX_ROWS} more")
-    if at is None:
-        return [table]
-    total = at.total
-    below = Table(box=None, pad_edge=False, header_style="bold")
-    for name in (
-        f"at confidence {at.confidence:g}",
-        "precision",
-        "recall",
-        "F1",
-        "missed",
-        "false",
-    ):
-        below.add_column(name, justify="right")
-    below.add_row(
-        f"{total.right} right",
-        *(percent(value) for value in (total.precision, total.recall, total.f1)),
-        str(total.missed),
-        str(total.false),
-    )
-    return [table, below]
-
-
-def difference_lines(changes: Sequence[Difference]) -> list[str]:
-    """Return one line for each figure that was compared."""
-    lines = []
-    for change in changes:
-        text = f"{change.figure:10} {percent(change.first):>6} -> {percent(change.second):>6}"
-        if change.difference is not None:
-            text += f"  {change.difference * 100:+.1f}"
-        if change.low is not None and change.high is not None:
-            text += f"  (95 %: {change.low * 100:+.1f} to {change.high * 100:+.1f})"
-        lines.append(text)
-    return lines
-
-
-def percent(value: float | None) -> str:
-    """Return a share as a percentage; "-" where it is undefined."""
-    return "-" if value is None else f"{value * 100:.1f}"
-
-
-def _table_of_clips(evaluation: Evaluation) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("clip")
-    for name in ("frames", "tracks", *OF_CLIPS):
-        table.add_column(name, justify="right")
-    rows = dict(evaluation.clips)
-    if evaluation.tracking is not None and len(rows) != 1:
-        rows["all"] = evaluation.tracking
-    for name, figures in rows.items():
-        values = (getattr(figures, field) for field in OF_CLIPS.values())
-        cells = [str(value) if isinstance(value, int) else percent(value) for value in values]
-        table.add_row(name, str(figures.frames), str(figures.truth_tracks), *cells)
-    return table
-
-
 def _of_image(image: ImageBoxes) -> Detected:
     return Detected(
         image.name,
@@ -321,40 +316,30 @@ def _truth_of_image(image: ImageBoxes) -> Detected:
     )
 
 
-def _images(evaluation: Evaluation) -> list[ImageBoxes]:
-    found = []
-    for truth, own in zip(evaluation.truth, evaluation.detections, strict=True):
-        width, height, *flags = truth.scores or [0.0, 0.0]
-        areas, ignored = np.array(flags, np.float64).reshape(-1, 2).T
-        found.append(
-            ImageBoxes(
-                truth.name,
-                int(width),
-                int(height),
-                np.array(truth.boxes, np.float64).reshape(-1, 4),
-                np.array(truth.numbers, np.intp),
-                ignored.astype(np.bool_),
-                areas,
-                np.array(own.boxes, np.float64).reshape(-1, 4),
-                np.array(own.scores or (), np.float64),
-                np.array(own.numbers, np.intp),
-            )
-        )
-    return found
+def _shape_figures(
+    shapes: Shapes, figures: DetectionFigures, labels: Sequence[str], confidence: float
+) -> ShapeFigures:
+    return ShapeFigures(
+        kind=shapes.kind,
+        figures=figures,
+        confidence=confidence_figures(shapes.images, labels, confidence),
+        sigmas=shapes.sigmas,
+        images=tuple(_overlaps_of(image) for image in shapes.images),
+    )
 
 
-def _clips(evaluation: Evaluation) -> list[ClipBoxes]:
-    frames: dict[str, list[FrameBoxes]] = {}
-    for truth, own in zip(evaluation.truth, evaluation.detections, strict=True):
-        frames.setdefault(truth.name, []).append(
-            FrameBoxes(
-                np.array(truth.numbers, np.int64),
-                np.array(truth.boxes, np.float64).reshape(-1, 4),
-                np.array(own.numbers, np.int64),
-                np.array(own.boxes, np.float64).reshape(-1, 4),
-            )
-        )
-    return [ClipBoxes(name, own) for name, own in frames.items()]
+def _overlaps_of(image: ImageBoxes) -> ImageOverlaps:
+    overlaps = image.overlaps
+    assert overlaps is not None, "shapes have overlaps"
+    rows, columns = np.nonzero(overlaps.values >= MIN_IOU)
+    values = overlaps.values[rows, columns].tolist()
+    return ImageOverlaps(
+        list(zip(rows.tolist(), columns.tolist(), values, strict=True)),
+        overlaps.areas.tolist(),
+        image.areas.tolist(),
+        image.ignored.tolist(),
+        overlaps.crowd.tolist(),
+    )
 
 
 def _data_facts(data: DataSet) -> DataFacts:

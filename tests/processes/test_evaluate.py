@@ -212,11 +212,13 @@ def test_the_tracks_of_a_clip_against_themselves_are_all_right(tmp_path):
         (["{images}", "--against", "none.json"], "none.json: cannot be read: No such file"),
         (["{images}", "--against", "{readme}"], "no result of an evaluation"),
         (["{images}", "--config", "{rtsp}"], "environment variable"),
-        (["{classes}"], "has a class for each image and no boxes (format folders)"),
+        (["{classes}"], "classes of whole images (format folders); name a model that gives them"),
+        (["{classes}", "--config", "{default}"], "no stage of the settings gives classes of whole"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(images, args, complaint, capsys, tmp_path):
     known = {"images": images, "readme": ROOT / "README.md", "rtsp": ROOT / "configs/daemon.yaml"}
+    known["default"] = ROOT / "configs/evaluate.yaml"
     known["classes"] = tmp_path / "classes"
     for label in ("hat", "glove"):
         (tmp_path / "classes" / label).mkdir(parents=True)

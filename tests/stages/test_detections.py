@@ -96,7 +96,7 @@ def test_a_class_without_a_label_is_named_by_its_number():
     assert [label(LABELS, number) for number in (1, 3, -1)] == ["car", "3", "-1"]
 
 
-def test_a_frame_without_boxes_has_no_objects():
+def test_a_frame_of_pixels_alone_has_no_objects():
     frame = Frame.of(image=np.zeros((4, 6, 3), np.uint8))
     assert len(Detections.of(frame).boxes) == 0
     assert objects_of(frame, ()) == []

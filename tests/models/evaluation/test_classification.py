@@ -27,7 +27,8 @@ def test_accuracies_equal_those_of_a_plain_loop(seed, count):
             right[n] += truth[number] in order[:n]
     figures = result.figures
     assert (figures.top_1, figures.top_5) == (right[1] / count, right[5] / count)
-    np.testing.assert_array_equal(result.confusions, confusions)
+    np.testing.assert_array_equal(result.confusions[:, :-1], confusions)
+    assert not result.confusions[:, -1].any()
     for number, of_class in enumerate(figures.classes):
         images = (truth == number).sum()
         assert of_class.images == images
@@ -89,3 +90,11 @@ def test_wrong_ranks_are_refused():
         evaluate_ranks(np.array([0]), np.zeros((2, 1), int), LABELS)
     with pytest.raises(EvaluationError, match="labels: there are none"):
         evaluate_ranks(np.array([0]), np.zeros((1, 1), int), ())
+
+
+def test_a_class_that_is_no_label_is_wrong_and_counted_apart():
+    result = evaluate_ranks(np.array([0, 1, 6]), np.array([[-1, 0], [-1, -1], [6, -1]]), LABELS)
+    assert result.in_top_1.tolist() == [False, False, True]
+    assert result.in_top_5.tolist() == [True, False, True]
+    assert result.confusions[:, -1].tolist() == [1, 1, 0, 0, 0, 0, 0]
+    assert result.figures.classes[0].images == 1

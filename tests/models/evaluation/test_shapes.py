@@ -15,7 +15,7 @@ from models.errors import EvaluationError
 from models.evaluation.compare import compare_detections
 from models.evaluation.matching import confidence_figures
 from models.evaluation.shapes import (
-    shape_figures,
+    evaluate_shapes,
     sigmas_of,
     with_keypoints,
     with_masks,
@@ -120,7 +120,7 @@ def of_masks(images):
 def test_masks_have_the_figures_of_pycocotools(seed, count):
     rng = np.random.default_rng(seed)
     images = [masked_image(rng, str(number)) for number in range(count)]
-    figures = shape_figures([image for image, _, _ in images], LABELS)
+    figures = evaluate_shapes([image for image, _, _ in images], LABELS).figures
     expected = reference(count, *of_masks(images), "segm")
     assert [getattr(figures, name) for name in NAMES] == expected
 
@@ -141,7 +141,7 @@ def test_polygons_have_the_mask_figures_of_pycocotools():
         {**shared, "segmentation": coco_rle(mask), "score": score}
         for mask, score in zip(own, (0.9, 0.8), strict=True)
     ]
-    figures = shape_figures([image], LABELS)
+    figures = evaluate_shapes([image], LABELS).figures
     assert [getattr(figures, name) for name in NAMES] == reference(1, truth, found, "segm")
     assert 0 < figures.ap < 1
 
@@ -200,7 +200,7 @@ def test_keypoints_have_the_figures_of_pycocotools(seed, count):
                     "score": float(image.found_scores[row]),
                 }
             )
-    figures = shape_figures(images, LABELS)
+    figures = evaluate_shapes(images, LABELS).figures
     expected = reference(count, truth, found, "keypoints")
     ours = {name: getattr(figures, name) for name in OF_KEYPOINTS if name}
     assert ours == {n: value for n, value in zip(OF_KEYPOINTS, expected, strict=True) if n}
@@ -263,7 +263,7 @@ def plain_ap(images, number, min_iou):
 def test_rotated_boxes_have_the_figures_of_a_plain_loop(seed, count):
     rng = np.random.default_rng(seed)
     images = [turned_image(rng, str(number)) for number in range(count)]
-    figures = shape_figures([with_rotated(*image) for image in images], LABELS)
+    figures = evaluate_shapes([with_rotated(*image) for image in images], LABELS).figures
     for number, of in enumerate(figures.classes):
         levels = [plain_ap(images, number, min_iou) for min_iou in np.linspace(0.5, 0.95, 10)]
         if levels[0] is None:
@@ -294,7 +294,7 @@ def test_masks_are_compared_by_drawing_images():
         for image in images
     ]
     ap = compare_detections(nothing, images, LABELS, ["ap"], resamples=50)[0]
-    assert (ap.first, ap.second) == (0, shape_figures(images, LABELS).ap)
+    assert (ap.first, ap.second) == (0, evaluate_shapes(images, LABELS).figures.ap)
     assert ap.low > 0
 
 

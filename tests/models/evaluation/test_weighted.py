@@ -31,6 +31,18 @@ def test_weights_of_1_give_exactly_the_coco_figures(seed, count):
     check_figures(WeightedDetections(images, LABELS).figures(np.ones(count)), images)
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 12))
+def test_weights_of_1_give_the_curves_of_coco(seed, count):
+    images = random_images(seed, count)
+    expected = evaluate_detections(images, LABELS).curves
+    found = WeightedDetections(images, LABELS).curves(np.ones(count))
+    np.testing.assert_array_equal(found.classes, expected.classes)
+    np.testing.assert_allclose(found.precision, expected.precision, atol=1e-9)
+    np.testing.assert_allclose(found.recall, expected.recall)
+    assert (found.mean is None) == (expected.mean is None)
+
+
 @pytest.mark.parametrize("name", EDGES)
 def test_weights_of_1_give_the_coco_figures_of_unusual_images(name):
     images = EDGES[name]

@@ -107,7 +107,5 @@ def test_more_vectors_than_can_be_saved_are_refused(tmp_path):
 
 
 def test_a_classifier_is_refused(tmp_path):
-    with pytest.raises(
-        SetupError, match=r"does not take \(embed\); choose another model, or use a stage"
-    ):
+    with pytest.raises(SetupError, match=r"does not take \(embed\); choose another model"):
         make(classifier(tmp_path / "m.onnx"))

@@ -6,7 +6,7 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.boxes.iou import iou_matrix
@@ -61,6 +61,7 @@ def one_box(tmp_path, *, score=0.75, box=(24, 12, 16, 8), batch=1):
 # --- where the tiles are ---
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 5000),
     st.integers(1, 5000),
