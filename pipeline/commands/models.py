@@ -99,7 +99,8 @@ def _inspect(args: argparse.Namespace) -> int:
         return 0
     tried = try_on(args.what, args.source, args.out)
     counts = sorted(tried.labels.items(), key=lambda item: -item[1])
-    shown = ", ".join(f"{count} {label}" for label, count in counts[:MAX_LABELS]) or "nothing"
+    unit = f" {tried.unit} " if tried.unit else " "
+    shown = ", ".join(f"{count}{unit}{label}" for label, count in counts[:MAX_LABELS]) or "nothing"
     print(f"{'found':<8} {shown} in {tried.frames} frames; drawn in {tried.picture}")
     if not counts:
         print(
@@ -120,7 +121,9 @@ def _verify(args: argparse.Namespace) -> int:
     tried = try_on(args.what, source, None)
     status = _report_odd(args.what, tried)
     if status == 0:
-        print(f"{tried.objects} objects in {tried.frames} frames of {source}: nothing odd")
+        found = sum(tried.labels.values()) if tried.unit else tried.objects
+        unit = tried.unit.removesuffix(" of") or "objects"
+        print(f"{found} {unit} in {tried.frames} frames of {source}: nothing odd")
     return status
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from models import zoo
 from models.contract import Contract
 from models.errors import ModelError
 from models.load_limit import limit_s
@@ -19,10 +21,12 @@ from pipeline import config as config_file
 from pipeline.bench_process import Forked
 from pipeline.bench_stages import blank_frame, call_in_process, open_stages
 from pipeline.errors import SetupError
+from pipeline.frame import Frame
 from pipeline.graph.build import build
 from pipeline.graph.graph import Graph
 from stages import LOCATIONS
-from stages.detections import Detections, labels_of
+from stages.details import frame_labels_of, semantic_of
+from stages.detections import Detections, label, labels_of
 from stages.drawing.annotator import annotator_of
 from stages.inference.detector import Detector
 
@@ -77,14 +81,16 @@ class Tried(NamedTuple):
     odd: str
     """Description of results that look wrong; empty: they do not."""
     labels: dict[str, int]
-    """Label -> number of objects."""
+    """Label -> number of objects, of frames or of pixels."""
+    unit: str = ""
+    """Unit of these numbers: "" objects, "frames of", "px of"."""
 
 
 def try_on(model: str, source: str, picture: Path | None) -> Tried:
-    """Run the stages of a detector over an image, or the first frames of a clip.
+    """Run the stages for a model over an image, or the first frames of a clip.
 
     Args:
-        model: as in the setting `model` of the detector.
+        model: as in the setting `model` of a stage.
         source: image, folder or clip.
         picture: file for the frame with the most objects; None: no file is written.
 
@@ -93,16 +99,47 @@ def try_on(model: str, source: str, picture: Path | None) -> Tried:
     """
     raw = {
         "streams": {"try": {"source": source, "frames": MAX_FRAMES}},
-        "stages": {
-            "capture": {"use": "capture"},
-            "preprocess": {"use": "preprocess"},
-            "detector": {"use": "detector", "model": model, "device": "cpu"},
-            "nms": {"use": "nms"},
-        },
+        "stages": {"capture": {"use": "capture"}, **_stages(model)},
     }
     graph = build(config_file.check(raw, "models inspect"), LOCATIONS, "models inspect")
     work = _work(graph, picture)
     return msgspec.convert(_result(work, "trying the model", TIMEOUT_S), Tried)
+
+
+def _stages(model: str) -> dict[str, dict[str, Any]]:
+    """Return the stages that run a model, by its task.
+
+    Raises:
+        SetupError: its answers cannot be drawn.
+    """
+    task = zoo.resolve(model).task
+    own = {"model": model, "device": "cpu"}
+    if task == "classify":
+        return {"classify": {"use": "classify", "min_score": 0, "steady_s": 0, "top": 3, **own}}
+    if task == "semantic":
+        return {"semantic": {"use": "semantic", **own}}
+    if task == "embed":
+        raise SetupError(
+            f"{model}: an embedding is a vector, which cannot be drawn; use it in a stage: "
+            "embed_objects, behind a tracker"
+        )
+    return {
+        "preprocess": {"use": "preprocess"},
+        "detector": {"use": "detector", **own},
+        "nms": {"use": "nms"},
+    }
+
+
+def _found(frame: Frame, labels: Sequence[str]) -> tuple[dict[str, int], str]:
+    """Return the numbers of the labels of a frame, and their unit; see `Tried`."""
+    counts = semantic_of(frame)
+    if counts is not None:
+        return counts.counts, "px of"
+    best = frame_labels_of(frame)
+    if best:
+        return {best[0].label: 1}, "frames of"
+    names = (label(labels, number) for number in Detections.of(frame).classes.tolist())
+    return dict(Counter(names)), ""
 
 
 def _work(graph: Graph, picture: Path | None) -> Callable[[Callable[[object], None]], None]:
@@ -112,28 +149,26 @@ def _work(graph: Graph, picture: Path | None) -> Callable[[Callable[[object], No
         import cv2
 
         stages = open_stages(graph)
-        labels = labels_of(graph.nodes[-1].context)
-        annotator = annotator_of(graph.nodes[-1].context, trail_frames=0)
-        detector = next(stage for stage in stages.values() if isinstance(stage, Detector))
-        counts: dict[str, int] = {}
+        context = graph.nodes[-1].context
+        labels, annotator = labels_of(context), annotator_of(context, trail_frames=0)
+        detectors = [stage for stage in stages.values() if isinstance(stage, Detector)]
+        counts: Counter[str] = Counter()
         frames = objects = 0
-        most = -1
+        most, unit = -1, ""
         while frames < MAX_FRAMES:
             frame = blank_frame(graph, frames)
             if not all(call_in_process(node, stage, frame) for node, stage in stages.items()):
                 break
-            found = Detections.of(frame)
-            for number in found.classes.tolist():
-                name = labels[number] if number < len(labels) else str(number)
-                counts[name] = counts.get(name, 0) + 1
-            objects += len(found.boxes)
+            found, unit = _found(frame, labels)
+            counts.update(found)
+            objects += len(Detections.of(frame).boxes)
             frames += 1
-            if len(found.boxes) > most:
-                most = len(found.boxes)
+            if sum(found.values()) > most:
+                most = sum(found.values())
                 if picture is not None and not cv2.imwrite(str(picture), annotator.draw(frame)):
                     raise SetupError(f"{picture}: cannot be written; choose another --out")
-        odd = detector.results.odd()
-        report([frames, objects, str(picture), describe(odd) if odd else "", counts])
+        odd = [found for detector in detectors for found in detector.results.odd()]
+        report([frames, objects, str(picture), describe(odd) if odd else "", dict(counts), unit])
 
     return work
 

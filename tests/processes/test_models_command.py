@@ -116,6 +116,30 @@ def test_verify_looks_at_the_results_too(scale, code, tmp_path, picture):
     assert not (tmp_path / "try.jpg").exists()
 
 
+WHOLE = {
+    "classify": ({"out": np.float32([[0, 9, 1]])}, "1 frames of dog in 1 frames"),
+    "semantic": (
+        {"out": np.float32(np.arange(3)[None, :, None, None] == [[0] * 4 + [2] * 4] * 8)},
+        f"{416 * 208} px of cat, {416 * 208} px of cow in 1 frames",
+    ),
+}
+
+
+@pytest.mark.parametrize("task", WHOLE)
+def test_a_trial_of_another_task_says_what_it_gives(task, tmp_path, picture):
+    outputs, found = WHOLE[task]
+    save(tmp_path / "m.onnx", [1, 3, 416, 416], outputs, dtype="uint8")
+    card = tmp_path / "card.yaml"
+    card.write_text(
+        f"name: m\nfamily: {task}\nweights: {{file: m.onnx}}\nlabels: [cat, dog, cow]\n"
+    )
+    lines, errors = command("inspect", card, "--try", picture, cwd=tmp_path)
+    assert f"found    {found}; drawn in try.jpg" in lines
+    assert errors == []
+    drawn = cv2.imread(str(tmp_path / "try.jpg"))
+    assert np.abs(drawn.astype(int) - 90).max() > 30
+
+
 def test_a_run_that_found_nothing_says_so_at_its_end(tmp_path):
     rows = np.zeros((1, 20, 6))
     save(tmp_path / "m.onnx", [1, 3, 64, 64], {"out": rows}, dtype="uint8")
