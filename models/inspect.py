@@ -164,6 +164,10 @@ def _reading_by_card(file: OnnxFile, card: Card) -> tuple[str, Reading]:
     """Return the family that a card names, and how it reads the file."""
     name = card.family
     family = families.load(name)
+    if issubclass(family, OfImage) and "outputs" not in card.output:
+        found = family.recognise(file)
+        if found is not None and card.task in (None, family.task):
+            return name, stated.reading_with(file, card, found)
     if issubclass(family, Generic | OfImage):
         return name, stated.reading_of(file, card)
     if card.task not in (None, family.task):

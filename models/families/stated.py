@@ -55,6 +55,28 @@ def reading_of(file: OnnxFile, card: Card) -> Reading:
     return reading
 
 
+def reading_with(file: OnnxFile, card: Card, found: Reading) -> Reading:
+    """Return how a file that its family recognises is read with a card.
+
+    What the card does not state is as the file shows it: a graph that ends in softmax, for example,
+    gives scores already.
+
+    Args:
+        file: the model file.
+        card: card of the model, without `output.outputs`.
+        found: reading of the file without the card.
+
+    Raises:
+        CardError: `output` contradicts itself.
+    """
+    assert found.layout is not None
+    shown = {key: getattr(found.layout, key) for key in ("activation", "background")}
+    layout = _layout(
+        file, card, presets()[card.family], found.layout.outputs, {**shown, **card.output}
+    )
+    return reading_by(file, layout, card.family, found.pixels, card)
+
+
 def reading_by(
     file: OnnxFile, layout: OutputLayout, name: str, pixels: Pixels, card: Card | None = None
 ) -> Reading:

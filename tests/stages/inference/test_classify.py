@@ -170,6 +170,18 @@ def test_scores_that_are_none_are_reported_once(tmp_path, caplog):
     assert "set `activation`" in reported[0]
 
 
+@pytest.mark.parametrize("output", ["", "output: {activation: softmax}\n"])
+def test_a_card_that_adds_labels_does_not_change_the_scores(output, model, tmp_path):
+    (tmp_path / "card.yaml").write_text(
+        f"name: m\nweights: {{file: colours.onnx}}\nfamily: classify\nlabels: [r, g, b]\n{output}"
+    )
+    [frame] = run_stages([make(tmp_path / "card.yaml", min_score=0)], frames_of(["red"]))
+    [found] = frame_labels_of(frame)
+    assert found.label == "r"
+    # A second softmax, where the card asks for it, gives at most e / (e + 2).
+    assert (found.score < 0.6) is bool(output)
+
+
 # --- before the start ---
 
 
