@@ -28,7 +28,6 @@ stages:
     max_per_frame: 2
     again_s: 0.5
   events:     {{use: events, path: {out}/events.jsonl}}
-placement: separate
 supervisor: {{restarts: 1000}}
 """
 
