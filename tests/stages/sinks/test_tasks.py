@@ -12,7 +12,7 @@ import pytest
 from pipeline.frame import Frame
 from stages.analytics.object_events import ObjectEvents, ObjectEventsSettings
 from stages.analytics.presence import Presence
-from stages.detections import Object, objects_of
+from stages.detections import CANDIDATES, RESULTS, Object, objects_of
 from stages.drawing.palette import COLOURS
 from stages.sinks.clips.clips import Clips
 from stages.sinks.clips.settings import ClipsSettings
@@ -121,9 +121,11 @@ def test_images_of_a_sink_show_labels_without_boxes(shown, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [Pictures, Video, Window, Rtsp, Web, Zmq, Webhook, Events, Draw])
-def test_sinks_that_show_or_send_need_no_boxes(kind):
-    needed = {array.name for array in kind.takes if not array.optional}
-    assert needed <= {"image"}
+def test_sinks_that_show_or_send_take_results_without_boxes(kind):
+    others = {array.name for array in kind.takes if array not in RESULTS and not array.optional}
+    assert others <= {"image"}
+    assert not set(RESULTS) - set(kind.takes)
+    assert not set(CANDIDATES) & set(kind.takes)
 
 
 @pytest.mark.parametrize("divisor", [1, 2])
