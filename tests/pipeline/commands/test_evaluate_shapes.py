@@ -74,7 +74,7 @@ def test_an_object_without_a_mask_in_a_set_of_masks_is_ignored(tmp_path):
     assert "1 of 2 objects have no mask" in notes[0]
 
 
-def test_shapes_that_the_data_set_does_not_have_are_noted(tmp_path):
+def test_shapes_that_the_data_set_lacks_are_noted(tmp_path):
     data = a_set(tmp_path, [TrueObject(0, BOX)])
     found = line(0, masks=masks_of(inside(1, 1, 2, 2)), rotated=[[1, 1, 1, 1, 0]])
     shapes, notes = paired(data, found)
@@ -108,7 +108,7 @@ def test_objects_without_a_rotated_box_count_with_their_upright_one(tmp_path):
 POINTS = ((12.0, 8.0, 2.0), (20.0, 30.0, 1.0))
 
 
-def test_keypoints_are_paired_with_the_area_of_the_box_where_none_is_stated(tmp_path):
+def test_keypoints_use_the_area_of_the_box_where_none_is_stated(tmp_path):
     data = a_set(tmp_path, [TrueObject(0, BOX, keypoints=POINTS)])
     found = line(0, keypoints=[[[12, 8, 0.5], [20, 30, 0.5]]])
     [shapes], notes = paired(data, found)
@@ -145,7 +145,7 @@ def test_classes_that_are_not_measured_take_a_rank(tmp_path):
     assert "1 of 2 images do not count" in notes[0]
 
 
-def test_pixels_without_a_name_or_map_are_refused_and_255_does_not_count(tmp_path):
+def test_pixels_of_255_do_not_count_and_those_without_a_name_are_refused(tmp_path):
     data = a_set(tmp_path, [], task="semantic")
     values = np.array([[0, 1], [1, 255]], np.uint8)
     image = msgspec.structs.replace(data.images[0], class_map=png(tmp_path / "m.png", values))
