@@ -20,7 +20,7 @@ from models.families.generic import Generic
 from models.families.keypoints import COCO17
 from models.families.recognise import require_sure
 from models.families.whole_image import OfImage
-from models.image_input import ImageTensor, Input, require_image
+from models.image_input import ImageTensor, Input, Pixels, require_image
 from models.metadata import input_size_in, names_in
 from models.onnx_header import OnnxFile, sha256_of
 from models.output_layout import BOX_TASKS, OutputLayout, task_of, without_details
@@ -280,11 +280,14 @@ def _input(
     usual = msgspec.structs.asdict(reading.pixels)
     if image.tensor.dtype in WHOLE_DTYPES:
         # Whole numbers hold pixels in only one way.
-        values = [key for key in ("scale", "mean", "std") if key in stated]
+        plain = msgspec.structs.asdict(Pixels())
+        values = [
+            key for key in ("scale", "mean", "std") if stated.get(key, plain[key]) != plain[key]
+        ]
         if values:
             raise ContractError(
-                f"{path}: input.{values[0]} of its card has no use, because the model takes uint8 "
-                "pixels without normalisation; remove it from the card"
+                f"{path}: input.{values[0]} of its card has no use, because the model takes "
+                f"{image.tensor.dtype} pixels without normalisation; remove it from the card"
             )
         for key in ("scale", "mean", "std"):
             del usual[key]

@@ -35,7 +35,7 @@ class Places(NamedTuple):
     strides: Floats | None = None
     """Strides of the cells in pixels, with `units: cells`."""
     priors: Floats | None = None
-    """(n, 4) xyxy of the priors in pixels, with `units: priors`."""
+    """(n, 4) cx, cy, w, h of the priors in pixels, with `units: priors`."""
     variances: tuple[float, float] = (1.0, 1.0)
     """Factors of x and y, with `units: priors`."""
 
@@ -78,9 +78,8 @@ def decode_points(
         found[..., :2] += places.points[:, None]
     elif layout.units == "priors":
         assert places.priors is not None
-        low, high = places.priors[:, None, :2], places.priors[:, None, 2:]
-        found[..., :2] *= np.array(places.variances, np.float32) * (high - low)
-        found[..., :2] += (low + high) / 2
+        found[..., :2] *= np.array(places.variances, np.float32) * places.priors[:, None, 2:]
+        found[..., :2] += places.priors[:, None, :2]
     return found
 
 
