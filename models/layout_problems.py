@@ -142,6 +142,8 @@ def _in_keypoints(layout: OutputLayout) -> Iterator[str]:
             )
     if points.units == "priors" and layout.priors is None:
         yield "keypoints.units: priors have no use without `priors`; choose another"
+    if points.units == "box" and kind_of_boxes(layout) is None:
+        yield "keypoints.units: box has no use without the columns of a box; choose another"
     if points.units == "cells" and not layout.strides:
         yield "keypoints.units: cells need `strides`; add them"
 

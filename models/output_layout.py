@@ -15,7 +15,7 @@ Positive = Annotated[float, Meta(gt=0)]
 Column = Annotated[str, Meta(max_length=20)]
 Units = Literal["pixels", "fraction", "strides"]
 Activation = Literal["none", "sigmoid", "softmax"]
-Coding = Literal["ssd", "linear", "yolov3", "yolov5", "yolox", "cells"]
+Coding = Literal["ssd", "linear", "yolov3", "yolov5", "yolox", "cells", "centerface"]
 Combine = Literal["product", "geometric_mean"]
 Fixed = Literal["size_hw", "size_wh", "ones"]
 
@@ -51,7 +51,7 @@ UNREAD = frozenset({"skip", "rest", "count", "image", "prototypes", "masks"})
 """Columns whose outputs are not those of a grid."""
 BOX_TASKS = ("detect", "localize", "segment", "keypoints", "oriented")
 """Tasks whose answers have boxes."""
-ON_GRID = ("yolov3", "yolov5", "yolox", "cells")
+ON_GRID = ("yolov3", "yolov5", "yolox", "cells", "centerface")
 """Codings relative to the cells of a grid."""
 
 
@@ -93,9 +93,9 @@ class Keypoints(LayoutPart, frozen=True, kw_only=True):
         "score",
     )
     """Numbers of each point, in order."""
-    units: Literal["pixels", "fraction", "cells", "priors"] = "pixels"
+    units: Literal["pixels", "fraction", "cells", "priors", "box"] = "pixels"
     """Units of x and y: pixels of the input, fractions of its sides, strides from the point of the
-    cell, or as the offsets of a box from its prior."""
+    cell, as the offsets of a box from its prior, or fractions of the box from its corner."""
     activation: Literal["none", "sigmoid"] = "none"
     """Function that turns the scores of points into 0 to 1; none: they are."""
     names: tuple[Annotated[str, Meta(max_length=100)], ...] = ()

@@ -172,6 +172,8 @@ def _from_cells(
     """Decode offsets to the cells of a grid.
 
     cells: centre and size in cells (CenterNet; Zhou et al., "Objects as Points", arXiv 1904.07850).
+    centerface: centre from that of the cell, logarithm of the size in cells (Xu et al.,
+    "CenterFace", arXiv 1911.03599).
     """
     if coding == "yolov3":
         boxes = decode_yolov3(numbers, corners, strides, anchors)
@@ -179,6 +181,8 @@ def _from_cells(
         boxes = decode_yolov5(numbers, corners, strides, anchors)
     elif coding == "yolox":
         boxes = decode_yolox(numbers, corners, strides)
+    elif coding == "centerface":
+        boxes = decode_yolox(numbers, corners + strides[:, None] / 2, strides)
     else:
         side = strides[:, None]
         boxes = _around(corners + numbers[:, :2] * side, numbers[:, 2:] * side)

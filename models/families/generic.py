@@ -139,15 +139,14 @@ class Generic(DetectorFamily):
         """Decode the chosen rows of a table: boxes and details in pixels of the input."""
         rows, layout = chosen.rows, self.layout
         points = coefficients = masks = rotated = None
-        numbers = table.rows_of("keypoints", rows)
-        if numbers is not None:
-            places = Places()
-            if self._boxes is not None:
-                places = self._boxes.places(table, number, rows, before)
-            points = decode_points(numbers, layout.keypoints, self.input.size, places)
+        places = Places()
         if self._boxes is not None:
             boxes = self._boxes.corners(table, number, rows, before)
-        else:
+            places = self._boxes.places(table, number, rows, before)._replace(boxes=boxes)
+        numbers = table.rows_of("keypoints", rows)
+        if numbers is not None:
+            points = decode_points(numbers, layout.keypoints, self.input.size, places)
+        if self._boxes is None:
             assert points is not None, "a layout without boxes has keypoints"
             boxes, _ = box_around(points)
         angles = table.get("angle")

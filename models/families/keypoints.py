@@ -36,6 +36,8 @@ class Places(NamedTuple):
     """Strides of the cells in pixels, with `units: cells`."""
     priors: Floats | None = None
     """(n, 4) cx, cy, w, h of the priors in pixels, with `units: priors`."""
+    boxes: Floats | None = None
+    """(n, 4) xyxy of the boxes in pixels, with `units: box`."""
     variances: tuple[float, float] = (1.0, 1.0)
     """Factors of x and y, with `units: priors`."""
 
@@ -76,6 +78,10 @@ def decode_points(
         assert places.strides is not None
         found[..., :2] *= places.strides[:, None, None]
         found[..., :2] += places.points[:, None]
+    elif layout.units == "box":
+        assert places.boxes is not None
+        low, high = places.boxes[:, None, :2], places.boxes[:, None, 2:]
+        found[..., :2] = low + found[..., :2] * (high - low)
     elif layout.units == "priors":
         assert places.priors is not None
         found[..., :2] *= np.array(places.variances, np.float32) * places.priors[:, None, 2:]

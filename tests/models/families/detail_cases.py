@@ -164,7 +164,32 @@ def _movenet_multi(rng):
     return DetailCase({"output_0": np.float32(table)[None]}, "", rows)
 
 
+def _centerface(rng):
+    across, down = 24, 16
+    scores = rng.uniform(0, 0.04, (1, 1, down, across)).astype(np.float32)
+    sizes = rng.uniform(0.5, 2, (1, 2, down, across)).astype(np.float32)
+    offsets = rng.uniform(-0.5, 0.5, (1, 2, down, across)).astype(np.float32)
+    marks = rng.uniform(0, 1, (1, 10, down, across)).astype(np.float32)
+    rows = []
+    for x, y in ((3, 4), (10, 9), (20, 2)):
+        score = float(np.float32(rng.uniform(0.2, 0.9)))
+        scores[0, 0, y, x] = score
+        h, w = (math.exp(float(sizes[0, k, y, x])) * 4 for k in (0, 1))
+        cy, cx = ((at + float(offsets[0, k, y, x]) + 0.5) * 4 for k, at in ((0, y), (1, x)))
+        box = _corners(cx, cy, w, h)
+        own = marks[0, :, y, x].astype(float).tolist()
+        points = [(box[0] + own[k + 1] * w, box[1] + own[k] * h, 1.0) for k in range(0, 10, 2)]
+        rows.append(Row(score, 0, box, points))
+    outputs = {"heatmap": scores, "scale_wh": sizes, "offset": offsets, "landmarks": marks}
+    columns = {"heatmap": "scores", "scale_wh": "dh, dw", "offset": "dy, dx"}
+    columns["landmarks"] = "keypoints"
+    named = ", ".join(f"{name}: [{own}]" for name, own in columns.items())
+    card = f"output: {{outputs: {{{named}}}}}"
+    return DetailCase(outputs, card, rows)
+
+
 DETAILED = {
+    "centerface": _centerface,
     "yolov8_seg": _segment(False, False),
     "yolov5_seg": _segment(True, False),
     "end_to_end_seg": _segment(False, True),

@@ -118,6 +118,10 @@ WRONG = [
         {**POSE, "keypoints": {"count": 3, "units": "priors"}},
         r"keypoints.units: priors have",
     ),
+    (
+        {"outputs": {"a": ["keypoints"]}, "keypoints": {"count": 3, "units": "box"}},
+        r"keypoints.units: box has no use",
+    ),
     ({**POSE, "keypoints": {"count": 3, "units": "cells"}}, r"keypoints.units: cells need"),
 ]
 
