@@ -20,7 +20,7 @@ def with_prototypes(clues: Clues, rows: Tensor, prototypes: Tensor) -> list[Gues
     if len(shape) != 3 or len(maps) != 4 or maps[1] is None:
         return []
     factors, wide = maps[1], _width(shape)
-    if wide is None or wide <= 5 + factors:
+    if wide is None or wide < 5 + factors:
         return []
     masks = {"masks": {"coefficients": factors}}
     outputs: dict[str, tuple[str, ...]] = {prototypes.name: ("prototypes",)}

@@ -187,6 +187,11 @@ def _row_readings(
     if width - 4 in channels:
         return [Guess("yolov8", {name: plain})]
     layers = _more_than_classes(width - 4, channels)
+    if layers and layers[1] % 3 == 0:
+        # A layer of its own gives them, and there are no prototypes: x, y and score of points.
+        changes = {"classes": layers[0], "keypoints": {"count": layers[1] // 3}}
+        columns = ("cx", "cy", "w", "h", "scores", "keypoints")
+        return [Guess("yolov8_pose", {name: columns}, changes, clues.unsure_scale())]
     if layers:
         return [
             Guess("yolov8", {name: plain}, about=count(width - 4)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,7 +39,7 @@ class Semantic(OfImage[ClassMap]):
     @classmethod
     def recognise(cls, file: OnnxFile) -> Reading | None:
         """Recognise one map over the input: of classes, or of scores."""
-        ends = ends_of(file)
+        ends = ends_of(_main_output(file))
         if ends is None:
             return None
         tensor, marks, trace = ends
@@ -103,6 +104,18 @@ class Semantic(OfImage[ClassMap]):
         return values[
             y1 : max(y1 + 1, min(rows, round(bottom))), x1 : max(x1 + 1, min(columns, round(right)))
         ]
+
+
+def _main_output(file: OnnxFile) -> OnnxFile:
+    """Return the file with its main output alone, where others are maps of the same shape.
+
+    DeepLab and FCN of torchvision give `out`, and `aux`, which only training needs.
+    """
+    shapes = {tensor.shape for tensor in file.outputs}
+    if len(file.outputs) < 2 or len(shapes) > 1 or len(file.outputs[0].shape or ()) != 4:
+        return file
+    named = [tensor for tensor in file.outputs if tensor.name == "out"]
+    return msgspec.structs.replace(file, outputs=tuple(named or file.outputs[:1]))
 
 
 def _sides(shape: Sequence[int | None], whole: bool) -> tuple[int, int] | None:

@@ -77,7 +77,7 @@ def test_the_name_of_the_producer_does_not_matter(tmp_path, outputs, layers, nam
     ("outputs", "layers", "names"),
     [
         ({"o": (1, ROWS, 85)}, {}, ["yolov8", "yolox"]),
-        ({"o": (1, 56, ROWS)}, {"o": [(64, EXP), (1, SIGMOID), (51, NONE)]}, ["yolov8", "yolov8"]),
+        ({"o": (1, 37, ROWS)}, {"o": [(64, EXP), (1, SIGMOID), (32, NONE)]}, ["yolov8", "yolov8"]),
         ({"a": (1, 84, ROWS), "b": (1, 84, ROWS)}, {}, ["yolov8", "yolov8"]),
         (
             {"boxes": (1, 300, 4), "logits": (1, 300, 91)},
@@ -95,9 +95,42 @@ def test_two_readings_are_named_and_refused(tmp_path, outputs, layers, names):
 
 
 def test_the_last_of_other_numbers_are_left_out_by_the_second_reading(tmp_path):
-    layers = {"o": [(64, EXP), (1, SIGMOID), (51, NONE)]}
-    path = save(tmp_path / "m.onnx", SIZE, {"o": (1, 56, ROWS)}, layers=layers)
+    layers = {"o": [(64, EXP), (1, SIGMOID), (32, NONE)]}
+    path = save(tmp_path / "m.onnx", SIZE, {"o": (1, 37, ROWS)}, layers=layers)
     assert readings(path)[1][1] == ("cx", "cy", "w", "h", "scores", "rest")
+
+
+@pytest.mark.parametrize(("numbers", "points"), [(51, 17), (15, 5)])
+def test_a_pose_is_seen_by_its_layers(tmp_path, numbers, points):
+    layers = {"o": [(64, EXP), (1, SIGMOID), (numbers, NONE)]}
+    path = save(tmp_path / "m.onnx", SIZE, {"o": (1, 5 + numbers, ROWS)}, layers=layers)
+    (found,) = survey(onnx_header.read(path))
+    assert found.guess.preset == "yolov8_pose"
+    assert found.reading.layout.keypoints.count == points
+    assert found.reading.classes == 1
+
+
+def test_a_rotated_box_is_seen_by_the_turn_of_its_angle(tmp_path):
+    layers = {"o": [(64, EXP), (3, SIGMOID), (1, ("Sin", "Cos"))]}
+    path = save(tmp_path / "m.onnx", SIZE, {"o": (1, 8, ROWS)}, layers=layers)
+    (found,) = survey(onnx_header.read(path))
+    assert (found.guess.preset, found.reading.classes) == ("yolov8_obb", 3)
+
+
+@pytest.mark.parametrize("classes", [1, 80])
+def test_masks_are_seen_by_their_prototypes(tmp_path, classes):
+    layers = {"o": [(64, EXP), (classes, SIGMOID), (32, NONE)]}
+    outputs = {"o": (1, 36 + classes, ROWS), "p": (1, 32, 160, 160)}
+    (found,) = survey(onnx_header.read(save(tmp_path / "m.onnx", SIZE, outputs, layers=layers)))
+    assert (found.guess.preset, found.reading.classes) == ("yolov8_seg", classes)
+
+
+def test_the_second_map_of_deeplab_is_left_out(tmp_path):
+    shape = (1, 21, 640, 640)
+    path = save(tmp_path / "m.onnx", SIZE, {"aux": shape, "out": shape}, dtype="uint8")
+    found = inspect(path)
+    assert (found.task, found.classes) == ("semantic", 21)
+    assert [tensor.name for tensor in found.outputs] == ["out"]
 
 
 @pytest.mark.parametrize(
