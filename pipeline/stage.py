@@ -12,26 +12,22 @@ ports and folders it uses (`resources`).
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import msgspec
-import numpy as np
 
+from pipeline.arrays import Array as Array
+from pipeline.arrays import ContractError as ContractError
 from pipeline.context import ArrayOffer as ArrayOffer
 from pipeline.context import Context as Context
 from pipeline.context import RowLimit as RowLimit
 from pipeline.context import SourceInfo as SourceInfo
 from pipeline.errors import SetupError
-from pipeline.frame import Frame, Status
+from pipeline.frame import Frame
 from pipeline.status import RunHandle, SourceState
-
-
-class ContractError(TypeError):
-    """A stage does not follow the contract."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,27 +41,6 @@ class BatchSettings(Settings, frozen=True):
     """Most frames to process at once; useful on a GPU, with a model that takes any batch size."""
     batch_wait_ms: Annotated[float, msgspec.Meta(ge=0)] = 0
     """Longest wait for a batch to fill, in milliseconds."""
-
-
-class Array(msgspec.Struct, frozen=True):
-    """An array that a stage takes or gives."""
-
-    name: str
-    dtype: str | None = None
-    """numpy's name of the dtype; None: any."""
-    shape: tuple[int | None, ...] | None = None
-    """Length of each axis, None: any length; None in place of the tuple: any shape."""
-    optional: bool = False
-    """Taken if a stage before gives it."""
-
-    def __post_init__(self) -> None:
-        if self.dtype is not None:
-            try:
-                np.dtype(self.dtype)
-            except TypeError:
-                raise ContractError(
-                    f"array {self.name!r}: unknown dtype {self.dtype!r}; use a name of numpy"
-                ) from None
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -129,41 +104,6 @@ def _check_items(name: str, items: object, kind: type) -> None:
 
 
 NO_RESOURCES = Resources()
-
-
-def check_given(frame: Frame, kind: type[Stage]) -> None:
-    """Check that the arrays of a frame are as a stage declares in `gives`. It may leave one out.
-
-    Raises:
-        ContractError: one has another dtype or shape.
-    """
-    if frame.header.status != Status.LIVE:
-        return
-    for array in kind.gives:
-        found = frame.header.arrays.get(array.name)
-        if found is None:
-            continue
-        _, dtype, shape = found
-        if (array.dtype is None or dtype == dtype_text(array.dtype)) and fits(array.shape, shape):
-            continue
-        raise ContractError(
-            f"gave array {array.name!r} as {np.dtype(dtype)} {shape}, but declares "
-            f"{array.dtype or 'any'} {array.shape or 'any'} in `gives`"
-        )
-
-
-def fits(declared: tuple[int | None, ...] | None, shape: tuple[int, ...]) -> bool:
-    """Return whether a shape is as declared."""
-    return declared is None or (
-        len(declared) == len(shape)
-        and all(side is None or side == found for side, found in zip(declared, shape, strict=True))
-    )
-
-
-@functools.cache
-def dtype_text(name: str) -> str:
-    """Return the text of a dtype in a header."""
-    return np.dtype(name).str
 
 
 RENAMED = {

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from pipeline.arrays import check_given
 from pipeline.edge import Edge, Return
 from pipeline.errors import EndRun, EyelineError
 from pipeline.frame import Frame, Header, Span, Status
@@ -21,7 +22,7 @@ from pipeline.graph.graph import Node, WorkerSpec
 from pipeline.memory.arena import Arena
 from pipeline.memory.stream_table import StreamTableReader
 from pipeline.messages import passes_power_of_ten
-from pipeline.stage import Stage, check_given
+from pipeline.stage import Stage
 from pipeline.stage_errors import error_line, place_of, stage_error
 from pipeline.telemetry.counters import StageRow
 from pipeline.worker.ordered import OrderedStages
@@ -182,7 +183,7 @@ class Chain:
             else:
                 stage.process_batch(frames)
             for frame in frames:
-                check_given(frame, node.kind)
+                check_given(frame, node.kind.gives)
         except EndRun as request:
             self._reporter.send("end", str(request))
         except EyelineError as error:
