@@ -138,6 +138,11 @@ class Stage:
     """Sees each stream in `seq` order, each frame once, also after a crash of any process. There
     is one worker of such a stage, and its `state` is saved after every frame."""
 
+    derived: ClassVar[tuple[str, ...]] = ()
+    """Names of arrays in `gives` that `derive` adds, and not `process`: they follow from the other
+    arrays of the frame. They are not saved with the answer of an ordered stage, but made again: for
+    an image, which is too large to be saved after every frame."""
+
     isolated: ClassVar[bool] = False
     """Always in a process of its own: it depends on others (a broker, a browser), whose behaviour
     must not delay another stage."""
@@ -168,9 +173,23 @@ class Stage:
             raise ContractError(f"{cls.__name__}: {renamed}; rename it")
         _check_items(f"{cls.__name__}.takes", cls.takes, Array)
         _check_items(f"{cls.__name__}.gives", cls.gives, Array)
+        cls._check_derived()
         if not (isinstance(cls.Settings, type) and issubclass(cls.Settings, Settings)):
             raise ContractError(
                 f"{cls.__name__}: Settings must be a class derived from pipeline.stage.Settings"
+            )
+
+    @classmethod
+    def _check_derived(cls) -> None:
+        _check_items(f"{cls.__name__}.derived", cls.derived, str)
+        missing = set(cls.derived) - {array.name for array in cls.gives}
+        if missing:
+            raise ContractError(
+                f"{cls.__name__}.derived: {missing.pop()!r} is not in `gives`; add it there"
+            )
+        if bool(cls.derived) != (cls.derive is not Stage.derive):
+            raise ContractError(
+                f"{cls.__name__}: `derived` and `derive` belong together; declare both or none"
             )
 
     @classmethod
@@ -213,6 +232,16 @@ class Stage:
         """Process several frames, of any streams, at once; by default one after the other."""
         for frame in frames:
             self.process(frame)
+
+    def derive(self, frame: Frame) -> None:
+        """Add the arrays of `derived`, from the settings and the other arrays of the frame alone.
+
+        Called after `process`. An ordered stage that has processed the frame before a crash is
+        called for this alone; the frame then has the arrays that `process` added.
+
+        Raises:
+            Exception: as in `process`.
+        """
 
     def beat(self) -> None:
         """Send a heartbeat: call it from work that takes long on purpose, such as a paused window.

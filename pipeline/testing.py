@@ -123,6 +123,7 @@ def run_stages(stages: Sequence[Stage], frames: Iterable[Frame]) -> list[Frame]:
             for stage in stages:
                 if frame.header.status == Status.LIVE:
                     stage.process(frame)
+                    stage.derive(frame)
                     _check(stage, frame)
             done.append(frame)
         for stream in dict.fromkeys(frame.stream for frame in done):

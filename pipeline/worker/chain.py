@@ -142,6 +142,8 @@ class Chain:
     def _work_in_order(self, node: Node, header: Header) -> None:
         if self._ordered.is_answered(node, header):
             self._ordered.answer_again(node, self._frame(header))
+            if node.kind.derived and header.status == Status.LIVE:
+                self._call(node, self.stages[node], [self._frame(header)], answered=True)
             return
         before = dict(header.arrays)
         self._work(node, [header])
@@ -176,13 +178,19 @@ class Chain:
         except Exception as error:
             raise stage_error(error, stage.context.where, "end") from None
 
-    def _call(self, node: Node, stage: Stage, frames: list[Frame]) -> None:
+    def _call(
+        self, node: Node, stage: Stage, frames: list[Frame], *, answered: bool = False
+    ) -> None:
+        """Let a stage process frames; those that it has answered lack the derived arrays alone."""
         try:
-            if len(frames) == 1:
+            if answered:
+                pass
+            elif len(frames) == 1:
                 stage.process(frames[0])
             else:
                 stage.process_batch(frames)
             for frame in frames:
+                stage.derive(frame)
                 check_given(frame, node.kind.gives)
         except EndRun as request:
             self._reporter.send("end", str(request))
