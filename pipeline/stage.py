@@ -6,8 +6,8 @@ frames it gives the same answers, so a test calls `process` directly. The worker
 and counts; the supervisor restarts it after a crash.
 
 A stage declares what the rest needs to know about it, and nothing is guessed from the names of its
-settings: the arrays it takes and gives, what it offers to other stages (`resolve`), and the files,
-ports and folders it uses (`resources`).
+settings: the arrays it takes, gives and hides, what it offers to other stages (`resolve`), and the
+files, ports and folders it uses (`resources`).
 """
 
 from __future__ import annotations
@@ -143,6 +143,11 @@ class Stage:
     arrays of the frame. They are not saved with the answer of an ordered stage, but made again: for
     an image, which is too large to be saved after every frame."""
 
+    hides: ClassVar[tuple[str, ...]] = ()
+    """Names of arrays in `gives` that replace earlier ones which must not leave the run, as an
+    image with faces. Before the start, a last stage that takes one of them is refused if it is not
+    behind this stage. It hides nothing from the stages before it."""
+
     isolated: ClassVar[bool] = False
     """Always in a process of its own: it depends on others (a broker, a browser), whose behaviour
     must not delay another stage."""
@@ -173,20 +178,22 @@ class Stage:
             raise ContractError(f"{cls.__name__}: {renamed}; rename it")
         _check_items(f"{cls.__name__}.takes", cls.takes, Array)
         _check_items(f"{cls.__name__}.gives", cls.gives, Array)
-        cls._check_derived()
+        cls._check_names()
         if not (isinstance(cls.Settings, type) and issubclass(cls.Settings, Settings)):
             raise ContractError(
                 f"{cls.__name__}: Settings must be a class derived from pipeline.stage.Settings"
             )
 
     @classmethod
-    def _check_derived(cls) -> None:
-        _check_items(f"{cls.__name__}.derived", cls.derived, str)
-        missing = set(cls.derived) - {array.name for array in cls.gives}
-        if missing:
-            raise ContractError(
-                f"{cls.__name__}.derived: {missing.pop()!r} is not in `gives`; add it there"
-            )
+    def _check_names(cls) -> None:
+        given = {array.name for array in cls.gives}
+        for key, names in (("derived", cls.derived), ("hides", cls.hides)):
+            _check_items(f"{cls.__name__}.{key}", names, str)
+            for name in names:
+                if name not in given:
+                    raise ContractError(
+                        f"{cls.__name__}.{key}: {name!r} is not in `gives`; add it there"
+                    )
         if bool(cls.derived) != (cls.derive is not Stage.derive):
             raise ContractError(
                 f"{cls.__name__}: `derived` and `derive` belong together; declare both or none"

@@ -21,7 +21,13 @@ from pipeline.config import (
 from pipeline.context import ArrayOffer, Context, SourceInfo
 from pipeline.errors import ConfigError, GraphError, StageUnavailable
 from pipeline.graph import placement, resources
-from pipeline.graph.arrays import check_answer, check_arrays
+from pipeline.graph.arrays import (
+    check_answer,
+    check_arrays,
+    check_hidden,
+    images_in_slot,
+    slot_bytes,
+)
 from pipeline.graph.graph import NO_EXTERNAL_FILES, ExternalFiles, Graph, Node, StreamSpec
 from pipeline.graph.load import LINKS, Registry, load_class, settings_of
 from pipeline.messages import display_value
@@ -62,6 +68,7 @@ def build(
     _join(nodes, config, where)
     for node in nodes:
         check_arrays(node, where)
+    check_hidden(nodes, where)
     streams = _resolve(nodes, config, where, keep_unavailable)
     for node in nodes:
         check_answer(node, where)
@@ -78,7 +85,8 @@ def build(
         ),
         nodes=tuple(nodes),
         workers=workers,
-        slot_bytes=-(-(width * height * 3 + _ROOM_FOR_ARRAYS) // (1 << 20)) * (1 << 20),
+        slot_bytes=slot_bytes(nodes, width * height * 3),
+        images=images_in_slot(nodes),
         external=external,
     )
 
@@ -107,10 +115,6 @@ def add_stream(
     busiest = max(node.replicas for node in graph.nodes)
     slots = stream.slots or placement.slots_for(busiest, stream.live, graph.nodes)
     return replace(stream, slots=slots, added=True)
-
-
-_ROOM_FOR_ARRAYS = 40 << 20
-"""Bytes in a slot beside the image: model input, boxes. A float32 input of 1536 x 1536 fits."""
 
 
 def _nodes(config: Config, registry: Registry, where: str) -> list[Node]:

@@ -118,6 +118,9 @@ class Chain:
         return returns
 
     def _visit(self, node: Node, headers: list[Header]) -> None:
+        for header in headers:
+            for name in node.withheld:
+                header.arrays.pop(name, None)
         if node.kind.ordered:
             for header in headers:
                 self._work_in_order(node, header)
@@ -255,7 +258,7 @@ def _copy(header: Header) -> Header:
 
 def _split_slot(parent: Node, child: Node, header: Header) -> None:
     """Give each branch that adds arrays its own part of the slot, where the graph branches."""
-    adds = [c for c in parent.next if c.kind.gives or any(n.kind.gives for n in c.behind())]
+    adds = parent.adding
     if len(parent.next) < 2 or (len(adds) == 1 and child in adds):
         return
     if child not in adds:

@@ -54,6 +54,14 @@ def test_a_class_that_does_not_follow_the_contract_is_refused():
         type("Wrong", (Stage,), {"gives": ("boxes",)})
     with pytest.raises(ContractError, match=r"Wrong\.derived: 'x' is not in `gives`; add it there"):
         type("Wrong", (Stage,), {"derived": ("x",)})
+    with pytest.raises(
+        ContractError, match=r"Wrong\.hides: expected a tuple of str .found 'image'"
+    ):
+        type("Wrong", (Stage,), {"hides": "image"})
+    with pytest.raises(
+        ContractError, match=r"Wrong\.hides: 'image' is not in `gives`; add it there"
+    ):
+        type("Wrong", (Stage,), {"hides": ("image",)})
     for half in ({"gives": (Array("x"),), "derived": ("x",)}, {"derive": lambda self, frame: None}):
         with pytest.raises(ContractError, match="`derived` and `derive` belong together"):
             type("Wrong", (Stage,), half)

@@ -129,6 +129,17 @@ class Paint(Count):
         frame.put("picture", np.full((40, 50), frame[self.name], np.uint8))
 
 
+class Veil(Note):
+    """Puts another image in the place of the captured one."""
+
+    takes = gives = (IMAGE,)
+    hides = ("image",)
+
+    def process(self, frame):
+        super().process(frame)
+        frame.put("image", np.zeros((2, 2, 3), np.uint8))
+
+
 class Pictures(Source):
     """A source that gives images of the sizes in SCRIPT."""
 
@@ -177,7 +188,7 @@ PROBLEM = []
 
 REGISTRY = {
     name: f"tests.pipeline.worker.stand:{name.capitalize()}"
-    for name in ("note", "add", "batch", "count", "paint", "twins", "pictures")
+    for name in ("note", "add", "batch", "count", "paint", "twins", "veil", "pictures")
 }
 
 
