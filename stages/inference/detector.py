@@ -22,7 +22,15 @@ from pipeline.errors import DeviceFailed, SetupError
 from pipeline.frame import Frame
 from pipeline.graph.placement import usable_cores
 from pipeline.stage import Array, BatchSettings, Context, InferenceStage, Resolved, Resources
-from stages.detections import CANDIDATES, WEAK_DETECTIONS, Labels, put_detections
+from stages.detections import (
+    CANDIDATES,
+    UNFILTERED,
+    WEAK_DETECTIONS,
+    Labels,
+    WantsAllBoxes,
+    put_detections,
+    put_unfiltered,
+)
 from stages.thresholds import Confidence, Suppression, candidate_score, hand_on_score
 
 TASK = "detect"
@@ -65,13 +73,14 @@ class Detector(InferenceStage):
 
     Settings = DetectorSettings
     takes = (Array("input"), Array("transform", "float64", (4,)))
-    gives = (*CANDIDATES, *WEAK_DETECTIONS)
+    gives = (*CANDIDATES, *WEAK_DETECTIONS, *UNFILTERED)
 
     def __init__(self, settings: DetectorSettings, context: Context) -> None:
         super().__init__(settings, context)
         self._contract: Contract = context.require(Contract)
         suppression = context.get_behind(Suppression)
         self._nms_follows = suppression is not None
+        self._gives_all = context.get_behind(WantsAllBoxes) is not None
         self._hand_on = hand_on_score(None, Confidence.of(context))
         self._min_score = self._lowest_score(suppression.min_score if suppression else None)
         self.results = Results(
@@ -247,6 +256,8 @@ class Detector(InferenceStage):
 
     def _put(self, frame: Frame, found: Candidates) -> None:
         if not self._nms_follows:
+            if self._gives_all:
+                put_unfiltered(frame, found.boxes, found.classes)
             put_detections(frame, found.boxes, found.scores, found.classes, self._hand_on)
             return
         frame.put("boxes", found.boxes)

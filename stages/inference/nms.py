@@ -11,17 +11,20 @@ from numpy.typing import NDArray
 
 from models.boxes.fusion import FusedScore
 from models.boxes.nms import Method, NmsOptions, nms
-from pipeline.config import did_you_mean
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
-from pipeline.messages import display_value, name_of
+from pipeline.messages import name_of
 from pipeline.stage import Context, Resolved, RowLimit, Settings, Stage
 from stages.detections import (
     CANDIDATES,
+    UNFILTERED,
     WEAK_DETECTIONS,
+    WantsAllBoxes,
+    check_streams,
     class_numbers,
     labels_of,
     put_detections,
+    put_unfiltered,
 )
 from stages.inference.region import Region
 from stages.thresholds import (
@@ -125,7 +128,7 @@ class NonMaxSuppression(Stage):
 
     Settings = NonMaxSuppressionSettings
     takes = CANDIDATES
-    gives = (*CANDIDATES, *WEAK_DETECTIONS)
+    gives = (*CANDIDATES, *WEAK_DETECTIONS, *UNFILTERED)
 
     settings: NonMaxSuppressionSettings
 
@@ -140,6 +143,7 @@ class NonMaxSuppression(Stage):
         labels, confidence = labels_of(context), Confidence.of(context)
         self._min_score = candidate_score(settings.min_score, confidence)
         self._max_iou = max_iou(settings.max_iou, context)
+        self._gives_all = context.get_behind(WantsAllBoxes) is not None
         contract = detector_contract(context)
         self._end_to_end = contract is not None and contract.end_to_end
         self._class_scores = self._scores_by_number(labels)
@@ -182,6 +186,8 @@ class NonMaxSuppression(Stage):
         """Replace the candidates of a frame by those that are kept."""
         boxes, scores, classes = frame["boxes"], frame["scores"], frame["classes"]
         rules = self._rules_of.get(frame.stream, self._rules)
+        if self._gives_all:
+            self._put_all(frame)
         if rules.wanted is not None:
             rows = np.flatnonzero(np.isin(classes, rules.wanted))
             boxes, scores, classes = boxes[rows], scores[rows], classes[rows]
@@ -198,21 +204,23 @@ class NonMaxSuppression(Stage):
         best = slice(None if self._end_to_end else self.settings.max_boxes)
         put_detections(frame, boxes[best], scores[best], classes[best], rules.hand_on)
 
+    def _put_all(self, frame: Frame) -> None:
+        """Add the boxes that are left of all classes and places, of each class for itself."""
+        boxes, scores, classes = frame["boxes"], frame["scores"], frame["classes"]
+        if self._end_to_end:
+            rows = self._sorted(boxes, scores, classes)
+            put_unfiltered(frame, boxes[rows], classes[rows])
+        else:
+            kept = nms(boxes, scores, classes, self._options._replace(class_agnostic=False))
+            put_unfiltered(frame, kept.boxes, kept.classes)
+
     def effective(self) -> Mapping[str, Any]:
         """Return the thresholds in use, which depend on the model's card, and those of streams.
-
-        Called before the run only, so this is also where the names of streams are checked: a stream
-        that a reload adds is not in the context of a worker.
 
         Raises:
             SetupError: there is no stream of a name.
         """
-        for name in self.settings.streams:
-            if name not in self.context.streams:
-                raise SetupError(
-                    f"streams: no stream is named {display_value(name)}"
-                    f"{did_you_mean(name, self.context.streams)}"
-                )
+        check_streams(self.settings.streams, self.context)
         hand_on = self._rules.hand_on
         handed_on = {} if hand_on is None else {"confidence": hand_on}
         method = {} if self.settings.method == "greedy" else {"method": self.settings.method}

@@ -12,6 +12,7 @@ from models.boxes.iou import overlapping_pairs
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from pipeline.stage import RowLimit
+from stages.detections import CANDIDATES, WEAK_DETECTIONS
 from stages.inference.nms import NonMaxSuppression, NonMaxSuppressionSettings
 from stages.thresholds import Suppression
 from tests.builders import context_of
@@ -170,7 +171,7 @@ def test_resolve_returns_min_score_and_max_boxes():
 
 def test_results_have_the_declared_dtypes():
     given = suppressed([BOX], [0.9])
-    for array in NonMaxSuppression.gives:
+    for array in (*CANDIDATES, *WEAK_DETECTIONS):
         assert given[array.name].dtype == array.dtype
 
 
