@@ -39,6 +39,7 @@ continue tracks."""
 
 UNFILTERED = (
     Array("unfiltered_boxes", "float32", (None, 4), optional=True),
+    Array("unfiltered_scores", "float32", (None,), optional=True),
     Array("unfiltered_classes", "int32", (None,), optional=True),
 )
 """All boxes that are left after suppression: weak ones too, those of classes and places that are
@@ -113,15 +114,22 @@ def put_detections(
         frame.put(f"{prefix}classes", classes[rows])
 
 
-def put_unfiltered(frame: Frame, boxes: NDArray[np.float32], classes: NDArray[np.integer]) -> None:
+def put_unfiltered(
+    frame: Frame,
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.floating],
+    classes: NDArray[np.integer],
+) -> None:
     """Add the arrays of `UNFILTERED` to a frame.
 
     Args:
         frame: gets the arrays.
         boxes: (N, 4) xyxy in pixels of the captured frame.
+        scores: (N,) from 0 to 1.
         classes: (N,) indices into the model's labels.
     """
     frame.put("unfiltered_boxes", boxes)
+    frame.put("unfiltered_scores", scores.astype(np.float32, copy=False))
     frame.put("unfiltered_classes", classes.astype(np.int32, copy=False))
 
 

@@ -257,7 +257,7 @@ class Detector(InferenceStage):
     def _put(self, frame: Frame, found: Candidates) -> None:
         if not self._nms_follows:
             if self._gives_all:
-                put_unfiltered(frame, found.boxes, found.classes)
+                put_unfiltered(frame, found.boxes, found.scores, found.classes)
             put_detections(frame, found.boxes, found.scores, found.classes, self._hand_on)
             return
         frame.put("boxes", found.boxes)

@@ -26,7 +26,7 @@ from stages.detections import (
     put_detections,
     put_unfiltered,
 )
-from stages.inference.region import Region
+from stages.region import Region
 from stages.thresholds import (
     Confidence,
     StreamConfidences,
@@ -209,10 +209,10 @@ class NonMaxSuppression(Stage):
         boxes, scores, classes = frame["boxes"], frame["scores"], frame["classes"]
         if self._end_to_end:
             rows = self._sorted(boxes, scores, classes)
-            put_unfiltered(frame, boxes[rows], classes[rows])
+            put_unfiltered(frame, boxes[rows], scores[rows], classes[rows])
         else:
             kept = nms(boxes, scores, classes, self._options._replace(class_agnostic=False))
-            put_unfiltered(frame, kept.boxes, kept.classes)
+            put_unfiltered(frame, kept.boxes, kept.scores, kept.classes)
 
     def effective(self) -> Mapping[str, Any]:
         """Return the thresholds in use, which depend on the model's card, and those of streams.
