@@ -85,7 +85,7 @@ def run(
     """
     scores = folder / "scores.jsonl"
     raw, where = settings_of(args)
-    for table in stages_with("min_score", raw["stages"]).values():
+    for table in stages_with("streams", raw["stages"]).values():
         table.pop("streams", None)  # rules for streams that the data set replaces
     confidence = raw.get("confidence")
     if data.images:
