@@ -40,6 +40,7 @@ def call_in_process(node: Node, stage: Stage, frame: Frame) -> bool:
     """Let a stage process a frame; return False if it is a source that has ended."""
     if not isinstance(stage, Source):
         stage.process(frame)
+        stage.derive(frame)
         return True
     stage.offer(frame)
     if not stage.collect():

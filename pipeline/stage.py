@@ -6,33 +6,29 @@ frames it gives the same answers, so a test calls `process` directly. The worker
 and counts; the supervisor restarts it after a crash.
 
 A stage declares what the rest needs to know about it, and nothing is guessed from the names of its
-settings: the arrays it takes and gives, what it offers to other stages (`resolve`), and the files,
-ports and folders it uses (`resources`).
+settings: the arrays it takes, gives and hides, what it offers to other stages (`resolve`), and the
+files, ports and folders it uses (`resources`).
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import msgspec
-import numpy as np
 
+from pipeline.arrays import Array as Array
+from pipeline.arrays import ContractError as ContractError
 from pipeline.context import ArrayOffer as ArrayOffer
 from pipeline.context import Context as Context
 from pipeline.context import RowLimit as RowLimit
 from pipeline.context import SourceInfo as SourceInfo
 from pipeline.context import StageOffer as StageOffer
 from pipeline.errors import SetupError
-from pipeline.frame import Frame, Status
+from pipeline.frame import Frame
 from pipeline.status import RunHandle, SourceState
-
-
-class ContractError(TypeError):
-    """A stage does not follow the contract."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,29 +42,6 @@ class BatchSettings(Settings, frozen=True):
     """Most frames to process at once; useful on a GPU, with a model that takes any batch size."""
     batch_wait_ms: Annotated[float, msgspec.Meta(ge=0)] = 0
     """Longest wait for a batch to fill, in milliseconds."""
-
-
-class Array(msgspec.Struct, frozen=True):
-    """An array that a stage takes or gives."""
-
-    name: str
-    dtype: str | None = None
-    """numpy's name of the dtype; None: any."""
-    shape: tuple[int | None, ...] | None = None
-    """Length of each axis, None: any length; None in place of the tuple: any shape."""
-    optional: bool = False
-    """Taken if a stage before gives it."""
-    unless: tuple[str, ...] = ()
-    """Optional where a stage before gives one of these arrays."""
-
-    def __post_init__(self) -> None:
-        if self.dtype is not None:
-            try:
-                np.dtype(self.dtype)
-            except TypeError:
-                raise ContractError(
-                    f"array {self.name!r}: unknown dtype {self.dtype!r}; use a name of numpy"
-                ) from None
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -134,41 +107,6 @@ def _check_items(name: str, items: object, kind: type) -> None:
 NO_RESOURCES = Resources()
 
 
-def check_given(frame: Frame, kind: type[Stage]) -> None:
-    """Check that the arrays of a frame are as a stage declares in `gives`. It may leave one out.
-
-    Raises:
-        ContractError: one has another dtype or shape.
-    """
-    if frame.header.status != Status.LIVE:
-        return
-    for array in kind.gives:
-        found = frame.header.arrays.get(array.name)
-        if found is None:
-            continue
-        _, dtype, shape = found
-        if (array.dtype is None or dtype == dtype_text(array.dtype)) and fits(array.shape, shape):
-            continue
-        raise ContractError(
-            f"gave array {array.name!r} as {np.dtype(dtype)} {shape}, but declares "
-            f"{array.dtype or 'any'} {array.shape or 'any'} in `gives`"
-        )
-
-
-def fits(declared: tuple[int | None, ...] | None, shape: tuple[int, ...]) -> bool:
-    """Return whether a shape is as declared."""
-    return declared is None or (
-        len(declared) == len(shape)
-        and all(side is None or side == found for side, found in zip(declared, shape, strict=True))
-    )
-
-
-@functools.cache
-def dtype_text(name: str) -> str:
-    """Return the text of a dtype in a header."""
-    return np.dtype(name).str
-
-
 RENAMED = {
     "apart": "isolated",
     "facts": "context",
@@ -201,6 +139,16 @@ class Stage:
     """Sees each stream in `seq` order, each frame once, also after a crash of any process. There
     is one worker of such a stage, and its `state` is saved after every frame."""
 
+    derived: ClassVar[tuple[str, ...]] = ()
+    """Names of arrays in `gives` that `derive` adds, and not `process`: they follow from the other
+    arrays of the frame. They are not saved with the answer of an ordered stage, but made again: for
+    an image, which is too large to be saved after every frame."""
+
+    hides: ClassVar[tuple[str, ...]] = ()
+    """Names of arrays in `gives` that replace earlier ones which must not leave the run, as an
+    image with faces. Before the start, a last stage that takes one of them is refused if it is not
+    behind this stage. It hides nothing from the stages before it."""
+
     isolated: ClassVar[bool] = False
     """Always in a process of its own: it depends on others (a broker, a browser), whose behaviour
     must not delay another stage."""
@@ -231,9 +179,25 @@ class Stage:
             raise ContractError(f"{cls.__name__}: {renamed}; rename it")
         _check_items(f"{cls.__name__}.takes", cls.takes, Array)
         _check_items(f"{cls.__name__}.gives", cls.gives, Array)
+        cls._check_names()
         if not (isinstance(cls.Settings, type) and issubclass(cls.Settings, Settings)):
             raise ContractError(
                 f"{cls.__name__}: Settings must be a class derived from pipeline.stage.Settings"
+            )
+
+    @classmethod
+    def _check_names(cls) -> None:
+        given = {array.name for array in cls.gives}
+        for key, names in (("derived", cls.derived), ("hides", cls.hides)):
+            _check_items(f"{cls.__name__}.{key}", names, str)
+            for name in names:
+                if name not in given:
+                    raise ContractError(
+                        f"{cls.__name__}.{key}: {name!r} is not in `gives`; add it there"
+                    )
+        if bool(cls.derived) != (cls.derive is not Stage.derive):
+            raise ContractError(
+                f"{cls.__name__}: `derived` and `derive` belong together; declare both or none"
             )
 
     @classmethod
@@ -276,6 +240,16 @@ class Stage:
         """Process several frames, of any streams, at once; by default one after the other."""
         for frame in frames:
             self.process(frame)
+
+    def derive(self, frame: Frame) -> None:
+        """Add the arrays of `derived`, from the settings and the other arrays of the frame alone.
+
+        Called after `process`. An ordered stage that has processed the frame before a crash is
+        called for this alone; the frame then has the arrays that `process` added.
+
+        Raises:
+            Exception: as in `process`.
+        """
 
     def beat(self) -> None:
         """Send a heartbeat: call it from work that takes long on purpose, such as a paused window.

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays import check_given
 from pipeline.frame import Frame, Status
-from pipeline.stage import Context, ContractError, Settings, Stage, check_given
+from pipeline.stage import Context, ContractError, Settings, Stage
 
 
 class ManualClock:
@@ -122,6 +123,7 @@ def run_stages(stages: Sequence[Stage], frames: Iterable[Frame]) -> list[Frame]:
             for stage in stages:
                 if frame.header.status == Status.LIVE:
                     stage.process(frame)
+                    stage.derive(frame)
                     _check(stage, frame)
             done.append(frame)
         for stream in dict.fromkeys(frame.stream for frame in done):
@@ -137,7 +139,7 @@ def run_stages(stages: Sequence[Stage], frames: Iterable[Frame]) -> list[Frame]:
 
 def _check(stage: Stage, frame: Frame) -> None:
     """Check what a worker would check after a frame."""
-    check_given(frame, type(stage))
+    check_given(frame, stage.gives)
     missing = [
         array.name for array in stage.gives if not array.optional and array.name not in frame
     ]

@@ -17,7 +17,7 @@ class Entry(NamedTuple):
     target. None: the stage is no sink."""
     options: tuple[str, ...] = ()
     """Options of the command line that are settings of this stage: --model, --device, and
-    --min-score of evaluate."""
+    --min-score of evaluate, which also leaves out `streams`, rules of single streams."""
 
 
 STAGES = {
@@ -26,7 +26,7 @@ STAGES = {
     "preprocess": Entry("stages.inference.preprocess:Preprocess"),
     "detector": Entry("stages.inference.detector:Detector", options=("model", "device")),
     "tiles": Entry("stages.inference.tiles:Tiles", options=("model", "device")),
-    "nms": Entry("stages.inference.nms:NonMaxSuppression", options=("min_score",)),
+    "nms": Entry("stages.inference.nms:NonMaxSuppression", options=("min_score", "streams")),
     "classify": Entry("stages.inference.classify:Classify", options=("model", "device")),
     "classify_objects": Entry(
         "stages.inference.classify_objects:ClassifyObjects", options=("model", "device")
@@ -37,6 +37,7 @@ STAGES = {
     "semantic": Entry("stages.inference.semantic:Semantic", options=("model", "device")),
     "tracker": Entry("stages.tracking.tracker:TrackerStage"),
     "object_events": Entry("stages.analytics.object_events:ObjectEvents"),
+    "blur": Entry("stages.drawing.blur:Blur", options=("streams",)),
     "window": Entry("stages.sinks.window:Window", sink=""),
     "video": Entry("stages.sinks.video.video:Video", sink="path"),
     "pictures": Entry("stages.sinks.files.pictures:Pictures", sink="folder"),

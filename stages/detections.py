@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -64,6 +64,19 @@ WEAK_DETECTIONS = (
 )
 """Boxes below the confidence, separate from the others because only a tracker uses them: to
 continue tracks."""
+
+UNFILTERED = (
+    Array("unfiltered_boxes", "float32", (None, 4), optional=True),
+    Array("unfiltered_scores", "float32", (None,), optional=True),
+    Array("unfiltered_classes", "int32", (None,), optional=True),
+)
+"""All boxes that are left after suppression: weak ones too, those of classes and places that are
+not wanted, and those that a tracker then drops. Given where a stage behind offers `WantsAllBoxes`.
+"""
+
+
+class WantsAllBoxes(msgspec.Struct, frozen=True):
+    """Offer of a stage that must also know the objects that others drop, because it hides them."""
 
 
 class Labels(ArrayOffer, frozen=True):
@@ -170,6 +183,25 @@ def keep_rows(frame: Frame, rows: NDArray[np.bool_] | NDArray[np.integer]) -> No
         frame.put(ATTRIBUTES.name, np.frombuffer(data, np.uint8))
 
 
+def put_unfiltered(
+    frame: Frame,
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.floating],
+    classes: NDArray[np.integer],
+) -> None:
+    """Add the arrays of `UNFILTERED` to a frame.
+
+    Args:
+        frame: gets the arrays.
+        boxes: (N, 4) xyxy in pixels of the captured frame.
+        scores: (N,) from 0 to 1.
+        classes: (N,) indices into the model's labels.
+    """
+    frame.put("unfiltered_boxes", boxes)
+    frame.put("unfiltered_scores", scores.astype(np.float32, copy=False))
+    frame.put("unfiltered_classes", classes.astype(np.int32, copy=False))
+
+
 def labels_of(context: Context) -> tuple[str, ...]:
     """Return the names of the classes of the boxes that arrive; empty where they are unknown."""
     labels = context.get(Labels)
@@ -205,6 +237,23 @@ def class_numbers(names: Sequence[str], labels: Sequence[str], key: str) -> NDAr
                 "use class numbers instead"
             )
     return np.array(numbers, np.int32)
+
+
+def check_streams(names: Iterable[str], context: Context) -> None:
+    """Check the names of streams in the setting `streams` of a stage.
+
+    For `Stage.effective`, which is called before the run only: a stream that a reload adds is not
+    in the context of a worker.
+
+    Raises:
+        SetupError: there is no stream of a name.
+    """
+    for name in names:
+        if name not in context.streams:
+            raise SetupError(
+                f"streams: no stream is named {display_value(name)}"
+                f"{did_you_mean(name, context.streams)}"
+            )
 
 
 def check_labels(wanted: Sequence[str], labels: Sequence[str]) -> None:

@@ -40,7 +40,7 @@ ORDER = {
     "pipeline": (
         "errors urls",
         "messages frame context stage_errors",
-        "text_files yaml_reader status",
+        "arrays text_files yaml_reader status",
         "stage",
         "config",
         "memory",

@@ -109,7 +109,7 @@ def run(
                 "a model that gives them with --model, or settings with --config"
             )
         _use_own_stage(raw["stages"], data.task)
-    for table in stages_with("min_score", raw["stages"]).values():
+    for table in stages_with("streams", raw["stages"]).values():
         table.pop("streams", None)  # rules for streams that the data set replaces
     confidence = raw.get("confidence")
     if data.images:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
-import numpy as np
 
 from pipeline.config import (
     Config,
@@ -20,14 +18,20 @@ from pipeline.config import (
     known_keys,
     refuse_unknown,
 )
-from pipeline.context import ArrayOffer, Context, RowLimit, SourceInfo, StageOffer
+from pipeline.context import ArrayOffer, Context, SourceInfo, StageOffer
 from pipeline.errors import ConfigError, GraphError, StageUnavailable
 from pipeline.graph import placement, resources
+from pipeline.graph.arrays import (
+    check_answer,
+    check_arrays,
+    check_hidden,
+    images_in_slot,
+    slot_bytes,
+)
 from pipeline.graph.graph import NO_EXTERNAL_FILES, ExternalFiles, Graph, Node, StreamSpec
 from pipeline.graph.load import LINKS, Registry, load_class, settings_of
-from pipeline.memory.saved_states import ANSWER_BYTES
 from pipeline.messages import display_value
-from pipeline.stage import Array, Resolved, Resources, Settings, Source, Stage
+from pipeline.stage import Resolved, Resources, Settings, Source, Stage
 from pipeline.stage_errors import call_stage
 
 T = TypeVar("T")
@@ -63,10 +67,11 @@ def build(
     nodes = _nodes(config, registry, where)
     _join(nodes, config, where)
     for node in nodes:
-        _check_arrays(node, where)
+        check_arrays(node, where)
+    check_hidden(nodes, where)
     streams = _resolve(nodes, config, where, keep_unavailable)
     for node in nodes:
-        _check_answer(node, where)
+        check_answer(node, where)
     resources.check(nodes, streams, list(config.streams), external, where)
     groups = placement.place(nodes, config, cores, where)
     workers = placement.workers(groups, streams)
@@ -80,7 +85,8 @@ def build(
         ),
         nodes=tuple(nodes),
         workers=workers,
-        slot_bytes=-(-(width * height * 3 + _ROOM_FOR_ARRAYS) // (1 << 20)) * (1 << 20),
+        slot_bytes=slot_bytes(nodes, width * height * 3),
+        images=images_in_slot(nodes),
         external=external,
     )
 
@@ -109,10 +115,6 @@ def add_stream(
     busiest = max(node.replicas for node in graph.nodes)
     slots = stream.slots or placement.slots_for(busiest, stream.live, graph.nodes)
     return replace(stream, slots=slots, added=True)
-
-
-_ROOM_FOR_ARRAYS = 40 << 20
-"""Bytes in a slot beside the image: model input, boxes. A float32 input of 1536 x 1536 fits."""
 
 
 def _nodes(config: Config, registry: Registry, where: str) -> list[Node]:
@@ -188,66 +190,6 @@ def _join(nodes: list[Node], config: Config, where: str) -> None:
     nodes.sort(key=lambda node: len(list(node.before())))
     for index, node in enumerate(nodes):
         node.index = index
-
-
-def _check_arrays(node: Node, where: str) -> None:
-    given: dict[str, tuple[Array, str]] = {}
-    for before in reversed(list(node.before())):
-        given.update({array.name: (array, before.name) for array in before.kind.gives})
-    for want in node.kind.takes:
-        if want.name not in given:
-            if want.optional or any(name in given for name in want.unless):
-                continue
-            raise GraphError(
-                f"{where}: stages.{node.name}: takes the array {want.name!r}, which no stage "
-                f"before it gives (found {', '.join(given) or 'none'}); add a stage that gives it"
-            )
-        have, giver = given[want.name]
-        if not _fits(want, have):
-            raise GraphError(
-                f"{where}: stages.{node.name}: takes {_describe(want)}, but {giver} gives "
-                f"{_describe(have)}; put another stage before it"
-            )
-
-
-def _check_answer(node: Node, where: str) -> None:
-    """Refuse more boxes than an ordered stage's answer to a frame can be saved with."""
-    limit = node.context.get(RowLimit)
-    if limit is None or not node.kind.ordered:
-        return
-    per_row = sum(
-        np.dtype(array.dtype).itemsize * math.prod(side or 1 for side in array.shape[1:])
-        for array in node.kind.gives
-        if array.shape and array.shape[0] is None and array.dtype
-    )
-    room = ANSWER_BYTES - _ROOM_FOR_NAMES
-    if limit.rows * per_row > room:
-        raise GraphError(
-            f"{where}: stages.{node.name}: its answer to a frame of {limit.rows} boxes cannot be "
-            f"saved (found {limit.rows * per_row} bytes, room for {room}); set max_boxes of the "
-            f"stage that suppresses boxes to at most {room // per_row}"
-        )
-
-
-_ROOM_FOR_NAMES = 1024
-"""Bytes of a saved answer beside the values of its arrays."""
-
-
-def _fits(want: Array, have: Array) -> bool:
-    if want.dtype and have.dtype and want.dtype != have.dtype:
-        return False
-    if want.shape is None or have.shape is None:
-        return True
-    if len(want.shape) != len(have.shape):
-        return False
-    return all(
-        None in sides or sides[0] == sides[1] for sides in zip(want.shape, have.shape, strict=True)
-    )
-
-
-def _describe(array: Array) -> str:
-    sides = "" if array.shape is None else " x ".join(str(side or "?") for side in array.shape)
-    return f"{array.name!r} ({array.dtype or 'any type'} {sides})"
 
 
 def _resolve(

@@ -35,6 +35,8 @@ class Node:
     effective: Mapping[str, Any] = field(default_factory=dict)
     """See `Stage.effective`."""
     next: list[Node] = field(default_factory=list)
+    withheld: tuple[str, ...] = ()
+    """Names of arrays that a last stage does not get, because another branch hides them."""
 
     @property
     def leaf(self) -> bool:
@@ -50,6 +52,15 @@ class Node:
     def replicated(self) -> bool:
         """Whether the stage decides on a number of replicas, which may be one."""
         return self.fixed_replicas is not None
+
+    @property
+    def adding(self) -> list[Node]:
+        """The next stages whose branches add arrays; they share the room of the slot."""
+        return [
+            child
+            for child in self.next
+            if child.kind.gives or any(node.kind.gives for node in child.behind())
+        ]
 
     def before(self) -> Iterator[Node]:
         """Yield the stages before it, nearest first."""
@@ -133,6 +144,8 @@ class Graph:
     nodes: tuple[Node, ...]
     workers: tuple[WorkerSpec, ...]
     slot_bytes: int
+    images: int = 1
+    """Images of a frame in its slot, at most: that of the source, and those that stages give."""
     external: ExternalFiles = NO_EXTERNAL_FILES
 
     @property

@@ -154,10 +154,7 @@ class CaptureWorker(Worker):
             assert self._offered is not None
             filled = self._source.collect()
         except SlotFullError:
-            raise RunError(
-                f"streams.{self._stream.name}: an image is larger than `max_frame` "
-                f"(found max_frame {self._shared.graph.config.max_frame}); set a larger `max_frame`"
-            ) from None
+            raise self._too_large() from None
         self._count_missed()
         if filled is None:
             return False
@@ -226,16 +223,28 @@ class CaptureWorker(Worker):
         self._missed = 0
         self._launch(header)
 
+    def _too_large(self) -> RunError:
+        return RunError(
+            f"streams.{self._stream.name}: an image is larger than `max_frame` "
+            f"(found max_frame {self._shared.graph.config.max_frame}); set a larger `max_frame`"
+        )
+
     def _fit_memory(self, header: Header) -> None:
-        """Touch memory before it is needed when images grow; release it when they shrink."""
-        size = header.width * header.height * 3
+        """Touch memory before it is needed when images grow; release it when they shrink.
+
+        Raises:
+            RunError: there is too little memory, or the slot has no room for the images of a frame.
+        """
+        size = header.width * header.height * 3 * self._shared.graph.images
+        if size > self._arena.slot_bytes:
+            raise self._too_large()
         known = self._sizes.get(header.slot)
         if known == size:
             return
         if not self._sizes or size > max(self._sizes.values()):
             self._arena.make_room(size, header.slot)
         elif known is not None and size < known:
-            self._arena.shrink(header.slot, header.used)
+            self._arena.shrink(header.slot, max(size, header.used))
         self._sizes[header.slot] = size
 
     def _launch(self, header: Header) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from pipeline.arrays import check_given
 from pipeline.edge import Edge, Return
 from pipeline.errors import EndRun, EyelineError
 from pipeline.frame import Frame, Header, Span, Status
@@ -21,7 +22,7 @@ from pipeline.graph.graph import Node, WorkerSpec
 from pipeline.memory.arena import Arena
 from pipeline.memory.stream_table import StreamTableReader
 from pipeline.messages import passes_power_of_ten
-from pipeline.stage import Stage, check_given
+from pipeline.stage import Stage
 from pipeline.stage_errors import error_line, place_of, stage_error
 from pipeline.telemetry.counters import StageRow
 from pipeline.worker.ordered import OrderedStages
@@ -117,6 +118,9 @@ class Chain:
         return returns
 
     def _visit(self, node: Node, headers: list[Header]) -> None:
+        for header in headers:
+            for name in node.withheld:
+                header.arrays.pop(name, None)
         if node.kind.ordered:
             for header in headers:
                 self._work_in_order(node, header)
@@ -141,6 +145,8 @@ class Chain:
     def _work_in_order(self, node: Node, header: Header) -> None:
         if self._ordered.is_answered(node, header):
             self._ordered.answer_again(node, self._frame(header))
+            if node.kind.derived and header.status == Status.LIVE:
+                self._call(node, self.stages[node], [self._frame(header)], answered=True)
             return
         before = dict(header.arrays)
         self._work(node, [header])
@@ -175,14 +181,20 @@ class Chain:
         except Exception as error:
             raise stage_error(error, stage.context.where, "end") from None
 
-    def _call(self, node: Node, stage: Stage, frames: list[Frame]) -> None:
+    def _call(
+        self, node: Node, stage: Stage, frames: list[Frame], *, answered: bool = False
+    ) -> None:
+        """Let a stage process frames; those that it has answered lack the derived arrays alone."""
         try:
-            if len(frames) == 1:
+            if answered:
+                pass
+            elif len(frames) == 1:
                 stage.process(frames[0])
             else:
                 stage.process_batch(frames)
             for frame in frames:
-                check_given(frame, node.kind)
+                stage.derive(frame)
+                check_given(frame, node.kind.gives)
         except EndRun as request:
             self._reporter.send("end", str(request))
         except EyelineError as error:
@@ -246,7 +258,7 @@ def _copy(header: Header) -> Header:
 
 def _split_slot(parent: Node, child: Node, header: Header) -> None:
     """Give each branch that adds arrays its own part of the slot, where the graph branches."""
-    adds = [c for c in parent.next if c.kind.gives or any(n.kind.gives for n in c.behind())]
+    adds = parent.adding
     if len(parent.next) < 2 or (len(adds) == 1 and child in adds):
         return
     if child not in adds:

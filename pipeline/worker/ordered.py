@@ -2,7 +2,8 @@
 
 An ordered stage sees every frame of a stream once and in order, whatever dies meanwhile. After
 every frame the worker saves, in the arena of the stream, the stage's own state and the arrays that
-it added. A frame that comes again after a death gets these arrays, and the stage is not called.
+it added. A frame that comes again after a death gets these arrays, and the stage is not called. Its
+derived arrays are not saved: the stage makes them again from the others (`Stage.derive`).
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class OrderedStages:
         return header.seq < self._progress_of(node, header.stream).next
 
     def answer_again(self, node: Node, frame: Frame) -> None:
-        """Repeat the answer of a stage for a frame, without calling the stage."""
+        """Repeat the answer of a stage for a frame, without its derived arrays."""
         header = frame.header
         answer = self._progress_of(node, header.stream).answers.get(header.slot)
         if answer is None or answer.generation != header.generation:
@@ -160,7 +161,7 @@ class OrderedStages:
         added = {
             name: (dtype, shape, frame[name].tobytes())
             for name, (offset, dtype, shape) in header.arrays.items()
-            if before.get(name) != (offset, dtype, shape)
+            if before.get(name) != (offset, dtype, shape) and name not in node.kind.derived
         }
         answer = _Answer(header.generation, header.status, header.cause, added)
         progress.answers[header.slot] = answer

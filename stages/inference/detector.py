@@ -18,7 +18,14 @@ from models.transform import Transform
 from pipeline.frame import Frame
 from pipeline.stage import Array, Context, Resolved
 from stages.details import DETAILS, Skeleton
-from stages.detections import CANDIDATES, WEAK_DETECTIONS, Labels
+from stages.detections import (
+    CANDIDATES,
+    UNFILTERED,
+    WEAK_DETECTIONS,
+    Labels,
+    WantsAllBoxes,
+    put_unfiltered,
+)
 from stages.inference.detail_maker import RAW_DETAILS, DetailMaker
 from stages.inference.model import ModelSettings, ModelStage, replicas_of
 from stages.thresholds import Confidence, Suppression, candidate_score, hand_on_score
@@ -59,12 +66,13 @@ class Detector(ModelStage):
     Settings = DetectorSettings
     tasks = BOX_TASKS
     takes = (Array("input"), Array("transform", "float64", (4,)))
-    gives = (*CANDIDATES, *WEAK_DETECTIONS, *DETAILS, *RAW_DETAILS)
+    gives = (*CANDIDATES, *WEAK_DETECTIONS, *UNFILTERED, *DETAILS, *RAW_DETAILS)
 
     def __init__(self, settings: DetectorSettings, context: Context) -> None:
         super().__init__(settings, context, context.require(Contract))
         suppression = context.get_behind(Suppression)
         self._nms_follows = suppression is not None
+        self._gives_all = context.get_behind(WantsAllBoxes) is not None
         self._hand_on = hand_on_score(None, Confidence.of(context))
         self._min_score = self._lowest_score(suppression.min_score if suppression else None)
         self.results = Results(
@@ -182,5 +190,7 @@ class Detector(ModelStage):
             frame.put("classes", classes)
             self._details.put_raw(frame, found)
             return
+        if self._gives_all:
+            put_unfiltered(frame, boxes, scores, classes)
         raw = self._details.raw(frame, found)
         self._details.put(frame, found.candidates, raw, np.arange(len(boxes)), self._hand_on)

@@ -13,15 +13,23 @@ from models.boxes.fusion import FusedScore
 from models.boxes.nms import Method, NmsOptions, nms
 from models.contract import Contract
 from models.families.base import Candidates
-from pipeline.config import did_you_mean
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
-from pipeline.messages import display_value, name_of
+from pipeline.messages import name_of
 from pipeline.stage import Array, Context, Resolved, RowLimit, Settings, Stage
 from stages.details import DETAILS
-from stages.detections import CANDIDATES, WEAK_DETECTIONS, class_numbers, labels_of
+from stages.detections import (
+    CANDIDATES,
+    UNFILTERED,
+    WEAK_DETECTIONS,
+    WantsAllBoxes,
+    check_streams,
+    class_numbers,
+    labels_of,
+    put_unfiltered,
+)
 from stages.inference.detail_maker import RAW_DETAILS, DetailMaker, RawDetails
-from stages.inference.region import Region
+from stages.region import Region
 from stages.thresholds import (
     Confidence,
     StreamConfidences,
@@ -123,7 +131,7 @@ class NonMaxSuppression(Stage):
 
     Settings = NonMaxSuppressionSettings
     takes = (*CANDIDATES, Array("transform", "float64", (4,), optional=True), *RAW_DETAILS)
-    gives = (*CANDIDATES, *WEAK_DETECTIONS, *DETAILS)
+    gives = (*CANDIDATES, *WEAK_DETECTIONS, *UNFILTERED, *DETAILS)
 
     settings: NonMaxSuppressionSettings
 
@@ -138,6 +146,7 @@ class NonMaxSuppression(Stage):
         labels, confidence = labels_of(context), Confidence.of(context)
         self._min_score = candidate_score(settings.min_score, confidence)
         self._max_iou = max_iou(settings.max_iou, context)
+        self._gives_all = context.get_behind(WantsAllBoxes) is not None
         contract = detector_contract(context)
         self._end_to_end = contract is not None and contract.end_to_end
         self._details = DetailMaker(contract)
@@ -185,6 +194,8 @@ class NonMaxSuppression(Stage):
         raw = RawDetails.of(frame)
         rows: NDArray[np.integer] = np.arange(len(boxes))
         own: NDArray[np.integer]
+        if self._gives_all:
+            self._put_all(frame, raw)
         if rules.wanted is not None:
             rows = np.flatnonzero(np.isin(classes, rules.wanted))
             boxes, scores, classes = boxes[rows], scores[rows], classes[rows]
@@ -206,21 +217,26 @@ class NonMaxSuppression(Stage):
         left = Candidates(boxes[best], scores[best], classes[best])
         self._details.put(frame, left, raw, rows[best], rules.hand_on)
 
+    def _put_all(self, frame: Frame, raw: RawDetails) -> None:
+        """Add the boxes that are left of all classes and places, of each class for itself."""
+        boxes, scores, classes = frame["boxes"], frame["scores"], frame["classes"]
+        if self._end_to_end:
+            rows = self._sorted(boxes, scores, classes)
+            put_unfiltered(frame, boxes[rows], scores[rows], classes[rows])
+        else:
+            options = self._options._replace(class_agnostic=False)
+            compared = boxes if raw.rotated is None else raw.rotated
+            kept = nms(compared, scores, classes, options)
+            own = kept.boxes if raw.rotated is None else boxes[kept.rows]
+            put_unfiltered(frame, own, kept.scores, kept.classes)
+
     def effective(self) -> Mapping[str, Any]:
         """Return the thresholds in use, which depend on the model's card, and those of streams.
-
-        Called before the run only, so this is also where the names of streams are checked: a stream
-        that a reload adds is not in the context of a worker.
 
         Raises:
             SetupError: there is no stream of a name.
         """
-        for name in self.settings.streams:
-            if name not in self.context.streams:
-                raise SetupError(
-                    f"streams: no stream is named {display_value(name)}"
-                    f"{did_you_mean(name, self.context.streams)}"
-                )
+        check_streams(self.settings.streams, self.context)
         hand_on = self._rules.hand_on
         handed_on = {} if hand_on is None else {"confidence": hand_on}
         method = {} if self.settings.method == "greedy" else {"method": self.settings.method}

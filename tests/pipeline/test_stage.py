@@ -52,6 +52,19 @@ def test_a_class_that_does_not_follow_the_contract_is_refused():
         type("Wrong", (Stage,), {"takes": Array("boxes")})
     with pytest.raises(ContractError, match=r"Wrong\.gives: expected a tuple of Array .found"):
         type("Wrong", (Stage,), {"gives": ("boxes",)})
+    with pytest.raises(ContractError, match=r"Wrong\.derived: 'x' is not in `gives`; add it there"):
+        type("Wrong", (Stage,), {"derived": ("x",)})
+    with pytest.raises(
+        ContractError, match=r"Wrong\.hides: expected a tuple of str .found 'image'"
+    ):
+        type("Wrong", (Stage,), {"hides": "image"})
+    with pytest.raises(
+        ContractError, match=r"Wrong\.hides: 'image' is not in `gives`; add it there"
+    ):
+        type("Wrong", (Stage,), {"hides": ("image",)})
+    for half in ({"gives": (Array("x"),), "derived": ("x",)}, {"derive": lambda self, frame: None}):
+        with pytest.raises(ContractError, match="`derived` and `derive` belong together"):
+            type("Wrong", (Stage,), half)
     with pytest.raises(ContractError, match="Settings must be a class derived from pipeline"):
         type("Wrong", (Stage,), {"Settings": dict})
     with pytest.raises(ContractError, match="array 'x': unknown dtype 'flaot32'; use a name"):
@@ -106,6 +119,23 @@ class Liar(Stage):
 def test_the_kit_finds_what_a_worker_would_refuse(stage, words):
     with pytest.raises(ContractError, match=words):
         run_stages([stage], ListSource([plain(1)]))
+
+
+class Double(Stage):
+    gives = (Array("half", "int64", ()), Array("whole", "int64", ()))
+    derived = ("whole",)
+
+    def process(self, frame):
+        frame.put("half", np.int64(frame.seq))
+
+    def derive(self, frame):
+        frame.put("whole", 2 * frame["half"])
+
+
+def test_the_kit_has_derived_arrays_made():
+    stage = Double(Stage.Settings(), context())
+    frames = run_stages([stage], ListSource([plain(1)] * 3))
+    assert [int(frame["whole"]) for frame in frames] == [0, 2, 4]
 
 
 def test_a_misspelt_field_of_the_context_is_refused():

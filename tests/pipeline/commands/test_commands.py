@@ -8,7 +8,10 @@ import pytest
 import run
 from pipeline.commands import COMMANDS, Command
 from pipeline.commands.arguments import count, parse
+from pipeline.config import known_keys
 from pipeline.errors import ConfigError, RunError
+from pipeline.graph.load import load_class
+from stages import LOCATIONS, STAGES
 from tests.builders import ROOT
 
 FAILURE: list[BaseException] = []
@@ -75,3 +78,10 @@ def test_only_the_module_of_the_command_is_imported():
         done.stdout.strip()
         == "['stages.sinks', 'stages.sinks.files', 'stages.sinks.files.output_path']"
     )
+
+
+def test_evaluate_knows_each_stage_that_has_rules_for_single_streams():
+    kinds = {use: load_class(use, LOCATIONS, use) for use in STAGES}
+    having = {use for use, kind in kinds.items() if "streams" in known_keys(kind.Settings, "")}
+    assert having == {use for use, entry in STAGES.items() if "streams" in entry.options}
+    assert "blur" in having

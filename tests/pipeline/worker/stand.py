@@ -47,7 +47,7 @@ class Note(Stage):
         CALLS.append((self.name, "process", frame.seq))
         for look in WHILE_AT_WORK:
             look(frame)
-        if frame.seq in self.settings.fail_at:
+        if frame.seq in self.settings.fail_at and self.settings.error != "derive":
             kinds = {"ValueError": ValueError, "RunError": RunError, "EndRun": EndRun}
             raise kinds[self.settings.error](f"set to fail at {frame.seq}")
 
@@ -116,6 +116,30 @@ class Count(Note):
         self.counts[stream] = int(state)
 
 
+class Paint(Count):
+    """Makes a picture of the number of each frame."""
+
+    gives = (Array("count"), Array("picture", "uint8", (None, None)))
+    derived = ("picture",)
+
+    def derive(self, frame):
+        CALLS.append((self.name, "derive", frame.seq))
+        if "derive" in self.settings.error and frame.seq in self.settings.fail_at:
+            raise ValueError(f"set to fail at {frame.seq}")
+        frame.put("picture", np.full((40, 50), frame[self.name], np.uint8))
+
+
+class Veil(Note):
+    """Puts another image in the place of the captured one."""
+
+    takes = gives = (IMAGE,)
+    hides = ("image",)
+
+    def process(self, frame):
+        super().process(frame)
+        frame.put("image", np.zeros((2, 2, 3), np.uint8))
+
+
 class Pictures(Source):
     """A source that gives images of the sizes in SCRIPT."""
 
@@ -164,7 +188,7 @@ PROBLEM = []
 
 REGISTRY = {
     name: f"tests.pipeline.worker.stand:{name.capitalize()}"
-    for name in ("note", "add", "batch", "count", "twins", "pictures")
+    for name in ("note", "add", "batch", "count", "paint", "twins", "veil", "pictures")
 }
 
 

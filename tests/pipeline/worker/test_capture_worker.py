@@ -6,6 +6,7 @@ import pytest
 from pipeline.edge import Kind, Message, encode
 from pipeline.errors import RunError
 from pipeline.frame import Status
+from pipeline.memory import arena as arena_file
 from pipeline.telemetry.trace import read_trace
 from tests.builders import returned
 from tests.pipeline.worker.stand import MISSED, PROBLEM, SCRIPT, Stand, calls, run
@@ -192,6 +193,22 @@ def test_an_image_larger_than_a_slot_ends_the_run_with_a_reason():
         match=r"demo: an image is larger than `max_frame` \(found max_frame 320x240\); set",
     ):
         run(stand)
+
+
+def test_an_image_that_has_no_room_for_its_copy_ends_the_run():
+    SCRIPT[:] = [(4, 6), (120, 120)]  # the slots of these tests have 64 KiB
+    stand = Stand({"a": {"use": "veil"}}, max_frame="320x240")
+    with pytest.raises(RunError, match="an image is larger than `max_frame`"):
+        run(stand)
+
+
+def test_memory_for_copies_of_the_image_is_part_of_the_check(monkeypatch):
+    SCRIPT[:] = [(100, 100)]
+    monkeypatch.setattr(arena_file, "memory_available", lambda: 2 * 60_000 - 1)
+    with pytest.raises(RunError, match=r"stream demo: 2 slots of 0 MiB need 0 MiB of memory"):
+        run(Stand({"a": {"use": "veil"}}, streams={"demo": {"slots": 2}}))
+    monkeypatch.setattr(arena_file, "memory_available", lambda: 2 * 60_000)
+    assert run(Stand({"a": {"use": "veil"}}, streams={"demo": {"slots": 2}})).delivered == 1
 
 
 def test_images_that_shrink_release_memory_and_may_grow():

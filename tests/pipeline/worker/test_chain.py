@@ -171,6 +171,31 @@ def test_branches_in_several_processes_do_not_overwrite_each_other():
     assert set(views[1]["more"].tolist()) == {2}
 
 
+# --- arrays that a branch hides ---
+
+
+@pytest.mark.parametrize("processes", [("x", "x"), ("x", "y")])
+def test_a_hidden_array_does_not_reach_the_last_stage_of_another_branch(processes):
+    stages = {
+        "a": {"use": "veil", "process": "x"},
+        "b": {"use": "note", "process": "x"},
+        "c": {"use": "note", "after": "capture", "process": processes[0]},
+        "d": {"use": "note", "after": "capture", "process": processes[1]},
+    }
+    stand = Stand(stages)
+    lent = stand.lend()
+    stand.frame(lent).put("image", np.full((2, 2, 3), 9, np.uint8))
+    seen = {}
+    WHILE_AT_WORK.append(
+        lambda frame: seen.setdefault(
+            CALLS[-1][0], frame["image"].max() if "image" in frame else None
+        )
+    )
+    for name in dict.fromkeys(processes):
+        stand.open("a" if name == "x" else "d").take(lent)
+    assert seen == {"a": 9, "b": 0, "c": None, "d": None}
+
+
 # --- failures ---
 
 

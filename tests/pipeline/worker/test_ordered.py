@@ -189,3 +189,75 @@ def test_an_unordered_stage_beside_an_ordered_one_gets_its_frames():
     assert calls() == [("d", "process", 1)]
     stand.take(first, after="a")
     assert calls()[1:] == [("b", "process", 0), ("b", "process", 1)]
+
+
+# --- derived arrays ---
+
+PAINTED = {"a": {"use": "paint"}, "b": {"use": "note"}}
+
+
+def painted(stand):
+    """seq -> the grey of the picture, as sent on."""
+    return {sent.seq: int(stand.frame(sent)["picture"][0, 0]) for sent in stand.sent}
+
+
+def test_a_derived_array_is_made_again_for_a_resent_frame():
+    stand = Stand(PAINTED).open("a")
+    headers = [stand.lend() for _ in range(3)]
+    for one in headers:
+        stand.take(one)
+    assert painted(stand) == {0: 1, 1: 2, 2: 3}
+    stand.worker_table.mark_dead(stand.index)
+    stand.open("a")  # its successor
+    CALLS.clear()
+    for slot in (1, 0, 2):
+        stand.take(stand.again(slot))
+    assert calls("process", "derive") == [("a", "derive", seq) for seq in (1, 0, 2)]
+    assert painted(stand) == {0: 1, 1: 2, 2: 3}
+    assert counted(stand) == {0: 1, 1: 2, 2: 3}
+
+
+def test_a_derived_array_is_not_saved():
+    stand = Stand(PAINTED).open("a")
+    stand.take(stand.lend())
+    saved = stand.arena.states.saved("a")
+    assert b"picture" not in saved
+    assert len(saved) < 200
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_frame_without_its_derived_array_fails_and_fails_again(dies):
+    stages = {"a": {"use": "paint", "fail_at": [0], "error": "derive"}, "b": {"use": "note"}}
+    stand = Stand(stages).open("a")
+    stand.take(stand.lend())
+    if dies:
+        stand.worker_table.mark_dead(stand.index)
+        stand.open("a")
+    CALLS.clear()
+    stand.take(stand.again())
+    assert calls("process", "derive") == []
+    assert {(sent.status, sent.cause) for sent in stand.sent} == {(Status.FAILED, "failed:a")}
+    assert all(not sent.arrays for sent in stand.sent)
+
+
+def test_a_frame_whose_derived_array_cannot_be_made_again_fails(caplog):
+    stand = Stand(PAINTED).open("a")
+    stand.take(stand.lend())
+    again = stand.again()
+    again.limit = 100
+    stand.take(again)
+    assert [(sent.status, sent.cause) for sent in stand.sent] == [
+        (Status.LIVE, ""),
+        (Status.FAILED, "failed:a"),
+    ]
+    assert stand.sent[1].arrays == {}
+    assert "SlotFullError" in caplog.text
+
+
+def test_the_end_of_a_stream_has_no_derived_array():
+    stand = Stand(PAINTED).open("a")
+    stand.arena.lend(stand.arena.end_slot, header(slot=stand.arena.end_slot, status=Status.END))
+    for _ in range(2):
+        stand.take(stand.again(stand.arena.end_slot))
+    assert calls("derive") == []
+    assert [sent.status for sent in stand.sent] == [Status.END] * 2

@@ -17,7 +17,7 @@ from pipeline.frame import Frame
 from pipeline.graph import placement
 from pipeline.stage import Context
 from run import main
-from stages.detections import CANDIDATES
+from stages.detections import CANDIDATES, WantsAllBoxes
 from stages.inference.detector import Detector, DetectorSettings
 from stages.inference.preprocess import Preprocess
 from stages.thresholds import Suppression
@@ -139,6 +139,19 @@ def test_candidates_without_nms_below_the_confidence_are_left_out_or_weak(
     found = run(make(path, contract, confidence=0.5), np.zeros((64, 64, 3), np.uint8))
     assert found["scores"].tolist() == [0.75]
     assert found["weak_scores"].tolist() == weak
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_all_boxes_without_nms_are_there_for_a_stage_that_hides_them(tmp_path, hides):
+    rows = np.zeros((1, 6, 84), np.float32)
+    rows[0, 4, :3] = 0.03, 0.25, 0.75
+    path = save(tmp_path / "m.onnx", [1, 3, 64, 64], {"output0": rows})
+    contract = msgspec.structs.replace(inspect(path), end_to_end=True)
+    behind = (contract, *([WantsAllBoxes()] if hides else []))
+    found = run(make(path, contract, behind=behind, confidence=0.5), np.zeros((64, 64, 3), "u1"))
+    assert ("unfiltered_boxes" in found) == hides
+    if hides:
+        assert len(found["unfiltered_boxes"]) == len(found["unfiltered_classes"]) == 2
 
 
 def test_the_score_that_nms_needs_is_that_of_the_following_one(tmp_path):

@@ -13,6 +13,7 @@ from models.card import Thresholds
 from pipeline.errors import SetupError
 from pipeline.frame import Frame
 from run import main
+from stages.detections import WantsAllBoxes
 from stages.inference.nms import NonMaxSuppression, NonMaxSuppressionSettings
 from stages.thresholds import StreamConfidences
 from tests.builders import CLIP, context_of
@@ -219,3 +220,47 @@ def test_check_shows_the_rules_of_streams_and_refuses_unknown_ones(tmp_path, cap
     assert len(last) == 1
     words = "stages.nms: streams: no stream is named 'yrad'; did you mean 'yard'?"
     assert last[0].endswith(words)
+
+
+# --- boxes for stages that hide objects ---
+
+DOG, CAR = 1, 2
+STREET = ([LEFT, RIGHT, BOX, NEAR, BOX], [0.9, 0.8, 0.3, 0.7, 0.05], [0, CAR, DOG, 0, CAR])
+
+
+def unfiltered(contract=CONTRACT, **settings):
+    context = context_of(LABELS, contract=contract, hiding=WantsAllBoxes())
+    frame = run(stage(context, **settings), *STREET)
+    names = frame["unfiltered_boxes"], frame["unfiltered_classes"]
+    assert names[1].dtype == np.int32
+    return {(*box, number) for *box, number in np.column_stack(names).tolist()}
+
+
+@pytest.mark.parametrize("contract", [CONTRACT, END_TO_END])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"classes": ["car"]},
+        {"classes": []},
+        {"streams": {"test": {"classes": ["dog"], "region": LEFT_HALF}}},
+        {"streams": {"test": {"region": [[0.9, 0.9], [1, 0.9], [1, 1]]}}},
+        {"max_boxes": 1},
+    ],
+)
+def test_boxes_that_are_dropped_are_there_for_a_stage_that_hides_them(settings, contract):
+    expected = {(*LEFT, 0), (*RIGHT, CAR), (*BOX, DOG), (*NEAR, 0)}
+    assert unfiltered(contract, **settings) == expected
+
+
+def test_a_box_that_another_class_suppresses_is_there_to_be_hidden():
+    assert len(run(stage(class_agnostic=True), *STREET)["boxes"]) == 3
+    assert (*BOX, DOG) in unfiltered(class_agnostic=True)
+
+
+def test_boxes_below_the_lowest_score_of_their_class_are_not_there():
+    assert unfiltered(class_scores={"dog": 0.5}) == {(*LEFT, 0), (*RIGHT, CAR), (*NEAR, 0)}
+
+
+def test_without_a_stage_that_hides_objects_no_box_is_given_twice():
+    assert "unfiltered_boxes" not in run(stage(classes=["car"]), *STREET)

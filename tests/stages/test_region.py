@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.errors import SetupError
-from stages.inference.region import Region
+from stages.region import Region
 
 SQUARE = [(0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75)]
 WIDTH, HEIGHT = 64, 32

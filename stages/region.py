@@ -1,4 +1,4 @@
-"""A region of interest: a polygon in the frame, in which the feet of an object must be."""
+"""A region of the frame: a polygon in which the feet of an object are, or which is hidden."""
 
 from __future__ import annotations
 
@@ -56,6 +56,11 @@ class Region:
     def __len__(self) -> int:
         """Number of corners."""
         return len(self._start)
+
+    @property
+    def corners(self) -> NDArray[np.float64]:
+        """Corners in order, (N, 2) x and y as fractions of the frame's width and height."""
+        return self._start
 
     def contains_feet(
         self, boxes: NDArray[np.floating], width: int, height: int
