@@ -104,6 +104,7 @@ def check_answer(node: Node, where: str) -> None:
         if array.shape
         and array.shape[0] is None
         and array.dtype
+        and not array.optional
         and array.name not in node.kind.derived
     )
     room = ANSWER_BYTES - _ROOM_FOR_NAMES
