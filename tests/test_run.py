@@ -416,6 +416,7 @@ def test_a_graph_without_a_model_is_not_measured(capsys, config):
 
 
 @pytest.mark.processes
+@pytest.mark.soak
 def test_frames_that_turn_out_too_few_are_no_measurement(tmp_path):
     import cv2  # after run.py has set what it reads from the environment
 

@@ -152,6 +152,7 @@ def test_a_killed_detector_changes_no_figure(images, measured, tmp_path):
     assert again["detections"] == measured[1]["detections"]
 
 
+@pytest.mark.soak
 def test_a_comparison_with_another_confidence_and_itself(images, measured, tmp_path):
     _, text = evaluate(tmp_path, images, "--against", measured[0])
     assert "ap50" in text

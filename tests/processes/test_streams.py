@@ -381,6 +381,7 @@ def test_added_streams_that_ended_are_released_after_a_minute(tmp_path):
     assert all(abs(late[name][0] - fds) <= 4 for name, (fds, _) in early.items()), counts
 
 
+@pytest.mark.soak
 def test_a_fast_stream_does_not_starve_a_slow_one(tmp_path):
     for name in ("fast", "other", "slow"):
         (tmp_path / name).mkdir()
@@ -407,6 +408,7 @@ def test_a_fast_stream_does_not_starve_a_slow_one(tmp_path):
     assert slow["dropped"].get("busy", 0) <= slow["captured"] // 10
 
 
+@pytest.mark.soak
 def test_sinks_in_one_process_cost_a_camera_no_more_than_their_work(tmp_path):
     (tmp_path / "folder").mkdir()
     for i in range(5):

@@ -22,6 +22,7 @@ supervisor: {{restarts: 1000}}
 """
 
 
+@pytest.mark.soak
 def test_a_killed_detector_of_tiles_gives_the_same_events(tmp_path):
     with Run(tmp_path / "calm", "--frames", str(FRAMES), graph=TILES) as calm:
         assert calm.wait() == 0, calm.stderr

@@ -348,7 +348,7 @@ def test_a_sink_before_the_blur_ends_the_command_with_one_line(capsys, tmp_path)
     stages = "".join(f"  {name}: {table}\n" for name, table in BEFORE.items())
     sink = f"  video: {{use: video, after: tracker, path: {tmp_path}/out.mp4}}\n"
     config.write_text(f"streams: {{demo: {{source: {CLIP}}}}}\nstages:\n{stages}{sink}")
-    assert main(["run", str(config)]) == 2
+    assert main(["check", str(config)]) == 2
     said = capsys.readouterr().err.strip()
     assert "stages.video: takes 'image'" in said
     assert said.endswith("set `after: blur`")
