@@ -11,7 +11,7 @@ from models.card import Card
 from models.errors import CardError, ContractError
 from models.families.base import Reading
 from models.families.presets import Preset, assign, presets
-from models.families.stated_shapes import check_shapes, classes_in
+from models.families.stated_shapes import check_shapes, classes_in, labels_of
 from models.families.whole_image import classes_of_image
 from models.image_input import Pixels
 from models.layout_problems import problem
@@ -71,6 +71,8 @@ def reading_with(file: OnnxFile, card: Card, found: Reading) -> Reading:
     """
     assert found.layout is not None
     shown = {key: getattr(found.layout, key) for key in ("activation", "background")}
+    if shown["background"] is not None and labels_of(file, card) == (found.classes or 0) + 1:
+        shown["background"] = None  # the labels name it too
     layout = _layout(
         file, card, presets()[card.family], found.layout.outputs, {**shown, **card.output}
     )

@@ -25,7 +25,7 @@ def classes_in(file: OnnxFile, layout: OutputLayout, card: Card | None = None) -
     """
     extra = int(layout.background is not None)
     options = _scores_in_file(file, layout, card)
-    labels = _labels(file, card)
+    labels = labels_of(file, card)
     if layout.classes is not None:
         found = layout.classes + extra
         if options and found not in options:
@@ -87,7 +87,7 @@ def check_shapes(file: OnnxFile, layout: OutputLayout, classes: int | None) -> N
             )
 
 
-def _labels(file: OnnxFile, card: Card | None) -> int | None:
+def labels_of(file: OnnxFile, card: Card | None) -> int | None:
     """Return the number of labels of the card, else of the file; None: there are none."""
     labels = None if card is None else card.labels
     if isinstance(labels, str):

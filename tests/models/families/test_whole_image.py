@@ -78,6 +78,19 @@ def test_the_number_of_labels_of_a_classifier_is_checked(tmp_path, labels, fits)
             made()
 
 
+@pytest.mark.parametrize(("labels", "classes"), [(1000, 1000), (1001, 1001)])
+def test_labels_of_imagenet_may_name_the_background_or_not(tmp_path, labels, classes):
+    (tmp_path / "names.txt").write_text("".join(f"name {i}\n" for i in range(labels)))
+    raw = np.zeros((1, 1001), np.uint8)
+    raw[0, 5] = 255
+    contract = contract_of(
+        tmp_path, "classify", SIZE, {"out": raw}, dtype="uint8", card="labels: names.txt"
+    )
+    found = answer(contract, {"out": raw}).scores
+    assert (len(contract.labels), contract.classes, len(found)) == (labels, classes, classes)
+    assert found.argmax() == 5 - (labels == 1000)
+
+
 def test_an_embedding_has_length_one(tmp_path):
     raw = np.random.default_rng(2).normal(size=(2, 128)).astype(np.float32)
     contract = contract_of(tmp_path, "embed", SIZE, {"out": raw}, images=2)
