@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 from hypothesis import given as provided
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -200,6 +201,7 @@ SIDES = st.one_of(st.floats(-50, 250, width=32), st.sampled_from([NAN, -INF, INF
 BOXES = arrays(np.float32, st.tuples(st.integers(0, 6), st.just(4)), elements=SIDES)
 
 
+@settings(deadline=None)
 @provided(BOXES, BOXES)
 def test_boxes_of_any_kind_are_hidden_or_left_out(boxes, weak):
     found = other("weak", *[(box, PERSON, 0.5) for box in weak])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.drawing.obscure import CELLS, METHODS, MIN_CELL_PX, Patch
@@ -34,6 +34,7 @@ def test_no_pattern_finer_than_a_cell_is_left(method, size, square):
 
 
 @METHOD
+@settings(deadline=None)
 @given(SIDE, SIDE)
 def test_what_is_left_does_not_depend_on_the_number_of_pixels(method, height, width):
     part = noise(height, width)
@@ -57,6 +58,7 @@ def test_a_few_pixels_become_one_colour(method):
 
 
 @METHOD
+@settings(deadline=None)
 @given(SIDE, SIDE, st.integers(0, 9), st.integers(0, 9))
 def test_only_the_part_changes_and_the_same_pixels_give_the_same(method, height, width, x, y):
     image = noise(height + 20, width + 20)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -102,6 +102,7 @@ FRAMES = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(FRAMES, st.integers(0, 8))
 def test_a_restored_one_goes_on_as_if_nothing_had_happened(frames, at):
     whole, broken = RecentBoxes(0.25, 0.1), RecentBoxes(0.25, 0.1)
@@ -158,6 +159,7 @@ def test_no_boxes_and_too_many():
 SIDES = st.one_of(st.floats(-50, 150, width=32), st.sampled_from([-INF, INF, 0, 100, 80]))
 
 
+@settings(deadline=None)
 @given(arrays(np.float32, st.tuples(st.integers(0, 12), st.just(4)), elements=SIDES))
 def test_every_pixel_of_every_box_is_in_a_rectangle_inside_the_frame(boxes):
     found = pixels(boxes)
