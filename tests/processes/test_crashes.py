@@ -23,7 +23,13 @@ def undisturbed(tmp_path_factory):
     return run.lines
 
 
-@pytest.mark.parametrize("stage", ["capture", "boxes", "ids"])
+MORE = pytest.mark.soak
+"""Further cases of a promise, of which one is tested always."""
+
+
+@pytest.mark.parametrize(
+    "stage", ["boxes", pytest.param("capture", marks=MORE), pytest.param("ids", marks=MORE)]
+)
 def test_a_stage_killed_several_times_gives_the_same_events(stage, undisturbed, tmp_path):
     with Run(tmp_path) as run:
         for moment in (1, 60, 130, 200):
@@ -45,7 +51,9 @@ def test_all_workers_killed_at_once_give_the_same_events(undisturbed, tmp_path):
     assert run.ledger == WHOLE
 
 
-@pytest.mark.parametrize("stage", ["capture", "boxes", "ids"])
+@pytest.mark.parametrize(
+    "stage", ["capture", pytest.param("boxes", marks=MORE), pytest.param("ids", marks=MORE)]
+)
 def test_a_frozen_worker_is_restarted_and_the_events_are_the_same(stage, undisturbed, tmp_path):
     with Run(tmp_path, "--set", "boxes.work_ms=10") as run:
         run.wait_for_events(80)
@@ -57,6 +65,7 @@ def test_a_frozen_worker_is_restarted_and_the_events_are_the_same(stage, undistu
     assert "not returned" not in run.stderr
 
 
+@pytest.mark.soak
 def test_a_worker_frozen_before_its_first_heartbeat_is_restarted(undisturbed, tmp_path):
     with Run(tmp_path) as run:
         run.strike("ids", signal.SIGSTOP)
@@ -90,6 +99,7 @@ def in_one_process(graph):
     return graph.replace('use: "tests', 'process: one, use: "tests')
 
 
+@pytest.mark.soak
 def test_all_stages_in_one_process_give_the_same_events(undisturbed, tmp_path):
     with Run(tmp_path, "--set", "boxes.replicas=1", graph=in_one_process(GRAPH)) as run:
         run.wait_for_events(50)
@@ -99,7 +109,7 @@ def test_all_stages_in_one_process_give_the_same_events(undisturbed, tmp_path):
     assert run.ledger == WHOLE
 
 
-@pytest.mark.parametrize("frame", [0, 20])
+@pytest.mark.parametrize("frame", [20, pytest.param(0, marks=MORE)])
 def test_a_frame_amid_its_stages_at_a_death_goes_through_before_the_next(
     undisturbed, tmp_path, frame
 ):

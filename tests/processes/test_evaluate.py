@@ -166,6 +166,7 @@ def test_the_report_has_curves_and_a_page_of_the_worst_images(images, tmp_path):
     assert cv2.imread(str(tmp_path / "report" / "precision_recall.png")) is not None
 
 
+@pytest.mark.soak
 def test_the_tracks_of_a_clip_against_themselves_are_all_right(tmp_path):
     clip = tmp_path / "clips" / "walk.mp4"
     clip.parent.mkdir()

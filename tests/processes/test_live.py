@@ -36,6 +36,7 @@ def attended(folder, left, lame, wait="true"):
     return Attended(folder, graph=text.replace("{", "{{").replace("}", "}}"))
 
 
+@pytest.mark.soak
 def test_a_frozen_camera_costs_the_others_nothing_and_comes_back(tmp_path):
     with (
         Camera(fps=10, size="320x240") as good,

@@ -92,6 +92,7 @@ def test_no_other_process_holds_the_file_that_a_successor_must_lock(tmp_path):
         assert run.wait() == 0, run.stderr
 
 
+@pytest.mark.soak
 def test_a_second_run_into_the_same_file_is_refused(tmp_path):
     path = tmp_path / "first" / "events.jsonl"
     with Run(tmp_path / "first", "--set", "streams.demo.loop=true") as first:

@@ -66,6 +66,7 @@ def total(stream: dict) -> int:
     return stream["delivered"] + lost + stream["in_flight"]
 
 
+@pytest.mark.soak
 def test_info_and_counters_of_a_stage_are_kept_up_to_date(tmp_path):
     with Attended(tmp_path, graph=LIVE) as run:
         run.wait_for("demo", 20)
@@ -196,6 +197,7 @@ def test_no_stream_is_added_where_an_ordered_stage_shares_with_capture(tmp_path)
         run.end()
 
 
+@pytest.mark.soak
 def test_an_image_too_large_for_an_added_stream_ends_that_stream_alone(tmp_path):
     (tmp_path / "large").mkdir()
     save_image(tmp_path / "large" / "0.png", 64, 48)
@@ -294,6 +296,7 @@ def test_a_stream_with_another_source_restarts_and_costs_no_other(tmp_path):
     assert [summary[f"other#{i}"]["delivered"] for i in (1, 2)] == [begin, 8]
 
 
+@pytest.mark.soak
 def test_new_settings_amid_a_frame_have_the_frame_processed_again(tmp_path):
     graph = GRAPH.replace(
         "post:    {{use: fault", 'post: {{use: "tests.processes.stages:Long", work_s: 60'

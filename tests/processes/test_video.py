@@ -25,6 +25,7 @@ def pictures(path):
     return count
 
 
+@pytest.mark.soak
 def test_after_kills_of_its_stage_all_but_a_few_frames_can_be_played(tmp_path):
     moments = (1, 60, 130, 200)
     with Run(tmp_path, "--set", "placement=separate", graph=RECORDED) as run:

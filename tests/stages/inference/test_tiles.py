@@ -66,7 +66,7 @@ def one_box(tmp_path, *, score=0.75, box=(24, 12, 16, 8), batch=1):
     st.integers(1, 5000),
     st.integers(1, 5000),
     st.one_of(
-        st.fixed_dictionaries({"size_px": st.integers(64, 3000)}),
+        st.fixed_dictionaries({"size_px": st.integers(160, 3000)}),
         st.fixed_dictionaries({"grid": st.tuples(st.integers(1, 9), st.integers(1, 9))}),
         st.just({}),
     ),
