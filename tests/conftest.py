@@ -1,3 +1,5 @@
+import gc
+
 import cv2
 import numpy as np
 import pytest
@@ -10,3 +12,9 @@ cv2.setNumThreads(1)
 def rng():
     """The same numbers in every run."""
     return np.random.default_rng(20)
+
+
+def pytest_collection_finish():
+    # Some 9000 tests are objects that stay: without them each full collection is short.
+    gc.collect()
+    gc.freeze()

@@ -282,6 +282,7 @@ def test_an_unreachable_broker_at_the_start_is_no_error(broker, listen, sink, so
     listener.wait_for("eyeline/availability", "online")
 
 
+@pytest.mark.soak
 @REMEMBERS
 def test_a_broker_killed_again_and_again_misses_nothing(broker, listen, sink, soon, caplog):
     caplog.set_level(logging.INFO)
