@@ -17,7 +17,7 @@ from models.families.generic import Generic
 from models.families.presets import assign, presets
 from models.families.recognise import Found, survey
 from models.families.table import SIDES
-from models.image_input import ImageTensor, Pixels, require_image
+from models.image_input import WHOLE_DTYPES, ImageTensor, Pixels, require_image
 from models.metadata import input_size_in, names_in
 from models.onnx_header import OnnxFile, Tensor
 from models.output_layout import BOXES, DETAILS, OF_IMAGE, OTHERS, task_of
@@ -216,7 +216,7 @@ def _input(file: OnnxFile, image: ImageTensor, reading: Reading | None) -> list[
     if pixels.resize == "letterbox":
         lines.append(Line(f"  anchor: {pixels.anchor}", "place of the image: centre or top_left?"))
     lines.append(Line(f"  colour: {pixels.colour}", "rgb or bgr?"))
-    if image.tensor.dtype not in ("uint8", "int32"):
+    if image.tensor.dtype not in WHOLE_DTYPES:
         comment = "1: pixels from 0 to 255; 0.00392157: from 0 to 1"
         lines.append(Line(f"  scale: {pixels.scale:.9g}", comment + ("" if sure else "?")))
         if any(pixels.mean) or pixels.std != PLAIN.std:

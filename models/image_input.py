@@ -11,6 +11,8 @@ from models.errors import ContractError
 from models.onnx_header import OnnxFile, Tensor
 from models.transform import Anchor, Resize
 
+WHOLE_DTYPES = ("uint8", "int32")
+"""Dtypes of an input that takes pixels from 0 to 255, in whole numbers."""
 STRIDES = (8, 16, 32)
 """Strides of the usual three grids, in pixels of the input."""
 

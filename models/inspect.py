@@ -20,7 +20,7 @@ from models.families.generic import Generic
 from models.families.keypoints import COCO17
 from models.families.recognise import require_sure
 from models.families.whole_image import OfImage
-from models.image_input import ImageTensor, Input, Pixels, require_image
+from models.image_input import WHOLE_DTYPES, ImageTensor, Input, Pixels, require_image
 from models.metadata import input_size_in, names_in
 from models.onnx_header import OnnxFile, sha256_of
 from models.output_layout import BOX_TASKS, OutputLayout, task_of, without_details
@@ -32,8 +32,6 @@ MAX_BATCH = 64
 """Images of a run of a model with a batch of a fixed length."""
 IMAGE_DTYPES = ("uint8", "int32", "float32", "float16")
 """Dtypes of an input that are supported."""
-WHOLE_DTYPES = ("uint8", "int32")
-"""Dtypes of an input that takes pixels from 0 to 255."""
 
 
 def inspect(
@@ -154,7 +152,7 @@ def _is_coco17(layout: OutputLayout | None) -> bool:
 def _with_names(layout: OutputLayout) -> OutputLayout:
     """Return a layout with the names and edges of 17 points, where it states none."""
     points = layout.keypoints
-    if points.names or points.edges or points.count != len(COCO17.names):
+    if points.names or points.edges or not _is_coco17(layout):
         return layout
     named = msgspec.structs.replace(points, names=COCO17.names, edges=COCO17.edges)
     return msgspec.structs.replace(layout, keypoints=named)

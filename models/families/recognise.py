@@ -20,7 +20,7 @@ from models.families.raw_rows import width_of
 from models.families.recognise_parts import many_outputs, three_outputs, two_outputs
 from models.families.recognise_rows import one_output
 from models.families.stated import pixels_of, reading_by
-from models.image_input import image_tensor
+from models.image_input import WHOLE_DTYPES, image_tensor
 from models.metadata import names_in, pair_in
 from models.onnx_header import OnnxFile
 from models.onnx_trace import read
@@ -113,7 +113,7 @@ def _reading(clues: Clues, guess: Guess) -> Reading:
         pixels = msgspec.structs.replace(pixels, scale=scale, mean=(0, 0, 0), std=(1, 1, 1))
     if inside.reversed:
         pixels = msgspec.structs.replace(pixels, colour={"rgb": "bgr", "bgr": "rgb"}[pixels.colour])
-    if clues.image.tensor.dtype in ("uint8", "int32"):
+    if clues.image.tensor.dtype in WHOLE_DTYPES:
         unsure.pop("input.scale", None)
     return msgspec.structs.replace(reading, pixels=pixels, unsure=unsure, classes=classes)
 

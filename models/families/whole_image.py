@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.families import evidence
 from models.families.base import Family
-from models.image_input import Input, Pixels, image_tensor
+from models.image_input import WHOLE_DTYPES, Input, Pixels, image_tensor
 from models.metadata import names_in
 from models.onnx_header import OnnxFile, Tensor
 from models.onnx_trace import Trace, read
@@ -90,7 +90,7 @@ def pixels_of_file(file: OnnxFile, trace: Trace, usual: Pixels) -> tuple[Pixels,
     """
     image = image_tensor(file)
     assert image is not None
-    if image.tensor.dtype in ("uint8", "int32"):
+    if image.tensor.dtype in WHOLE_DTYPES:
         return usual, {}
     inside = evidence.prepared(trace, image.tensor.name)
     if inside.pixel_range is not None:
@@ -112,12 +112,12 @@ def classes_of_image(layout: OutputLayout, file: OnnxFile) -> int | None:
             count = own[0] if all(length == 1 for length in own[1:]) else own[-1]
             return _without_background(count, layout)
         if columns == ("score_map",) and len(own) == 3:
-            channels = own[0] if _is_channels_first(own, layout) else own[2]
+            channels = own[0] if _is_channels_first(own) else own[2]
             return 2 if channels == 1 else channels
     return layout.classes or len(names_in(file.metadata) or ()) or None
 
 
-def _is_channels_first(own: Sequence[int | None], layout: OutputLayout) -> bool:
+def _is_channels_first(own: Sequence[int | None]) -> bool:
     """Return whether a map has its classes first: the shorter one of the two ends."""
     first, last = own[0], own[2]
     return first is not None and (last is None or first <= last)

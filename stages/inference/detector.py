@@ -60,7 +60,7 @@ class Detector(ModelStage):
     model that suppresses overlaps itself, given as `weak_boxes` and so on.
 
     Masks, keypoints and rotated boxes are given too, where the task of the model has them. NMS
-    makes them ready (`details.py`); without it, they are ready here.
+    makes them ready (`detail_maker.py`); without it, they are ready here.
     """
 
     Settings = DetectorSettings
