@@ -8,6 +8,7 @@ ModelError
   DeviceError     the requested device does not load
   ProviderError   the provider failed during a run of a model
   DataError       a labelled data set is missing or wrong
+  TrainingError   a model cannot be trained: wrong settings or data, or a missing package
   EvaluationError  results cannot be measured: wrong arrays, or a package that is not installed
 """
 
@@ -52,3 +53,7 @@ class DataError(ModelError):
 
 class EvaluationError(ModelError):
     """Results cannot be measured: an array is wrong, or a package is not installed."""
+
+
+class TrainingError(ModelError):
+    """A model cannot be trained: the settings or the data are wrong, or a package is missing."""

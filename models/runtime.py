@@ -134,6 +134,30 @@ class Runtime:
             )
 
 
+def open_graph(
+    model: bytes, threads: int = 1
+) -> Callable[[Mapping[str, NDArray[Any]]], Sequence[NDArray[Any]]]:
+    """Load a graph of our own making on the CPU, and return the function that runs it.
+
+    Args:
+        model: the ONNX file.
+        threads: CPU threads.
+
+    Raises:
+        ContractError: onnxruntime cannot load it.
+        DeviceError: onnxruntime is missing, or installed twice.
+    """
+    _check_distributions()
+    ort = _import()
+    try:
+        session = ort.InferenceSession(
+            model, _options(ort, threads, False), providers=[PROVIDERS["cpu"]]
+        )
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise ContractError(f"graph: onnxruntime cannot load it: {_one_line(error)}") from None
+    return lambda inputs: list(session.run(None, dict(inputs)))
+
+
 def expected_device(device: Device) -> Device:
     """Return the device that `device` will most likely become; nothing is loaded."""
     if device != "auto":

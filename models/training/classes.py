@@ -1,0 +1,60 @@
+"""What methods that name whole images have in common: figures and thresholds of their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.datasets.base import LabelledImage
+from models.evaluation.classification import evaluate_scores
+from models.training.method import Figures
+
+Scores = NDArray[np.float32]
+"""(C,) from 0 to 1, by class."""
+MIN_SCORE = 0.01
+"""Score that counts as the lowest one, since the logarithm of 0 is infinite."""
+
+
+def true_classes(images: Sequence[LabelledImage]) -> NDArray[np.intp]:
+    """Return the class of each image (N,)."""
+    return np.array([image.classes[0] for image in images], np.intp)
+
+
+def measure_scores(
+    images: Sequence[LabelledImage], scores: Sequence[Scores], labels: Sequence[str]
+) -> Figures:
+    """Return top-1 accuracy, its mean over classes, and the mean score of the true class.
+
+    The last one is the geometric mean, and decides between epochs that are right as often.
+    """
+    truth, found = true_classes(images), np.array(scores, np.float64)
+    figures = evaluate_scores(truth, found, labels).figures
+    own = np.maximum(found[np.arange(len(truth)), truth], MIN_SCORE)
+    return {
+        "top-1": figures.top_1 or 0.0,
+        "mean top-1": figures.mean_top_1 or 0.0,
+        "true score": float(np.exp(np.log(own).mean())),
+    }
+
+
+def threshold_of(images: Sequence[LabelledImage], scores: Sequence[Scores]) -> Mapping[str, float]:
+    """Return the score below which a label is not worth showing: that of the best F1."""
+    truth, found = true_classes(images), np.array(scores, np.float64)
+    best, right = found.max(axis=1), found.argmax(axis=1) == truth
+    order = np.argsort(-best)
+    hits = np.cumsum(right[order])
+    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + len(hits))
+    lowest = float(best[order][int(f1.argmax())])
+    return {"score": round(max(0.0, min(lowest, 0.99) - 0.005), 3)}
+
+
+def class_weights(images: Sequence[LabelledImage], classes: int) -> NDArray[np.float32]:
+    """Return a weight of each class (C,): rare ones count more, by the root of their number.
+
+    Weights in full proportion would make a class of one image as heavy as one of a thousand.
+    """
+    counts = np.bincount(true_classes(images), minlength=classes)
+    weights = 1 / np.sqrt(np.maximum(counts, 1))
+    return (weights / weights[counts > 0].mean()).astype(np.float32)

@@ -1,0 +1,329 @@
+"""The base of methods that learn by gradients: frozen features from the cache, a head on them."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+import numpy as np
+import torch
+from msgspec import Meta
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models import runtime
+from models.datasets.base import LabelledImage
+from models.errors import TrainingError
+from models.training import method
+from models.training.augment import View
+from models.training.backbone import INPUT, Backbone
+from models.training.export import export
+from models.training.features import FeatureCache, Maps, Views, read_pixels
+from models.training.loop import Loop, Plan
+from models.training.method import Figures, Job, Method, ModelCard, Progress, Result
+from models.training.onnx_net import OnnxNet
+
+Outputs = Sequence[Tensor]
+Truth = Mapping[str, NDArray[Any]]
+"""Truth of one view: arrays in pixels of the input."""
+PREDICT = 16
+"""Images of a batch where nothing is learned."""
+
+
+class Settings(method.Settings, frozen=True, kw_only=True):
+    """Settings of methods that learn by gradients."""
+
+    epochs: Annotated[int, Meta(ge=1, le=10_000)] = 30
+    batch: Annotated[int, Meta(ge=1, le=1024)] = 16
+    rate: Annotated[float, Meta(gt=0, le=1)] = 1e-3
+    """Learning rate of the head."""
+    backbone_rate: Annotated[float, Meta(ge=0, le=10)] = 1 / 3
+    """Learning rate of the open blocks of the backbone, as a factor of that of the head."""
+    decay: Annotated[float, Meta(ge=0, le=1)] = 1e-2
+    """Weight decay."""
+    patience: Annotated[int, Meta(ge=1, le=10_000)] = 12
+    """Epochs without a better figure on the validation images after which training ends."""
+
+
+class Learner(nn.Module):
+    """What is trained: the open blocks of the backbone, and the head.
+
+    Args:
+        backbone: the backbone.
+        cut: number of its blocks that stay as they are.
+        maps: names of the tensors that the head takes.
+        head: takes these tensors as its arguments.
+    """
+
+    def __init__(
+        self, backbone: Backbone, cut: int, maps: Sequence[str], head: nn.Module
+    ) -> None:
+        super().__init__()
+        edge = backbone.blocks[cut - 1].tensor if cut else INPUT
+        below = {edge} if not cut else set(backbone.tensors_below(edge))
+        above = [name for name in maps if name not in below]
+        self.inputs = tuple(dict.fromkeys([*([edge] if above else []), *(set(maps) & below)]))
+        self.inputs = tuple(sorted(self.inputs))
+        """Names of the frozen tensors that it takes."""
+        self._order = [(above if name in above else self.inputs).index(name) for name in maps]
+        self._from_open = [name in above for name in maps]
+        self._edge = self.inputs.index(edge) if above else 0
+        self.open = OnnxNet(backbone.model, [edge], above) if above else None
+        self.head = head
+
+    def forward(self, *frozen: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs of the head."""
+        opened = [] if self.open is None else self.open(frozen[self._edge])
+        maps = [
+            (opened if is_open else frozen)[place]
+            for place, is_open in zip(self._order, self._from_open, strict=True)
+        ]
+        found = self.head(*maps)
+        return found if isinstance(found, tuple) else (found,)
+
+
+class Whole(nn.Module):
+    """The network from pixels to the outputs of the exported model."""
+
+    def __init__(self, frozen: OnnxNet | None, learner: Learner, finish: nn.Module) -> None:
+        super().__init__()
+        self.frozen, self.learner, self.finish = frozen, learner, finish
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs for images (N, H, W, 3) uint8 BGR."""
+        colours = images.permute(0, 3, 1, 2).flip(1).float()
+        maps = [colours] if self.frozen is None else self.frozen(colours)
+        found = self.finish(*self.learner(*maps))
+        return found if isinstance(found, tuple) else (found,)
+
+
+class GradientMethod(Method):
+    """A method that learns by gradients.
+
+    A method says which maps its head takes (`maps`), where the backbone is cut (`cut`), its `head`,
+    the truth of a view (`truth`), its `loss`, the module that ends the exported graph (`finish`),
+    and the `result` of an image from the outputs of that graph.
+    """
+
+    Settings: ClassVar[type[method.Settings]] = Settings
+    output_names: ClassVar[tuple[str, ...]] = ("scores",)
+    """Names of the outputs of the exported graph."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        torch.set_num_threads(job.threads)
+        torch.manual_seed(job.seed)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        backbone = job.backbone
+        maps = self.maps()
+        cut = self.cut() if job.settings.layers is None else job.settings.layers
+        if cut > len(backbone.blocks):
+            raise TrainingError(
+                f"layers: the backbone {backbone.name} has {len(backbone.blocks)} blocks "
+                f"(found {cut}); set fewer"
+            )
+        channels = [backbone.channels_of(name) for name in maps]
+        self.learner = Learner(backbone, cut, maps, self.head(channels)).to(job.device)
+        self._extract = _extractor(backbone, self.learner.inputs, job)
+        settings = job.settings
+        self._train = Views(job.train, settings.augment, self.size, settings.views, job.seed)
+        source = f"{backbone.sha256} {' '.join(self.learner.inputs)}"
+        self._cache = FeatureCache(job.cache, self._train, source, self._extract)
+        val = Views(job.val, settings.augment, self.size, 1, job.seed)
+        self._val_cache = FeatureCache(job.cache, val, source, self._extract)
+        self._steps = max(1, -(-len(job.train) // settings.batch))
+        self._loop = Loop(
+            self.learner, self._groups(), self._plan(source), job.folder / "checkpoint.npz", job.device
+        )
+
+    # --- what a method says ---
+
+    def maps(self) -> tuple[str, ...]:
+        """Return the names of the tensors of the backbone that the head takes."""
+        return (self.job.backbone.blocks[-1].tensor,)
+
+    def cut(self) -> int:
+        """Return how many blocks stay as they are, where the settings do not say it."""
+        return len(self.job.backbone.blocks)
+
+    def head(self, channels: Sequence[int]) -> nn.Module:
+        """Return the head.
+
+        Args:
+            channels: of each map, in the order of `maps`.
+        """
+        raise NotImplementedError
+
+    def truth(self, image: LabelledImage, view: View) -> Truth:
+        """Return the truth of a view of an image, in pixels of the input."""
+        raise NotImplementedError
+
+    def loss(self, outputs: Outputs, truths: Sequence[Truth]) -> Mapping[str, Tensor]:
+        """Return the terms of the loss; their sum is made smaller."""
+        raise NotImplementedError
+
+    def finish(self) -> nn.Module:
+        """Return the module from the outputs of the head to those of the exported graph."""
+        return nn.Identity()
+
+    def result(self, outputs: Sequence[NDArray[Any]], image: LabelledImage) -> Result:
+        """Return the result of an image from the outputs of the exported graph, without batch."""
+        raise NotImplementedError
+
+    def card(self) -> ModelCard:
+        """Return the method's part of the card."""
+        raise NotImplementedError
+
+    # --- what is common ---
+
+    def estimate_s(self) -> float:
+        """Return about how many seconds `fit` takes: of a few images and steps, times all."""
+        start = time.monotonic()
+        for _ in zip(range(2), self._cache.fill(), strict=False):
+            pass
+        rows = self._cache.computed
+        missing = self._cache.missing + len(self.job.val)
+        features = 0.0 if not rows else (time.monotonic() - start) / rows * missing
+        known = np.arange(max(1, rows))
+        batch = np.resize(known, self.job.settings.batch)
+        step = self._loop.time_step(lambda *_: self._terms(batch))
+        measured = len(self.job.val) / self.job.settings.batch / 3
+        return features + self.job.settings.epochs * step * (self._steps + measured)
+
+    def fit(self) -> None:
+        """Compute the features that are missing, then train."""
+        job = self.job
+        total = len(self._train) + len(job.val)
+        for done in self._cache.fill():
+            job.report(Progress("features", done, total))
+        for done in self._val_cache.fill():
+            job.report(Progress("features", len(self._train) + done, total))
+        steps = job.settings.epochs * self._steps
+        self._loop.run(
+            lambda epoch, number: self._terms(self._rows(epoch, number)),
+            lambda: self.measure(job.val, self._cached_results(job.val)),
+            lambda done, text: job.report(Progress("training", done, steps, text)),
+        )
+        self.curves = self._loop.curves
+        self.best_epoch = self._loop.best_epoch
+
+    def predict(self, images: Sequence[LabelledImage]) -> list[Result]:
+        """Return the result of each image."""
+        maps = (
+            self._extract(np.stack([_plain(image, self.size) for image in part]))
+            for part in _parts(images, PREDICT)
+        )
+        return self._results(images, maps)
+
+    def outputs(self, pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[Any]]:
+        """Return the outputs of PyTorch for inputs (N, size, size, 3) uint8 BGR."""
+        with torch.no_grad():
+            found = self._whole()(torch.from_numpy(pixels).to(self.job.device))
+        return {
+            name: tensor.cpu().numpy()
+            for name, tensor in zip(self.output_names, found, strict=True)
+        }
+
+    def export(self, path: Path) -> ModelCard:
+        """Write the whole network as ONNX."""
+        export(self._whole().cpu(), self.size, self.output_names, path)
+        self.learner.to(self.job.device)
+        return self.card()
+
+    def _whole(self) -> Whole:
+        names = self.learner.inputs
+        frozen = None if names == (INPUT,) else OnnxNet(self.job.backbone.model, [INPUT], names)
+        return Whole(frozen, self.learner, self.finish()).to(self.job.device).eval()
+
+    def _groups(self) -> list[list[nn.Parameter]]:
+        opened = [] if self.learner.open is None else list(self.learner.open.parameters())
+        return [list(self.learner.head.parameters()), opened]
+
+    def _plan(self, source: str) -> Plan:
+        settings = self.job.settings
+        text = f"{source} {self._train.key()} {self.job.threads} {self.job.device}"
+        key = hashlib.sha256(text.encode() + msgspec.json.encode(settings)).hexdigest()
+        rates = (settings.rate, settings.rate * settings.backbone_rate)
+        return Plan(
+            settings.epochs, self._steps, rates, settings.decay, settings.patience,
+            self.job.seed, key,
+        )  # fmt: skip
+
+    def _rows(self, epoch: int, number: int) -> NDArray[np.intp]:
+        """Return the rows of a step: every image once in an epoch, in one of its views."""
+        random = np.random.default_rng((self.job.seed, 1, epoch))
+        count, views = len(self.job.train), self.job.settings.views
+        order = random.permutation(count)
+        # As many rows in each step, so that no step has a single image.
+        places = np.arange(number * self.job.settings.batch, (number + 1) * self.job.settings.batch)
+        order = order[places[places < max(count, self.job.settings.batch)] % count]
+        return order * views + random.integers(0, views, count)[order]
+
+    def _terms(self, rows: NDArray[np.intp]) -> Mapping[str, Tensor]:
+        views = self._train
+        truths = [
+            self.truth(views.images[row // views.count], views.view(row)) for row in rows.tolist()
+        ]
+        maps = [torch.from_numpy(maps).to(self.job.device) for maps in self._cache.rows(rows)]
+        return self.loss(self.learner(*maps), truths)
+
+    def _cached_results(self, images: Sequence[LabelledImage]) -> list[Result]:
+        rows = np.arange(len(images))
+        return self._results(
+            images, (self._val_cache.rows(np.array(part)) for part in _parts(rows, PREDICT))
+        )
+
+    def _results(self, images: Sequence[LabelledImage], batches: Iterator[Maps]) -> list[Result]:
+        """Return the result of each image from its frozen maps."""
+        self.learner.eval()
+        finish = self.finish().to(self.job.device).eval()
+        results: list[Result] = []
+        with torch.no_grad():
+            for batch in batches:
+                maps = [torch.from_numpy(maps).to(self.job.device) for maps in batch]
+                found = finish(*self.learner(*maps))
+                outputs = [
+                    tensor.cpu().numpy()
+                    for tensor in (found if isinstance(found, tuple) else (found,))
+                ]
+                for row in range(len(batch[0])):
+                    own = [output[row] for output in outputs]
+                    results.append(self.result(own, images[len(results)]))
+        return results
+
+
+def _plain(image: LabelledImage, size: int) -> NDArray[np.uint8]:
+    """Return the input as the pipeline makes it."""
+    import cv2
+
+    return np.asarray(cv2.resize(read_pixels(image), (size, size)), np.uint8)
+
+
+def _parts(items: Any, size: int) -> Iterator[Any]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _extractor(backbone: Backbone, names: Sequence[str], job: Job) -> Any:
+    """Return the function that computes frozen maps: by onnxruntime, or by PyTorch on a GPU."""
+    if tuple(names) == (INPUT,):
+        return lambda pixels: [_colours(pixels)]
+    if job.device == "cuda":
+        net = OnnxNet(backbone.model, [INPUT], names).to("cuda").eval()
+
+        def on_gpu(pixels: NDArray[np.uint8]) -> Maps:
+            with torch.no_grad():
+                found = net(torch.from_numpy(_colours(pixels)).to("cuda"))
+            return [tensor.float().cpu().numpy() for tensor in found]
+
+        return on_gpu
+    run = runtime.open_graph(backbone.piece(names).SerializeToString(), job.threads)
+    return lambda pixels: run({INPUT: _colours(pixels)})
+
+
+def _colours(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return inputs (N, 3, H, W) float32 RGB of pixels (N, H, W, 3) uint8 BGR."""
+    return np.ascontiguousarray(pixels[..., ::-1].transpose(0, 3, 1, 2), np.float32)

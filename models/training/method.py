@@ -1,0 +1,150 @@
+"""The contract of a method: one way from a backbone and labelled images to a model.
+
+A method is a class in `methods/` with a line in `METHODS`. One that learns by gradients derives
+from `GradientMethod` in `gradient.py`, and has only its examples, its head, its loss and its
+results to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from models.datasets.base import LabelledImage
+from models.training.augment import Augmentation
+
+if TYPE_CHECKING:
+    from models.training.backbone import Backbone
+
+Needs = Literal["class", "box", "mask", "class_map"]
+"""Truth that an image must have: a class; boxes; boxes with masks; a class per pixel."""
+Figures = Mapping[str, float]
+"""Name of a figure -> its value, higher is better; the first is the one that decides."""
+Result = Any
+"""What a model says of one image; its form is the method's own."""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings that all methods have; a method adds its own and changes defaults."""
+
+    size: Annotated[int, Meta(ge=32, le=1024, multiple_of=32)] | None = None
+    """Side of the input in pixels; null: that of the backbone."""
+    layers: Annotated[int, Meta(ge=0, le=1000)] | None = None
+    """Number of blocks of the backbone, from the input, that stay as they are; null: the method's
+    own choice."""
+    views: Annotated[int, Meta(ge=1, le=1000)] = 8
+    """Views of each image, of which one is the image itself; 1: no augmentation."""
+    augment: Augmentation = Augmentation()
+    """Limits of the augmentation."""
+
+
+class Job(NamedTuple):
+    """What a method gets."""
+
+    backbone: Backbone
+    labels: tuple[str, ...]
+    train: Sequence[LabelledImage]
+    val: Sequence[LabelledImage]
+    settings: Any
+    """`Settings` of the method."""
+    seed: int
+    folder: Path
+    """Folder of the run, where it may write."""
+    cache: Path
+    """Folder of computed features, shared by all runs."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = 1
+    report: Callable[[Progress], None] = lambda _: None
+    """Called with the progress, a few times a second at most."""
+
+
+class Progress(NamedTuple):
+    """How far a phase is."""
+
+    phase: str
+    """features, training, measuring."""
+    done: int
+    total: int
+    text: str = ""
+    """Losses and figures of the latest epoch."""
+
+
+class ModelCard(NamedTuple):
+    """The part of the card that the method decides."""
+
+    task: str
+    family: str
+    output: Mapping[str, Any]
+    """Keys of `output`, see docs/cards.md."""
+    thresholds: Mapping[str, float] = {}
+    """Chosen on the validation images."""
+    labels: Sequence[str] | None = None
+    """Labels of the model; None: those of the job."""
+
+
+class Method:
+    """A way to train a model."""
+
+    Settings: ClassVar[type[Settings]] = Settings
+    needs: ClassVar[Needs] = "class"
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.settings = job.settings
+        self.curves: list[dict[str, float]] = []
+        """Per epoch: losses by term and figures on the validation images."""
+        self.notes: list[str] = []
+        """Findings for the report, such as a chosen setting and its alternatives."""
+        self.charts: dict[str, tuple[Sequence[float], Mapping[str, Sequence[float]]]] = {}
+        """Further curves for the report: title -> (values across, name -> values up)."""
+
+    def estimate_s(self) -> float:
+        """Return about how many seconds `fit` takes, measured on a small part of it."""
+        raise NotImplementedError
+
+    def fit(self) -> None:
+        """Learn from the training images; the validation images decide what is kept.
+
+        Continues where an interrupted run of the same job in the same folder ended.
+        """
+        raise NotImplementedError
+
+    def predict(self, images: Sequence[LabelledImage]) -> list[Result]:
+        """Return the result of each image, as the exported model gives it."""
+        raise NotImplementedError
+
+    def measure(self, images: Sequence[LabelledImage], results: Sequence[Result]) -> Figures:
+        """Return the figures of results, the main one first."""
+        raise NotImplementedError
+
+    def choose_thresholds(
+        self, images: Sequence[LabelledImage], results: Sequence[Result]
+    ) -> Mapping[str, float]:
+        """Return the thresholds for the card, chosen on the validation images."""
+        return {}
+
+    def export(self, path: Path) -> ModelCard:
+        """Write the model as ONNX, and return its part of the card.
+
+        Its input is `images`, uint8 (N, size, size, 3) in BGR: an image stretched to `size`.
+        """
+        raise NotImplementedError
+
+    def outputs(self, pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[Any]]:
+        """Return the outputs that the exported model must give, computed without it.
+
+        Args:
+            pixels: (1, size, size, 3) uint8 BGR.
+        """
+        raise NotImplementedError
+
+    @property
+    def size(self) -> int:
+        """Return the side of the input in pixels."""
+        return int(self.settings.size or self.job.backbone.size)

@@ -1,0 +1,1 @@
+"""The methods, one file each; the table is `METHODS` in models/training/__init__.py."""
