@@ -12,12 +12,12 @@ import msgspec
 import numpy as np
 
 from models import datasets
-from models.boxes import masks as mask_codes
-from models.datasets import shapes
+from models.boxes.masks import mask_of
 from models.datasets.base import DataSet, LabelledImage
 from models.datasets.crops import crops, cut
 from models.datasets.parts import PARTS, Parts, read_parts, split_images, take
 from models.datasets.relabel import merge, relabel
+from models.datasets.shapes import rle_of_object
 from models.datasets.splits import same_split, split_of
 from models.errors import DataError
 from models.training.features import read_pixels
@@ -217,7 +217,7 @@ def _maps(data: DataSet, folder: Path) -> list[LabelledImage]:
         classes = np.zeros((height, width), np.uint8)
         masked = [item for item in image.objects if item.mask is not None]
         for item in sorted(masked, key=lambda o: -(o.area_px or 0)):
-            mask = shapes.mask_of(item, width, height)
+            mask = mask_of(rle_of_object(item, image.size))
             classes[mask.astype(bool)] = 255 if item.ignored else item.number + 1
         if not masked and image.objects:
             continue
