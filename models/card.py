@@ -80,6 +80,8 @@ class Weights(_Part, frozen=True, kw_only=True):
     """SPDX name of the licence of the code that trained the model, where it has one of its own."""
     accuracy: Accuracy | None = None
     """Accuracy that its authors publish."""
+    golden: Text | None = None
+    """Path of an input and the outputs that it must give (.npz), relative to the card's folder."""
     cpu: Literal["cpu", "gpu"] | None = None
     """Hardware that the model suits: cpu, or gpu where a CPU is too slow for video."""
 

@@ -8,8 +8,8 @@ ModelError
   DeviceError     the requested device does not load
   ProviderError   the provider failed during a run of a model
   DataError       a labelled data set is missing or wrong
-  TrainingError   a model cannot be trained: wrong settings or data, or a missing package
     DataFaults    several faults of a data set, each of them a line
+  TrainingError   a model cannot be trained: wrong settings or data, or a missing package
   EvaluationError  results cannot be measured: wrong arrays, or a package that is not installed
 """
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from models.training.backbone import INPUT
+from models.training.graph import IMAGES
 from models.training.packages import package
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def append_linear(
     """Return the model from `images` uint8 (N, size, size, 3) BGR to `scores` (N, C).
 
     Args:
-        piece: graph from `INPUT` to `tensor`.
+        piece: graph from `IMAGES` to `tensor`.
         size: side of the input in pixels.
         tensor: name of the map (N, K, h, w).
         pooling: (h * w, P) that makes the code of a map, (K * P,), which gets unit mean square.
@@ -50,7 +50,7 @@ def append_linear(
     before = [
         node("Transpose", ["images"], ["channels"], perm=[0, 3, 1, 2]),
         node("Gather", ["channels", "bgr"], ["rgb"], axis=1),
-        node("Cast", ["rgb"], [INPUT + ".float"], to=onnx.TensorProto.FLOAT),
+        node("Cast", ["rgb"], [IMAGES + ".float"], to=onnx.TensorProto.FLOAT),
     ]
     after = [
         node("Reshape", [tensor, "as_rows"], ["rows"]),
@@ -70,7 +70,7 @@ def append_linear(
     model.CopyFrom(piece)
     graph = model.graph
     for own in graph.node:
-        own.input[:] = [INPUT + ".float" if name == INPUT else name for name in own.input]
+        own.input[:] = [IMAGES + ".float" if name == IMAGES else name for name in own.input]
     nodes = [*before, *graph.node, *after]
     del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
     graph.node.extend(nodes)

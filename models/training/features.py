@@ -112,6 +112,11 @@ class FeatureCache:
         self.computed = 0
         """Rows that this object has computed."""
 
+    @property
+    def missing(self) -> int:
+        """Return how many rows are not there yet."""
+        return int((self._done == 0).sum())
+
     def fill(self) -> Iterator[int]:
         """Compute what is missing, and yield the number of rows that are there.
 
@@ -135,7 +140,7 @@ class FeatureCache:
 
     def _open(self) -> None:
         """Map the files, which are made where they are missing."""
-        if not len(self._views):
+        if not len(self._views) or self._maps:
             return
         shapes = [maps.shape[1:] for maps in self._extract(self._views.pixels(0)[None])]
         rows = len(self._views)

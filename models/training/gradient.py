@@ -20,7 +20,8 @@ from models.datasets.base import LabelledImage
 from models.errors import TrainingError
 from models.training import method
 from models.training.augment import View
-from models.training.backbone import INPUT, Backbone
+from models.training.backbone import Backbone
+from models.training.graph import IMAGES
 from models.training.export import export
 from models.training.features import FeatureCache, Maps, Views, read_pixels
 from models.training.loop import Loop, Plan
@@ -63,11 +64,12 @@ class Learner(nn.Module):
         self, backbone: Backbone, cut: int, maps: Sequence[str], head: nn.Module
     ) -> None:
         super().__init__()
-        edge = backbone.blocks[cut - 1].tensor if cut else INPUT
-        below = {edge} if not cut else set(backbone.tensors_below(edge))
+        edge = backbone.blocks[cut - 1].tensor if cut else IMAGES
+        below = {edge}
+        if cut:
+            below |= {name for node in backbone.piece([edge]).graph.node for name in node.output}
         above = [name for name in maps if name not in below]
-        self.inputs = tuple(dict.fromkeys([*([edge] if above else []), *(set(maps) & below)]))
-        self.inputs = tuple(sorted(self.inputs))
+        self.inputs = tuple(sorted({*([edge] if above else []), *(set(maps) & below)}))
         """Names of the frozen tensors that it takes."""
         self._order = [(above if name in above else self.inputs).index(name) for name in maps]
         self._from_open = [name in above for name in maps]
@@ -126,7 +128,8 @@ class GradientMethod(Method):
                 f"layers: the backbone {backbone.name} has {len(backbone.blocks)} blocks "
                 f"(found {cut}); set fewer"
             )
-        channels = [backbone.channels_of(name) for name in maps]
+        known = {block.tensor: block.channels for block in backbone.blocks}
+        channels = [known[name] for name in maps]
         self.learner = Learner(backbone, cut, maps, self.head(channels)).to(job.device)
         self._extract = _extractor(backbone, self.learner.inputs, job)
         settings = job.settings
@@ -236,7 +239,7 @@ class GradientMethod(Method):
 
     def _whole(self) -> Whole:
         names = self.learner.inputs
-        frozen = None if names == (INPUT,) else OnnxNet(self.job.backbone.model, [INPUT], names)
+        frozen = None if names == (IMAGES,) else OnnxNet(self.job.backbone.model, [IMAGES], names)
         return Whole(frozen, self.learner, self.finish()).to(self.job.device).eval()
 
     def _groups(self) -> list[list[nn.Parameter]]:
@@ -309,10 +312,10 @@ def _parts(items: Any, size: int) -> Iterator[Any]:
 
 def _extractor(backbone: Backbone, names: Sequence[str], job: Job) -> Any:
     """Return the function that computes frozen maps: by onnxruntime, or by PyTorch on a GPU."""
-    if tuple(names) == (INPUT,):
+    if tuple(names) == (IMAGES,):
         return lambda pixels: [_colours(pixels)]
     if job.device == "cuda":
-        net = OnnxNet(backbone.model, [INPUT], names).to("cuda").eval()
+        net = OnnxNet(backbone.model, [IMAGES], names).to("cuda").eval()
 
         def on_gpu(pixels: NDArray[np.uint8]) -> Maps:
             with torch.no_grad():
@@ -321,7 +324,7 @@ def _extractor(backbone: Backbone, names: Sequence[str], job: Job) -> Any:
 
         return on_gpu
     run = runtime.open_graph(backbone.piece(names).SerializeToString(), job.threads)
-    return lambda pixels: run({INPUT: _colours(pixels)})
+    return lambda pixels: run({IMAGES: _colours(pixels)})
 
 
 def _colours(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -19,6 +19,7 @@ COMMANDS = {
     "check": Command("pipeline.commands.check", "check the settings and draw the graph"),
     "bench": Command("pipeline.commands.bench", "measure the pipeline against its limits"),
     "evaluate": Command("pipeline.commands.evaluate", "measure the stages on a labelled data set"),
+    "train": Command("pipeline.commands.train", "train a model on labelled images"),
     "models": Command("pipeline.commands.models", "list, inspect, fetch or verify models"),
     "reload": Command("pipeline.commands.reload", "make a running daemon reload its settings"),
     "schema": Command("pipeline.commands.schema", "print the JSON schema of the settings"),

@@ -43,6 +43,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ModuleType]:
         if module is not None and name == words[0]:
             module.add_arguments(parser)
     args, unknown = top.parse_known_args(words)
+    args.words = words
     assert module is not None, "--help ends the program"
     if unknown:
         config = vars(args).get("config")

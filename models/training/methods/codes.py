@@ -25,7 +25,7 @@ from models import runtime
 from models.datasets.base import LabelledImage
 from models.errors import TrainingError
 from models.training import method
-from models.training.backbone import INPUT
+from models.training.graph import IMAGES
 from models.training.classes import measure_scores, threshold_of, true_classes
 from models.training.features import FeatureCache, Maps, Views, read_pixels
 from models.training.method import Figures, Job, Method, ModelCard, Progress, Result
@@ -93,8 +93,8 @@ class Codes(Method):
         rows = np.arange(len(self._views))
         codes = self._cache.rows(rows)[0].reshape(len(rows), -1)
         classes = np.repeat(true_classes(self.job.train), self._views.count)
-        images = rows // self._views.count
-        strength = self.settings.strength or self._choose(codes, classes, images)
+        plain = rows % self._views.count == 0
+        strength = self.settings.strength or self._choose(codes[plain], classes[plain])
         weight, bias = self._fit(codes, classes, strength)
         values = self._codes_of(self.job.val) @ weight.T + bias
         factor = _temperature(values, true_classes(self.job.val))
@@ -133,13 +133,13 @@ class Codes(Method):
 
     def _map_size(self) -> tuple[int, int]:
         blank = np.zeros((1, 3, self.size, self.size), np.float32)
-        height, width = self._run({INPUT: blank})[0].shape[2:]
+        height, width = self._run({IMAGES: blank})[0].shape[2:]
         return height, width
 
     def _codes(self, pixels: NDArray[np.uint8]) -> Maps:
         """Return the codes of inputs as maps (N, D, 1, 1): pooled, of unit length."""
         colours = np.ascontiguousarray(pixels[..., ::-1].transpose(0, 3, 1, 2), np.float32)
-        maps = self._run({INPUT: colours})[0]
+        maps = self._run({IMAGES: colours})[0]
         count, channels, height, width = maps.shape
         pooled = maps.reshape(count, channels, -1) @ pooling_matrix(
             height, width, self.settings.pool
@@ -155,29 +155,28 @@ class Codes(Method):
         found = [self._codes(cv2.resize(read_pixels(image), size)[None])[0] for image in images]
         return np.concatenate(found).reshape(len(images), -1)
 
-    def _choose(
-        self, codes: NDArray[np.float32], classes: NDArray[np.intp], images: NDArray[np.intp]
-    ) -> float:
-        """Return the C with the highest accuracy; all views of an image are in one fold."""
-        count = int(images.max()) + 1
-        own = classes[:: self._views.count]
-        folds = min(FOLDS, int(np.bincount(own)[np.unique(own)].min()))
+    def _choose(self, codes: NDArray[np.float32], classes: NDArray[np.intp]) -> float:
+        """Return the C with the highest accuracy in cross-validation.
+
+        Args:
+            codes: (N, D) of the images themselves, without their other views.
+            classes: (N,).
+        """
+        count = len(classes)
+        folds = min(FOLDS, int(np.bincount(classes)[np.unique(classes)].min()))
         if folds < 2:
             self.notes.append("C is 1: a class has a single image, so that none can be held out")
             return 1.0
         # Images of a class go round the folds, so that each fold has every class.
         order = np.random.default_rng(self.job.seed).permutation(count)
         fold = np.empty(count, np.intp)
-        for number in np.unique(own):
-            members = order[own[order] == number]
+        for number in np.unique(classes):
+            members = order[classes[order] == number]
             fold[members] = np.arange(len(members)) % folds
-        plain = np.arange(len(classes)) % self._views.count == 0
-        right = {strength: 0 for strength in STRENGTHS}
-        for number in range(folds):
-            inside = fold[images] == number
+        right = dict.fromkeys(STRENGTHS, 0)
+        for held in (fold == number for number in range(folds)):
             for strength in STRENGTHS:
-                weight, bias = self._fit(codes[~inside], classes[~inside], strength)
-                held = inside & plain
+                weight, bias = self._fit(codes[~held], classes[~held], strength)
                 found = (codes[held] @ weight.T + bias).argmax(axis=1)
                 right[strength] += int((found == classes[held]).sum())
         best = max(STRENGTHS, key=lambda strength: right[strength])

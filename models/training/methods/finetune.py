@@ -28,8 +28,9 @@ from models.training.method import Figures, Job, ModelCard, Result
 class Settings(gradient.Settings, frozen=True, kw_only=True):
     """Settings of fine-tuning."""
 
-    open_blocks: Annotated[int, Meta(ge=0, le=1000)] = 5
-    """Number of upper blocks that are trained, where `layers` does not say it."""
+    open: Annotated[float, Meta(ge=0, le=1)] = 0.3
+    """Part of the backbone's work that is in the upper blocks that are trained, where `layers`
+    does not say where to cut it."""
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.2
     smoothing: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     """Part of the truth that is spread over all classes (Szegedy et al., CVPR 2016)."""
@@ -49,7 +50,7 @@ class Finetune(GradientMethod):
 
     def cut(self) -> int:
         """Leave the upper blocks open."""
-        return max(0, len(self.job.backbone.blocks) - int(self.settings.open_blocks))
+        return self.job.backbone.cut_for(1 - self.settings.open)
 
     def head(self, channels: Sequence[int]) -> nn.Module:
         """Return the new last layer."""

@@ -1,0 +1,150 @@
+"""A training from the data to the files of the model: what all methods have in common."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+
+from models.datasets.base import LabelledImage
+from models.errors import TrainingError
+from models.training.card import write_card
+from models.training.data import Prepared
+from models.training.export import verify
+from models.training.features import read_pixels
+from models.training.method import Figures, Job, Method, Progress, Result
+
+HELD_OUT = 8
+"""Validation images on which the exported model is compared with the network."""
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """What a training did: the content of `train.json`, and of the report."""
+
+    name: str
+    method: str
+    command: str
+    versions: dict[str, str]
+    backbone: dict[str, str]
+    settings: dict[str, Any]
+    seed: int
+    threads: int
+    device: str
+    labels: tuple[str, ...]
+    counts: dict[str, dict[str, int]]
+    notes: list[str]
+    curves: list[dict[str, float]] = []
+    best_epoch: int = -1
+    charts: dict[str, tuple[list[float], dict[str, list[float]]]] = {}
+    validation: dict[str, float] = {}
+    """Figures on the validation images, with which the weights and thresholds were chosen."""
+    test: dict[str, float] = {}
+    """Figures on the test images, which were used for nothing else."""
+    thresholds: dict[str, float] = {}
+    difference: float = 0.0
+    """Largest difference of the exported model from the network."""
+    train_s: float = 0.0
+    """Time of features and training together, without that of earlier runs that were killed."""
+    cpu_s: float = 0.0
+    image_ms: float = 0.0
+    """CPU time of the exported model for one image, with one thread."""
+    size_bytes: int = 0
+    parameters: int = 0
+
+
+class Finished(msgspec.Struct):
+    """A training that is over."""
+
+    record: Record
+    method: Any
+    prepared: Any
+    results: dict[str, list[Result]]
+    """Part -> result of each image, of val and test."""
+    model: Path
+    card: Path
+
+
+def run(
+    method: Method,
+    prepared: Prepared,
+    record: Record,
+    about: Mapping[str, str],
+) -> Finished:
+    """Train, measure, export and verify.
+
+    Args:
+        method: the method, made for its job.
+        prepared: the examples.
+        record: what is known before; it is completed.
+        about: origin and licence, for the card.
+
+    Raises:
+        TrainingError: it cannot be trained, or the exported model differs from the network.
+    """
+    job = method.job
+    job.folder.mkdir(parents=True, exist_ok=True)
+    start, cpu = time.monotonic(), time.process_time()
+    method.fit()
+    record.train_s, record.cpu_s = time.monotonic() - start, time.process_time() - cpu
+    results = {"val": method.predict(prepared.val)}
+    record.thresholds = dict(method.choose_thresholds(prepared.val, results["val"]))
+    record.validation = dict(method.measure(prepared.val, results["val"]))
+    results["test"] = method.predict(prepared.test)
+    record.test = dict(method.measure(prepared.test, results["test"]))
+    model = job.folder / f"{record.name}.onnx"
+    own = method.export(model)
+    inputs = _inputs(prepared.val, method.size)
+    record.difference = verify(model, method.outputs, inputs)
+    record.image_ms = time_of(model, inputs)
+    record.size_bytes = model.stat().st_size
+    record.curves, record.notes = method.curves, [*record.notes, *method.notes]
+    record.best_epoch = getattr(method, "best_epoch", -1)
+    record.charts = {
+        title: (list(across), {name: list(up) for name, up in lines.items()})
+        for title, (across, lines) in method.charts.items()
+    }
+    card = write_card(model, record, own, method.size, about, inputs[0])
+    return Finished(record, method, prepared, results, model, card)
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write the record as JSON."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a result depends on."""
+    import importlib.metadata
+
+    found = {"python": platform.python_version()}
+    for name in ("numpy", "onnx", "onnxruntime", "scikit-learn", "torch"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def time_of(model: Path, inputs: Sequence[np.ndarray[Any, np.dtype[np.uint8]]]) -> float:
+    """Return the median CPU time in ms of a model for one image, with one thread."""
+    from models import runtime
+
+    run_model = runtime.open_graph(model.read_bytes())
+    run_model({"images": inputs[0]})
+    times = []
+    for pixels in (*inputs, *inputs):
+        start = time.process_time()
+        run_model({"images": pixels})
+        times.append(time.process_time() - start)
+    return float(np.median(times)) * 1e3
+
+
+def _inputs(images: Sequence[LabelledImage], size: int) -> list[Any]:
+    return [cv2.resize(read_pixels(image), (size, size))[None] for image in images[:HELD_OUT]]

@@ -1,0 +1,213 @@
+"""What `train` does: data, backbone, method, training, files, and the closing lines."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from models import yaml_reader
+from models.datasets.parts import write_parts
+from models.errors import TrainingError
+from models.files import cache_folder
+from models.struct_errors import explain
+from models.training import backbones, data, load, trainer
+from models.training.backbone import Backbone, describe
+from models.training.method import Job, Method
+from models.training.trainer import Finished, Record
+from pipeline.commands.train_progress import TrainProgress, duration
+from pipeline.graph.placement import usable_cores
+
+RUNS = Path("runs/train")
+"""Folder of the results, where --out does not name another."""
+
+
+def list_layers(name: str) -> int:
+    """Print where a backbone can be cut."""
+    print(describe(backbones.load(name)))
+    return 0
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train as the arguments say, and return the exit status."""
+    method = load(args.method)
+    settings = settings_of(args, method)
+    name = args.name or _name(f"{args.method}-{Path(args.data[0]).resolve().name}")
+    folder = args.out or RUNS / name
+    _check_folder(folder, name)
+    backbone = backbones.load(args.backbone)
+    prepared = prepare(args, method, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_parts(folder / "parts.json", prepared.parts)
+    record = _record(args, name, settings, backbone, prepared)
+    if not args.quiet:
+        _print_data(prepared, folder)
+    finished = _fit(args, method, backbone, prepared, record, folder, settings)
+    _print_result(finished, args)
+    return 0
+
+
+def settings_of(args: argparse.Namespace, method: type[Method]) -> Any:
+    """Return the settings of the method that the arguments ask for.
+
+    Raises:
+        TrainingError: a setting is unknown or wrong.
+    """
+    raw: dict[str, Any] = {}
+    for key in ("epochs", "size"):
+        if getattr(args, key) is not None:
+            raw[key] = getattr(args, key)
+    if args.layers is not None:
+        raw["layers"] = yaml_reader.parse(args.layers)
+    for assignment in args.set:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise TrainingError(f"--set {key}: expected KEY=VALUE, as in --set views=4")
+        table = raw
+        *tables, last = key.split(".")
+        for part in tables:
+            table = table.setdefault(part, {})
+        table[last] = yaml_reader.parse(text)
+    try:
+        return msgspec.convert(raw, method.Settings)
+    except msgspec.ValidationError as error:
+        raise TrainingError(f"{args.method}: {explain(error, method.Settings)}") from None
+
+
+def prepare(args: argparse.Namespace, method: type[Method], folder: Path) -> data.Prepared:
+    """Read, check and split the data, and make the examples of the method."""
+    mapping = None
+    if args.map is not None:
+        mapping = yaml_reader.parse(args.map.read_text("utf-8"))
+    request = data.Request(
+        paths=args.data,
+        format=args.format,
+        parts=args.parts,
+        val=args.val,
+        test=args.test,
+        seed=args.seed,
+        mapping=mapping,
+        per_class=args.per_class,
+        fraction=args.fraction,
+    )
+    found = data.read(request)
+    parts = data.parts_of(found, request)
+    return data.prepare(found, parts, method.needs, request, folder)
+
+
+def device_of(args: argparse.Namespace, method: type[Method]) -> str:
+    """Return where to train: cuda, if PyTorch finds a GPU and it is not refused."""
+    if args.method == "codes" or args.device == "cpu":
+        return "cpu"
+    from models.training.packages import package
+
+    cuda = bool(package("torch").cuda.is_available())
+    if args.device == "cuda" and not cuda:
+        raise TrainingError("--device cuda: PyTorch finds no GPU; install a build with CUDA")
+    return "cuda" if cuda else "cpu"
+
+
+def _fit(
+    args: argparse.Namespace,
+    method: type[Method],
+    backbone: Backbone,
+    prepared: data.Prepared,
+    record: Record,
+    folder: Path,
+    settings: Any,
+) -> Finished:
+    progress = TrainProgress(args.quiet)
+    record.device = device_of(args, method)
+    job = Job(
+        backbone=backbone,
+        labels=prepared.labels,
+        train=prepared.train,
+        val=prepared.val,
+        settings=settings,
+        seed=args.seed,
+        folder=folder,
+        cache=cache_folder() / "features",
+        device=record.device,  # type: ignore[arg-type]
+        threads=record.threads,
+        report=progress.report,
+    )
+    made = method(job)
+    progress.estimate(made.estimate_s())
+    with progress:
+        finished = trainer.run(
+            made,
+            prepared,
+            record,
+            {"licence": backbone.licence, "origin": f"{backbone.name}: {backbone.origin}"[:900]},
+        )
+    trainer.write_record(folder / "train.json", finished.record)
+    return finished
+
+
+def _record(
+    args: argparse.Namespace,
+    name: str,
+    settings: Any,
+    backbone: Backbone,
+    prepared: data.Prepared,
+) -> Record:
+    about = {"name": backbone.name, "origin": backbone.origin, "licence": backbone.licence}
+    return Record(
+        name=name,
+        method=args.method,
+        command=f"python run.py {shlex.join(args.words)}",
+        versions=trainer.versions(),
+        backbone={**about, "seen": backbone.seen, "sha256": backbone.sha256},
+        settings=msgspec.to_builtins(settings),
+        seed=args.seed,
+        threads=args.threads or usable_cores(),
+        device="cpu",
+        labels=prepared.labels,
+        counts=prepared.counts,
+        notes=list(prepared.notes),
+    )
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    """Refuse a folder with a finished model, which a second run would replace.
+
+    Raises:
+        TrainingError: there is one.
+    """
+    if (folder / f"{name}.yaml").exists():
+        raise TrainingError(
+            f"{folder}: a finished model is there (found {name}.yaml); choose another folder with "
+            "--out, or remove it"
+        )
+
+
+def _name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80] or "model"
+
+
+def _print_data(prepared: data.Prepared, folder: Path) -> None:
+    for part, own in (("train", prepared.train), ("val", prepared.val), ("test", prepared.test)):
+        counts = prepared.counts[part]
+        shown = ", ".join(f"{label} {count}" for label, count in list(counts.items())[:12])
+        more = len(counts) - 12
+        print(f"{part:6}{len(own):5} images: {shown}{f', and {more} more' if more > 0 else ''}")
+    for note in prepared.notes:
+        print(note)
+
+
+def _print_result(finished: Finished, args: argparse.Namespace) -> None:
+    record = finished.record
+    for part, figures in (("val", record.validation), ("test", record.test)):
+        print(f"{part:6}" + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+    print(
+        f"model {finished.model}, {record.size_bytes / 1e6:.1f} MB, {record.image_ms:.1f} ms CPU "
+        f"per image, trained in {duration(record.train_s)}; equal to the network within "
+        f"{record.difference:.0e}"
+    )
+    print(f"run it: python run.py --model {finished.card} --source 0")
