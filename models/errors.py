@@ -9,6 +9,7 @@ ModelError
   ProviderError   the provider failed during a run of a model
   DataError       a labelled data set is missing or wrong
   EvaluationError  results cannot be measured: wrong arrays, or a package that is not installed
+  TrainingError   a backbone or its weights cannot be used, or a package is not installed
 """
 
 from models.text import shown
@@ -52,3 +53,7 @@ class DataError(ModelError):
 
 class EvaluationError(ModelError):
     """Results cannot be measured: an array is wrong, or a package is not installed."""
+
+
+class TrainingError(ModelError):
+    """A backbone or its weights cannot be used, or a package of the training is not installed."""

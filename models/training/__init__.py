@@ -1,0 +1,1 @@
+"""Training of models on top of backbones that have seen other pictures before."""
