@@ -200,12 +200,13 @@ def _evaluate(
     return [np.asarray(result) for result in results]
 
 
-def shapes_of(model: onnx.ModelProto, side: int) -> dict[str, Shape]:
+def shapes_of(model: onnx.ModelProto, side: int, source: str = IMAGES) -> dict[str, Shape]:
     """Return the shapes of all tensors for one square picture, as far as they can be worked out.
 
     Args:
-        model: its first input that is no constant takes the picture.
+        model: a graph with an input of pictures.
         side: side of the picture in pixels.
+        source: name of that input.
     """
     from onnx import TensorProto, helper, shape_inference
 
@@ -214,9 +215,8 @@ def shapes_of(model: onnx.ModelProto, side: int) -> dict[str, Shape]:
     graph = open_model.graph
     del graph.value_info[:]
     constants = {tensor.name for tensor in graph.initializer}
-    name = next(value.name for value in graph.input if value.name not in constants)
-    image = helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 3, side, side))
-    others = [value for value in graph.input if value.name not in (name, *constants)]
+    image = helper.make_tensor_value_info(source, TensorProto.FLOAT, (1, 3, side, side))
+    others = [value for value in graph.input if value.name not in (source, *constants)]
     outputs = [value.name for value in graph.output]
     del graph.input[:], graph.output[:]
     graph.input.extend([image, *others])

@@ -51,18 +51,25 @@ def backbone_part(
     side = fixed or DEFAULT_SIDE
     model = graph.fold(model)
     try:
-        shapes = graph.shapes_of(model, side)
+        shapes = graph.shapes_of(model, side, source)
     except Exception as error:  # onnx's errors have no common base
         raise TrainingError(
             f"{where}: the shapes of the graph cannot be worked out (found {error}); export the "
             "model again"
         ) from None
     end = end or _last_map(model, source, side, shapes, where)
-    nodes = graph.nodes_between(model, [source], [end])
+    try:
+        nodes = graph.nodes_between(model, [source], [end])
+    except KeyError as error:
+        raise TrainingError(
+            f"{where}: the maps do not follow from the pictures alone (found {error.args[0]!r}); "
+            "use another model"
+        ) from None
     for node in nodes:
         _check_operator(node, where)
-    part = _with_normalisation(model, nodes, source, end, by)
     side = max(side // SIDE_STEP, 1) * SIDE_STEP
+    _write_padding(nodes, graph.shapes_of(model, side, source))
+    part = _with_normalisation(model, nodes, source, end, by)
     _check_open(part, end, side, where)
     return part, side
 
@@ -73,18 +80,22 @@ def _input_of(model: onnx.ModelProto, where: str) -> tuple[str, int | None]:
 
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
+    pictures = [value for value in inputs if len(value.type.tensor_type.shape.dim) == 4]
     advice = "use a model with one input of float32 pictures (N, 3, H, W)"
-    if len(inputs) != 1:
-        raise TrainingError(f"{where}: the graph has not one input (found {len(inputs)}); {advice}")
-    kind = inputs[0].type.tensor_type
+    if len(pictures) != 1:
+        found = ", ".join(value.name for value in inputs)
+        raise TrainingError(
+            f"{where}: no input, or several, are pictures (found {found}); {advice}"
+        )
+    kind = pictures[0].type.tensor_type
     sides = [d.dim_value or None for d in kind.shape.dim]
     if kind.elem_type != TensorProto.FLOAT:
         found = TensorProto.DataType.Name(kind.elem_type).lower()
         raise TrainingError(f"{where}: the input is no float32 tensor (found {found}); {advice}")
-    if len(sides) != 4 or sides[1] not in (3, None):
+    if sides[1] not in (3, None):
         raise TrainingError(f"{where}: the input is no picture in NCHW (found {sides}); {advice}")
     fixed = [side for side in sides[2:] if side]
-    return inputs[0].name, max(fixed) if fixed else None
+    return pictures[0].name, max(fixed) if fixed else None
 
 
 def _last_map(
@@ -134,6 +145,32 @@ def _check_operator(node: onnx.NodeProto, where: str) -> None:
         f"{where}: a network with this operator cannot be trained here (found {name}); use "
         "another model, or export it without"
     )
+
+
+def _write_padding(nodes: list[onnx.NodeProto], shapes: dict[str, graph.Shape]) -> None:
+    """Replace padding of a kind (SAME) by its numbers.
+
+    They depend on the size of a map, but not if it is a multiple of the stride, as all maps of
+    pictures with sides that are multiples of 32 are down to stride 32.
+    """
+    from onnx import helper
+
+    for node in nodes:
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        mode = attributes.pop("auto_pad", b"NOTSET")
+        shape = shapes.get(node.input[0], ())
+        if not mode.startswith(b"SAME") or len(shape) != 4:
+            continue
+        kernel = attributes.get("kernel_shape") or shapes[node.input[1]][2:]
+        total = []
+        for at, side in enumerate(shape[2:]):
+            stride = attributes.get("strides", (1, 1))[at]
+            reach = (kernel[at] - 1) * attributes.get("dilations", (1, 1))[at] + 1
+            total.append(max((-(-side // stride) - 1) * stride + reach - side, 0))
+        less, more = [n // 2 for n in total], [n - n // 2 for n in total]
+        attributes["pads"] = less + more if mode == b"SAME_UPPER" else more + less
+        del node.attribute[:]
+        node.attribute.extend(helper.make_attribute(*item) for item in attributes.items())
 
 
 def _with_normalisation(
