@@ -65,6 +65,7 @@ ORDER = {
         "download zoo",
         "runtime",
         "datasets evaluation",
+        "training",
         "tools",
     ),
 }
@@ -296,6 +297,12 @@ def test_tests_import_onnxruntime_only_through_models():
         if "onnxruntime" in imported(tree_of(path))
     ]
     assert users == []
+
+
+def test_only_the_folder_of_training_imports_torch():
+    users = [name_of(path) for path in FILES if "torch" in imported(tree_of(path))]
+    assert users
+    assert [name for name in users if not name.startswith("models/training/")] == []
 
 
 def test_shared_memory_is_made_in_one_file():
