@@ -41,7 +41,7 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class View(NamedTuple):
-    """How an image is seen."""
+    """One look at an image: moved, zoomed, turned, mirrored and recoloured."""
 
     matrix: NDArray[np.float64]
     """(2, 3) from pixels of the image to pixels of the input."""
@@ -59,7 +59,7 @@ class View(NamedTuple):
         if self.plain:
             return np.asarray(cv2.resize(image, (self.size, self.size)), np.uint8)
         # Without smoothing, a warp to a smaller size takes single pixels. The pipeline resizes so
-        # too, and a model has to be trained on what it will see.
+        # too, and a model has to be trained on the pixels that it will get.
         seen = cv2.warpAffine(
             image,
             _at_centres(self.matrix),
@@ -76,7 +76,8 @@ class View(NamedTuple):
         """Return boxes (N, 4) xyxy in pixels of the input: upright, around the turned corners."""
         corners = boxes.reshape(-1, 4)[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
         moved = corners @ self.matrix[:, :2].T + self.matrix[:, 2]
-        return np.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=1).astype(np.float32)
+        sides = np.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=1)
+        return np.asarray(sides, np.float32)
 
     def mask(self, mask: NDArray[np.uint8], outside: int = 0) -> NDArray[np.uint8]:
         """Return a mask or map of classes (H, W) as (size, size), without new values."""

@@ -15,7 +15,7 @@ from models import runtime
 from models.training.method import ModelCard
 
 if TYPE_CHECKING:
-    from models.training.trainer import Record
+    from models.training.record import Record
 
 
 def write_card(
@@ -30,7 +30,7 @@ def write_card(
 
     Args:
         model: the ONNX file.
-        record: what the training did.
+        record: facts of the training.
         own: the method's part of the card.
         size: side of the input in pixels.
         about: licence and origin.
@@ -41,7 +41,8 @@ def write_card(
     """
     outputs = runtime.open_graph(model.read_bytes())({"images": pixels})
     golden = model.with_suffix(".golden.npz")
-    np.savez_compressed(golden, images=pixels, **{f"output{n}": o for n, o in enumerate(outputs)})
+    arrays: dict[str, Any] = {f"output{n}": output for n, output in enumerate(outputs)}
+    np.savez_compressed(golden, images=pixels, **arrays)
     card: dict[str, Any] = {
         "name": record.name,
         "task": own.task,
@@ -64,7 +65,9 @@ def write_card(
         "output": dict(own.output),
     }
     figures = ", ".join(f"{name} {value:.3f}" for name, value in record.test.items())
-    text = f"# Made by `{record.command}`.\n# On images that were used for nothing else: {figures}.\n"
+    text = (
+        f"# Made by `{record.command}`.\n# On images that were used for nothing else: {figures}.\n"
+    )
     path = model.with_suffix(".yaml")
     path.write_text(text + msgspec.yaml.encode(card).decode(), "utf-8")
     return path

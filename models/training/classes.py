@@ -1,4 +1,4 @@
-"""What methods that name whole images have in common: figures and thresholds of their scores."""
+"""Figures and thresholds of methods that name whole images."""
 
 from __future__ import annotations
 
@@ -57,4 +57,4 @@ def class_weights(images: Sequence[LabelledImage], classes: int) -> NDArray[np.f
     """
     counts = np.bincount(true_classes(images), minlength=classes)
     weights = 1 / np.sqrt(np.maximum(counts, 1))
-    return (weights / weights[counts > 0].mean()).astype(np.float32)
+    return np.asarray(weights / weights[counts > 0].mean(), np.float32)

@@ -1,4 +1,4 @@
-"""The data of a training: read, labels mapped, split in three, and made into what a method needs."""
+"""The data of a training: read, split in three, and made into the examples of a method."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def parts_of(data: DataSet, request: Request, groups: Sequence[Sequence[int]] = 
         return read_parts(request.parts, data)
     own: dict[str, list[str]] = {part: [] for part in PARTS}
     for image in data.images:
-        split = split_of(image.path.relative_to(data.root).as_posix()) if _below(image, data) else None
+        split = (
+            split_of(image.path.relative_to(data.root).as_posix()) if _below(image, data) else None
+        )
         if (part := same_split(split)) is not None:
             own[part].append(image.name)
     if not own["train"] or not (own["val"] or own["test"]):
@@ -104,9 +106,7 @@ def parts_of(data: DataSet, request: Request, groups: Sequence[Sequence[int]] = 
     return Parts(drawn.train, drawn.val, tuple(own["val"]))
 
 
-def prepare(
-    data: DataSet, parts: Parts, needs: Needs, request: Request, folder: Path
-) -> Prepared:
+def prepare(data: DataSet, parts: Parts, needs: Needs, request: Request, folder: Path) -> Prepared:
     """Make the examples that a method needs.
 
     Args:
@@ -122,10 +122,14 @@ def prepare(
     sets = [take(data, parts.named(part)) for part in PARTS]
     labels, notes = data.labels, list(data.notes)
     if needs == "class" and data.task == "detect":
-        examples = [_crops(own, folder / "crops" / part) for own, part in zip(sets, PARTS, strict=True)]
+        examples = [
+            _crops(own, folder / "crops" / part) for own, part in zip(sets, PARTS, strict=True)
+        ]
         notes.append(f"the labelled boxes are the examples, each a picture in {folder / 'crops'}")
     elif needs == "class_map" and data.task == "detect":
-        examples = [_maps(own, folder / "maps" / part) for own, part in zip(sets, PARTS, strict=True)]
+        examples = [
+            _maps(own, folder / "maps" / part) for own, part in zip(sets, PARTS, strict=True)
+        ]
         labels = (BACKGROUND, *labels)
     else:
         examples = [list(own.images) for own in sets]
@@ -147,8 +151,7 @@ def prepare(
                 "split the data in another way"
             )
     counts = {
-        part: _counts(own, labels)
-        for part, own in zip(PARTS, (train, *examples[1:]), strict=True)
+        part: _counts(own, labels) for part, own in zip(PARTS, (train, *examples[1:]), strict=True)
     }
     return Prepared(labels, parts, train, examples[1], examples[2], tuple(notes), counts)
 

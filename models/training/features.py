@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -87,7 +88,9 @@ def read_pixels(image: LabelledImage) -> Image:
     """
     pixels = cv2.imread(str(image.path), cv2.IMREAD_COLOR)
     if pixels is None:
-        raise TrainingError(f"{image.path}: the image cannot be decoded; save it again, or remove it")
+        raise TrainingError(
+            f"{image.path}: the image cannot be decoded; save it again, or remove it"
+        )
     return np.asarray(pixels, np.uint8)
 
 
@@ -107,8 +110,8 @@ class FeatureCache:
         self._views, self._extract = views, extract
         key = hashlib.sha256(f"{views.key()} {source}".encode()).hexdigest()[:24]
         self._folder = root / key
-        self._done: NDArray[np.uint8] = np.zeros(len(views), np.uint8)
-        self._maps: list[NDArray[np.float16]] = []
+        self._done: NDArray[Any] = np.zeros(len(views), np.uint8)
+        self._maps: list[NDArray[Any]] = []
         self.computed = 0
         """Rows that this object has computed."""
 
@@ -155,7 +158,7 @@ class FeatureCache:
         self._done = _mapped(done, (rows,), np.uint8)
 
 
-def _mapped(path: Path, shape: tuple[int, ...], dtype: type) -> NDArray[np.generic]:
+def _mapped(path: Path, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
     """Map a file of an array into memory; a new one is all zero and takes no room yet."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     with open(path, "ab") as file:
@@ -171,10 +174,10 @@ def _make_room(root: Path, size: int) -> None:
         TrainingError: there is not.
     """
     root.mkdir(parents=True, exist_ok=True)
-    old = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda p: p.stat().st_mtime)
-    while old and (
-        len(old) >= MAX_FOLDERS or shutil.disk_usage(root).free < size + FREE_BYTES
-    ):
+    old = sorted(
+        (path for path in root.iterdir() if path.is_dir()), key=lambda p: p.stat().st_mtime
+    )
+    while old and (len(old) >= MAX_FOLDERS or shutil.disk_usage(root).free < size + FREE_BYTES):
         shutil.rmtree(old.pop(0), ignore_errors=True)
     free = shutil.disk_usage(root).free
     if free < size + FREE_BYTES:

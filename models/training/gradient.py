@@ -21,11 +21,11 @@ from models.errors import TrainingError
 from models.training import method
 from models.training.augment import View
 from models.training.backbone import Backbone
-from models.training.graph import IMAGES
 from models.training.export import export
 from models.training.features import FeatureCache, Maps, Views, read_pixels
+from models.training.graph import IMAGES
 from models.training.loop import Loop, Plan
-from models.training.method import Figures, Job, Method, ModelCard, Progress, Result
+from models.training.method import Job, Method, ModelCard, Progress, Result
 from models.training.onnx_net import OnnxNet
 
 Outputs = Sequence[Tensor]
@@ -51,7 +51,7 @@ class Settings(method.Settings, frozen=True, kw_only=True):
 
 
 class Learner(nn.Module):
-    """What is trained: the open blocks of the backbone, and the head.
+    """The part that is trained: the open blocks of the backbone, and the head.
 
     Args:
         backbone: the backbone.
@@ -60,9 +60,7 @@ class Learner(nn.Module):
         head: takes these tensors as its arguments.
     """
 
-    def __init__(
-        self, backbone: Backbone, cut: int, maps: Sequence[str], head: nn.Module
-    ) -> None:
+    def __init__(self, backbone: Backbone, cut: int, maps: Sequence[str], head: nn.Module) -> None:
         super().__init__()
         edge = backbone.blocks[cut - 1].tensor if cut else IMAGES
         below = {edge}
@@ -140,10 +138,14 @@ class GradientMethod(Method):
         self._val_cache = FeatureCache(job.cache, val, source, self._extract)
         self._steps = max(1, -(-len(job.train) // settings.batch))
         self._loop = Loop(
-            self.learner, self._groups(), self._plan(source), job.folder / "checkpoint.npz", job.device
+            self.learner,
+            self._groups(),
+            self._plan(source),
+            job.folder / "checkpoint.npz",
+            job.device,
         )
 
-    # --- what a method says ---
+    # --- parts that a method has ---
 
     def maps(self) -> tuple[str, ...]:
         """Return the names of the tensors of the backbone that the head takes."""
@@ -181,7 +183,7 @@ class GradientMethod(Method):
         """Return the method's part of the card."""
         raise NotImplementedError
 
-    # --- what is common ---
+    # --- parts that all have in common ---
 
     def estimate_s(self) -> float:
         """Return about how many seconds `fit` takes: of a few images and steps, times all."""
@@ -195,7 +197,7 @@ class GradientMethod(Method):
         batch = np.resize(known, self.job.settings.batch)
         step = self._loop.time_step(lambda *_: self._terms(batch))
         measured = len(self.job.val) / self.job.settings.batch / 3
-        return features + self.job.settings.epochs * step * (self._steps + measured)
+        return float(features + self.job.settings.epochs * step * (self._steps + measured))
 
     def fit(self) -> None:
         """Compute the features that are missing, then train."""
@@ -240,7 +242,9 @@ class GradientMethod(Method):
     def _whole(self) -> Whole:
         names = self.learner.inputs
         frozen = None if names == (IMAGES,) else OnnxNet(self.job.backbone.model, [IMAGES], names)
-        return Whole(frozen, self.learner, self.finish()).to(self.job.device).eval()
+        whole = Whole(frozen, self.learner, self.finish())
+        whole.to(self.job.device).eval()
+        return whole
 
     def _groups(self) -> list[list[nn.Parameter]]:
         opened = [] if self.learner.open is None else list(self.learner.open.parameters())
@@ -264,7 +268,7 @@ class GradientMethod(Method):
         # As many rows in each step, so that no step has a single image.
         places = np.arange(number * self.job.settings.batch, (number + 1) * self.job.settings.batch)
         order = order[places[places < max(count, self.job.settings.batch)] % count]
-        return order * views + random.integers(0, views, count)[order]
+        return np.asarray(order * views + random.integers(0, views, count)[order])
 
     def _terms(self, rows: NDArray[np.intp]) -> Mapping[str, Tensor]:
         views = self._train

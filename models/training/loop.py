@@ -33,7 +33,7 @@ WARM_UP = 0.1
 
 
 class Plan(NamedTuple):
-    """How long and how fast to train."""
+    """Length and rates of a training."""
 
     epochs: int
     steps: int
@@ -52,7 +52,7 @@ class Loop:
     """Trains a network.
 
     Args:
-        net: the network; only what `groups` holds is trained.
+        net: the network; only the parameters of `groups` are trained.
         groups: parameters that have a learning rate in common.
         plan: how long and how fast.
         path: file of the checkpoint.
@@ -194,7 +194,7 @@ class Loop:
         }
         arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
         data = io.BytesIO()
-        np.savez(data, **arrays)
+        np.savez(data, **arrays)  # type: ignore[arg-type]
         part = self._path.with_suffix(".part")
         with open(part, "wb") as file:
             file.write(data.getbuffer())

@@ -27,7 +27,7 @@ Needs = Literal["class", "box", "mask", "class_map"]
 Figures = Mapping[str, float]
 """Name of a figure -> its value, higher is better; the first is the one that decides."""
 Result = Any
-"""What a model says of one image; its form is the method's own."""
+"""Answer of a model about one image; its form is that of the method."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -45,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Job(NamedTuple):
-    """What a method gets."""
+    """The input of a method."""
 
     backbone: Backbone
     labels: tuple[str, ...]
@@ -65,7 +65,7 @@ class Job(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a phase is."""
+    """State of a phase of the training."""
 
     phase: str
     """features, training, measuring."""
@@ -109,7 +109,7 @@ class Method:
         raise NotImplementedError
 
     def fit(self) -> None:
-        """Learn from the training images; the validation images decide what is kept.
+        """Learn from the training images; the validation images decide which weights are kept.
 
         Continues where an interrupted run of the same job in the same folder ended.
         """

@@ -1,11 +1,10 @@
-"""A training from the data to the files of the model: what all methods have in common."""
+"""The course of a training, from the examples to the files of the model, for all methods."""
 
 from __future__ import annotations
 
-import json
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,49 +13,15 @@ import msgspec
 import numpy as np
 
 from models.datasets.base import LabelledImage
-from models.errors import TrainingError
 from models.training.card import write_card
 from models.training.data import Prepared
 from models.training.export import verify
 from models.training.features import read_pixels
-from models.training.method import Figures, Job, Method, Progress, Result
+from models.training.method import Method, Result
+from models.training.record import Record
 
 HELD_OUT = 8
 """Validation images on which the exported model is compared with the network."""
-
-
-class Record(msgspec.Struct, kw_only=True):
-    """What a training did: the content of `train.json`, and of the report."""
-
-    name: str
-    method: str
-    command: str
-    versions: dict[str, str]
-    backbone: dict[str, str]
-    settings: dict[str, Any]
-    seed: int
-    threads: int
-    device: str
-    labels: tuple[str, ...]
-    counts: dict[str, dict[str, int]]
-    notes: list[str]
-    curves: list[dict[str, float]] = []
-    best_epoch: int = -1
-    charts: dict[str, tuple[list[float], dict[str, list[float]]]] = {}
-    validation: dict[str, float] = {}
-    """Figures on the validation images, with which the weights and thresholds were chosen."""
-    test: dict[str, float] = {}
-    """Figures on the test images, which were used for nothing else."""
-    thresholds: dict[str, float] = {}
-    difference: float = 0.0
-    """Largest difference of the exported model from the network."""
-    train_s: float = 0.0
-    """Time of features and training together, without that of earlier runs that were killed."""
-    cpu_s: float = 0.0
-    image_ms: float = 0.0
-    """CPU time of the exported model for one image, with one thread."""
-    size_bytes: int = 0
-    parameters: int = 0
 
 
 class Finished(msgspec.Struct):
@@ -82,7 +47,7 @@ def run(
     Args:
         method: the method, made for its job.
         prepared: the examples.
-        record: what is known before; it is completed.
+        record: the facts that are known before; it is completed.
         about: origin and licence, for the card.
 
     Raises:
@@ -114,13 +79,8 @@ def run(
     return Finished(record, method, prepared, results, model, card)
 
 
-def write_record(path: Path, record: Record) -> None:
-    """Write the record as JSON."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
-
-
 def versions() -> dict[str, str]:
-    """Return the versions of what a result depends on."""
+    """Return the versions of the packages on which a result depends."""
     import importlib.metadata
 
     found = {"python": platform.python_version()}

@@ -67,7 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fraction", type=_part, default=1.0, help="part of the training images that is used"
     )
     parser.add_argument(
-        "--layers", metavar="N", help="blocks of the backbone that stay as they are; list: show them"
+        "--layers",
+        metavar="N",
+        help="blocks of the backbone that stay as they are; list: show them",
     )
     parser.add_argument("--epochs", type=count, metavar="N", help="epochs at most")
     parser.add_argument("--size", type=count, metavar="PX", help="side of the model's input")
@@ -78,7 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="replace one setting of the method by a value in YAML; may be repeated",
     )
-    parser.add_argument("--seed", type=int, default=0, help="number of the random draws (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="number of the random draws (default: 0)"
+    )
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to train"
     )

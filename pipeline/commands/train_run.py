@@ -1,12 +1,10 @@
-"""What `train` does: data, backbone, method, training, files, and the closing lines."""
+"""The steps of `train`: data, backbone, method, training, files, and the closing lines."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shlex
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,8 @@ from models.struct_errors import explain
 from models.training import backbones, data, load, trainer
 from models.training.backbone import Backbone, describe
 from models.training.method import Job, Method
-from models.training.trainer import Finished, Record
+from models.training.record import Record, write_record
+from models.training.trainer import Finished
 from pipeline.commands.train_progress import TrainProgress, duration
 from pipeline.graph.placement import usable_cores
 
@@ -146,7 +145,7 @@ def _fit(
             record,
             {"licence": backbone.licence, "origin": f"{backbone.name}: {backbone.origin}"[:900]},
         )
-    trainer.write_record(folder / "train.json", finished.record)
+    write_record(folder / "train.json", finished.record)
     return finished
 
 

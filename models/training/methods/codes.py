@@ -25,9 +25,9 @@ from models import runtime
 from models.datasets.base import LabelledImage
 from models.errors import TrainingError
 from models.training import method
-from models.training.graph import IMAGES
 from models.training.classes import measure_scores, threshold_of, true_classes
 from models.training.features import FeatureCache, Maps, Views, read_pixels
+from models.training.graph import IMAGES
 from models.training.method import Figures, Job, Method, ModelCard, Progress, Result
 from models.training.packages import package
 
@@ -74,9 +74,9 @@ class Codes(Method):
         self._views = Views(job.train, settings.augment, self.size, settings.views, job.seed)
         source = f"codes {backbone.sha256} {self._tensor} {settings.pool}"
         self._cache = FeatureCache(job.cache, self._views, source, self._codes)
-        self._weight = np.zeros((0, 0), np.float32)
+        self._weight: NDArray[np.float32] = np.zeros((0, 0), np.float32)
         """(C, D) of the classifier, with its temperature."""
-        self._bias = np.zeros(0, np.float32)
+        self._bias: NDArray[np.float32] = np.zeros(0, np.float32)
 
     def estimate_s(self) -> float:
         """Return about how many seconds all codes take; the classifier adds a few."""
@@ -98,8 +98,9 @@ class Codes(Method):
         weight, bias = self._fit(codes, classes, strength)
         values = self._codes_of(self.job.val) @ weight.T + bias
         factor = _temperature(values, true_classes(self.job.val))
-        self._weight, self._bias = (weight * factor).astype(np.float32), (bias * factor).astype(
-            np.float32
+        self._weight, self._bias = (
+            (weight * factor).astype(np.float32),
+            (bias * factor).astype(np.float32),
         )
 
     def predict(self, images: Sequence[LabelledImage]) -> list[Result]:
@@ -152,7 +153,10 @@ class Codes(Method):
 
     def _codes_of(self, images: Sequence[LabelledImage]) -> NDArray[np.float32]:
         size = (self.size, self.size)
-        found = [self._codes(cv2.resize(read_pixels(image), size)[None])[0] for image in images]
+        found = [
+            self._codes(np.asarray(cv2.resize(read_pixels(image), size)[None], np.uint8))[0]
+            for image in images
+        ]
         return np.concatenate(found).reshape(len(images), -1)
 
     def _choose(self, codes: NDArray[np.float32], classes: NDArray[np.intp]) -> float:
@@ -232,7 +236,7 @@ def pooling_matrix(height: int, width: int, cells: int) -> NDArray[np.float32]:
 
 def _softmax(values: NDArray[Any]) -> NDArray[np.float32]:
     high = np.exp(values - values.max(axis=1, keepdims=True))
-    return (high / high.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(high / high.sum(axis=1, keepdims=True), np.float32)
 
 
 def _temperature(values: NDArray[Any], truth: NDArray[np.intp]) -> float:
