@@ -17,7 +17,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from models.datasets.base import LabelledImage
-from models.training.augment import Augmentation
+from models.training.augment import Augmentation, Image
 
 if TYPE_CHECKING:
     from models.training.backbone import Backbone
@@ -128,6 +128,20 @@ class Method:
     ) -> Mapping[str, float]:
         """Return the thresholds for the card, chosen on the validation images."""
         return {}
+
+    def error(self, image: LabelledImage, result: Result) -> float:
+        """Return how wrong the result of an image is; 0: right."""
+        raise NotImplementedError
+
+    def draw(self, pixels: Image, image: LabelledImage, result: Result) -> Image:
+        """Return a picture of a result beside the truth.
+
+        Args:
+            pixels: (H, W, 3) BGR, made smaller for the report; may be drawn on.
+            image: the image, with its size and truth.
+            result: its result.
+        """
+        raise NotImplementedError
 
     def export(self, path: Path) -> ModelCard:
         """Write the model as ONNX, and return its part of the card.

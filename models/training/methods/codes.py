@@ -25,11 +25,11 @@ from models import runtime
 from models.datasets.base import LabelledImage
 from models.errors import TrainingError
 from models.training import method
-from models.training.classes import measure_scores, threshold_of, true_classes
 from models.training.features import FeatureCache, Maps, Views, read_pixels
 from models.training.graph import IMAGES
-from models.training.method import Figures, Job, Method, ModelCard, Progress, Result
+from models.training.method import Job, ModelCard, Progress, Result
 from models.training.packages import package
+from models.training.tasks.classify import Classifies, true_classes
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 """Values of C that are tried; a higher one trusts the examples more."""
@@ -51,11 +51,10 @@ class Settings(method.Settings, frozen=True, kw_only=True):
     views: Annotated[int, Meta(ge=1, le=1000)] = 6
 
 
-class Codes(Method):
+class Codes(Classifies):
     """Classifies whole images by a linear model on the features of the backbone."""
 
     Settings = Settings
-    needs = "class"
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -107,16 +106,6 @@ class Codes(Method):
         """Return the scores (C,) of each image."""
         return list(_softmax(self._codes_of(images) @ self._weight.T + self._bias))
 
-    def measure(self, images: Sequence[LabelledImage], results: Sequence[Result]) -> Figures:
-        """Return top-1 accuracy."""
-        return measure_scores(images, results, self.job.labels)
-
-    def choose_thresholds(
-        self, images: Sequence[LabelledImage], results: Sequence[Result]
-    ) -> Mapping[str, float]:
-        """Return the score of the best F1."""
-        return threshold_of(images, results)
-
     def outputs(self, pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[Any]]:
         """Return the scores (N, C) of inputs (N, size, size, 3) uint8 BGR."""
         codes = self._codes(pixels)[0].reshape(len(pixels), -1)
@@ -130,7 +119,7 @@ class Codes(Method):
         pooling = pooling_matrix(*self._map_size(), self.settings.pool)
         model = append_linear(piece, self.size, self._tensor, pooling, self._weight, self._bias)
         path.write_bytes(model.SerializeToString())
-        return ModelCard("classify", "classify", {"outputs": {"scores": ["scores"]}})
+        return self.card()
 
     def _map_size(self) -> tuple[int, int]:
         blank = np.zeros((1, 3, self.size, self.size), np.float32)

@@ -20,9 +20,9 @@ from torch.nn import functional
 from models.datasets.base import LabelledImage
 from models.training import gradient
 from models.training.augment import View
-from models.training.classes import class_weights, measure_scores, threshold_of
 from models.training.gradient import GradientMethod, Outputs, Truth
-from models.training.method import Figures, Job, ModelCard, Result
+from models.training.method import Job, Result
+from models.training.tasks.classify import Classifies, class_weights
 
 
 class Settings(gradient.Settings, frozen=True, kw_only=True):
@@ -36,11 +36,10 @@ class Settings(gradient.Settings, frozen=True, kw_only=True):
     """Part of the truth that is spread over all classes (Szegedy et al., CVPR 2016)."""
 
 
-class Finetune(GradientMethod):
+class Finetune(Classifies, GradientMethod):
     """Classifies whole images: pooled last map, dropout, one linear layer."""
 
     Settings = Settings
-    needs = "class"
     output_names: ClassVar[tuple[str, ...]] = ("scores",)
 
     def __init__(self, job: Job) -> None:
@@ -84,17 +83,3 @@ class Finetune(GradientMethod):
     def result(self, outputs: Sequence[NDArray[Any]], image: LabelledImage) -> Result:
         """Return the scores (C,)."""
         return outputs[0]
-
-    def measure(self, images: Sequence[LabelledImage], results: Sequence[Result]) -> Figures:
-        """Return top-1 accuracy."""
-        return measure_scores(images, results, self.job.labels)
-
-    def choose_thresholds(
-        self, images: Sequence[LabelledImage], results: Sequence[Result]
-    ) -> Mapping[str, float]:
-        """Return the score of the best F1."""
-        return threshold_of(images, results)
-
-    def card(self) -> ModelCard:
-        """Return the card of a classifier."""
-        return ModelCard("classify", "classify", {"outputs": {"scores": ["scores"]}})

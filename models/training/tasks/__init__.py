@@ -1,0 +1,1 @@
+"""Tasks: figures, thresholds and pictures that methods with the same kind of answer share."""

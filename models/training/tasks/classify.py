@@ -1,0 +1,82 @@
+"""Methods that name whole images: their figures, thresholds and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.datasets.base import LabelledImage
+from models.evaluation.classification import evaluate_scores
+from models.training.augment import Image
+from models.training.drawing import CORRECT, WRONG, caption
+from models.training.method import Figures, Method, ModelCard
+
+Scores = NDArray[np.float32]
+"""(C,) from 0 to 1, by class."""
+MIN_SCORE = 0.01
+"""Score that counts as the lowest one, since the logarithm of 0 is infinite."""
+
+
+class Classifies(Method):
+    """A method the result of which is the scores of all classes, (C,) float32."""
+
+    needs = "class"
+
+    def measure(self, images: Sequence[LabelledImage], results: Sequence[Scores]) -> Figures:
+        """Return top-1 accuracy, its mean over classes, and the mean score of the true class.
+
+        The last one is the geometric mean, and decides between epochs that are right as often.
+        """
+        truth, found = true_classes(images), np.array(results, np.float64)
+        figures = evaluate_scores(truth, found, self.job.labels).figures
+        own = np.maximum(found[np.arange(len(truth)), truth], MIN_SCORE)
+        return {
+            "top-1": figures.top_1 or 0.0,
+            "mean top-1": figures.mean_top_1 or 0.0,
+            "true score": float(np.exp(np.log(own).mean())),
+        }
+
+    def choose_thresholds(
+        self, images: Sequence[LabelledImage], results: Sequence[Scores]
+    ) -> Mapping[str, float]:
+        """Return the score below which a label is not worth showing: that of the best F1."""
+        truth, found = true_classes(images), np.array(results, np.float64)
+        best, right = found.max(axis=1), found.argmax(axis=1) == truth
+        order = np.argsort(-best)
+        hits = np.cumsum(right[order])
+        f1 = 2 * hits / (np.arange(1, len(hits) + 1) + len(hits))
+        lowest = float(best[order][int(f1.argmax())])
+        return {"score": round(max(0.0, min(lowest, 0.99) - 0.005), 3)}
+
+    def error(self, image: LabelledImage, result: Scores) -> float:
+        """Return how wrong a result is: the score that the true class lacks."""
+        return 1.0 - float(result[image.classes[0]])
+
+    def draw(self, pixels: Image, image: LabelledImage, result: Scores) -> Image:
+        """Write the found label, and the true one where it is another."""
+        found, true = int(result.argmax()), image.classes[0]
+        text = f"{self.job.labels[found]} {result[found]:.2f}"
+        if found == true:
+            return caption(pixels, text, CORRECT)
+        return caption(pixels, f"{text}, true: {self.job.labels[true]}", WRONG)
+
+    def card(self) -> ModelCard:
+        """Return the card of a classifier."""
+        return ModelCard("classify", "classify", {"outputs": {"scores": ["scores"]}})
+
+
+def true_classes(images: Sequence[LabelledImage]) -> NDArray[np.intp]:
+    """Return the class of each image (N,)."""
+    return np.array([image.classes[0] for image in images], np.intp)
+
+
+def class_weights(images: Sequence[LabelledImage], classes: int) -> NDArray[np.float32]:
+    """Return a weight of each class (C,): rare ones count more, by the root of their number.
+
+    Weights in full proportion would make a class of one image as heavy as one of a thousand.
+    """
+    counts = np.bincount(true_classes(images), minlength=classes)
+    weights = 1 / np.sqrt(np.maximum(counts, 1))
+    return np.asarray(weights / weights[counts > 0].mean(), np.float32)
