@@ -8,6 +8,7 @@ ModelError
   DeviceError     the requested device does not load
   ProviderError   the provider failed during a run of a model
   DataError       a labelled data set is missing or wrong
+  ProposalError   proposals cannot be computed: a wrong picture, or a package that is not installed
   EvaluationError  results cannot be measured: wrong arrays, or a package that is not installed
 """
 
@@ -48,6 +49,10 @@ class ProviderError(ModelError):
 
 class DataError(ModelError):
     """A labelled data set is missing or wrong."""
+
+
+class ProposalError(ModelError):
+    """Proposals cannot be computed: the picture is wrong, or a package is not installed."""
 
 
 class EvaluationError(ModelError):
