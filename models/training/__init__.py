@@ -1,0 +1,1 @@
+"""Training: from a backbone and labelled pictures to a model that runs."""
