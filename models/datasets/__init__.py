@@ -24,6 +24,7 @@ FORMATS = {
     "mot": "models.datasets.mot",
     "cvat": "models.datasets.cvat",
     "label_studio": "models.datasets.label_studio",
+    "pennfudan": "models.datasets.pennfudan",
 }
 """Name -> module, imported when it is needed. A new format is one file and one line here."""
 
