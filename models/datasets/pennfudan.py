@@ -50,6 +50,8 @@ _LABEL = re.compile(r"PAS([a-z]+)[A-Z]?\w*", re.ASCII)
 _NO_MASK = Finding(
     "image has no PNG of its objects, which have no mask",
     "images have no PNG of their objects, which have no mask",
+    "the image has no PNG of its objects",
+    "add NAME_mask.png",
 )
 
 
@@ -100,7 +102,7 @@ def read(path: Path, split: str | None) -> DataSet:
         raise DataError(f"{path}: no text of PASCAL 1.00 (looked in {', '.join(_TEXTS)})")
     collector = Collector(path, "pennfudan")
     images = _images(path)
-    parsed = [_parse(file, stem) for file, stem in found]
+    parsed = [_parse(collector, file, stem) for file, stem in found]
     labels = list(own_labels(path))
     names = {item.label for text in parsed for item in text.objects}
     labels += sorted(names - set(labels))
@@ -122,23 +124,28 @@ def _images(root: Path) -> dict[str, tuple[Path, str]]:
     return found
 
 
-def _parse(path: Path, stem: str) -> _Parsed:
-    """Read a text.
+def _parse(collector: Collector, path: Path, stem: str) -> _Parsed:
+    """Read a text; lines of boxes of another form are faults.
 
     Args:
+        collector: keeps the faults.
         path: its file.
         stem: name of its image without a suffix.
-
-    Raises:
-        DataError: it is not UTF-8, or a line of a box is of another form.
     """
-    text = read_text(path, "annotation file", MAX_TEXT_BYTES)
+    try:
+        text = read_text(path, "annotation file", MAX_TEXT_BYTES)
+    except DataError as error:
+        collector.fault(error)
+        text = ""
     size = _SIZE.search(text)
     masked = frozenset(map(int, _MASK.findall(text)))
     objects = []
     for line, content in enumerate(text.splitlines(), 1):
         if content.strip().startswith(_BOX_START):
-            objects.append(_object(content, f"{path}: line {line}"))
+            try:
+                objects.append(_object(content, f"{path}: line {line}"))
+            except DataError as error:
+                collector.fault(error)
     return _Parsed(stem, None if size is None else (int(size[1]), int(size[2])), objects, masked)
 
 

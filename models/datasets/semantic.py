@@ -34,6 +34,8 @@ _LOOKED = "images/, SPLIT/images/ and images/SPLIT/"
 _NO_MAP = Finding(
     "image has no PNG of its name in masks/, and is left out",
     "images have no PNG of their name in masks/, and are left out",
+    "the image has no PNG of its name in masks/",
+    "add it, or remove the image",
 )
 
 
@@ -89,7 +91,11 @@ def read(path: Path, split: str | None) -> DataSet:
                 collector.count(_NO_MAP, own.as_posix())
                 continue
             if not labels:
-                values = read_class_map(class_map)
+                try:
+                    values = read_class_map(class_map)
+                except DataError as error:
+                    collector.fault(error)
+                    continue
                 highest = max(highest, int(values.max(initial=-1, where=values != IGNORED)))
             shown = f"{name}/{own.as_posix()}" if len(chosen) > 1 else own.as_posix()
             collector.add(image, shown, None, (), (), class_map)
