@@ -8,9 +8,12 @@ ModelError
   DeviceError     the requested device does not load
   ProviderError   the provider failed during a run of a model
   DataError       a labelled data set is missing or wrong
+    DataFaults    several faults of a data set, each of them a line
+  TrainingError   a model cannot be trained: wrong settings or data, or a missing package
   EvaluationError  results cannot be measured: wrong arrays, or a package that is not installed
-  TrainingError   a backbone or its weights cannot be used, or a package is not installed
 """
+
+from collections.abc import Iterable
 
 from models.text import shown
 
@@ -51,9 +54,25 @@ class DataError(ModelError):
     """A labelled data set is missing or wrong."""
 
 
+class DataFaults(DataError):  # noqa: N818 - it is several errors
+    """Several faults of a labelled data set, found together.
+
+    Attributes:
+        faults: a line for each.
+    """
+
+    def __init__(self, faults: Iterable[object]) -> None:
+        """Make the line of the error: the first fault, and how many there are."""
+        self.faults = tuple(map(shown, faults))
+        more = len(self.faults) - 1
+        super().__init__(
+            self.faults[0] if more < 1 else f"{shown(self.faults[0], 260)} (and {more} more faults)"
+        )
+
+
 class EvaluationError(ModelError):
     """Results cannot be measured: an array is wrong, or a package is not installed."""
 
 
 class TrainingError(ModelError):
-    """A backbone or its weights cannot be used, or a package of the training is not installed."""
+    """A model cannot be trained: the settings or the data are wrong, or a package is missing."""
