@@ -30,11 +30,11 @@ def state_dict(
         nonlocal layer
         out, fan = kernel[0], int(np.prod(kernel[1:]))
         values = {
-            "weight": draw.normal(0, (2 / fan) ** 0.5, kernel),
-            "norm.weight": draw.uniform(0.5, 1.5, out),
+            "weight": draw.normal(0, fan**-0.5, kernel),
+            "norm.weight": draw.uniform(0.8, 1.2, out),
             "norm.bias": draw.normal(0, 0.5, out),
             "norm.running_mean": draw.normal(0, 0.2, out),
-            "norm.running_var": draw.uniform(0.5, 1.5, out),
+            "norm.running_var": draw.uniform(0.8, 1.2, out),
         }
         for part, value in values.items():
             found[names.format(layer=layer, part=part)] = value.astype(np.float32)
@@ -78,9 +78,9 @@ class Net:
         """Add a node; an array becomes a constant, and None an input that is missing."""
         names = []
         for value in inputs:
-            if isinstance(value, np.ndarray):
+            if isinstance(value, np.ndarray | np.generic):
                 name = f"constant{len(self.constants)}"
-                self.constants[name] = value
+                self.constants[name] = np.asarray(value)
                 names.append(name)
             else:
                 names.append(value or "")
