@@ -1,87 +1,135 @@
-"""A tiny backbone, and images of coloured shapes with their boxes, masks and classes."""
+"""Small networks, as state dicts and as ONNX graphs, and the files that PyTorch writes for them."""
 
-from pathlib import Path
+from __future__ import annotations
 
-import cv2
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
+import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from models.datasets.base import LabelledImage, TrueObject
+from models.training import architectures
 from models.training.backbone import Backbone
-from models.training.method import Job
 
-SIDE = 64
-COLOURS = {"red": (40, 40, 220), "green": (40, 200, 40), "blue": (220, 60, 40)}
-LABELS = tuple(COLOURS)
+STEM, HEAD = 8, 16
+"""Channels of the first and last layer of a small network."""
 
 
-def tiny_backbone(channels=(8, 16, 24, 32, 32)):
-    """Five convolutions of stride 2 with ReLU6, random but fixed weights."""
-    rng = np.random.default_rng(0)
-    nodes, weights, name, before = [], [], "images", 3
-    weights.append(numpy_helper.from_array(np.array(127.5, np.float32), "half"))
-    nodes += [
-        helper.make_node("Sub", [name, "half"], ["centred"]),
-        helper.make_node("Div", ["centred", "half"], ["scaled"]),
-    ]
-    name = "scaled"
-    for bound, value in (("zero", 0.0), ("six", 6.0)):
-        weights.append(numpy_helper.from_array(np.array(value, np.float32), bound))
-    for number, count in enumerate(channels, 1):
-        kernel = rng.normal(0, (2 / (9 * before)) ** 0.5, (count, before, 3, 3))
-        weights.append(numpy_helper.from_array(kernel.astype(np.float32), f"w{number}"))
-        nodes += [
-            helper.make_node(
-                "Conv", [name, f"w{number}"], [f"c{number}"], f"conv{number}",
-                strides=[2, 2], pads=[1, 1, 1, 1],
-            ),
-            helper.make_node("Clip", [f"c{number}", "zero", "six"], [f"r{number}"]),
-        ]  # fmt: skip
-        name, before = f"r{number}", count
-    graph = helper.make_graph(
-        nodes,
-        "tiny",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, "h", "w"])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", before, None, None])],
-        weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return Backbone("tiny", "tests", "Apache-2.0", "nothing", SIDE, model)
+def state_dict(
+    architecture: architectures.Architecture = architectures.MOBILENET_V2,
+    names: str = "features.{layer}.{part}",
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Weights of a narrow network of the architecture, with a classifier."""
+    draw = np.random.default_rng(seed)
+    found: dict[str, np.ndarray] = {}
+    layer = 0
 
+    def add(*kernel: int) -> None:
+        nonlocal layer
+        out, fan = kernel[0], int(np.prod(kernel[1:]))
+        values = {
+            "weight": draw.normal(0, fan**-0.5, kernel),
+            "norm.weight": draw.uniform(0.8, 1.2, out),
+            "norm.bias": draw.normal(0, 0.5, out),
+            "norm.running_mean": draw.normal(0, 0.2, out),
+            "norm.running_var": draw.uniform(0.8, 1.2, out),
+        }
+        for part, value in values.items():
+            found[names.format(layer=layer, part=part)] = value.astype(np.float32)
+        count = names.format(layer=layer, part="norm.num_batches_tracked")
+        found[count] = np.array(100, np.int64)
+        layer += 1
 
-def shapes(folder: Path, count: int, seed: int = 0, objects: int = 1) -> list[LabelledImage]:
-    """Images of squares in noise; the class of an image is the colour of its first square."""
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    found = []
-    for number in range(count):
-        pixels = rng.integers(90, 150, (SIDE + 16, SIDE, 3), np.uint8)
-        own = []
-        for place in range(objects):
-            kind = (number + place) % len(LABELS)
-            side = int(rng.integers(20, 32))
-            x = int(rng.integers(0, SIDE - side))
-            y = int(rng.integers(0, SIDE + 16 - side))
-            cv2.rectangle(pixels, (x, y), (x + side - 1, y + side - 1), COLOURS[LABELS[kind]], -1)
-            own.append(TrueObject(kind, (x, y, x + side, y + side)))
-        path = folder / f"{seed}-{number:03}.png"
-        cv2.imwrite(str(path), pixels)
-        size = (SIDE, SIDE + 16)
-        found.append(LabelledImage(path, path.name, size, tuple(own), (own[0].number,)))
+    channels = STEM
+    add(STEM, 3, 3, 3)
+    for number, stage in enumerate(architecture.stages):
+        out = 4 + 2 * number
+        for _ in range(stage.blocks):
+            wide = channels * stage.expansion
+            if stage.expansion > 1:
+                add(wide, channels, 1, 1)
+            add(wide, 1, stage.kernel, stage.kernel)
+            add(out, wide, 1, 1)
+            channels = out
+    add(HEAD, channels, 1, 1)
+    found["classifier.1.weight"] = draw.normal(0, 1, (5, HEAD)).astype(np.float32)
+    found["classifier.1.bias"] = draw.normal(0, 1, 5).astype(np.float32)
     return found
 
 
-def job(folder: Path, settings, train, val, **more):
-    """A job on the tiny backbone."""
-    (folder / "run").mkdir(parents=True, exist_ok=True)
-    values = {
-        "backbone": tiny_backbone(),
-        "labels": LABELS,
-        "train": train,
-        "val": val,
-        "settings": settings,
-        "seed": 0,
-        "folder": folder / "run",
-        "cache": folder / "cache",
-    }
-    return Job(**(values | more))
+def backbone(architecture: architectures.Architecture = architectures.MOBILENET_V2) -> Backbone:
+    """A narrow network whose default pictures are 64 pixels wide."""
+    model = architectures.build(architecture, state_dict(architecture))
+    return Backbone("small", "a test", "none", "nothing", 64, model)
+
+
+class Net:
+    """Writes an ONNX graph node by node; each method returns the name of its output."""
+
+    def __init__(self, shape: Sequence[int | str] = (1, 3, 64, 64), seed: int = 0) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, np.ndarray] = {}
+        self.shape = shape
+        self.draw = np.random.default_rng(seed)
+
+    def node(self, op: str, *inputs: str | np.ndarray | None, outputs: int = 1, **more: Any) -> Any:
+        """Add a node; an array becomes a constant, and None an input that is missing."""
+        names = []
+        for value in inputs:
+            if isinstance(value, np.ndarray | np.generic):
+                name = f"constant{len(self.constants)}"
+                self.constants[name] = np.asarray(value)
+                names.append(name)
+            else:
+                names.append(value or "")
+        made = [f"{op.lower()}{len(self.nodes)}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(op, names, made, f"node{len(self.nodes)}", **more))
+        return made[0] if outputs == 1 else made
+
+    def conv(
+        self, x: str, out: int, inner: int, side: int = 3, stride: int = 1, **more: Any
+    ) -> str:
+        """Add a convolution that pads to keep the size, with a bias."""
+        group = more.get("group", 1)
+        kernel = self.draw.normal(0, 0.3, (out, inner // group, side, side)).astype(np.float32)
+        bias = self.draw.normal(0, 0.3, out).astype(np.float32)
+        if "auto_pad" not in more and "pads" not in more:
+            more["pads"] = [side // 2] * 4
+        return self.node("Conv", x, kernel, bias, strides=[stride, stride], **more)
+
+    def model(self, *outputs: str, opset: int = 17, dtype: int = TensorProto.FLOAT) -> Any:
+        """The model with these outputs, and the input `x`."""
+        graph = helper.make_graph(
+            self.nodes,
+            "net",
+            [helper.make_tensor_value_info("x", dtype, self.shape)],
+            [helper.make_empty_tensor_value_info(name) for name in outputs],
+            [numpy_helper.from_array(value, name) for name, value in self.constants.items()],
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+
+
+def residual_net(net: Net) -> str:
+    """A classifier with two residual blocks at stride 4."""
+    x = net.node("Relu", net.conv("x", 8, 3, stride=2))
+    x = net.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    for _ in range(2):
+        y = net.node("Relu", net.conv(x, 8, 8))
+        x = net.node("Relu", net.node("Add", net.conv(y, 8, 8), x))
+    pooled = net.node("Flatten", net.node("GlobalAveragePool", x))
+    return net.node("Gemm", pooled, net.draw.normal(0, 1, (8, 5)).astype(np.float32))
+
+
+def save(path: Any, model: Any) -> str:
+    """Write a model and return its path."""
+    onnx.save(model, path)
+    return str(path)
+
+
+def torch_dict(weights: Mapping[str, np.ndarray]) -> Any:
+    """The same weights as PyTorch's tensors."""
+    import torch
+
+    return {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}

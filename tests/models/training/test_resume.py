@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tests.models.training.builders import job, shapes
+from tests.models.training.tiny import job, shapes
 
 torch = pytest.importorskip("torch")
 
