@@ -55,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="names of the images to train, validate and test with (default: drawn by the seed)",
     )
     parser.add_argument(
+        "--group",
+        metavar="REGEX",
+        help="images with the same part of their names stay in one part, such as '^(.*)_' for the "
+        "frames of a video",
+    )
+    parser.add_argument(
         "--val", type=_part, default=0.2, help="part of the images to validate with (default: 0.2)"
     )
     parser.add_argument(
