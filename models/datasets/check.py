@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from difflib import SequenceMatcher
 
 import msgspec
 
@@ -25,12 +26,14 @@ from models.text import close_match, shown
 
 MAX_DUPLICATES = 50
 """Limit of the groups of duplicates that are listed."""
+MIN_ALIKE = 0.8
+"""Least similarity of two names, of 1, of which one may be a slip."""
 FEW = 5
 """Images of a class, or objects, below which a note says so."""
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """What a check has found."""
+    """Findings of a check."""
 
     faults: tuple[str, ...]
     """Lines `PLACE: WHAT IS WRONG (found X); WHAT TO DO`; empty: the data set can be used."""
@@ -68,6 +71,7 @@ def check(
     faults += _unlike_copies(data, images.prints, groups)
     warnings = list(data.warnings)
     (faults if data.format == "folders" else warnings).extend(_empty_classes(data, counts))
+    warnings += _misspelt(data, counts)
     if parts is not None:
         faults += twice("split", parts)
         (faults if given else warnings).extend(_across(data, parts, groups))
@@ -269,6 +273,19 @@ def _empty_classes(data: DataSet, counts: dict[str, PartCounts]) -> Iterator[str
         )
 
 
+def _misspelt(data: DataSet, counts: dict[str, PartCounts]) -> Iterator[str]:
+    """Yield a line for each class with few examples whose name is nearly that of a larger one."""
+    classes = counts["all"].classes
+    for label, count in classes.items():
+        larger = [other for other, many in classes.items() if many > 4 * count]
+        near = close_match(label, larger) if 0 < count < FEW else None
+        if near is not None and SequenceMatcher(None, label, near).ratio() >= MIN_ALIKE:
+            yield (
+                f"{data.root}: a class is called much like a larger one (found {label!r} with "
+                f"{count} examples, like {near!r} with {classes[near]}); rename it, if they are one"
+            )
+
+
 def _not_in_train(counts: dict[str, PartCounts]) -> Iterator[str]:
     """Yield a line for each class whose examples are all outside of the part to train with."""
     for label, count in counts["all"].classes.items():
@@ -291,3 +308,5 @@ def _few(data: DataSet, counts: dict[str, PartCounts]) -> Iterator[str]:
     plain = counts["all"].background
     if data.task == "detect" and plain:
         yield f"{plain} {'image' if plain == 1 else 'images'} without objects, used as background"
+    if data.task == "classify" and plain:
+        yield f"{plain} {'image' if plain == 1 else 'images'} without a class, not used"
