@@ -182,11 +182,12 @@ def _beside(data: DataSet) -> Iterator[str]:
     """Yield a note on images in the folders of the data set that it does not list."""
     suffixes = {os.path.splitext(image.path.name)[1] for image in data.images}
     listed = {str(image.path) for image in data.images}
+    lost = {os.path.basename(line.partition(": ")[0]) for line in data.losses}
     found = []
     for folder in sorted({image.path.parent for image in data.images}):
         for name in sorted(os.listdir(folder)):
             own = os.path.splitext(name)[1] in suffixes and not name.startswith(".")
-            if own and str(folder / name) not in listed:
+            if own and name not in lost and str(folder / name) not in listed:
                 found.append(name)
     if found:
         yield (
@@ -223,8 +224,8 @@ def _groups(data: DataSet, groups: Sequence[tuple[int, ...]]) -> Iterator[str]:
     if groups:
         names = ", ".join(shown(data.images[at].name, 40) for at in groups[0][:3])
         yield (
-            f"{sum(map(len, groups))} images in {len(groups)} groups of images that are nearly the "
-            f"same (first: {names})"
+            f"{sum(map(len, groups))} images that are nearly the same as others, in {len(groups)} "
+            f"{'group' if len(groups) == 1 else 'groups'} (first: {names})"
         )
     unlike = sum(len({data.images[at].classes for at in group}) > 1 for group in groups)
     if unlike:
@@ -281,8 +282,8 @@ def _misspelt(data: DataSet, counts: dict[str, PartCounts]) -> Iterator[str]:
         near = close_match(label, larger) if 0 < count < FEW else None
         if near is not None and SequenceMatcher(None, label, near).ratio() >= MIN_ALIKE:
             yield (
-                f"{data.root}: a class is called much like a larger one (found {label!r} with "
-                f"{count} examples, like {near!r} with {classes[near]}); rename it, if they are one"
+                f"{data.root}: a class is called much like a larger one (found {count} of "
+                f"{label!r} and {classes[near]} of {near!r}); rename it, if they are one"
             )
 
 

@@ -152,7 +152,7 @@ def test_small_class_called_like_a_large_one_is_a_warning(tmp_path, name, count,
     things = (*[TrueObject(0, BOX)] * 9, *[TrueObject(1, BOX)] * count)
     [item] = data.images
     data = msgspec.structs.replace(data, images=(msgspec.structs.replace(item, objects=things),))
-    assert holds(check(data).warnings, f"found '{name}' with", "like 'person' with 9") == warned
+    assert holds(check(data).warnings, f"found {count} of '{name}' and 9 of 'person'") == warned
 
 
 def test_image_beside_those_of_the_set_is_a_note(tmp_path):
