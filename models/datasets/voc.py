@@ -97,10 +97,10 @@ def read(path: Path, split: str | None) -> DataSet:
         raise DataError(f"{path}: no XML file of VOC below it (looked for <annotation>)")
     collector = Collector(path, "voc")
     known = {entry.path for entry in found}
-    for folder in sorted({file.parent for file in known}):
-        for file in entries(folder, ".xml"):
-            if file not in known and file.is_file():
-                collector.count(_NOT_VOC, file.name)
+    for folder in sorted({xml.parent for xml in known}):
+        for other in entries(folder, ".xml"):
+            if other not in known and other.is_file():
+                collector.count(_NOT_VOC, other.name)
     found = _of_split(collector, found, path, split)
     finder = _Finder(path)
     parsed = [
