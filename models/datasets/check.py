@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from difflib import SequenceMatcher
 
 import msgspec
 
@@ -25,12 +26,14 @@ from models.text import close_match, shown
 
 MAX_DUPLICATES = 50
 """Limit of the groups of duplicates that are listed."""
+MIN_ALIKE = 0.8
+"""Least similarity of two names, of 1, of which one may be a slip."""
 FEW = 5
 """Images of a class, or objects, below which a note says so."""
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """What a check has found."""
+    """Findings of a check."""
 
     faults: tuple[str, ...]
     """Lines `PLACE: WHAT IS WRONG (found X); WHAT TO DO`; empty: the data set can be used."""
@@ -68,6 +71,7 @@ def check(
     faults += _unlike_copies(data, images.prints, groups)
     warnings = list(data.warnings)
     (faults if data.format == "folders" else warnings).extend(_empty_classes(data, counts))
+    warnings += _misspelt(data, counts)
     if parts is not None:
         faults += twice("split", parts)
         (faults if given else warnings).extend(_across(data, parts, groups))
@@ -178,11 +182,12 @@ def _beside(data: DataSet) -> Iterator[str]:
     """Yield a note on images in the folders of the data set that it does not list."""
     suffixes = {os.path.splitext(image.path.name)[1] for image in data.images}
     listed = {str(image.path) for image in data.images}
+    lost = {os.path.basename(line.partition(": ")[0]) for line in data.losses}
     found = []
     for folder in sorted({image.path.parent for image in data.images}):
         for name in sorted(os.listdir(folder)):
             own = os.path.splitext(name)[1] in suffixes and not name.startswith(".")
-            if own and str(folder / name) not in listed:
+            if own and name not in lost and str(folder / name) not in listed:
                 found.append(name)
     if found:
         yield (
@@ -219,8 +224,8 @@ def _groups(data: DataSet, groups: Sequence[tuple[int, ...]]) -> Iterator[str]:
     if groups:
         names = ", ".join(shown(data.images[at].name, 40) for at in groups[0][:3])
         yield (
-            f"{sum(map(len, groups))} images in {len(groups)} groups of images that are nearly the "
-            f"same (first: {names})"
+            f"{sum(map(len, groups))} images that are nearly the same as others, in {len(groups)} "
+            f"{'group' if len(groups) == 1 else 'groups'} (first: {names})"
         )
     unlike = sum(len({data.images[at].classes for at in group}) > 1 for group in groups)
     if unlike:
@@ -269,6 +274,19 @@ def _empty_classes(data: DataSet, counts: dict[str, PartCounts]) -> Iterator[str
         )
 
 
+def _misspelt(data: DataSet, counts: dict[str, PartCounts]) -> Iterator[str]:
+    """Yield a line for each class with few examples whose name is nearly that of a larger one."""
+    classes = counts["all"].classes
+    for label, count in classes.items():
+        larger = [other for other, many in classes.items() if many > 4 * count]
+        near = close_match(label, larger) if 0 < count < FEW else None
+        if near is not None and SequenceMatcher(None, label, near).ratio() >= MIN_ALIKE:
+            yield (
+                f"{data.root}: a class is called much like a larger one (found {count} of "
+                f"{label!r} and {classes[near]} of {near!r}); rename it, if they are one"
+            )
+
+
 def _not_in_train(counts: dict[str, PartCounts]) -> Iterator[str]:
     """Yield a line for each class whose examples are all outside of the part to train with."""
     for label, count in counts["all"].classes.items():
@@ -291,3 +309,5 @@ def _few(data: DataSet, counts: dict[str, PartCounts]) -> Iterator[str]:
     plain = counts["all"].background
     if data.task == "detect" and plain:
         yield f"{plain} {'image' if plain == 1 else 'images'} without objects, used as background"
+    if data.task == "classify" and plain:
+        yield f"{plain} {'image' if plain == 1 else 'images'} without a class, not used"

@@ -143,6 +143,18 @@ def test_class_without_example_in_train_is_a_warning(classes):
     assert holds(found.warnings, "no example in train", "'dog', 6 in other parts")
 
 
+@pytest.mark.parametrize(
+    ("name", "count", "warned"), [("persn", 1, True), ("bus", 1, False), ("persn", 6, False)]
+)
+def test_small_class_called_like_a_large_one_is_a_warning(tmp_path, name, count, warned):
+    path = saved(tmp_path / "a.png", scene(0))
+    data = one(path, (320, 240), labels=("person", name))
+    things = (*[TrueObject(0, BOX)] * 9, *[TrueObject(1, BOX)] * count)
+    [item] = data.images
+    data = msgspec.structs.replace(data, images=(msgspec.structs.replace(item, objects=things),))
+    assert holds(check(data).warnings, f"found {count} of '{name}' and 9 of 'person'") == warned
+
+
 def test_image_beside_those_of_the_set_is_a_note(tmp_path):
     path = saved(tmp_path / "a.png", scene(0))
     saved(tmp_path / "b.png", scene(1))

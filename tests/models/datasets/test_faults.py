@@ -180,3 +180,16 @@ def test_category_id_with_two_names_is_a_loss(tmp_path):
         "annotations.json: a category id has two names",
         "5: an annotation is of an image that is not listed",
     ]
+
+
+@pytest.mark.parametrize(("kind", "folder"), [(voc, "Annotations"), (pennfudan, "Annotation")])
+def test_empty_or_other_file_of_annotations_is_a_loss(tmp_path, kind, folder):
+    kind(tmp_path)
+    suffix = ".xml" if kind is voc else ".txt"
+    text(tmp_path / folder / f"e{suffix}", "")
+    text(tmp_path / folder / f"f{suffix}", "<other/>")
+    data = datasets.read(tmp_path, keep_faults=True)
+    assert [line.partition(",")[0] for line in data.losses] == [
+        f"e{suffix}: the file is empty",
+        f"f{suffix}: the file is empty",
+    ]
