@@ -149,8 +149,37 @@ def test_what_depends_on_no_input_becomes_a_constant():
     assert constants[half].dtype == np.float32
 
 
-def test_a_constant_that_would_fill_the_memory_is_not_computed():
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: n.node("ConstantOfShape", np.array([2**20, 2**20])),
+        lambda n: n.node("Add", np.zeros((20_000, 1)), np.zeros((1, 20_000))),
+        lambda n: n.node("Gather", np.zeros(20_000), np.zeros(20_000, np.int64)),
+    ],
+)
+def test_a_constant_that_would_fill_the_memory_is_not_computed(make):
     net = Net()
-    end = net.node("ConstantOfShape", np.array([2**20, 2**20]))
+    end = make(net)
     folded = graph.fold(net.model(end))
-    assert [node.op_type for node in folded.graph.node] == ["ConstantOfShape"]
+    assert len(folded.graph.node) == 1
+
+
+def test_constants_together_stay_below_the_limit(monkeypatch):
+    monkeypatch.setattr(graph, "_MAX_FOLDED", 100)
+    net = Net()
+    ends = [net.node("Neg", np.zeros(40)) for _ in range(4)]
+    assert len(graph.fold(net.model(*ends)).graph.node) == 2
+
+
+def test_numbers_in_nodes_become_constants():
+    net = Net()
+    ends = [
+        net.node("Constant", value_float=2.5),
+        net.node("Constant", value_ints=[1, 2]),
+        net.node("Constant", value_string="text"),
+    ]
+    folded = graph.fold(net.model(*ends))
+    constants = graph.constants_of(folded)
+    assert constants[ends[0]] == np.float32(2.5)
+    assert constants[ends[1]].tolist() == [1, 2]
+    assert [node.output[0] for node in folded.graph.node] == [ends[2]]

@@ -134,9 +134,17 @@ def no_maps(net):
     return net.node("MatMul", net.node("Flatten", "x"), np.zeros((3 * 64 * 64, 5), np.float32))
 
 
+def unknown_shape(net):
+    x = net.node("Relu", net.conv("x", 4, 3, stride=2))
+    sides = net.node("Floor", net.node("Cast", net.node("Shape", x), to=1))
+    sides = net.node("Cast", sides, to=7)
+    return net.conv(net.node("Reshape", x, sides), 4, 4, stride=2)
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [
+        (unknown_shape, "the shape of a map cannot be worked out"),
         (quantised, "is quantised .*QuantizeLinear"),
         (unknown, r"found Hardmax"),
         (fixed_size, "pictures of one size only"),
@@ -172,4 +180,13 @@ def test_operators_that_are_too_old_are_refused(tmp_path):
     net = Net()
     path = save(tmp_path / "own.onnx", net.model(net.conv("x", 4, 3, stride=2), opset=8))
     with pytest.raises(TrainingError, match="found opset 8"):
+        load(path)
+
+
+def test_a_file_with_damaged_weights_is_refused(tmp_path):
+    net = Net()
+    model = net.model(net.conv("x", 4, 3, stride=2))
+    model.graph.initializer[0].raw_data = b"123"
+    path = save(tmp_path / "own.onnx", model)
+    with pytest.raises(TrainingError, match="the graph is damaged"):
         load(path)

@@ -83,6 +83,14 @@ def test_safetensors_are_read(tmp_path):
     assert found["c"].dtype == np.float32
 
 
+def test_layers_in_safetensors_follow_each_other_by_number(tmp_path):
+    entry = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+    names = ["b.2.x", "b.10.x", "b.10.y", "c"]
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(safetensors(dict.fromkeys(sorted(names), entry), b""))
+    assert list(read_weights(path)) == names
+
+
 @pytest.mark.parametrize(
     ("content", "found"),
     [
