@@ -47,7 +47,8 @@ def split_images(
 
     The groups, in the order of the first of their names, are permuted. The test part is taken from
     the end of the permutation, and the validation part from what is before it. A group that is so
-    large that the part would be farther from its size with it than without it is passed over.
+    large that the part would be farther from its size with it than without it is passed over. Where
+    images have a class, this is done for each class apart, so that each part has all of them.
 
     Args:
         data: the data set.
@@ -70,11 +71,15 @@ def split_images(
     order = np.random.RandomState(seed).permutation(len(waiting))
     waiting = [waiting[at] for at in reversed(order)]
     total = len(data.images)
-    tested, waiting = _take_groups(waiting, _count(total, test))
-    validated, waiting = _take_groups(waiting, _count(total, val))
+    chosen: tuple[list[list[int]], ...] = ([], [], [])
+    for own in _by_class(data, waiting):
+        count = sum(map(len, own))
+        tested, own = _take_groups(own, _count(count, test))
+        validated, own = _take_groups(own, _count(count, val))
+        for part, groups_of_part in zip(chosen, (own, validated, tested), strict=True):
+            part.extend(groups_of_part)
     names = [
-        tuple(sorted(data.images[at].name for group in part for at in group))
-        for part in (waiting, validated, tested)
+        tuple(sorted(data.images[at].name for group in part for at in group)) for part in chosen
     ]
     for part, own, wanted in zip(PARTS, names, (1.0 - val - test, val, test), strict=True):
         if wanted > 0 and not own:
@@ -83,6 +88,16 @@ def split_images(
                 f"{len(order)} groups that stay together); add images, or write a split"
             )
     return Parts(*names)
+
+
+def _by_class(data: DataSet, groups: list[list[int]]) -> list[list[list[int]]]:
+    """Return the groups of each class, in their order; all as one where images have no class."""
+    if data.task != "classify":
+        return [groups]
+    found: dict[tuple[int, ...], list[list[int]]] = {}
+    for group in groups:
+        found.setdefault(data.images[group[0]].classes, []).append(group)
+    return [found[classes] for classes in sorted(found)]
 
 
 def _count(total: int, fraction: float) -> int:
@@ -253,16 +268,28 @@ def cut_large(
 
     Args:
         data: the data set.
-        groups: indices into its images.
+        groups: indices into its images. Images of one with other classes are other groups.
         largest: limit of the images of a group, at least 1.
     """
     found = []
-    for group in groups:
+    for group in _of_one_class(data, groups):
         order = sorted(group, key=lambda at: _natural(data.images[at].name))
         count = -(-len(order) // largest)
         size = -(-len(order) // max(count, 1))
         found += [tuple(order[at : at + size]) for at in range(0, len(order), max(size, 1))]
     return found
+
+
+def _of_one_class(data: DataSet, groups: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Yield the images of each class of each group; whole groups where images have no class.
+
+    Pictures of several things before one background are nearly the same, but other examples.
+    """
+    for group in groups:
+        found: dict[tuple[int, ...], list[int]] = {}
+        for at in group:
+            found.setdefault(data.images[at].classes, []).append(at)
+        yield from found.values()
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

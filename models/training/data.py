@@ -110,8 +110,12 @@ def read(request: Request, progress: Callable[[int, int], None]) -> Checked:
     if findings.faults:
         raise DataFaults(findings.faults)
     if given is None:
-        largest = max(1, round(len(data.images) * min(request.val, request.test) / 2))
-        groups = cut_large(data, findings.duplicates, largest)
+        # Small enough that each part of each class can have some.
+        kinds = len(data.labels) if data.task == "classify" else 1
+        share = min(request.val, request.test) or max(request.val, request.test)
+        groups = cut_large(
+            data, findings.duplicates, max(1, round(len(data.images) / kinds * share / 2))
+        )
         if request.group is not None:
             groups += groups_by_name(data, request.group)
         parts = split_images(data, request.seed, request.val, request.test, groups)

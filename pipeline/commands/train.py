@@ -21,7 +21,12 @@ LIST = "list"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     methods = "; ".join(f"{name}: {entry.help}" for name, entry in METHODS.items())
-    parser.add_argument("--method", choices=METHODS, default="codes", help=methods)
+    parser.add_argument(
+        "--method",
+        default="codes",
+        metavar="M",
+        help=f"{methods}; or module:Class (default: codes)",
+    )
     parser.add_argument(
         "--backbone",
         default="mobilenetv2",

@@ -38,7 +38,9 @@ def train(args: argparse.Namespace) -> int:
     """Train as the arguments say, and return the exit status."""
     method = load(args.method)
     settings = settings_of(args, method)
-    name = args.name or _name(f"{args.method}-{Path(args.data[0]).resolve().name}")
+    name = args.name or _name(
+        f"{args.method.partition(':')[0]}-{Path(args.data[0]).resolve().name}"
+    )
     folder = args.out or RUNS / name
     _check_folder(folder, name)
     backbone = backbones.load(args.backbone)
