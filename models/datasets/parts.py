@@ -81,10 +81,10 @@ def split_images(
     names = [
         tuple(sorted(data.images[at].name for group in part for at in group)) for part in chosen
     ]
-    for part, own_names, wanted in zip(PARTS, names, (1.0 - val - test, val, test), strict=True):
+    for name, own_names, wanted in zip(PARTS, names, (1.0 - val - test, val, test), strict=True):
         if wanted > 0 and not own_names:
             raise DataError(
-                f"{data.root}: the part {part} would have no image (found {total} images in "
+                f"{data.root}: the part {name} would have no image (found {total} images in "
                 f"{len(order)} groups that stay together); add images, or write a split"
             )
     return Parts(*names)
