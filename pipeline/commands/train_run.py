@@ -19,12 +19,15 @@ from models.training import backbones, data, load, trainer
 from models.training.backbone import Backbone, describe
 from models.training.method import Job, Method
 from models.training.record import Record, write_record
+from models.training.report.report import write_report
 from models.training.trainer import Finished
 from pipeline.commands.train_progress import TrainProgress, duration
 from pipeline.graph.placement import usable_cores
 
 RUNS = Path("runs/train")
 """Folder of the results, where --out does not name another."""
+
+REPORT = "report.html"
 
 
 def list_layers(name: str) -> int:
@@ -48,6 +51,7 @@ def train(args: argparse.Namespace) -> int:
     if not args.quiet:
         _print_data(prepared, folder)
     finished = _fit(args, method, backbone, prepared, record, folder, settings)
+    write_report(finished, folder / REPORT)
     _print_result(finished, args)
     return 0
 
@@ -145,6 +149,7 @@ def _fit(
             record,
             {"licence": backbone.licence, "origin": f"{backbone.name}: {backbone.origin}"[:900]},
         )
+    finished.record.next_steps = _next_steps(args, finished)
     write_record(folder / "train.json", finished.record)
     return finished
 
@@ -171,6 +176,25 @@ def _record(
         counts=prepared.counts,
         notes=list(prepared.notes),
     )
+
+
+def _next_steps(args: argparse.Namespace, finished: Finished) -> dict[str, str]:
+    """Return what can be done with the model -> the command."""
+    folder, card = finished.model.parent, shlex.quote(str(finished.card))
+    made = {"class": "crops", "class_map": "maps"}.get(finished.method.needs)
+    if made is not None and (folder / made).exists():
+        where = f"{shlex.quote(str(folder / made / 'test'))}"
+    else:
+        parts = shlex.quote(f"{folder / 'parts.json'}:test")
+        where = f"{shlex.quote(args.data[0])} --split {parts}"
+    return {
+        "Run it": f"python run.py --model {card} --source 0",
+        "Try it on a picture": f"python run.py models inspect {card} --try PICTURE.jpg",
+        "Measure it again on the test images": f"python run.py evaluate {where} --model {card}",
+        "Check that it gives the same outputs on this machine": (
+            f"python run.py models verify {card}"
+        ),
+    }
 
 
 def _check_folder(folder: Path, name: str) -> None:
@@ -209,4 +233,5 @@ def _print_result(finished: Finished, args: argparse.Namespace) -> None:
         f"per image, trained in {duration(record.train_s)}; equal to the network within "
         f"{record.difference:.0e}"
     )
-    print(f"run it: python run.py --model {finished.card} --source 0")
+    print(f"report {finished.model.parent / REPORT}")
+    print(f"run it: {record.next_steps['Run it']}")
