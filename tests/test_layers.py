@@ -64,6 +64,7 @@ ORDER = {
         "card_writer feed inspect",
         "download zoo",
         "runtime",
+        "golden",
         "datasets evaluation",
         "training",
         "tools",

@@ -45,6 +45,7 @@ def write_report(finished: Finished, path: Path) -> None:
         sections.training(record, course),
         *_galleries(method, examples, record.seed),
         sections.data(record, images),
+        sections.notes(record),
         sections.model(record),
         sections.steps(record),
         sections.again(record),

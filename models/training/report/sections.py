@@ -64,8 +64,12 @@ def data(record: Record, images: Mapping[str, Sequence[LabelledImage]]) -> Secti
         for part, own in images.items()
     ]
     head = ("part", "images", "examples", "smallest px", "median px", "largest px")
-    body = table(head, sizes) + _classes(record)
-    return Section("Data", body + (f"<h3>Notes</h3>{items(record.notes)}" if record.notes else ""))
+    return Section("Data", table(head, sizes) + _classes(record))
+
+
+def notes(record: Record) -> Section:
+    """Return what was found and chosen on the way."""
+    return Section("Notes", items(record.notes))
 
 
 def _classes(record: Record) -> str:
