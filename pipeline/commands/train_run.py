@@ -18,15 +18,18 @@ from models.struct_errors import explain
 from models.training import backbones, data, load, trainer
 from models.training.backbone import Backbone, describe
 from models.training.method import Job, Method
-from models.training.record import Record, write_record
+from models.training.packages import package
+from models.training.record import Record, read_record, write_record
 from models.training.report.report import write_report
 from models.training.trainer import Finished
+from pipeline.commands.train_compare import compare_starts
 from pipeline.commands.train_progress import TrainProgress, duration
 from pipeline.graph.placement import usable_cores
 
 RUNS = Path("runs/train")
 """Folder of the results, where --out does not name another."""
 
+RECORD = "train.json"
 REPORT = "report.html"
 
 
@@ -42,16 +45,28 @@ def train(args: argparse.Namespace) -> int:
     settings = settings_of(args, method)
     name = args.name or _name(f"{args.method}-{Path(args.data[0]).resolve().name}")
     folder = args.out or RUNS / name
-    _check_folder(folder, name)
+    _check_folder(folder, name, args.compare)
+    if args.compare:
+        package("torch")  # makes the random weights, for methods without it too
     backbone = backbones.load(args.backbone)
     prepared = prepare(args, method, folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_parts(folder / "parts.json", prepared.parts)
     record = _record(args, name, settings, backbone, prepared)
+    before = _finished_before(folder, name, record)
     if not args.quiet:
         _print_data(prepared, folder)
     finished = _fit(args, method, backbone, prepared, record, folder, settings)
+    if before is not None:
+        record.train_s, record.cpu_s = before.train_s, before.cpu_s
+    write_record(folder / RECORD, record)
     write_report(finished, folder / REPORT)
+    if args.compare:
+        job = finished.method.job
+        compare_starts(
+            method, job, prepared, record, args.quiet, lambda: write_record(folder / RECORD, record)
+        )
+        write_report(finished, folder / REPORT)
     _print_result(finished, args)
     return 0
 
@@ -108,8 +123,6 @@ def device_of(args: argparse.Namespace, method: type[Method]) -> str:
     """Return where to train: cuda, if PyTorch finds a GPU and it is not refused."""
     if args.method == "codes" or args.device == "cpu":
         return "cpu"
-    from models.training.packages import package
-
     cuda = bool(package("torch").cuda.is_available())
     if args.device == "cuda" and not cuda:
         raise TrainingError("--device cuda: PyTorch finds no GPU; install a build with CUDA")
@@ -150,7 +163,6 @@ def _fit(
             {"licence": backbone.licence, "origin": f"{backbone.name}: {backbone.origin}"[:900]},
         )
     finished.record.next_steps = _next_steps(args, finished)
-    write_record(folder / "train.json", finished.record)
     return finished
 
 
@@ -197,17 +209,50 @@ def _next_steps(args: argparse.Namespace, finished: Finished) -> dict[str, str]:
     }
 
 
-def _check_folder(folder: Path, name: str) -> None:
+def _check_folder(folder: Path, name: str, compare: bool) -> None:
     """Refuse a folder with a finished model, which a second run would replace.
+
+    A comparison may be added to it, see `_finished_before`.
 
     Raises:
         TrainingError: there is one.
     """
-    if (folder / f"{name}.yaml").exists():
-        raise TrainingError(
-            f"{folder}: a finished model is there (found {name}.yaml); choose another folder with "
-            "--out, or remove it"
-        )
+    if (folder / f"{name}.yaml").exists() and not compare:
+        raise TrainingError(_occupied(folder, name))
+
+
+def _finished_before(folder: Path, name: str, record: Record) -> Record | None:
+    """Return the record of the same training, if it has ended before in this folder.
+
+    It is then made again from its checkpoint, in no time, and only what the comparison lacks is
+    trained.
+
+    Raises:
+        TrainingError: a finished model is there, and it is of another training.
+    """
+    if not (folder / f"{name}.yaml").exists():
+        return None
+    try:
+        before = read_record(folder / RECORD)
+    except (OSError, msgspec.DecodeError):
+        raise TrainingError(_occupied(folder, name)) from None
+    if _facts(before) != _facts(record):
+        raise TrainingError(_occupied(folder, name))
+    return before
+
+
+def _facts(record: Record) -> tuple[object, ...]:
+    """Return what decides which model a training makes."""
+    settings = msgspec.json.encode(record.settings)
+    backbone = record.backbone["sha256"]
+    return record.method, settings, backbone, record.seed, record.labels, record.counts
+
+
+def _occupied(folder: Path, name: str) -> str:
+    return (
+        f"{folder}: a finished model is there (found {name}.yaml); choose another folder with "
+        "--out, or remove it"
+    )
 
 
 def _name(text: str) -> str:
