@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from models import runtime
 from models.errors import TrainingError
+from models.golden import TOLERANCE, difference
 
 if TYPE_CHECKING:
     from torch import nn
 
 OPSET = 17
-TOLERANCE = 1e-3
-"""Largest difference of an output from PyTorch's, as a part of the largest value of that output."""
 
 
 def export(net: nn.Module, size: int, outputs: Sequence[str], path: Path) -> None:
@@ -76,8 +75,7 @@ def verify(
                     f"{path}: output {name} differs from PyTorch's (found shape "
                     f"{list(other.shape)}, expected {list(own.shape)}); report this as a defect"
                 )
-            scale = max(1.0, float(np.abs(own).max(initial=0)))
-            worst = max(worst, float(np.abs(own - other).max(initial=0)) / scale)
+            worst = max(worst, difference(own, other))
     if worst > TOLERANCE:
         raise TrainingError(
             f"{path}: results differ from PyTorch's (found {worst:.1e} of the largest value, at "

@@ -185,6 +185,11 @@ class GradientMethod(Method):
 
     # --- parts that all have in common ---
 
+    @classmethod
+    def from_scratch(cls, settings: Any) -> Any:
+        """Open all layers, at the rate of the head: a lower one would keep what they have seen."""
+        return msgspec.structs.replace(settings, layers=0, backbone_rate=1.0)
+
     def estimate_s(self) -> float:
         """Return about how many seconds `fit` takes: of a few images and steps, times all."""
         start = time.monotonic()

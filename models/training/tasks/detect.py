@@ -12,6 +12,8 @@ from models.boxes.iou import iou_matrix
 from models.boxes.nms import NmsOptions, nms
 from models.datasets.base import LabelledImage
 from models.evaluation.detection import ImageBoxes, evaluate_detections
+from models.evaluation.matching import confusions, match_images
+from models.evaluation.plots import confusion_png, precision_recall_png
 from models.training import drawing
 from models.training.augment import Image
 from models.training.method import Figures, Method
@@ -22,6 +24,11 @@ MAX_IOU = 0.5
 """Overlap above which two boxes are one object."""
 MIN_IOU = 0.5
 """Overlap of a found box with an object from which on it has found it."""
+
+NEAR_IOU = 0.3
+"""Overlap with an object below which a box is not just a bad box of that object."""
+SHOWN_SCORE = 0.3
+"""Score from which on boxes are drawn, where none was chosen."""
 
 
 class Objects(NamedTuple):
@@ -73,10 +80,34 @@ class Detects(Method):
         missed = sum(not item.ignored for item in image.objects) - int(right.sum())
         return float(result.scores[~right].sum() + max(0, missed))
 
+    def doubt(self, image: LabelledImage, result: Objects) -> float:
+        """Return the best score of a box where no object of its class is labelled."""
+        false = ~matches(image, result, NEAR_IOU)
+        return float(result.scores[false].max(initial=0))
+
+    def charts_of(
+        self, images: Sequence[LabelledImage], results: Sequence[Objects]
+    ) -> list[tuple[str, bytes]]:
+        """Return precision over recall, and the confusions at the chosen score."""
+        labels, score = self.job.labels, self.thresholds.get("score", SHOWN_SCORE)
+        pairs = [beside_truth(*pair) for pair in zip(images, results, strict=True)]
+        curves = evaluate_detections(pairs, labels).curves
+        counts = confusions(pairs, match_images(pairs, labels, score), len(labels))
+        seen = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
+        shown = np.union1d(seen, [len(labels)])  # the background stays the last
+        names = [labels[number] for number in shown if number < len(labels)]
+        return [
+            ("Precision over recall at IoU .50", precision_recall_png(curves, labels)),
+            (
+                f"Confusions at the score {score:g}",
+                confusion_png(counts[np.ix_(shown, shown)], names),
+            ),
+        ]
+
     def draw(self, pixels: Image, image: LabelledImage, result: Objects) -> Image:
         """Draw found boxes, right and wrong, over those of the truth."""
         scale = pixels.shape[1] / image.size[0]
-        sure = result.scores >= 0.3
+        sure = result.scores >= self.thresholds.get("score", SHOWN_SCORE)
         found = Objects(result.boxes[sure], result.scores[sure], result.classes[sure])
         right = matches(image, found)
         truth = np.array([item.box for item in image.objects], np.float32).reshape(-1, 4)
@@ -112,7 +143,7 @@ def suppressed(
     )
 
 
-def matches(image: LabelledImage, found: Objects) -> NDArray[np.bool_]:
+def matches(image: LabelledImage, found: Objects, min_iou: float = MIN_IOU) -> NDArray[np.bool_]:
     """Return which found objects are right (N,): each object is found once, by the best score."""
     right = np.zeros(len(found.scores), np.bool_)
     truth = [item for item in image.objects if not item.ignored]
@@ -124,7 +155,7 @@ def matches(image: LabelledImage, found: Objects) -> NDArray[np.bool_]:
     for row in np.argsort(-found.scores, kind="stable").tolist():
         own = np.where(free & (numbers == found.classes[row]), overlaps[row], 0.0)
         best = int(own.argmax())
-        if own[best] >= MIN_IOU:
+        if own[best] >= min_iou:
             right[row], free[best] = True, False
     return right
 
