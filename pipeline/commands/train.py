@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         default="codes",
         metavar="M",
-        help=f"{methods}; or module:Class (default: codes)",
+        help=f"{methods}; all: each of them that the data can serve, and a table; module:Class: "
+        "a method of your own (default: codes)",
     )
     parser.add_argument(
         "--backbone",
@@ -110,13 +111,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Train, print the figures, and return the exit status."""
-    from pipeline.commands import train_run
+    from pipeline.commands import train_all, train_run
 
     try:
         if args.layers == LIST:
             return train_run.list_layers(args.backbone)
         if not args.data:
             raise ConfigError("--data: no data set; name a folder of labelled images")
+        if args.method == train_all.ALL:
+            return train_all.train_all(args)
         return train_run.train(args)
     except DataFaults as error:
         for fault in error.faults:

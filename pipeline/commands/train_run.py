@@ -44,9 +44,7 @@ def train(args: argparse.Namespace) -> int:
     """Train as the arguments say, and return the exit status."""
     method = load(args.method)
     settings = settings_of(args, method)
-    name = args.name or _name(
-        f"{args.method.partition(':')[0]}-{Path(args.data[0]).resolve().name}"
-    )
+    name = args.name or model_name(args.method, args.data[0])
     folder = args.out or RUNS / name
     _check_folder(folder, name, args.compare)
     if args.compare:
@@ -264,7 +262,9 @@ def _occupied(folder: Path, name: str) -> str:
     )
 
 
-def _name(text: str) -> str:
+def model_name(method: str, data: str) -> str:
+    """Return the name of a model, where the arguments do not name it."""
+    text = f"{method.partition(':')[0]}-{Path(data).resolve().name}"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80] or "model"
 
 
