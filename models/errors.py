@@ -9,6 +9,7 @@ ModelError
   ProviderError   the provider failed during a run of a model
   DataError       a labelled data set is missing or wrong
     DataFaults    several faults of a data set, each of them a line
+  ProposalError   proposals cannot be computed: a wrong picture, or a package that is not installed
   TrainingError   a model cannot be trained: wrong settings or data, or a missing package
   EvaluationError  results cannot be measured: wrong arrays, or a package that is not installed
 """
@@ -68,6 +69,10 @@ class DataFaults(DataError):  # noqa: N818 - it is several errors
         super().__init__(
             self.faults[0] if more < 1 else f"{shown(self.faults[0], 260)} (and {more} more faults)"
         )
+
+
+class ProposalError(ModelError):
+    """Proposals cannot be computed: the picture is wrong, or a package is not installed."""
 
 
 class EvaluationError(ModelError):
