@@ -200,7 +200,8 @@ class Ssd(Detects, GradientMethod):
                     f"shapes: expected default boxes for each of {len(settings.strides)} maps "
                     f"(found {[len(own) for own in settings.shapes]}); list some for each"
                 )
-            return settings.shapes
+            shapes: Sequence[Sequence[Shape]] = settings.shapes
+            return shapes
         found = default_boxes(
             sizes_of(self._train), len(settings.strides), settings.default_boxes, self.size
         )

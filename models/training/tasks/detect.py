@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -127,24 +128,27 @@ def truth_of_view(image: LabelledImage, view: View) -> Mapping[str, NDArray[Any]
     return {"boxes": seen[good], "classes": numbers[good], "ignored": seen[left]}
 
 
-def level_tensors(backbone: Backbone, strides: Sequence[int]) -> tuple[str, ...]:
-    """Return the last tensor of each stride that the backbone has; the others are the head's.
+def level_tensors(backbone: Backbone, strides: Sequence[int], own: bool = False) -> tuple[str, ...]:
+    """Return the last tensor of each stride that the backbone has; further ones are the head's.
+
+    Args:
+        backbone: the backbone.
+        strides: of the maps, finest first, each twice the one before.
+        own: whether the backbone must have all of them.
 
     Raises:
-        TrainingError: it lacks the first of them, or one in between.
+        TrainingError: they are other strides, or the backbone has no map of the first.
     """
-    own = [stride for stride in strides if stride in backbone.levels]
-    if (
-        not own
-        or list(strides[: len(own)]) != own
-        or strides != tuple(strides[0] * 2**number for number in range(len(strides)))
-    ):
-        found = ", ".join(map(str, backbone.levels))
+    levels = backbone.levels
+    tensors = tuple(levels[stride].tensor for stride in strides if stride in levels)
+    doubled = all(b == 2 * a for a, b in itertools.pairwise(strides))
+    if not doubled or strides[0] not in levels or (own and len(tensors) < len(strides)):
+        found = ", ".join(map(str, levels))
         raise TrainingError(
             f"strides: the backbone {backbone.name} has maps of the strides {found} (found "
             f"{list(strides)}); begin with one of these, and double it for each further map"
         )
-    return tuple(backbone.levels[stride].tensor for stride in own)
+    return tensors
 
 
 def suppressed(
