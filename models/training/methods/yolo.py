@@ -47,6 +47,9 @@ class Settings(gradient.Settings, frozen=True, kw_only=True):
 
     size: Annotated[int, Meta(ge=32, le=1024, multiple_of=32)] | None = 320
     augment: Augmentation = DETECTION
+    batch: Annotated[int, Meta(ge=1, le=1024)] = 8
+    epochs: Annotated[int, Meta(ge=1, le=10_000)] = 40
+    patience: Annotated[int, Meta(ge=1, le=10_000)] = 40
     open: Annotated[float, Meta(ge=0, le=1)] = 0.3
     """Part of the backbone's work that is in the upper blocks that are trained, where `layers`
     does not say where to cut it."""
