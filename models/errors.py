@@ -9,8 +9,8 @@ ModelError
   ProviderError   the provider failed during a run of a model
   DataError       a labelled data set is missing or wrong
     DataFaults    several faults of a data set, each of them a line
-  ProposalError   proposals cannot be computed: a wrong picture, or a package that is not installed
   TrainingError   a model cannot be trained: wrong settings or data, or a missing package
+  ProposalError   proposals cannot be computed: a wrong picture, or a package that is not installed
   EvaluationError  results cannot be measured: wrong arrays, or a package that is not installed
 """
 

@@ -40,7 +40,9 @@ _OTHERS = _names(
 )
 OPERATORS = ELEMENTWISE | WEIGHTED | _OTHERS
 """Operators that a backbone may be made of: those that OnnxNet runs."""
-_NO_LAYER = _names("Cast Dropout Identity Pad Reshape Slice Split Squeeze Transpose Unsqueeze")
+_NO_LAYER = _names(
+    "Cast Dropout Flatten Identity Pad Reshape Slice Split Squeeze Transpose Unsqueeze"
+)
 """Operators whose output is no end of a layer: it is only the former tensor in another form."""
 _FOLDED = _names(
     "Add Cast Concat ConstantOfShape Div Gather Identity Mul Neg Reshape Shape Slice Sqrt Squeeze "

@@ -84,9 +84,7 @@ def _input_of(model: onnx.ModelProto, where: str) -> tuple[str, int | None]:
     advice = "use a model with one input of float32 pictures (N, 3, H, W)"
     if len(pictures) != 1:
         found = ", ".join(value.name for value in inputs)
-        raise TrainingError(
-            f"{where}: no input, or several, are pictures (found {found}); {advice}"
-        )
+        raise TrainingError(f"{where}: not one input takes pictures (found {found}); {advice}")
     kind = pictures[0].type.tensor_type
     sides = [d.dim_value or None for d in kind.shape.dim]
     if kind.elem_type != TensorProto.FLOAT:

@@ -154,12 +154,13 @@ def test_wrong_box_is_a_loss_with_its_numbers(tmp_path, line, loss):
         assert data.losses[0].startswith(f"a.png: {loss}")
 
 
-def test_labels_without_their_image_are_a_loss(tmp_path):
+def test_labels_without_their_image_are_a_warning(tmp_path):
     images(tmp_path, "a", "b")
     for name in ("a", "gone", "classes"):
         text(tmp_path / f"labels/{name}.txt", "0 .5 .5 .1 .1")
     data = datasets.read(tmp_path, "yolo")
-    assert data.losses == (
+    assert data.losses == ()
+    assert data.warnings == (
         "labels/gone.txt: the file of labels has no image; add an image of its name, or remove it",
     )
     assert data.notes == (

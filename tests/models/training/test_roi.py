@@ -83,8 +83,7 @@ PLAIN = {"RoiAlign": plain_align, "MaxRoiPool": plain_max_pool}
 
 
 def run_graph(model, inputs):
-    session = runtime._import().InferenceSession(model, providers=["CPUExecutionProvider"])
-    return session.run(None, inputs)
+    return runtime.open_graph(model)(inputs)
 
 
 def of_onnxruntime(name, maps, boxes, image_of, grid):
