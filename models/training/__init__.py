@@ -29,6 +29,14 @@ METHODS = {
         "models.training.methods.finetune:Finetune",
         "a new last layer, and the upper blocks of the backbone trained along",
     ),
+    "ssd": Entry(
+        "models.training.methods.ssd:Ssd",
+        "default boxes on several maps, with hard negatives (SSD)",
+    ),
+    "yolo": Entry(
+        "models.training.methods.yolo:Yolo",
+        "one pass on a grid without default boxes, objectness and box together (YOLOX)",
+    ),
 }
 """Name -> class, imported when it is needed. A new method is one file and one line here."""
 

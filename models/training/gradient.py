@@ -118,9 +118,10 @@ class GradientMethod(Method):
         torch.set_num_threads(job.threads)
         torch.manual_seed(job.seed)
         torch.use_deterministic_algorithms(True, warn_only=True)
-        backbone = job.backbone
+        settings, backbone = job.settings, job.backbone
+        self._train = Views(job.train, settings.augment, self.size, settings.views, job.seed)
         maps = self.maps()
-        cut = self.cut() if job.settings.layers is None else job.settings.layers
+        cut = self.cut() if settings.layers is None else settings.layers
         if cut > len(backbone.blocks):
             raise TrainingError(
                 f"layers: the backbone {backbone.name} has {len(backbone.blocks)} blocks "
@@ -130,8 +131,6 @@ class GradientMethod(Method):
         channels = [known[name] for name in maps]
         self.learner = Learner(backbone, cut, maps, self.head(channels)).to(job.device)
         self._extract = _extractor(backbone, self.learner.inputs, job)
-        settings = job.settings
-        self._train = Views(job.train, settings.augment, self.size, settings.views, job.seed)
         source = f"{backbone.sha256} {' '.join(self.learner.inputs)}"
         self._cache = FeatureCache(job.cache, self._train, source, self._extract)
         val = Views(job.val, settings.augment, self.size, 1, job.seed)
