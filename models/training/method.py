@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from models.datasets.base import LabelledImage
 from models.training.augment import Augmentation, Image
+from models.training.export import largest_difference
 
 if TYPE_CHECKING:
     from models.training.backbone import Backbone
@@ -157,6 +158,12 @@ class Method:
             pixels: (1, size, size, 3) uint8 BGR.
         """
         raise NotImplementedError
+
+    def difference(
+        self, own: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]]
+    ) -> float:
+        """Return how much `outputs` of the network and of the exported model differ, from 0."""
+        return largest_difference(own, other)
 
     @property
     def size(self) -> int:

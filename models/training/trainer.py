@@ -66,7 +66,7 @@ def run(
     model = job.folder / f"{record.name}.onnx"
     own = method.export(model)
     inputs = _inputs(prepared.val, method.size)
-    record.difference = verify(model, method.outputs, inputs)
+    record.difference = verify(model, method.outputs, inputs, method.difference)
     record.image_ms = time_of(model, inputs)
     record.size_bytes = model.stat().st_size
     record.curves, record.notes = method.curves, [*record.notes, *method.notes]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,17 +11,30 @@ from numpy.typing import NDArray
 from models.boxes.iou import iou_matrix
 from models.boxes.nms import NmsOptions, nms
 from models.datasets.base import LabelledImage
+from models.errors import TrainingError
 from models.evaluation.detection import ImageBoxes, evaluate_detections
 from models.training import drawing
-from models.training.augment import Image
+from models.training.augment import Augmentation, Image, View
+from models.training.backbone import Backbone
 from models.training.method import Figures, Method
 
-MIN_SCORE = 0.01
-"""Lowest score of a box that counts in average precision."""
+MIN_SCORE = 0.001
+"""Lowest score of a box that counts in average precision, as in `run.py evaluate`."""
 MAX_IOU = 0.5
 """Overlap above which two boxes are one object."""
+COMPARED_SCORE = 0.1
+"""Lowest score of an object that two runs of a model must have in common."""
 MIN_IOU = 0.5
 """Overlap of a found box with an object from which on it has found it."""
+
+
+DETECTION = Augmentation(zoom=(0.7, 1.4), shift=0.15, rotate_deg=0.0)
+"""Limits of the augmentation. The upright box around a turned one is larger than the object, so
+that nothing is turned."""
+MIN_VISIBLE = 1 / 3
+"""Part of an object's box that is in a view, below which the object is neither right nor wrong."""
+MIN_SIDE_PX = 2.0
+"""Side of a box in a view below which the same holds."""
 
 
 class Objects(NamedTuple):
@@ -91,17 +104,64 @@ class Detects(Method):
         return pixels
 
 
+def truth_of_view(image: LabelledImage, view: View) -> Mapping[str, NDArray[Any]]:
+    """Return the objects of an image that are seen in a view.
+
+    Returns:
+        boxes: (G, 4) float32 xyxy in pixels of the input, cut at its sides.
+        classes: (G,) intp.
+        ignored: (I, 4) boxes that are neither objects nor background: of objects that the data set
+            marks so, and of those of which a view has no centre or little.
+    """
+    if not image.objects:
+        none = np.zeros((0, 4), np.float32)
+        return {"boxes": none, "classes": np.zeros(0, np.intp), "ignored": none}
+    whole = view.boxes(np.array([item.box for item in image.objects], np.float64))
+    seen = np.clip(whole, 0, view.size)
+    sides, whole_sides = seen[:, 2:] - seen[:, :2], whole[:, 2:] - whole[:, :2]
+    centre = (whole[:, :2] + whole[:, 2:]) / 2
+    good = ((centre >= 0) & (centre < view.size)).all(axis=1)
+    good &= sides.prod(axis=1) >= MIN_VISIBLE * whole_sides.prod(axis=1)
+    good &= (sides >= MIN_SIDE_PX).all(axis=1)
+    good &= np.array([not item.ignored for item in image.objects])
+    numbers = np.array([item.number for item in image.objects], np.intp)
+    left = ~good & (sides > 0).all(axis=1)
+    return {"boxes": seen[good], "classes": numbers[good], "ignored": seen[left]}
+
+
+def level_tensors(backbone: Backbone, strides: Sequence[int]) -> tuple[str, ...]:
+    """Return the last tensor of each stride that the backbone has; the others are the head's.
+
+    Raises:
+        TrainingError: it lacks the first of them, or one in between.
+    """
+    own = [stride for stride in strides if stride in backbone.levels]
+    if (
+        not own
+        or list(strides[: len(own)]) != own
+        or strides != tuple(strides[0] * 2**number for number in range(len(strides)))
+    ):
+        found = ", ".join(map(str, backbone.levels))
+        raise TrainingError(
+            f"strides: the backbone {backbone.name} has maps of the strides {found} (found "
+            f"{list(strides)}); begin with one of these, and double it for each further map"
+        )
+    return tuple(backbone.levels[stride].tensor for stride in own)
+
+
 def suppressed(
     boxes: NDArray[np.floating], scores: NDArray[np.floating], image: LabelledImage
 ) -> Objects:
-    """Return the objects of candidates: each class apart, overlaps suppressed, as NMS does.
+    """Return the objects of candidates, each of its best class; overlaps suppressed, as NMS does.
 
     Args:
         boxes: (N, 4) xyxy as fractions of the input.
         scores: (N, C) of each class.
         image: the image.
     """
-    rows, classes = np.nonzero(scores >= MIN_SCORE)
+    best = scores.argmax(axis=1)
+    rows = np.flatnonzero(scores.max(axis=1) >= MIN_SCORE)
+    classes = best[rows]
     width, height = image.size
     corners = np.clip(boxes[rows], 0, 1) * np.array([width, height, width, height])
     options = NmsOptions(max_iou=MAX_IOU, min_score=MIN_SCORE)
@@ -150,3 +210,29 @@ def beside_truth(image: LabelledImage, found: Objects) -> ImageBoxes:
         found_scores=found.scores.astype(np.float64),
         found_classes=found.classes,
     )
+
+
+def objects_differ(
+    own: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]], size: int
+) -> float:
+    """Return how much the objects of two runs differ: in score, or in place as a part of the input.
+
+    Suppression compares overlaps with a limit, so that rounding alone can exchange a weak box for
+    one beside it: only objects with a score of 0.1 or more need a counterpart, of any score.
+
+    Args:
+        own: boxes (N, 4) xyxy in pixels of the input, scores (N,), classes (N,).
+        other: the same of the other run.
+        size: side of the input in pixels.
+
+    Returns:
+        the largest difference; infinite: an object has no counterpart.
+    """
+    worst = 0.0
+    for first, second in ((own, other), (other, own)):
+        for row in np.flatnonzero(first["scores"] >= COMPARED_SCORE).tolist():
+            apart = np.abs(second["boxes"] - first["boxes"][row]).max(axis=1, initial=0) / size
+            apart = np.maximum(apart, np.abs(second["scores"] - first["scores"][row]))
+            apart = apart[second["classes"] == first["classes"][row]]
+            worst = max(worst, float(apart.min(initial=np.inf)))
+    return worst
