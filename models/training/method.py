@@ -124,6 +124,13 @@ class Method:
         """Return the figures of results, the main one first."""
         raise NotImplementedError
 
+    def baseline(self, images: Sequence[LabelledImage], results: Sequence[Result]) -> Figures:
+        """Return the figures of a simple answer, beside which those of the results are to be seen.
+
+        Their names say what the answer is. Most methods have none.
+        """
+        return {}
+
     def choose_thresholds(
         self, images: Sequence[LabelledImage], results: Sequence[Result]
     ) -> Mapping[str, float]:

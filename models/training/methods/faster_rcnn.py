@@ -36,6 +36,7 @@ from models.training.tasks.detect import (
     objects_differ,
     truth_of_view,
 )
+from models.transform import fit
 
 Side = Annotated[float, Meta(gt=0, le=4096)]
 SCALES, RATIOS = (0.2, 0.4, 0.8), (0.5, 1.0, 2.0)
@@ -126,22 +127,18 @@ class FasterRcnn(Detects, GradientMethod):
 
     def loss(self, outputs: Outputs, truths: Sequence[Truth]) -> Mapping[str, Tensor]:
         """Return the losses of the proposal network and of the region head, class and box each."""
-        regions, terms = self._regions(outputs, truths)
-        head = self.learner.head
-        logits, offsets = head.regions(outputs[2].float(), regions.boxes, regions.image_of)
-        classes, boxes = head.regions.loss(logits.float(), offsets.float(), regions)
-        return {**terms, "cls": classes, "loc": boxes}
+        return self._losses(outputs, truths)[0]
 
     def finish(self) -> nn.Module:
         """Return what makes objects of the outputs of the head."""
-        head = self.learner.head
+        head = self._detector
         return Finish(head.proposals, head.regions, self.settings.proposals)
 
     def result(self, outputs: Sequence[NDArray[Any]], image: LabelledImage) -> Result:
         """Return the objects."""
-        scale = np.array(image.size * 2, np.float32) / np.float32(self.size)
-        boxes, scores, classes = outputs[:3]
-        return Objects(boxes * scale, scores, classes.astype(np.intp))
+        transform, _ = fit(*image.size, (self.size, self.size), "stretch", "centre")
+        boxes, scores, classes = outputs
+        return Objects(transform.invert(boxes), scores, classes.astype(np.intp))
 
     def difference(
         self, own: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]]
@@ -154,23 +151,31 @@ class FasterRcnn(Detects, GradientMethod):
         outputs = {"boxes": ["x1", "y1", "x2", "y2"], "scores": ["score"], "classes": ["class"]}
         return ModelCard("detect", "generic", {"outputs": outputs, "end_to_end": True})
 
-    def _regions(
+    @property
+    def _detector(self) -> Any:
+        """Return the proposal network and the region head, a `Head`."""
+        return self.learner.head
+
+    def _losses(
         self, outputs: Outputs, truths: Sequence[Truth]
-    ) -> tuple[Regions, Mapping[str, Tensor]]:
-        """Return the regions that have a loss, and the losses of the proposal network."""
+    ) -> tuple[dict[str, Tensor], Regions]:
+        """Return the losses, named as in the paper, and the regions that have one."""
         # Of the generator that the loop sets in each step, so that a step draws the same in a run
         # that is continued.
         random = np.random.default_rng(int(torch.randint(2**31, (1,))))
-        network = self.learner.head.proposals
+        network, head = self._detector.proposals, self._detector.regions
         found = Proposed(outputs[0].float(), outputs[1].float())
-        classes, boxes = network.loss(found, truths, random)
+        objectness, moves = network.loss(found, truths, random)
         count = self.settings.proposals
         with torch.no_grad():
             proposals = [
                 network.proposals(*own, count).cpu().numpy() for own in zip(*found, strict=True)
             ]
         regions = sample_regions(proposals, truths, random, outputs[0].device)
-        return regions, {"RPN cls": classes, "RPN reg": boxes}
+        logits, offsets = head(outputs[2].float(), regions.boxes, regions.image_of)
+        classes, boxes = head.loss(logits.float(), offsets.float(), regions)
+        terms = {"RPN cls": objectness, "RPN reg": moves, "cls": classes, "loc": boxes}
+        return terms, regions
 
     def _shapes(self) -> list[Shape]:
         """Return width and height of the anchors, in pixels of the input."""

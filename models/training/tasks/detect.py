@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from models.evaluation.detection import ImageBoxes, evaluate_detections
 from models.training import drawing
 from models.training.augment import Augmentation, Image, View
 from models.training.backbone import Backbone
-from models.training.method import Figures, Method
+from models.training.method import Figures, Method, Needs
 
 MIN_SCORE = 0.001
 """Lowest score of a box that counts in average precision, as in `run.py evaluate`."""
@@ -51,7 +51,7 @@ class Objects(NamedTuple):
 class Detects(Method):
     """A method the result of which is `Objects`."""
 
-    needs = "box"
+    needs: ClassVar[Needs] = "box"
 
     def measure(self, images: Sequence[LabelledImage], results: Sequence[Objects]) -> Figures:
         """Return average precision: at IoU .5, at .75, and the mean over .5 to .95."""
@@ -110,12 +110,14 @@ def truth_of_view(image: LabelledImage, view: View) -> Mapping[str, NDArray[Any]
     Returns:
         boxes: (G, 4) float32 xyxy in pixels of the input, cut at its sides.
         classes: (G,) intp.
+        rows: (G,) number of each in the objects of the image.
         ignored: (I, 4) boxes that are neither objects nor background: of objects that the data set
             marks so, and of those of which a view has no centre or little.
     """
     if not image.objects:
         none = np.zeros((0, 4), np.float32)
-        return {"boxes": none, "classes": np.zeros(0, np.intp), "ignored": none}
+        numbers = np.zeros(0, np.intp)
+        return {"boxes": none, "classes": numbers, "rows": numbers, "ignored": none}
     whole = view.boxes(np.array([item.box for item in image.objects], np.float64))
     seen = np.clip(whole, 0, view.size)
     sides, whole_sides = seen[:, 2:] - seen[:, :2], whole[:, 2:] - whole[:, :2]
@@ -126,7 +128,12 @@ def truth_of_view(image: LabelledImage, view: View) -> Mapping[str, NDArray[Any]
     good &= np.array([not item.ignored for item in image.objects])
     numbers = np.array([item.number for item in image.objects], np.intp)
     left = ~good & (sides > 0).all(axis=1)
-    return {"boxes": seen[good], "classes": numbers[good], "ignored": seen[left]}
+    return {
+        "boxes": seen[good],
+        "classes": numbers[good],
+        "rows": np.flatnonzero(good),
+        "ignored": seen[left],
+    }
 
 
 def level_tensors(backbone: Backbone, strides: Sequence[int]) -> tuple[str, ...]:
@@ -174,19 +181,25 @@ def suppressed(
 
 def matches(image: LabelledImage, found: Objects) -> NDArray[np.bool_]:
     """Return which found objects are right (N,): each object is found once, by the best score."""
-    right = np.zeros(len(found.scores), np.bool_)
-    truth = [item for item in image.objects if not item.ignored]
-    if not truth or not len(right):
-        return right
+    return matched_rows(image, found) >= 0
+
+
+def matched_rows(image: LabelledImage, found: Objects) -> NDArray[np.intp]:
+    """Return the number of the true object that each found one is (N,); -1: it is wrong."""
+    rows: NDArray[np.intp] = np.full(len(found.scores), -1, np.intp)
+    own = [row for row, item in enumerate(image.objects) if not item.ignored]
+    if not own or not len(rows):
+        return rows
+    truth = [image.objects[row] for row in own]
     numbers = np.array([item.number for item in truth])
     overlaps = iou_matrix(found.boxes, np.array([item.box for item in truth], np.float64))
     free = np.ones(len(truth), np.bool_)
     for row in np.argsort(-found.scores, kind="stable").tolist():
-        own = np.where(free & (numbers == found.classes[row]), overlaps[row], 0.0)
-        best = int(own.argmax())
-        if own[best] >= MIN_IOU:
-            right[row], free[best] = True, False
-    return right
+        fit = np.where(free & (numbers == found.classes[row]), overlaps[row], 0.0)
+        best = int(fit.argmax())
+        if fit[best] >= MIN_IOU:
+            rows[row], free[best] = own[best], False
+    return rows
 
 
 def beside_truth(image: LabelledImage, found: Objects) -> ImageBoxes:
