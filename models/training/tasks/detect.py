@@ -116,8 +116,8 @@ def truth_of_view(image: LabelledImage, view: View) -> Mapping[str, NDArray[Any]
     """
     if not image.objects:
         none = np.zeros((0, 4), np.float32)
-        numbers = np.zeros(0, np.intp)
-        return {"boxes": none, "classes": numbers, "rows": numbers, "ignored": none}
+        empty = np.zeros(0, np.intp)
+        return {"boxes": none, "classes": empty, "rows": empty, "ignored": none}
     whole = view.boxes(np.array([item.box for item in image.objects], np.float64))
     seen = np.clip(whole, 0, view.size)
     sides, whole_sides = seen[:, 2:] - seen[:, :2], whole[:, 2:] - whole[:, :2]
@@ -186,7 +186,7 @@ def matches(image: LabelledImage, found: Objects) -> NDArray[np.bool_]:
 
 def matched_rows(image: LabelledImage, found: Objects) -> NDArray[np.intp]:
     """Return the number of the true object that each found one is (N,); -1: it is wrong."""
-    rows: NDArray[np.intp] = np.full(len(found.scores), -1, np.intp)
+    rows = np.full((len(found.scores),), -1, np.intp)
     own = [row for row, item in enumerate(image.objects) if not item.ignored]
     if not own or not len(rows):
         return rows
