@@ -37,6 +37,14 @@ METHODS = {
         "models.training.methods.yolo:Yolo",
         "one pass on a grid without default boxes, objectness and box together (YOLOX)",
     ),
+    "faster_rcnn": Entry(
+        "models.training.methods.faster_rcnn:FasterRcnn",
+        "proposals of a network on the map, each classified and its box corrected (Faster R-CNN)",
+    ),
+    "masks": Entry(
+        "models.training.methods.masks:Masks",
+        "the same, with a mask of each object (Mask R-CNN)",
+    ),
 }
 """Name -> class, imported when it is needed. A new method is one file and one line here."""
 

@@ -112,6 +112,9 @@ class GradientMethod(Method):
     Settings: ClassVar[type[method.Settings]] = Settings
     output_names: ClassVar[tuple[str, ...]] = ("scores",)
     """Names of the outputs of the exported graph."""
+    batched: ClassVar[bool] = True
+    """Whether outputs of the exported graph have one row for each image; else the graph takes one
+    image, and they have one row for each object. What the head gives always has one per image."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -239,7 +242,7 @@ class GradientMethod(Method):
 
     def export(self, path: Path) -> ModelCard:
         """Write the whole network as ONNX."""
-        export(self._whole().cpu(), self.size, self.output_names, path)
+        export(self._whole().cpu(), self.size, self.output_names, path, self.batched)
         self.learner.to(self.job.device)
         return self.card()
 
@@ -296,15 +299,25 @@ class GradientMethod(Method):
         with torch.no_grad():
             for batch in batches:
                 maps = [torch.from_numpy(maps).to(self.job.device) for maps in batch]
-                found = finish(*self.learner(*maps))
-                outputs = [
-                    tensor.cpu().numpy()
-                    for tensor in (found if isinstance(found, tuple) else (found,))
-                ]
-                for row in range(len(batch[0])):
-                    own = [output[row] for output in outputs]
+                for own in self._finished(finish, self.learner(*maps)):
                     results.append(self.result(own, images[len(results)]))
         return results
+
+    def _finished(self, finish: nn.Module, outputs: Outputs) -> Iterator[list[NDArray[Any]]]:
+        """Return the outputs of the exported graph for each image, from those of the head."""
+        count = len(outputs[0])
+        rows = (
+            [outputs] if self.batched else [[o[n : n + 1] for o in outputs] for n in range(count)]
+        )
+        for own in rows:
+            found = finish(*own)
+            arrays = [
+                tensor.cpu().numpy() for tensor in (found if isinstance(found, tuple) else (found,))
+            ]
+            if self.batched:
+                yield from ([array[row] for array in arrays] for row in range(count))
+            else:
+                yield arrays
 
 
 def _plain(image: LabelledImage, size: int) -> NDArray[np.uint8]:

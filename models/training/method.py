@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from models.datasets.base import LabelledImage
 from models.training.augment import Augmentation, Image
+from models.training.export import largest_difference
 
 if TYPE_CHECKING:
     from models.training.backbone import Backbone
@@ -125,6 +126,13 @@ class Method:
         """Return the figures of results, the main one first."""
         raise NotImplementedError
 
+    def baseline(self, images: Sequence[LabelledImage], results: Sequence[Result]) -> Figures:
+        """Return the figures of a simple answer, beside which those of the results are to be seen.
+
+        Their names say what the answer is. Most methods have none.
+        """
+        return {}
+
     def choose_thresholds(
         self, images: Sequence[LabelledImage], results: Sequence[Result]
     ) -> Mapping[str, float]:
@@ -185,6 +193,12 @@ class Method:
             None: the method cannot train all layers.
         """
         return None
+
+    def difference(
+        self, own: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]]
+    ) -> float:
+        """Return how much `outputs` of the network and of the exported model differ, from 0."""
+        return largest_difference(own, other)
 
     @property
     def size(self) -> int:

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
+from models.training.export_operator import operator
+
 OPSET = 16
 """Version of the operators: the first RoiAlign whose boxes are in pixels with centres at 0.5."""
 
@@ -212,37 +214,10 @@ def _cells_of(values: Tensor, grid: RoiGrid, channels: int) -> Tensor:
     return values.reshape(-1, grid.height, grid.width, channels).permute(0, 3, 1, 2)
 
 
-class _Operator(torch.autograd.Function):
-    """An operator of ONNX for `torch.onnx` without dynamo, which takes it from `symbolic`."""
-
-    @staticmethod
-    def forward(
-        context: object, name: str, attributes: Mapping[str, Any], result: Tensor, *inputs: Tensor
-    ) -> Tensor:
-        """Return a tensor of the shape and dtype of the operator's output."""
-        return result.clone()
-
-    @staticmethod
-    def symbolic(
-        graph: Any, name: str, attributes: Mapping[str, Any], result: Any, *inputs: Any
-    ) -> Any:
-        """Add the operator to the graph."""
-        kinds = {str: "s", int: "i", float: "f", list: "i"}
-        own = {f"{key}_{kinds[type(value)]}": value for key, value in attributes.items()}
-        return graph.op(name, *inputs, **own).setType(result.type())
-
-
 def _operator(
     name: str, inputs: Sequence[Tensor], attributes: Mapping[str, Any], grid: RoiGrid
 ) -> Tensor:
     """Return an operator of ONNX for the graph that is exported, with an output of K grids."""
     maps, boxes = inputs[:2]
     shape = (boxes.shape[0], maps.shape[1], grid.height, grid.width)
-    found: Tensor
-    if torch.compiler.is_exporting():
-        found = torch.onnx.ops.symbolic(
-            name, inputs, attributes, dtype=maps.dtype, shape=shape, version=OPSET
-        )
-    else:
-        found = _Operator.apply(name, attributes, maps.new_zeros(shape), *inputs)
-    return found
+    return operator(name, inputs, attributes, maps.new_zeros(shape), OPSET)

@@ -67,10 +67,14 @@ def run(
     record.validation = dict(method.measure(prepared.val, results["val"]))
     results["test"] = method.predict(prepared.test)
     record.test = dict(method.measure(prepared.test, results["test"]))
+    simple = method.baseline(prepared.test, results["test"])
+    if simple:
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in simple.items())
+        record.notes.append(f"on the test images, for comparison: {shown}")
     model = job.folder / f"{record.name}.onnx"
     own = method.export(model)
     inputs = _inputs(prepared.val, method.size)
-    record.difference = verify(model, method.outputs, inputs)
+    record.difference = verify(model, method.outputs, inputs, method.difference)
     record.image_ms = time_of(model, inputs)
     record.size_bytes, record.parameters = model.stat().st_size, parameters_of(model)
     record.curves, record.notes = method.curves, [*record.notes, *method.notes]

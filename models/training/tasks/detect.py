@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,14 @@ from models.evaluation.plots import confusion_png, precision_recall_png
 from models.training import drawing
 from models.training.augment import Augmentation, Image, View
 from models.training.backbone import Backbone
-from models.training.method import Figures, Method
+from models.training.method import Figures, Method, Needs
 
 MIN_SCORE = 0.001
 """Lowest score of a box that counts in average precision, as in `run.py evaluate`."""
 MAX_IOU = 0.5
 """Overlap above which two boxes are one object."""
+COMPARED_SCORE = 0.1
+"""Lowest score of an object that two runs of a model must have in common."""
 MIN_IOU = 0.5
 """Overlap of a found box with an object from which on it has found it."""
 
@@ -32,6 +34,15 @@ NEAR_IOU = 0.3
 """Overlap with an object below which a box is not just a bad box of that object."""
 SHOWN_SCORE = 0.3
 """Score from which on boxes are drawn, where none was chosen."""
+
+
+DETECTION = Augmentation(zoom=(0.7, 1.4), shift=0.15, rotate_deg=0.0)
+"""Limits of the augmentation. The upright box around a turned one is larger than the object, so
+that nothing is turned."""
+MIN_VISIBLE = 1 / 3
+"""Part of an object's box that is in a view, below which the object is neither right nor wrong."""
+MIN_SIDE_PX = 2.0
+"""Side of a box in a view below which the same holds."""
 
 
 DETECTION = Augmentation(zoom=(0.7, 1.4), shift=0.15, rotate_deg=0.0)
@@ -57,7 +68,7 @@ class Objects(NamedTuple):
 class Detects(Method):
     """A method the result of which is `Objects`."""
 
-    needs = "box"
+    needs: ClassVar[Needs] = "box"
 
     def measure(self, images: Sequence[LabelledImage], results: Sequence[Objects]) -> Figures:
         """Return average precision: at IoU .5, at .75, and the mean over .5 to .95."""
@@ -140,12 +151,14 @@ def truth_of_view(image: LabelledImage, view: View) -> Mapping[str, NDArray[Any]
     Returns:
         boxes: (G, 4) float32 xyxy in pixels of the input, cut at its sides.
         classes: (G,) intp.
+        rows: (G,) number of each in the objects of the image.
         ignored: (I, 4) boxes that are neither objects nor background: of objects that the data set
             marks so, and of those of which a view has no centre or little.
     """
     if not image.objects:
         none = np.zeros((0, 4), np.float32)
-        return {"boxes": none, "classes": np.zeros(0, np.intp), "ignored": none}
+        empty = np.zeros(0, np.intp)
+        return {"boxes": none, "classes": empty, "rows": empty, "ignored": none}
     whole = view.boxes(np.array([item.box for item in image.objects], np.float64))
     seen = np.clip(whole, 0, view.size)
     sides, whole_sides = seen[:, 2:] - seen[:, :2], whole[:, 2:] - whole[:, :2]
@@ -156,7 +169,12 @@ def truth_of_view(image: LabelledImage, view: View) -> Mapping[str, NDArray[Any]
     good &= np.array([not item.ignored for item in image.objects])
     numbers = np.array([item.number for item in image.objects], np.intp)
     left = ~good & (sides > 0).all(axis=1)
-    return {"boxes": seen[good], "classes": numbers[good], "ignored": seen[left]}
+    return {
+        "boxes": seen[good],
+        "classes": numbers[good],
+        "rows": np.flatnonzero(good),
+        "ignored": seen[left],
+    }
 
 
 def level_tensors(backbone: Backbone, strides: Sequence[int], own: bool = False) -> tuple[str, ...]:
@@ -207,19 +225,27 @@ def suppressed(
 
 def matches(image: LabelledImage, found: Objects, min_iou: float = MIN_IOU) -> NDArray[np.bool_]:
     """Return which found objects are right (N,): each object is found once, by the best score."""
-    right = np.zeros(len(found.scores), np.bool_)
-    truth = [item for item in image.objects if not item.ignored]
-    if not truth or not len(right):
-        return right
+    return matched_rows(image, found, min_iou) >= 0
+
+
+def matched_rows(
+    image: LabelledImage, found: Objects, min_iou: float = MIN_IOU
+) -> NDArray[np.intp]:
+    """Return the number of the true object that each found one is (N,); -1: it is wrong."""
+    rows = np.full((len(found.scores),), -1, np.intp)
+    own = [row for row, item in enumerate(image.objects) if not item.ignored]
+    if not own or not len(rows):
+        return rows
+    truth = [image.objects[row] for row in own]
     numbers = np.array([item.number for item in truth])
     overlaps = iou_matrix(found.boxes, np.array([item.box for item in truth], np.float64))
     free = np.ones(len(truth), np.bool_)
     for row in np.argsort(-found.scores, kind="stable").tolist():
-        own = np.where(free & (numbers == found.classes[row]), overlaps[row], 0.0)
-        best = int(own.argmax())
-        if own[best] >= min_iou:
-            right[row], free[best] = True, False
-    return right
+        fit = np.where(free & (numbers == found.classes[row]), overlaps[row], 0.0)
+        best = int(fit.argmax())
+        if fit[best] >= min_iou:
+            rows[row], free[best] = own[best], False
+    return rows
 
 
 def beside_truth(image: LabelledImage, found: Objects) -> ImageBoxes:
@@ -243,3 +269,29 @@ def beside_truth(image: LabelledImage, found: Objects) -> ImageBoxes:
         found_scores=found.scores.astype(np.float64),
         found_classes=found.classes,
     )
+
+
+def objects_differ(
+    own: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]], size: int
+) -> float:
+    """Return how much the objects of two runs differ: in score, or in place as a part of the input.
+
+    Suppression compares overlaps with a limit, so that rounding alone can exchange a weak box for
+    one beside it: only objects with a score of 0.1 or more need a counterpart, of any score.
+
+    Args:
+        own: boxes (N, 4) xyxy in pixels of the input, scores (N,), classes (N,).
+        other: the same of the other run.
+        size: side of the input in pixels.
+
+    Returns:
+        the largest difference; infinite: an object has no counterpart.
+    """
+    worst = 0.0
+    for first, second in ((own, other), (other, own)):
+        for row in np.flatnonzero(first["scores"] >= COMPARED_SCORE).tolist():
+            apart = np.abs(second["boxes"] - first["boxes"][row]).max(axis=1, initial=0) / size
+            apart = np.maximum(apart, np.abs(second["scores"] - first["scores"][row]))
+            apart = apart[second["classes"] == first["classes"][row]]
+            worst = max(worst, float(apart.min(initial=np.inf)))
+    return worst
