@@ -12,12 +12,12 @@ import msgspec
 import numpy as np
 
 from models import datasets
-from models.boxes.masks import mask_of
 from models.datasets.base import DataSet, LabelledImage
+from models.datasets.class_maps import with_class_maps, with_classes
 from models.datasets.crops import crops, cut
-from models.datasets.parts import PARTS, Parts, read_parts, split_images, take
+from models.datasets.main_objects import main_objects
+from models.datasets.parts import PARTS, Parts, fold_images, read_parts, split_images, take
 from models.datasets.relabel import merge, relabel
-from models.datasets.shapes import rle_of_object
 from models.datasets.splits import same_split, split_of
 from models.errors import DataError
 from models.training.features import read_pixels
@@ -25,7 +25,6 @@ from models.training.method import Needs
 
 MIN_CROP_PX = 16
 """Shorter side of a box that is worth a picture of its own."""
-BACKGROUND = "background"
 
 
 class Request(NamedTuple):
@@ -38,6 +37,8 @@ class Request(NamedTuple):
     val: float = 0.2
     test: float = 0.2
     seed: int = 0
+    fold: tuple[int, int] | None = None
+    """K and N: test with the K-th of N equal parts, 1 to N, and `test` does not count."""
     mapping: Mapping[str, str | None] | None = None
     """Label of the data -> label of the model; None: as they are."""
     per_class: int | None = None
@@ -60,8 +61,11 @@ class Prepared(NamedTuple):
     """Part -> label -> examples."""
 
 
-def read(request: Request) -> DataSet:
+def read(request: Request, needs: Needs = "class") -> DataSet:
     """Read the data sets as one, with the labels mapped.
+
+    Where a method needs a main object, images without one are left out. Objects whose labels are
+    not mapped count there: a person in front of an unnamed truck is not the main object.
 
     Raises:
         DataError: one is missing or wrong.
@@ -72,7 +76,14 @@ def read(request: Request) -> DataSet:
             f"{data.root}: a clip cannot be trained on (found {len(data.clips)}); write its frames "
             "as images"
         )
-    return data if request.mapping is None else relabel(data, request.mapping)
+    if needs == "main_object":
+        data = main_objects(data)
+    if request.mapping is not None:
+        data = relabel(data, request.mapping)
+    if needs == "main_object":
+        kept = tuple(image for image in data.images if image.objects)
+        data = msgspec.structs.replace(data, images=kept)
+    return data
 
 
 def parts_of(data: DataSet, request: Request, groups: Sequence[Sequence[int]] = ()) -> Parts:
@@ -86,6 +97,8 @@ def parts_of(data: DataSet, request: Request, groups: Sequence[Sequence[int]] = 
     """
     if request.parts is not None:
         return read_parts(request.parts, data)
+    if request.fold is not None:
+        return fold_images(data, request.seed, request.fold, request.val, groups)
     own: dict[str, list[str]] = {part: [] for part in PARTS}
     for image in data.images:
         split = (
@@ -127,20 +140,21 @@ def prepare(data: DataSet, parts: Parts, needs: Needs, request: Request, folder:
         ]
         notes.append(f"the labelled boxes are the examples, each a picture in {folder / 'crops'}")
     elif needs == "class_map" and data.task == "detect":
-        examples = [
-            _maps(own, folder / "maps" / part) for own, part in zip(sets, PARTS, strict=True)
-        ]
-        labels = (BACKGROUND, *labels)
+        made = with_class_maps(data, folder / "maps")
+        labels, notes = made.labels, list(made.notes)
+        known = {image.name: image for image in made.images}
+        examples = [[known[i.name] for i in own.images if i.name in known] for own in sets]
     else:
         examples = [list(own.images) for own in sets]
-    wanted = {"class": "classify", "class_map": "semantic", "box": "detect", "mask": "detect"}
-    if data.task != wanted[needs] and data.task != "detect":
+    if data.task != _TASKS[needs] and data.task != "detect":
         raise DataError(
             f"{data.root}: the method needs {_NAMES[needs]} (found a data set of {data.task}); "
             "choose another method or data set"
         )
     if needs == "class":
         examples = [[image for image in part if len(image.classes) == 1] for part in examples]
+    if needs == "class_map":
+        examples = [[with_classes(image) for image in part] for part in examples]
     if needs == "mask" and not any(o.mask for image in data.images for o in image.objects):
         raise DataError(f"{data.root}: the method needs masks (found boxes alone); add masks")
     train = _limited(examples[0], request)
@@ -156,9 +170,14 @@ def prepare(data: DataSet, parts: Parts, needs: Needs, request: Request, folder:
     return Prepared(labels, parts, train, examples[1], examples[2], tuple(notes), counts)
 
 
+_TASKS = {"class": "classify", "class_map": "semantic"} | dict.fromkeys(
+    ("box", "mask", "main_object"), "detect"
+)
+"""Truth that a method needs -> the task of data sets that have it; boxes can become the others."""
 _NAMES = {
     "class": "a class for each image",
     "box": "boxes",
+    "main_object": "one main object",
     "mask": "boxes with masks",
     "class_map": "a class for each pixel",
 }
@@ -206,27 +225,4 @@ def _crops(data: DataSet, folder: Path) -> list[LabelledImage]:
         size = (pixels.shape[1], pixels.shape[0])
         name = path.relative_to(folder).as_posix()
         found.append(LabelledImage(path, name, size, (), (crop.number,)))
-    return found
-
-
-def _maps(data: DataSet, folder: Path) -> list[LabelledImage]:
-    """Write a map of classes for each image from the masks of its objects, and return them.
-
-    Class 0 is the background; smaller objects lie over larger ones.
-    """
-    found = []
-    for image in data.images:
-        width, height = image.size
-        classes = np.zeros((height, width), np.uint8)
-        masked = [item for item in image.objects if item.mask is not None]
-        for item in sorted(masked, key=lambda o: -(o.area_px or 0)):
-            mask = mask_of(rle_of_object(item, image.size))
-            classes[mask.astype(bool)] = 255 if item.ignored else item.number + 1
-        if not masked and image.objects:
-            continue
-        path = folder / f"{image.name.replace('/', '_').rpartition('.')[0]}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            cv2.imwrite(str(path), classes)
-        found.append(msgspec.structs.replace(image, objects=(), class_map=path))
     return found

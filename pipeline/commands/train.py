@@ -45,8 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--map",
         type=Path,
+        action="append",
+        default=[],
         metavar="FILE.yaml",
-        help="labels of the data -> labels of the model; labels that it does not name are left out",
+        help="labels of the data -> labels of the model; labels that it does not name are left "
+        "out; may be repeated, as in configs/labels",
     )
     parser.add_argument(
         "--parts",
@@ -59,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--test", type=_part, default=0.2, help="part of the images to test with (default: 0.2)"
+    )
+    parser.add_argument(
+        "--fold",
+        type=_fold,
+        metavar="K/N",
+        help="test with the K-th of N equal parts, as for the mean of N runs (default: see --test)",
     )
     parser.add_argument(
         "--per-class", type=count, metavar="N", help="train with N examples of each class at most"
@@ -113,6 +122,14 @@ def main(args: argparse.Namespace) -> int:
         return EXIT_SETUP
     except ModelError as error:
         raise SetupError(str(error)) from None
+
+
+def _fold(text: str) -> tuple[int, int]:
+    """Convert K/N, a fold of cross-validation."""
+    number, _, folds = text.partition("/")
+    if not (number.isdecimal() and folds.isdecimal() and 1 <= int(number) <= int(folds) > 1):
+        raise argparse.ArgumentTypeError(f"expected K/N with K from 1 to N, found {text!r}")
+    return int(number), int(folds)
 
 
 def _part(text: str) -> float:
