@@ -26,6 +26,10 @@ METHODS = {
         "models.training.methods.finetune:Finetune",
         "a new last layer, and the upper blocks of the backbone trained along",
     ),
+    "localize": Entry(
+        "models.training.methods.localize:Localize",
+        "one class and one box, of images with one main object",
+    ),
     "semantic": Entry("models.training.methods.semantic:Semantic", "a class for each pixel"),
 }
 """Name -> class, imported when it is needed. A new method is one file and one line here."""
