@@ -26,7 +26,7 @@ from models.training.augment import View
 from models.training.gradient import GradientMethod, Outputs, Truth
 from models.training.method import Job, Result
 from models.training.tasks.classify import class_weights
-from models.training.tasks.localize import Locates, Located, mean_box
+from models.training.tasks.localize import Located, Locates, mean_box
 
 Alpha = Annotated[float, Meta(ge=0, le=1)]
 

@@ -39,7 +39,7 @@ class Settings(gradient.Settings, frozen=True, kw_only=True):
     open: Annotated[float, Meta(ge=0, le=1)] = 0.3
     """Part of the backbone's work that is in the upper blocks that are trained, where `layers`
     does not say where to cut it; 0: none."""
-    channels: Annotated[int, Meta(ge=8, le=512)] = 64
+    channels: Annotated[int, Meta(ge=8, le=512)] = 48
     """Channels of the decoder."""
     dice: Annotated[float, Meta(ge=0, le=10)] = 1.0
     """Weight of the Dice loss, which counts rare classes as much as frequent ones."""
