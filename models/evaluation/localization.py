@@ -15,7 +15,7 @@ from models.errors import EvaluationError
 from models.evaluation.arrays import check_lengths, ratio
 
 NONE = -1
-"""Class of an image in which nothing is found, or a class that is not measured."""
+"""Class of an image in which nothing is found, or a class that is not measured; never right."""
 MIN_IOU = 0.5
 """Overlap from which on a box is right."""
 
@@ -47,8 +47,8 @@ def localization_figures(
     Args:
         truth: (N,) true classes.
         true_boxes: (N, 4) xyxy.
-        found: (N,) found classes; `NONE`: nothing is found.
-        boxes: (N, 4) xyxy; that of an image in which nothing is found does not count.
+        found: (N,) found classes; `NONE`: none of them.
+        boxes: (N, 4) xyxy; one without area, where nothing is found, overlaps nothing.
 
     Raises:
         EvaluationError: the arrays do not fit together.
@@ -60,7 +60,7 @@ def localization_figures(
             "for each image"
         )
     named = found == truth
-    overlaps = np.where(found == NONE, 0.0, iou_pairs(true_boxes, boxes))
+    overlaps = iou_pairs(true_boxes, boxes)
     close = overlaps >= MIN_IOU
     count = len(truth)
     return LocalizationFigures(

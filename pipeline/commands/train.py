@@ -9,6 +9,7 @@ from typing import get_args
 from models.errors import DataFaults, ModelError
 from models.training import METHODS
 from pipeline.commands.arguments import count
+from pipeline.commands.label_maps import add_map
 from pipeline.commands.terminal import print_error
 from pipeline.errors import ConfigError, SetupError
 from pipeline.supervisor.lifecycle import EXIT_SETUP
@@ -42,15 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="DIR", help="folder of the results (default: runs/train/NAME)"
     )
     parser.add_argument("--name", help="name of the model (default: method and data set)")
-    parser.add_argument(
-        "--map",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE.yaml",
-        help="labels of the data -> labels of the model; labels that it does not name are left "
-        "out; may be repeated, as in configs/labels",
-    )
+    add_map(parser)
     parser.add_argument(
         "--parts",
         type=Path,

@@ -20,6 +20,7 @@ from models.training.backbone import Backbone, describe
 from models.training.method import Job, Method
 from models.training.record import Record, write_record
 from models.training.trainer import Finished
+from pipeline.commands.label_maps import read_maps
 from pipeline.commands.train_progress import TrainProgress, duration
 from pipeline.graph.placement import usable_cores
 
@@ -81,9 +82,6 @@ def settings_of(args: argparse.Namespace, method: type[Method]) -> Any:
 
 def prepare(args: argparse.Namespace, method: type[Method], folder: Path) -> data.Prepared:
     """Read, check and split the data, and make the examples of the method."""
-    mapping: dict[str, str | None] = {}
-    for path in args.map:
-        mapping |= _read_map(path)
     request = data.Request(
         paths=args.data,
         format=args.format,
@@ -92,27 +90,13 @@ def prepare(args: argparse.Namespace, method: type[Method], folder: Path) -> dat
         test=args.test,
         seed=args.seed,
         fold=args.fold,
-        mapping=mapping or None,
+        mapping=read_maps(args.map) or None,
         per_class=args.per_class,
         fraction=args.fraction,
     )
     found = data.read(request, method.needs)
     parts = data.parts_of(found, request)
     return data.prepare(found, parts, method.needs, request, folder)
-
-
-def _read_map(path: Path) -> dict[str, str | None]:
-    """Read a file of --map.
-
-    Raises:
-        TrainingError: it cannot be read, or is no map of labels.
-    """
-    try:
-        return msgspec.convert(yaml_reader.parse(path.read_text("utf-8")), dict[str, str | None])
-    except (OSError, ValueError) as error:
-        raise TrainingError(
-            f"{path}: no map of labels ({error}); write lines of LABEL OF THE DATA: LABEL"
-        ) from None
 
 
 def device_of(args: argparse.Namespace, method: type[Method]) -> str:
