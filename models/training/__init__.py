@@ -29,6 +29,11 @@ METHODS = {
         "models.training.methods.finetune:Finetune",
         "a new last layer, and the upper blocks of the backbone trained along",
     ),
+    "localize": Entry(
+        "models.training.methods.localize:Localize",
+        "one class and one box, of images with one main object",
+    ),
+    "semantic": Entry("models.training.methods.semantic:Semantic", "a class for each pixel"),
     "ssd": Entry(
         "models.training.methods.ssd:Ssd",
         "default boxes on several maps, with hard negatives (SSD)",

@@ -23,8 +23,9 @@ from models.training.export import largest_difference
 if TYPE_CHECKING:
     from models.training.backbone import Backbone
 
-Needs = Literal["class", "box", "mask", "class_map"]
-"""Truth that an image must have: a class; boxes; boxes with masks; a class per pixel."""
+Needs = Literal["class", "box", "main_object", "mask", "class_map"]
+"""Truth that an image must have: a class; boxes; one main object, with its class and box; boxes
+with masks; a class per pixel."""
 Figures = Mapping[str, float]
 """Name of a figure -> its value, higher is better; the first is the one that decides."""
 Result = Any

@@ -23,6 +23,7 @@ from models.training.packages import package
 from models.training.record import Record, read_record, write_record
 from models.training.report.report import write_report
 from models.training.trainer import Finished
+from pipeline.commands.label_maps import read_maps
 from pipeline.commands.train_compare import compare_starts
 from pipeline.commands.train_progress import TrainProgress, duration
 from pipeline.graph.placement import usable_cores
@@ -104,9 +105,6 @@ def prepare(
     args: argparse.Namespace, method: type[Method], folder: Path, progress: TrainProgress
 ) -> data.Prepared:
     """Read, check and split the data, and make the examples of the method."""
-    mapping = None
-    if args.map is not None:
-        mapping = yaml_reader.parse(args.map.read_text("utf-8"))
     request = data.Request(
         paths=args.data,
         format=args.format,
@@ -115,11 +113,14 @@ def prepare(
         test=args.test,
         seed=args.seed,
         group=args.group,
-        mapping=mapping,
+        fold=args.fold,
+        mapping=read_maps(args.map) or None,
         per_class=args.per_class,
         fraction=args.fraction,
     )
-    found = data.read(request, lambda done, total: progress.report(Step("checking", done, total)))
+    found = data.read(
+        request, method.needs, lambda done, total: progress.report(Step("checking", done, total))
+    )
     if not args.quiet:
         for line in found.lines:
             print(line)
