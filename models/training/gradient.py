@@ -129,7 +129,7 @@ class GradientMethod(Method):
         known = {block.tensor: block.channels for block in backbone.blocks}
         channels = [known[name] for name in maps]
         self.learner = Learner(backbone, cut, maps, self.head(channels)).to(job.device)
-        self._extract = _extractor(backbone, self.learner.inputs, job)
+        self._extract = extractor(backbone, self.learner.inputs, job)
         settings = job.settings
         self._train = Views(job.train, settings.augment, self.size, settings.views, job.seed)
         source = f"{backbone.sha256} {' '.join(self.learner.inputs)}"
@@ -314,7 +314,7 @@ def _parts(items: Any, size: int) -> Iterator[Any]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _extractor(backbone: Backbone, names: Sequence[str], job: Job) -> Any:
+def extractor(backbone: Backbone, names: Sequence[str], job: Job) -> Any:
     """Return the function that computes frozen maps: by onnxruntime, or by PyTorch on a GPU."""
     if tuple(names) == (IMAGES,):
         return lambda pixels: [_colours(pixels)]
