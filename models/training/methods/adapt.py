@@ -309,7 +309,8 @@ class Adapt(MapsScores):
         self._layers.eval()
         with torch.no_grad():
             codes = torch.from_numpy(maps[0]).to(self.job.device).flatten(1)
-            return np.asarray(torch.softmax(self._layers(codes), 1).cpu().numpy())
+            scores: NDArray[np.float32] = torch.softmax(self._layers(codes), 1).cpu().numpy()
+        return scores
 
     def _patch_figures(self) -> Mapping[str, float]:
         """Return figures of the patches of the validation images, each class counting alike."""
