@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,12 +14,21 @@ import numpy as np
 from models import datasets
 from models.boxes.masks import mask_of
 from models.datasets.base import DataSet, LabelledImage
+from models.datasets.check import check
 from models.datasets.crops import crops, cut
-from models.datasets.parts import PARTS, Parts, read_parts, split_images, take
+from models.datasets.own_parts import own_parts
+from models.datasets.parts import (
+    PARTS,
+    Parts,
+    cut_large,
+    groups_by_name,
+    read_parts,
+    split_images,
+    take,
+)
 from models.datasets.relabel import merge, relabel
 from models.datasets.shapes import rle_of_object
-from models.datasets.splits import same_split, split_of
-from models.errors import DataError
+from models.errors import DataError, DataFaults
 from models.training.features import read_pixels
 from models.training.method import Needs
 
@@ -38,6 +47,8 @@ class Request(NamedTuple):
     val: float = 0.2
     test: float = 0.2
     seed: int = 0
+    group: str | None = None
+    """Regular expression: images with the same part of their names stay together."""
     mapping: Mapping[str, str | None] | None = None
     """Label of the data -> label of the model; None: as they are."""
     per_class: int | None = None
@@ -60,50 +71,71 @@ class Prepared(NamedTuple):
     """Part -> label -> examples."""
 
 
-def read(request: Request) -> DataSet:
-    """Read the data sets as one, with the labels mapped.
+class Checked(NamedTuple):
+    """A data set without faults."""
+
+    data: DataSet
+    parts: Parts
+    lines: tuple[str, ...]
+    """Warnings and notes of the check."""
+
+
+def read(request: Request, progress: Callable[[int, int], None]) -> Checked:
+    """Read the data sets as one, check them, split them in three, and map the labels.
+
+    The parts are those of the file, else those of the data set, else drawn by the seed, where
+    images that are nearly the same stay together.
+
+    Args:
+        request: the request.
+        progress: called with the numbers of checked images and of all.
 
     Raises:
-        DataError: one is missing or wrong.
+        DataFaults: the data are wrong; every fault is a line.
+        DataError: a data set is missing, or cannot be trained with.
     """
-    data = merge([datasets.read(path, request.format) for path in request.paths])
+    sets = [datasets.read(path, request.format, keep_faults=True) for path in request.paths]
+    data = merge(sets)
     if data.clips:
         raise DataError(
             f"{data.root}: a clip cannot be trained on (found {len(data.clips)}); write its frames "
             "as images"
         )
-    return data if request.mapping is None else relabel(data, request.mapping)
-
-
-def parts_of(data: DataSet, request: Request, groups: Sequence[Sequence[int]] = ()) -> Parts:
-    """Return the parts: from the file, else those of the data set, else drawn by the seed.
-
-    Of a data set that has its own training images and lacks another part, this part is drawn from
-    the training images.
-
-    Raises:
-        DataError: the file is wrong, or a part would be empty.
-    """
+    given = None
     if request.parts is not None:
-        return read_parts(request.parts, data)
-    own: dict[str, list[str]] = {part: [] for part in PARTS}
-    for image in data.images:
-        split = (
-            split_of(image.path.relative_to(data.root).as_posix()) if _below(image, data) else None
+        given = read_parts(request.parts, data)
+    elif len(sets) == 1:
+        given = own_parts(data)
+    findings = check(data, given, True, lambda done: progress(done, len(data.images)))
+    if findings.faults:
+        raise DataFaults(findings.faults)
+    if given is None:
+        # Small enough that each part of each class can have some.
+        kinds = len(data.labels) if data.task == "classify" else 1
+        share = min(request.val, request.test) or max(request.val, request.test)
+        groups = cut_large(
+            data, findings.duplicates, max(1, round(len(data.images) / kinds * share / 2))
         )
-        if (part := same_split(split)) is not None:
-            own[part].append(image.name)
-    if not own["train"] or not (own["val"] or own["test"]):
-        return split_images(data, request.seed, request.val, request.test, groups)
-    if own["val"] and own["test"]:
-        return Parts(tuple(own["train"]), tuple(own["val"]), tuple(own["test"]))
-    # One of two is there: val.
-    rest = take(data, own["train"])
-    drawn = split_images(rest, request.seed, request.val, 0.0)
-    if own["test"]:
-        return Parts(drawn.train, drawn.val, tuple(own["test"]))
-    # What the data set calls val is used for the figures; val is drawn.
-    return Parts(drawn.train, drawn.val, tuple(own["val"]))
+        if request.group is not None:
+            groups += groups_by_name(data, request.group)
+        parts = split_images(data, request.seed, request.val, request.test, groups)
+    else:
+        parts = _completed(data, given, request)
+    if request.mapping is not None:
+        data = relabel(data, request.mapping)
+    return Checked(data, parts, (*findings.warnings, *findings.notes))
+
+
+def _completed(data: DataSet, given: Parts, request: Request) -> Parts:
+    """Return parts of which none is missing.
+
+    Validation images that are missing are drawn from those to train with. Where there are some but
+    none to test with, they are the test images, as nothing else may be chosen with those.
+    """
+    if given.val and given.test:
+        return given
+    drawn = split_images(take(data, given.train), request.seed, request.val, 0.0)
+    return Parts(drawn.train, drawn.val, given.test or given.val)
 
 
 def prepare(data: DataSet, parts: Parts, needs: Needs, request: Request, folder: Path) -> Prepared:
@@ -162,10 +194,6 @@ _NAMES = {
     "mask": "boxes with masks",
     "class_map": "a class for each pixel",
 }
-
-
-def _below(image: LabelledImage, data: DataSet) -> bool:
-    return image.path.is_relative_to(data.root)
 
 
 def _counts(images: Sequence[LabelledImage], labels: Sequence[str]) -> dict[str, int]:

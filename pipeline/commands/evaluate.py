@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 
 from models.datasets.base import DataSet
-from models.errors import EvaluationError
+from models.errors import DataFaults, EvaluationError
 from models.evaluation.arrays import optional_module
 from pipeline.commands.arguments import score
 from pipeline.commands.evaluate_against import differences
@@ -51,7 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=get_args(Format), default="auto", help="format of the data set"
     )
-    parser.add_argument("--split", help="part of the data set, such as val (default: all of it)")
+    parser.add_argument(
+        "--split",
+        metavar="PART",
+        help="part of the data set, such as val, or FILE.json:test (default: all of it)",
+    )
     parser.add_argument(
         "--config",
         type=Path,
@@ -95,7 +99,7 @@ def main(args: argparse.Namespace) -> int:
     settings = DatasetSettings(
         data=args.data, format=args.format, split=args.split, frames=args.frames
     )
-    data = read_data(settings)
+    data = _read(settings)
     if data.task == "semantic" and args.report is not None:
         raise ConfigError("--report: there are no pictures for maps of classes; use --json")
     _check_packages(args, data.task == "detect")
@@ -124,6 +128,24 @@ def main(args: argparse.Namespace) -> int:
         return 0
     report = msgspec.to_builtins(evaluation) | {"against": msgspec.to_builtins(changes)}
     return 0 if write_json(args.json, report) else EXIT_FAILED
+
+
+def _read(settings: DatasetSettings) -> DataSet:
+    """Read the data set; where it has several faults, all are printed.
+
+    Raises:
+        SetupError: it cannot be read.
+    """
+    try:
+        return read_data(settings)
+    except SetupError as error:
+        if isinstance(error.__cause__, DataFaults) and len(error.__cause__.faults) > 1:
+            for line in error.__cause__.faults:
+                print_error(line)
+            raise SetupError(
+                f"{settings.data}: {len(error.__cause__.faults)} faults, listed above; correct them"
+            ) from None
+        raise
 
 
 def _evaluate(data: DataSet, found: Run) -> Measured:

@@ -21,7 +21,12 @@ LIST = "list"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     methods = "; ".join(f"{name}: {entry.help}" for name, entry in METHODS.items())
-    parser.add_argument("--method", choices=METHODS, default="codes", help=methods)
+    parser.add_argument(
+        "--method",
+        default="codes",
+        metavar="M",
+        help=f"{methods}; or module:Class (default: codes)",
+    )
     parser.add_argument(
         "--backbone",
         default="mobilenetv2",
@@ -53,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE.json",
         help="names of the images to train, validate and test with (default: drawn by the seed)",
+    )
+    parser.add_argument(
+        "--group",
+        metavar="REGEX",
+        help="images with the same part of their names stay in one part, such as '^(.*)_' for the "
+        "frames of a video",
     )
     parser.add_argument(
         "--val", type=_part, default=0.2, help="part of the images to validate with (default: 0.2)"

@@ -18,6 +18,7 @@ from models.struct_errors import explain
 from models.training import backbones, data, load, trainer
 from models.training.backbone import Backbone, describe
 from models.training.method import Job, Method
+from models.training.method import Progress as Step
 from models.training.record import Record, write_record
 from models.training.trainer import Finished
 from pipeline.commands.train_progress import TrainProgress, duration
@@ -37,17 +38,20 @@ def train(args: argparse.Namespace) -> int:
     """Train as the arguments say, and return the exit status."""
     method = load(args.method)
     settings = settings_of(args, method)
-    name = args.name or _name(f"{args.method}-{Path(args.data[0]).resolve().name}")
+    name = args.name or _name(
+        f"{args.method.partition(':')[0]}-{Path(args.data[0]).resolve().name}"
+    )
     folder = args.out or RUNS / name
     _check_folder(folder, name)
     backbone = backbones.load(args.backbone)
-    prepared = prepare(args, method, folder)
+    progress = TrainProgress(args.quiet)
+    prepared = prepare(args, method, folder, progress)
     folder.mkdir(parents=True, exist_ok=True)
     write_parts(folder / "parts.json", prepared.parts)
     record = _record(args, name, settings, backbone, prepared)
     if not args.quiet:
         _print_data(prepared, folder)
-    finished = _fit(args, method, backbone, prepared, record, folder, settings)
+    finished = _fit(args, method, backbone, prepared, record, folder, settings, progress)
     _print_result(finished, args)
     return 0
 
@@ -79,7 +83,9 @@ def settings_of(args: argparse.Namespace, method: type[Method]) -> Any:
         raise TrainingError(f"{args.method}: {explain(error, method.Settings)}") from None
 
 
-def prepare(args: argparse.Namespace, method: type[Method], folder: Path) -> data.Prepared:
+def prepare(
+    args: argparse.Namespace, method: type[Method], folder: Path, progress: TrainProgress
+) -> data.Prepared:
     """Read, check and split the data, and make the examples of the method."""
     mapping = None
     if args.map is not None:
@@ -91,13 +97,16 @@ def prepare(args: argparse.Namespace, method: type[Method], folder: Path) -> dat
         val=args.val,
         test=args.test,
         seed=args.seed,
+        group=args.group,
         mapping=mapping,
         per_class=args.per_class,
         fraction=args.fraction,
     )
-    found = data.read(request)
-    parts = data.parts_of(found, request)
-    return data.prepare(found, parts, method.needs, request, folder)
+    found = data.read(request, lambda done, total: progress.report(Step("checking", done, total)))
+    if not args.quiet:
+        for line in found.lines:
+            print(line)
+    return data.prepare(found.data, found.parts, method.needs, request, folder)
 
 
 def device_of(args: argparse.Namespace, method: type[Method]) -> str:
@@ -120,8 +129,8 @@ def _fit(
     record: Record,
     folder: Path,
     settings: Any,
+    progress: TrainProgress,
 ) -> Finished:
-    progress = TrainProgress(args.quiet)
     record.device = device_of(args, method)
     job = Job(
         backbone=backbone,
