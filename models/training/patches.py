@@ -99,7 +99,7 @@ def _places(ratio: float, part: float) -> int:
 
 
 class Rule(NamedTuple):
-    """What makes a patch an example of an object, or of background."""
+    """Limits from which on a patch is an example of an object, or of background."""
 
     covered: float
     """Part of an object that a patch holds at least."""
