@@ -32,6 +32,8 @@ MAX_LABELS = 100
 """Number of rows up to which a confusion matrix shows labels."""
 MAX_CHARS = 24
 """Length limit of a label."""
+MAX_LINE_CHARS = 40
+"""Length limit of the name of a line."""
 MAX_POINTS = 40
 """Number of points of a line up to which they are marked."""
 MAX_BARS = 60
@@ -183,7 +185,7 @@ def lines_png(
             markersize=4,
         )
         drawn.append(line)
-        names.append(_label(name))
+        names.append(_label(name, MAX_LINE_CHARS))
     if across:
         low, high = min(across), max(across)
         margin = (high - low) * 0.02 or 0.5
@@ -280,9 +282,9 @@ def _legend(axes: Any, lines: Sequence[Any], names: Sequence[str], title: str) -
         text.set_text(name)
 
 
-def _label(label: str) -> str:
+def _label(label: str, limit: int = MAX_CHARS) -> str:
     """Make a label from a file fit for a picture; `$` would begin a formula."""
-    return shown(label, MAX_CHARS).replace("$", r"\$")
+    return shown(label, limit).replace("$", r"\$")
 
 
 def _png(figure: Any) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from models.datasets.base import LabelledImage
@@ -105,10 +106,12 @@ def _imbalance(record: Record, labels: Sequence[str]) -> Iterator[str]:
             )
         elif ratio > 1:
             yield f"The most frequent class has {ratio:.1f} times the examples of the rarest."
-    for part, name in PARTS.items():
+    for part, name in DATA_PARTS.items():
         empty = [label for label in labels if not record.counts[part].get(label)]
         if empty:
-            yield f"No {name} image has: {', '.join(empty[:20])}; nothing is known about them."
+            more = f", and {len(empty) - 20} more" if len(empty) > 20 else ""
+            why = "it is not learned" if part == "train" else "the figures leave it out"
+            yield f"No {name} image has: {', '.join(empty[:20])}{more}; {why}."
 
 
 def training(record: Record, pictures: Sequence[tuple[str, bytes]]) -> Section:
@@ -154,7 +157,7 @@ def comparison(record: Record, pictures: Sequence[tuple[str, bytes]]) -> Section
     text = (
         "The method was trained again with the same settings and seed, from the weights of the "
         "backbone and from random ones (LSUV: each layer scaled to unit variance), with a part of "
-        "the training images. All figures are of the same test images."
+        "the training images, at least one of each class. All figures are of the same test images."
     )
     head = ("start", "part", "images", *figures, "time")
     return Section("Transfer against scratch", paragraph(text) + table(head, rows)
@@ -170,7 +173,7 @@ def model(record: Record) -> Section:
         ("parameters", f"{record.parameters:,}"),
         ("labels", f"{len(record.labels)}"),
         ("training", f"{duration(record.train_s)} ({duration(record.cpu_s)} of CPU time) on "
-                     f"{record.device}, {record.threads} threads"),
+                     f"{record.device}, with {record.threads} thread{'s' * (record.threads > 1)}"),
         ("exported model", f"gives the outputs of the network within {record.difference:.0e}"
                            " of the largest value, on validation images"),
         ("backbone", backbone["name"]),
@@ -234,4 +237,4 @@ def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, 
         elif isinstance(value, float):
             yield f"{before}{key}", f"{np.float32(value):.4g}"
         else:
-            yield f"{before}{key}", "null" if value is None else str(value)
+            yield f"{before}{key}", msgspec.json.encode(value).decode().strip('"')

@@ -132,3 +132,35 @@ def test_an_absent_matplotlib_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(EvaluationError, match=r'matplotlib .*pip install "eyeline\[evaluate\]"'):
         plots.precision_recall_png(curves_of(2), LABELS)
+
+
+@pytest.mark.usefixtures("axes_of")
+def test_lines_skip_missing_values_and_mark_the_best():
+    axes = plots.lines_png("t", ("x", "y"), [1, 2, 3], {"_a": [1, None, 3], "b": [2, 2, 2]}, 2)
+    first, second, mark = axes.get_lines()
+    np.testing.assert_array_equal(first.get_xydata(), [[1, 1], [3, 3]])
+    np.testing.assert_array_equal(second.get_ydata(), [2, 2, 2])
+    assert list(mark.get_xdata()) == [2, 2]
+    assert names_of(axes) == ["_a", "b"]
+
+
+@pytest.mark.usefixtures("axes_of")
+@pytest.mark.parametrize(
+    ("values", "scale"), [([1, 2], "linear"), ([0, 99], "linear"), ([0.01, 5], "log")]
+)
+def test_lines_far_apart_have_a_logarithmic_axis(values, scale):
+    axes = plots.lines_png("t", ("x", "y"), [1, 2], {"a": values})
+    assert axes.get_yscale() == scale
+    low, high = axes.get_ylim()
+    assert low <= min(values) < max(values) <= high
+
+
+@pytest.mark.usefixtures("axes_of")
+def test_bars_show_the_lowest_of_many_and_name_undefined_ones():
+    axes = plots.bars_png("t", "IoU", {"a": 0.5, "b": None})
+    assert [bar.get_width() for bar in axes.patches] == [0.5, 0]
+    assert [text.get_text() for text in axes.texts] == ["0.500", "undefined"]
+    many = {f"{n}": n / 100 for n in range(99, -1, -1)}
+    axes = plots.bars_png("t", "IoU", many)
+    assert [bar.get_width() for bar in axes.patches] == [n / 100 for n in range(plots.MAX_BARS)]
+    assert f"{plots.MAX_BARS} lowest of 100" in axes.get_title()
