@@ -65,6 +65,7 @@ ORDER = {
         "card_writer feed inspect",
         "download zoo",
         "runtime",
+        "golden",
         "datasets evaluation",
         "training",
         "tools",

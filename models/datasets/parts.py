@@ -81,13 +81,53 @@ def split_images(
     names = [
         tuple(sorted(data.images[at].name for group in part for at in group)) for part in chosen
     ]
-    for part, own, wanted in zip(PARTS, names, (1.0 - val - test, val, test), strict=True):
-        if wanted > 0 and not own:
+    for name, own_names, wanted in zip(PARTS, names, (1.0 - val - test, val, test), strict=True):
+        if wanted > 0 and not own_names:
             raise DataError(
-                f"{data.root}: the part {part} would have no image (found {total} images in "
+                f"{data.root}: the part {name} would have no image (found {total} images in "
                 f"{len(order)} groups that stay together); add images, or write a split"
             )
     return Parts(*names)
+
+
+def fold_images(
+    data: DataSet,
+    seed: int,
+    fold: tuple[int, int],
+    val: float,
+    groups: Sequence[Sequence[int]] = (),
+) -> Parts:
+    """Return the parts of one fold of cross-validation: each image is tested with in one of them.
+
+    The groups are permuted and dealt to the folds in turn; the validation part is drawn from the
+    images of the other folds.
+
+    Args:
+        data: the data set.
+        seed: number of the permutation.
+        fold: K and N: the K-th of N folds is the test part, 1 to N.
+        val: fraction of the other images to validate with.
+        groups: see `split_images`.
+
+    Raises:
+        DataError: there are fewer groups than folds, or a part would be empty.
+    """
+    number, folds = fold
+    waiting = _joined(data, groups)
+    if len(waiting) < folds:
+        raise DataError(
+            f"{data.root}: too few images for {folds} folds (found {len(waiting)} groups that stay "
+            "together); use fewer folds"
+        )
+    order = np.random.RandomState(seed).permutation(len(waiting))
+    tested = {at for place in order[number - 1 :: folds] for at in waiting[place]}
+    left = [at for at in range(len(data.images)) if at not in tested]
+    places = {at: place for place, at in enumerate(left)}
+    rest = msgspec.structs.replace(data, images=tuple(data.images[at] for at in left))
+    own = [[places[at] for at in group if at in places] for group in waiting]
+    drawn = split_images(rest, seed, val, 0.0, [group for group in own if group])
+    names = tuple(sorted(data.images[at].name for at in tested))
+    return Parts(drawn.train, drawn.val, names)
 
 
 def _by_class(data: DataSet, groups: list[list[int]]) -> list[list[list[int]]]:

@@ -25,9 +25,26 @@ class Entry(NamedTuple):
 
 METHODS = {
     "codes": Entry("models.training.methods.codes:Codes", "CNN codes and a linear classifier"),
+    "adapt": Entry(
+        "models.training.methods.adapt:Adapt",
+        "two new layers trained on patches of many sizes, whose scores map where objects are",
+    ),
     "finetune": Entry(
         "models.training.methods.finetune:Finetune",
         "a new last layer, and the upper blocks of the backbone trained along",
+    ),
+    "localize": Entry(
+        "models.training.methods.localize:Localize",
+        "one class and one box, of images with one main object",
+    ),
+    "semantic": Entry("models.training.methods.semantic:Semantic", "a class for each pixel"),
+    "ssd": Entry(
+        "models.training.methods.ssd:Ssd",
+        "default boxes on several maps, with hard negatives (SSD)",
+    ),
+    "yolo": Entry(
+        "models.training.methods.yolo:Yolo",
+        "one pass on a grid without default boxes, objectness and box together (YOLOX)",
     ),
     "faster_rcnn": Entry(
         "models.training.methods.faster_rcnn:FasterRcnn",

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models import runtime
+from models import golden
 from models.training.method import ModelCard
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def write_card(
     size: int,
     about: Mapping[str, str],
     pixels: NDArray[np.uint8],
+    end: str = "",
 ) -> Path:
     """Write the card beside a model, and the golden input and outputs beside the card.
 
@@ -35,22 +36,21 @@ def write_card(
         size: side of the input in pixels.
         about: licence and origin.
         pixels: (1, size, size, 3) uint8 BGR; an image that was not trained on.
+        end: end of the name of a further card of the model.
 
     Returns:
         the path of the card.
     """
-    outputs = runtime.open_graph(model.read_bytes())({"images": pixels})
-    golden = model.with_suffix(".golden.npz")
-    arrays: dict[str, Any] = {f"output{n}": output for n, output in enumerate(outputs)}
-    np.savez_compressed(golden, images=pixels, **arrays)
+    path = model.with_suffix(".golden.npz")
+    golden.write(path, model.read_bytes(), {"images": pixels})
     card: dict[str, Any] = {
-        "name": record.name,
+        "name": record.name + end,
         "task": own.task,
         "family": own.family,
         "weights": {
             "file": model.name,
             "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
-            "golden": golden.name,
+            "golden": path.name,
             **about,
         },
         "input": {
@@ -68,6 +68,6 @@ def write_card(
     text = (
         f"# Made by `{record.command}`.\n# On images that were used for nothing else: {figures}.\n"
     )
-    path = model.with_suffix(".yaml")
+    path = model.with_name(f"{model.stem}{end}.yaml")
     path.write_text(text + msgspec.yaml.encode(card).decode(), "utf-8")
     return path

@@ -12,29 +12,29 @@ import msgspec
 import numpy as np
 
 from models import datasets
-from models.boxes.masks import mask_of
 from models.datasets.base import DataSet, LabelledImage
 from models.datasets.check import check
+from models.datasets.class_maps import with_class_maps, with_classes
 from models.datasets.crops import crops, cut
+from models.datasets.main_objects import main_objects
 from models.datasets.own_parts import own_parts
 from models.datasets.parts import (
     PARTS,
     Parts,
     cut_large,
+    fold_images,
     groups_by_name,
     read_parts,
     split_images,
     take,
 )
 from models.datasets.relabel import merge, relabel
-from models.datasets.shapes import rle_of_object
 from models.errors import DataError, DataFaults
 from models.training.features import read_pixels
 from models.training.method import Needs
 
 MIN_CROP_PX = 16
 """Shorter side of a box that is worth a picture of its own."""
-BACKGROUND = "background"
 
 
 class Request(NamedTuple):
@@ -49,6 +49,8 @@ class Request(NamedTuple):
     seed: int = 0
     group: str | None = None
     """Regular expression: images with the same part of their names stay together."""
+    fold: tuple[int, int] | None = None
+    """K and N: test with the K-th of N equal parts, 1 to N, and `test` does not count."""
     mapping: Mapping[str, str | None] | None = None
     """Label of the data -> label of the model; None: as they are."""
     per_class: int | None = None
@@ -80,14 +82,18 @@ class Checked(NamedTuple):
     """Warnings and notes of the check."""
 
 
-def read(request: Request, progress: Callable[[int, int], None]) -> Checked:
-    """Read the data sets as one, check them, split them in three, and map the labels.
+def read(request: Request, needs: Needs, progress: Callable[[int, int], None]) -> Checked:
+    """Read the data sets as one, check them, map the labels, and split them in three.
 
     The parts are those of the file, else those of the data set, else drawn by the seed, where
     images that are nearly the same stay together.
 
+    Where a method needs a main object, images without one are left out. Objects whose labels are
+    not mapped count there: a person in front of an unnamed truck is not the main object.
+
     Args:
         request: the request.
+        needs: the truth that the method learns from.
         progress: called with the numbers of checked images and of all.
 
     Raises:
@@ -104,34 +110,54 @@ def read(request: Request, progress: Callable[[int, int], None]) -> Checked:
     given = None
     if request.parts is not None:
         given = read_parts(request.parts, data)
-    elif len(sets) == 1:
+    elif len(sets) == 1 and request.fold is None:
         given = own_parts(data)
     findings = check(data, given, True, lambda done: progress(done, len(data.images)))
     if findings.faults:
         raise DataFaults(findings.faults)
-    if given is None:
-        # Small enough that each part of each class can have some.
-        kinds = len(data.labels) if data.task == "classify" else 1
-        share = min(request.val, request.test) or max(request.val, request.test)
-        groups = cut_large(
-            data, findings.duplicates, max(1, round(len(data.images) / kinds * share / 2))
-        )
-        if request.group is not None:
-            groups += groups_by_name(data, request.group)
-        parts = split_images(data, request.seed, request.val, request.test, groups)
-    else:
-        parts = _completed(data, given, request)
-    if request.mapping is not None:
-        data = relabel(data, request.mapping)
+    alike = [[data.images[at].name for at in group] for group in findings.duplicates]
+    data = _of_interest(data, request, needs)
+    parts = _drawn(data, request, alike) if given is None else _completed(data, given, request)
     return Checked(data, parts, (*findings.warnings, *findings.notes))
 
 
+def _of_interest(data: DataSet, request: Request, needs: Needs) -> DataSet:
+    """Return the images and labels from which a method can learn."""
+    if needs == "main_object":
+        data = main_objects(data)
+    if request.mapping is not None:
+        data = relabel(data, request.mapping)
+    if needs == "main_object":
+        kept = tuple(image for image in data.images if image.objects)
+        data = msgspec.structs.replace(data, images=kept)
+    return data
+
+
+def _drawn(data: DataSet, request: Request, alike: Sequence[Sequence[str]]) -> Parts:
+    """Draw the parts by the seed; images that are alike stay together."""
+    places = {image.name: at for at, image in enumerate(data.images)}
+    groups: Sequence[Sequence[int]] = [
+        [places[name] for name in names if name in places] for names in alike
+    ]
+    # Small enough that each part of each class can have some.
+    kinds = len(data.labels) if data.task == "classify" else 1
+    share = min(request.val, request.test) or max(request.val, request.test)
+    groups = cut_large(data, groups, max(1, round(len(data.images) / kinds * share / 2)))
+    if request.group is not None:
+        groups = [*groups, *groups_by_name(data, request.group)]
+    if request.fold is not None:
+        return fold_images(data, request.seed, request.fold, request.val, groups)
+    return split_images(data, request.seed, request.val, request.test, groups)
+
+
 def _completed(data: DataSet, given: Parts, request: Request) -> Parts:
-    """Return parts of which none is missing.
+    """Return given parts without images that are left out, and of which none is missing.
 
     Validation images that are missing are drawn from those to train with. Where there are some but
     none to test with, they are the test images, as nothing else may be chosen with those.
     """
+    names = {image.name for image in data.images}
+    given = Parts(*(tuple(filter(names.__contains__, given.named(part))) for part in PARTS))
     if given.val and given.test:
         return given
     drawn = split_images(take(data, given.train), request.seed, request.val, 0.0)
@@ -159,20 +185,21 @@ def prepare(data: DataSet, parts: Parts, needs: Needs, request: Request, folder:
         ]
         notes.append(f"the labelled boxes are the examples, each a picture in {folder / 'crops'}")
     elif needs == "class_map" and data.task == "detect":
-        examples = [
-            _maps(own, folder / "maps" / part) for own, part in zip(sets, PARTS, strict=True)
-        ]
-        labels = (BACKGROUND, *labels)
+        made = with_class_maps(data, folder / "maps")
+        labels, notes = made.labels, list(made.notes)
+        known = {image.name: image for image in made.images}
+        examples = [[known[i.name] for i in own.images if i.name in known] for own in sets]
     else:
         examples = [list(own.images) for own in sets]
-    wanted = {"class": "classify", "class_map": "semantic", "box": "detect", "mask": "detect"}
-    if data.task != wanted[needs] and data.task != "detect":
+    if data.task != _TASKS[needs] and data.task != "detect":
         raise DataError(
             f"{data.root}: the method needs {_NAMES[needs]} (found a data set of {data.task}); "
             "choose another method or data set"
         )
     if needs == "class":
         examples = [[image for image in part if len(image.classes) == 1] for part in examples]
+    if needs == "class_map":
+        examples = [[with_classes(image) for image in part] for part in examples]
     if needs == "mask" and not any(o.mask for image in data.images for o in image.objects):
         raise DataError(f"{data.root}: the method needs masks (found boxes alone); add masks")
     train = _limited(examples[0], request)
@@ -188,9 +215,14 @@ def prepare(data: DataSet, parts: Parts, needs: Needs, request: Request, folder:
     return Prepared(labels, parts, train, examples[1], examples[2], tuple(notes), counts)
 
 
+_TASKS = {"class": "classify", "class_map": "semantic"} | dict.fromkeys(
+    ("box", "mask", "main_object"), "detect"
+)
+"""Truth that a method needs -> the task of data sets that have it; boxes can become the others."""
 _NAMES = {
     "class": "a class for each image",
     "box": "boxes",
+    "main_object": "one main object",
     "mask": "boxes with masks",
     "class_map": "a class for each pixel",
 }
@@ -234,27 +266,4 @@ def _crops(data: DataSet, folder: Path) -> list[LabelledImage]:
         size = (pixels.shape[1], pixels.shape[0])
         name = path.relative_to(folder).as_posix()
         found.append(LabelledImage(path, name, size, (), (crop.number,)))
-    return found
-
-
-def _maps(data: DataSet, folder: Path) -> list[LabelledImage]:
-    """Write a map of classes for each image from the masks of its objects, and return them.
-
-    Class 0 is the background; smaller objects lie over larger ones.
-    """
-    found = []
-    for image in data.images:
-        width, height = image.size
-        classes = np.zeros((height, width), np.uint8)
-        masked = [item for item in image.objects if item.mask is not None]
-        for item in sorted(masked, key=lambda o: -(o.area_px or 0)):
-            mask = mask_of(rle_of_object(item, image.size))
-            classes[mask.astype(bool)] = 255 if item.ignored else item.number + 1
-        if not masked and image.objects:
-            continue
-        path = folder / f"{image.name.replace('/', '_').rpartition('.')[0]}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            cv2.imwrite(str(path), classes)
-        found.append(msgspec.structs.replace(image, objects=(), class_map=path))
     return found

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from models import runtime
 from models.errors import TrainingError
+from models.golden import TOLERANCE, difference
 
 if TYPE_CHECKING:
     from torch import nn
 
 OPSET = 17
-TOLERANCE = 1e-3
-"""Largest difference of an output from PyTorch's, as a part of the largest value of that output."""
 Arrays = Mapping[str, NDArray[Any]]
 """Name of an output -> its value."""
 
@@ -60,7 +59,7 @@ def verify(
     path: Path,
     outputs: Callable[[NDArray[np.uint8]], Arrays],
     inputs: Sequence[NDArray[np.uint8]],
-    difference: Callable[[Arrays, Arrays], float],
+    compare: Callable[[Arrays, Arrays], float],
 ) -> float:
     """Compare an exported model with the network that it was made from.
 
@@ -68,7 +67,8 @@ def verify(
         path: the ONNX file.
         outputs: returns the outputs of the network by name.
         inputs: (1, size, size, 3) uint8 BGR each.
-        difference: of the outputs of the network and of the model, by name; infinite where they
+        compare: returns the difference of the outputs of the network and of the model; infinite
+            where they
             cannot be compared.
 
     Returns:
@@ -81,7 +81,7 @@ def verify(
     worst = 0.0
     for pixels in inputs:
         own = outputs(pixels)
-        worst = max(worst, difference(own, dict(zip(own, run({"images": pixels}), strict=True))))
+        worst = max(worst, compare(own, dict(zip(own, run({"images": pixels}), strict=True))))
     if worst > TOLERANCE:
         raise TrainingError(
             f"{path}: results differ from PyTorch's (found {worst:.1e} of the largest value, at "
@@ -96,6 +96,5 @@ def largest_difference(own: Arrays, other: Arrays) -> float:
     for name, values in own.items():
         if values.shape != other[name].shape:
             return float("inf")
-        scale = max(1.0, float(np.abs(values).max(initial=0)))
-        worst = max(worst, float(np.abs(values - other[name]).max(initial=0)) / scale)
+        worst = max(worst, difference(values, other[name]))
     return worst

@@ -133,19 +133,14 @@ class GradientMethod(Method):
         known = {block.tensor: block.channels for block in backbone.blocks}
         channels = [known[name] for name in maps]
         self.learner = Learner(backbone, cut, maps, self.head(channels)).to(job.device)
-        self._extract = _extractor(backbone, self.learner.inputs, job)
+        self._extract = extractor(backbone, self.learner.inputs, job)
         source = f"{backbone.sha256} {' '.join(self.learner.inputs)}"
         self._cache = FeatureCache(job.cache, self._train, source, self._extract)
         val = Views(job.val, settings.augment, self.size, 1, job.seed)
         self._val_cache = FeatureCache(job.cache, val, source, self._extract)
         self._steps = max(1, -(-len(job.train) // settings.batch))
-        self._loop = Loop(
-            self.learner,
-            self._groups(),
-            self._plan(source),
-            job.folder / "checkpoint.npz",
-            job.device,
-        )
+        self._source = source
+        self._loop = self.new_loop()
 
     # --- parts that a method has ---
 
@@ -187,6 +182,11 @@ class GradientMethod(Method):
 
     # --- parts that all have in common ---
 
+    @classmethod
+    def from_scratch(cls, settings: Any) -> Any:
+        """Open all layers, at the rate of the head: a lower one would keep what they have seen."""
+        return msgspec.structs.replace(settings, layers=0, backbone_rate=1.0)
+
     def estimate_s(self) -> float:
         """Return about how many seconds `fit` takes: of a few images and steps, times all."""
         start = time.monotonic()
@@ -198,25 +198,55 @@ class GradientMethod(Method):
         known = np.arange(max(1, rows))
         batch = np.resize(known, self.job.settings.batch)
         step = self._loop.time_step(lambda *_: self._terms(batch))
-        measured = len(self.job.val) / self.job.settings.batch / 3
-        return float(features + self.job.settings.epochs * step * (self._steps + measured))
+        steps = self._steps + len(self.job.val) / self.job.settings.batch / 3
+        return float(features + self.trainings() * self.job.settings.epochs * step * steps)
 
     def fit(self) -> None:
         """Compute the features that are missing, then train."""
+        self.compute_features()
+        self.train(self._loop)
+
+    def trainings(self) -> int:
+        """Return how often `fit` trains, with other settings each time."""
+        return 1
+
+    def compute_features(self) -> None:
+        """Compute the features of all views that are missing in the cache."""
         job = self.job
         total = len(self._train) + len(job.val)
         for done in self._cache.fill():
             job.report(Progress("features", done, total))
         for done in self._val_cache.fill():
             job.report(Progress("features", len(self._train) + done, total))
+
+    def new_loop(self, variant: str = "") -> Loop:
+        """Return the loop of one training.
+
+        Args:
+            variant: name of the training among several of this run, each with a checkpoint.
+        """
+        name = f"checkpoint-{variant}.npz" if variant else "checkpoint.npz"
+        path = self.job.folder / name
+        plan = self._plan(f"{self._source} {variant}")
+        return Loop(self.learner, self._groups(), plan, path, self.job.device)
+
+    def train(self, loop: Loop, number: int = 0) -> None:
+        """Train, and leave the network with the weights of the best epoch.
+
+        Args:
+            loop: the training.
+            number: how many trainings of `trainings` are over.
+        """
+        job = self.job
         steps = job.settings.epochs * self._steps
-        self._loop.run(
+        before, total = number * steps, self.trainings() * steps
+        loop.run(
             lambda epoch, number: self._terms(self._rows(epoch, number)),
             lambda: self.measure(job.val, self._cached_results(job.val)),
-            lambda done, text: job.report(Progress("training", done, steps, text)),
+            lambda done, text: job.report(Progress("training", before + done, total, text)),
         )
-        self.curves = self._loop.curves
-        self.best_epoch = self._loop.best_epoch
+        self.curves = loop.curves
+        self.best_epoch = loop.best_epoch
 
     def predict(self, images: Sequence[LabelledImage]) -> list[Result]:
         """Return the result of each image."""
@@ -326,7 +356,7 @@ def _parts(items: Any, size: int) -> Iterator[Any]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _extractor(backbone: Backbone, names: Sequence[str], job: Job) -> Any:
+def extractor(backbone: Backbone, names: Sequence[str], job: Job) -> Any:
     """Return the function that computes frozen maps: by onnxruntime, or by PyTorch on a GPU."""
     if tuple(names) == (IMAGES,):
         return lambda pixels: [_colours(pixels)]

@@ -23,8 +23,9 @@ from models.training.export import largest_difference
 if TYPE_CHECKING:
     from models.training.backbone import Backbone
 
-Needs = Literal["class", "box", "mask", "class_map"]
-"""Truth that an image must have: a class; boxes; boxes with masks; a class per pixel."""
+Needs = Literal["class", "box", "main_object", "mask", "class_map"]
+"""Truth that an image must have: a class; boxes; one main object, with its class and box; boxes
+with masks; a class per pixel."""
 Figures = Mapping[str, float]
 """Name of a figure -> its value, higher is better; the first is the one that decides."""
 Result = Any
@@ -104,6 +105,8 @@ class Method:
         """Findings for the report, such as a chosen setting and its alternatives."""
         self.charts: dict[str, tuple[Sequence[float], Mapping[str, Sequence[float]]]] = {}
         """Further curves for the report: title -> (values across, name -> values up)."""
+        self.thresholds: Mapping[str, float] = {}
+        """Thresholds that `choose_thresholds` has chosen."""
 
     def estimate_s(self) -> float:
         """Return about how many seconds `fit` takes, measured on a small part of it."""
@@ -141,11 +144,25 @@ class Method:
         """Return how wrong the result of an image is; 0: right."""
         raise NotImplementedError
 
+    def doubt(self, image: LabelledImage, result: Result) -> float:
+        """Return how sure the result is that the label of an image is wrong, 0 to 1."""
+        return 0.0
+
+    def charts_of(
+        self, images: Sequence[LabelledImage], results: Sequence[Result]
+    ) -> list[tuple[str, bytes]]:
+        """Return pictures of the results for the report: title and PNG each.
+
+        Raises:
+            EvaluationError: matplotlib is not installed.
+        """
+        return []
+
     def draw(self, pixels: Image, image: LabelledImage, result: Result) -> Image:
         """Return a picture of a result beside the truth.
 
         Args:
-            pixels: (H, W, 3) BGR, made smaller for the report; may be drawn on.
+            pixels: (H, W, 3) BGR, in another size for the report; may be drawn on.
             image: the image, with its size and truth.
             result: its result.
         """
@@ -158,6 +175,10 @@ class Method:
         """
         raise NotImplementedError
 
+    def further_cards(self) -> Mapping[str, ModelCard]:
+        """Return other ways to run the exported model: end of the card's name -> its part."""
+        return {}
+
     def outputs(self, pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[Any]]:
         """Return the outputs that the exported model must give, computed without it.
 
@@ -165,6 +186,18 @@ class Method:
             pixels: (1, size, size, 3) uint8 BGR.
         """
         raise NotImplementedError
+
+    @classmethod
+    def from_scratch(cls, settings: Any) -> Any | None:
+        """Return the settings with which all layers learn, from random weights.
+
+        Args:
+            settings: `Settings` of the method.
+
+        Returns:
+            None: the method cannot train all layers.
+        """
+        return None
 
     def difference(
         self, own: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]]

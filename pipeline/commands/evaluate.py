@@ -12,11 +12,13 @@ import msgspec
 from rich.console import Console
 
 from models.datasets.base import DataSet
-from models.errors import DataFaults, EvaluationError
+from models.errors import EvaluationError
 from models.evaluation.arrays import optional_module
 from pipeline.commands.arguments import score
 from pipeline.commands.evaluate_against import differences
 from pipeline.commands.evaluate_boxes import clip_boxes, image_pairs
+from pipeline.commands.evaluate_data import prepare
+from pipeline.commands.evaluate_main import with_main_objects
 from pipeline.commands.evaluate_report import write_report
 from pipeline.commands.evaluate_run import STREAM, Run, run, stream_names
 from pipeline.commands.evaluate_tables import difference_lines, tables
@@ -29,11 +31,12 @@ from pipeline.commands.evaluation import (
     evaluate_maps,
     load,
 )
+from pipeline.commands.label_maps import add_map
 from pipeline.commands.options import ROOT, add_changes
 from pipeline.commands.terminal import check_writable, print_error, set_up_logging, write_json
 from pipeline.errors import ConfigError, RunError, SetupError
 from pipeline.supervisor.lifecycle import EXIT_FAILED
-from stages.capture.dataset import DatasetSettings, Format, read_data
+from stages.capture.dataset import DatasetSettings, Format
 
 EVALUATE_CONFIG = ROOT / "configs" / "evaluate.yaml"
 MIN_SCORE = 0.001
@@ -63,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="settings file whose stages are measured (default: configs/evaluate.yaml)",
     )
     add_changes(parser)
+    add_map(parser)
     parser.add_argument(
         "--min-score",
         type=score,
@@ -99,17 +103,15 @@ def main(args: argparse.Namespace) -> int:
     settings = DatasetSettings(
         data=args.data, format=args.format, split=args.split, frames=args.frames
     )
-    data = _read(settings)
-    if data.task == "semantic" and args.report is not None:
-        raise ConfigError("--report: there are no pictures for maps of classes; use --json")
-    _check_packages(args, data.task == "detect")
     earlier = None if args.against is None else load(args.against)
     if args.json is not None:
         check_writable(args.json)
     try:
         with tempfile.TemporaryDirectory(prefix="eyeline-") as folder:
+            data, main = prepare(args, settings, Path(folder) / "maps")
+            _check_wishes(args, data.task)
             found = run(args, data, settings, renames, Path(folder))
-        measured = _evaluate(data, found)
+            measured = _evaluate(data, main, found)
         evaluation = measured.evaluation
         changes = [] if earlier is None else differences(earlier, evaluation)
         if args.report is not None:
@@ -130,25 +132,7 @@ def main(args: argparse.Namespace) -> int:
     return 0 if write_json(args.json, report) else EXIT_FAILED
 
 
-def _read(settings: DatasetSettings) -> DataSet:
-    """Read the data set; where it has several faults, all are printed.
-
-    Raises:
-        SetupError: it cannot be read.
-    """
-    try:
-        return read_data(settings)
-    except SetupError as error:
-        if isinstance(error.__cause__, DataFaults) and len(error.__cause__.faults) > 1:
-            for line in error.__cause__.faults:
-                print_error(line)
-            raise SetupError(
-                f"{settings.data}: {len(error.__cause__.faults)} faults, listed above; correct them"
-            ) from None
-        raise
-
-
-def _evaluate(data: DataSet, found: Run) -> Measured:
+def _evaluate(data: DataSet, main: DataSet | None, found: Run) -> Measured:
     classes = found.classes
     notes = [*data.notes, *classes.notes]
     if not data.images:
@@ -163,16 +147,20 @@ def _evaluate(data: DataSet, found: Run) -> Measured:
         return evaluate_maps(data, found, pixels, [*notes, *more])
     confidence = CONFIDENCE if found.confidence is None else found.confidence
     pairs, more = image_pairs(data, frames, classes)
-    return evaluate_images(data, found, pairs, confidence, [*notes, *more])
+    measured = evaluate_images(data, found, pairs, confidence, [*notes, *more])
+    return measured if main is None else with_main_objects(measured, main, frames, classes)
 
 
-def _check_packages(args: argparse.Namespace, has_boxes: bool) -> None:
-    """Check before the run that the packages of its evaluation are installed.
+def _check_wishes(args: argparse.Namespace, task: str) -> None:
+    """Check before the run that what is asked for can be made, and by packages that are there.
 
     Raises:
-        SetupError: one is not.
+        ConfigError: there are no pictures of this task.
+        SetupError: a package is not installed.
     """
-    wanted = {"hotcoco": has_boxes, "matplotlib": args.report is not None}
+    if task == "semantic" and args.report is not None:
+        raise ConfigError("--report: there are no pictures for maps of classes; use --json")
+    wanted = {"hotcoco": task == "detect", "matplotlib": args.report is not None}
     try:
         for name in (name for name, is_wanted in wanted.items() if is_wanted):
             optional_module(name)

@@ -9,6 +9,7 @@ from rich.table import Table
 from models.evaluation.classification import ClassificationFigures
 from models.evaluation.compare import Difference
 from models.evaluation.detection import DetectionFigures
+from models.evaluation.localization import LocalizationFigures
 from models.evaluation.semantic import SemanticFigures
 from pipeline.commands.evaluation import Evaluation
 
@@ -48,7 +49,19 @@ def tables(evaluation: Evaluation) -> list[Table]:
         return [_table_of_maps(evaluation.semantic)]
     if evaluation.detection is None:
         return [_table_of_clips(evaluation)]
-    return _tables_of_images(evaluation, evaluation.detection)
+    found = _tables_of_images(evaluation, evaluation.detection)
+    main = evaluation.localization
+    return found if main is None else [_table_of_main_objects(main), *found]
+
+
+def _table_of_main_objects(figures: LocalizationFigures) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("main objects", no_wrap=True)
+    for name in ("images", "top-1", "mean IoU", "IoU >= .5", "both right"):
+        table.add_column(name, justify="right")
+    values = (figures.top_1, figures.mean_iou, figures.iou_50, figures.right)
+    table.add_row("all", str(figures.images), *map(percent, values))
+    return table
 
 
 def _tables_of_images(evaluation: Evaluation, figures: DetectionFigures) -> list[Table]:

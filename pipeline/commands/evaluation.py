@@ -20,6 +20,7 @@ from models.evaluation.detection import (
     PrecisionCurves,
     evaluate_detections,
 )
+from models.evaluation.localization import LocalizationFigures
 from models.evaluation.matching import MIN_IOU, ConfidenceFigures, confidence_figures
 from models.evaluation.semantic import SemanticFigures, semantic_figures
 from models.evaluation.shapes import evaluate_shapes
@@ -117,6 +118,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     confidence: ConfidenceFigures | None = None
     shapes: tuple[ShapeFigures, ...] = ()
     """Of what both the model and the data set have besides boxes."""
+    localization: LocalizationFigures | None = None
+    """Of the images with one main object, where the model gives one per image."""
     classification: ClassificationFigures | None = None
     semantic: SemanticFigures | None = None
     tracking: TrackingFigures | None = None

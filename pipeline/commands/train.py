@@ -9,6 +9,7 @@ from typing import get_args
 from models.errors import DataFaults, ModelError
 from models.training import METHODS
 from pipeline.commands.arguments import count
+from pipeline.commands.label_maps import add_map
 from pipeline.commands.terminal import print_error
 from pipeline.errors import ConfigError, SetupError
 from pipeline.supervisor.lifecycle import EXIT_SETUP
@@ -25,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         default="codes",
         metavar="M",
-        help=f"{methods}; or module:Class (default: codes)",
+        help=f"{methods}; all: each of them that the data can serve, and a table; module:Class: "
+        "a method of your own (default: codes)",
     )
     parser.add_argument(
         "--backbone",
@@ -47,12 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="DIR", help="folder of the results (default: runs/train/NAME)"
     )
     parser.add_argument("--name", help="name of the model (default: method and data set)")
-    parser.add_argument(
-        "--map",
-        type=Path,
-        metavar="FILE.yaml",
-        help="labels of the data -> labels of the model; labels that it does not name are left out",
-    )
+    add_map(parser)
     parser.add_argument(
         "--parts",
         type=Path,
@@ -70,6 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--test", type=_part, default=0.2, help="part of the images to test with (default: 0.2)"
+    )
+    parser.add_argument(
+        "--fold",
+        type=_fold,
+        metavar="K/N",
+        help="test with the K-th of N equal parts, as for the mean of N runs (default: see --test)",
     )
     parser.add_argument(
         "--per-class", type=count, metavar="N", help="train with N examples of each class at most"
@@ -110,13 +113,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Train, print the figures, and return the exit status."""
-    from pipeline.commands import train_run
+    from pipeline.commands import train_all, train_run
 
     try:
         if args.layers == LIST:
             return train_run.list_layers(args.backbone)
         if not args.data:
             raise ConfigError("--data: no data set; name a folder of labelled images")
+        if args.method == train_all.ALL:
+            return train_all.train_all(args)
         return train_run.train(args)
     except DataFaults as error:
         for fault in error.faults:
@@ -124,6 +129,14 @@ def main(args: argparse.Namespace) -> int:
         return EXIT_SETUP
     except ModelError as error:
         raise SetupError(str(error)) from None
+
+
+def _fold(text: str) -> tuple[int, int]:
+    """Convert K/N, a fold of cross-validation."""
+    number, _, folds = text.partition("/")
+    if not (number.isdecimal() and folds.isdecimal() and 1 <= int(number) <= int(folds) > 1):
+        raise argparse.ArgumentTypeError(f"expected K/N with K from 1 to N, found {text!r}")
+    return int(number), int(folds)
 
 
 def _part(text: str) -> float:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from models.datasets.base import LabelledImage
 from models.evaluation.classification import evaluate_scores
+from models.evaluation.plots import confusion_png
 from models.training.augment import Image
 from models.training.drawing import CORRECT, WRONG, caption
 from models.training.method import Figures, Method, ModelCard
@@ -43,16 +44,26 @@ class Classifies(Method):
     ) -> Mapping[str, float]:
         """Return the score below which a label is not worth showing: that of the best F1."""
         truth, found = true_classes(images), np.array(results, np.float64)
-        best, right = found.max(axis=1), found.argmax(axis=1) == truth
-        order = np.argsort(-best)
-        hits = np.cumsum(right[order])
-        f1 = 2 * hits / (np.arange(1, len(hits) + 1) + len(hits))
-        lowest = float(best[order][int(f1.argmax())])
-        return {"score": round(max(0.0, min(lowest, 0.99) - 0.005), 3)}
+        return {"score": lowest_score(found.max(axis=1), found.argmax(axis=1) == truth)}
 
     def error(self, image: LabelledImage, result: Scores) -> float:
         """Return how wrong a result is: the score that the true class lacks."""
         return 1.0 - float(result[image.classes[0]])
+
+    def doubt(self, image: LabelledImage, result: Scores) -> float:
+        """Return the score of the found class where it is not the true one."""
+        found = int(result.argmax())
+        return 0.0 if found == image.classes[0] else float(result[found])
+
+    def charts_of(
+        self, images: Sequence[LabelledImage], results: Sequence[Scores]
+    ) -> list[tuple[str, bytes]]:
+        """Return the confusions of the classes that are true or found somewhere."""
+        found = np.array(results, np.float64)
+        counts = evaluate_scores(true_classes(images), found, self.job.labels).confusions[:, :-1]
+        seen = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
+        names = [self.job.labels[number] for number in seen]
+        return [("Confusions of classes", confusion_png(counts[np.ix_(seen, seen)], names))]
 
     def draw(self, pixels: Image, image: LabelledImage, result: Scores) -> Image:
         """Write the found label, and the true one where it is another."""
@@ -70,6 +81,20 @@ class Classifies(Method):
 def true_classes(images: Sequence[LabelledImage]) -> NDArray[np.intp]:
     """Return the class of each image (N,)."""
     return np.array([image.classes[0] for image in images], np.intp)
+
+
+def lowest_score(best: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
+    """Return the score with the best F1, a little below that of its last image.
+
+    Args:
+        best: (N,) score of the best class of each image.
+        right: (N,) whether it is the true one.
+    """
+    order = np.argsort(-best)
+    hits = np.cumsum(right[order])
+    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + len(hits))
+    lowest = float(best[order][int(f1.argmax())])
+    return round(max(0.0, min(lowest, 0.99) - 0.005), 3)
 
 
 def class_weights(images: Sequence[LabelledImage], classes: int) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,6 +14,8 @@ from models.boxes.nms import NmsOptions, nms
 from models.datasets.base import LabelledImage
 from models.errors import TrainingError
 from models.evaluation.detection import ImageBoxes, evaluate_detections
+from models.evaluation.matching import confusions, match_images
+from models.evaluation.plots import confusion_png, precision_recall_png
 from models.training import drawing
 from models.training.augment import Augmentation, Image, View
 from models.training.backbone import Backbone
@@ -26,6 +29,20 @@ COMPARED_SCORE = 0.1
 """Lowest score of an object that two runs of a model must have in common."""
 MIN_IOU = 0.5
 """Overlap of a found box with an object from which on it has found it."""
+
+NEAR_IOU = 0.3
+"""Overlap with an object below which a box is not just a bad box of that object."""
+SHOWN_SCORE = 0.3
+"""Score from which on boxes are drawn, where none was chosen."""
+
+
+DETECTION = Augmentation(zoom=(0.7, 1.4), shift=0.15, rotate_deg=0.0)
+"""Limits of the augmentation. The upright box around a turned one is larger than the object, so
+that nothing is turned."""
+MIN_VISIBLE = 1 / 3
+"""Part of an object's box that is in a view, below which the object is neither right nor wrong."""
+MIN_SIDE_PX = 2.0
+"""Side of a box in a view below which the same holds."""
 
 
 DETECTION = Augmentation(zoom=(0.7, 1.4), shift=0.15, rotate_deg=0.0)
@@ -86,10 +103,34 @@ class Detects(Method):
         missed = sum(not item.ignored for item in image.objects) - int(right.sum())
         return float(result.scores[~right].sum() + max(0, missed))
 
+    def doubt(self, image: LabelledImage, result: Objects) -> float:
+        """Return the best score of a box where no object of its class is labelled."""
+        false = ~matches(image, result, NEAR_IOU)
+        return float(result.scores[false].max(initial=0))
+
+    def charts_of(
+        self, images: Sequence[LabelledImage], results: Sequence[Objects]
+    ) -> list[tuple[str, bytes]]:
+        """Return precision over recall, and the confusions at the chosen score."""
+        labels, score = self.job.labels, self.thresholds.get("score", SHOWN_SCORE)
+        pairs = [beside_truth(*pair) for pair in zip(images, results, strict=True)]
+        curves = evaluate_detections(pairs, labels).curves
+        counts = confusions(pairs, match_images(pairs, labels, score), len(labels))
+        seen = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
+        shown = np.union1d(seen, [len(labels)])  # the background stays the last
+        names = [labels[number] for number in shown if number < len(labels)]
+        return [
+            ("Precision over recall at IoU .50", precision_recall_png(curves, labels)),
+            (
+                f"Confusions at the score {score:g}",
+                confusion_png(counts[np.ix_(shown, shown)], names),
+            ),
+        ]
+
     def draw(self, pixels: Image, image: LabelledImage, result: Objects) -> Image:
         """Draw found boxes, right and wrong, over those of the truth."""
         scale = pixels.shape[1] / image.size[0]
-        sure = result.scores >= 0.3
+        sure = result.scores >= self.thresholds.get("score", SHOWN_SCORE)
         found = Objects(result.boxes[sure], result.scores[sure], result.classes[sure])
         right = matches(image, found)
         truth = np.array([item.box for item in image.objects], np.float32).reshape(-1, 4)
@@ -136,24 +177,27 @@ def truth_of_view(image: LabelledImage, view: View) -> Mapping[str, NDArray[Any]
     }
 
 
-def level_tensors(backbone: Backbone, strides: Sequence[int]) -> tuple[str, ...]:
-    """Return the last tensor of each stride that the backbone has; the others are the head's.
+def level_tensors(backbone: Backbone, strides: Sequence[int], own: bool = False) -> tuple[str, ...]:
+    """Return the last tensor of each stride that the backbone has; further ones are the head's.
+
+    Args:
+        backbone: the backbone.
+        strides: of the maps, finest first, each twice the one before.
+        own: whether the backbone must have all of them.
 
     Raises:
-        TrainingError: it lacks the first of them, or one in between.
+        TrainingError: they are other strides, or the backbone has no map of the first.
     """
-    own = [stride for stride in strides if stride in backbone.levels]
-    if (
-        not own
-        or list(strides[: len(own)]) != own
-        or strides != tuple(strides[0] * 2**number for number in range(len(strides)))
-    ):
-        found = ", ".join(map(str, backbone.levels))
+    levels = backbone.levels
+    tensors = tuple(levels[stride].tensor for stride in strides if stride in levels)
+    doubled = all(b == 2 * a for a, b in itertools.pairwise(strides))
+    if not doubled or strides[0] not in levels or (own and len(tensors) < len(strides)):
+        found = ", ".join(map(str, levels))
         raise TrainingError(
             f"strides: the backbone {backbone.name} has maps of the strides {found} (found "
             f"{list(strides)}); begin with one of these, and double it for each further map"
         )
-    return tuple(backbone.levels[stride].tensor for stride in own)
+    return tensors
 
 
 def suppressed(
@@ -179,12 +223,14 @@ def suppressed(
     )
 
 
-def matches(image: LabelledImage, found: Objects) -> NDArray[np.bool_]:
+def matches(image: LabelledImage, found: Objects, min_iou: float = MIN_IOU) -> NDArray[np.bool_]:
     """Return which found objects are right (N,): each object is found once, by the best score."""
-    return matched_rows(image, found) >= 0
+    return matched_rows(image, found, min_iou) >= 0
 
 
-def matched_rows(image: LabelledImage, found: Objects) -> NDArray[np.intp]:
+def matched_rows(
+    image: LabelledImage, found: Objects, min_iou: float = MIN_IOU
+) -> NDArray[np.intp]:
     """Return the number of the true object that each found one is (N,); -1: it is wrong."""
     rows = np.full((len(found.scores),), -1, np.intp)
     own = [row for row, item in enumerate(image.objects) if not item.ignored]
@@ -197,7 +243,7 @@ def matched_rows(image: LabelledImage, found: Objects) -> NDArray[np.intp]:
     for row in np.argsort(-found.scores, kind="stable").tolist():
         fit = np.where(free & (numbers == found.classes[row]), overlaps[row], 0.0)
         best = int(fit.argmax())
-        if fit[best] >= MIN_IOU:
+        if fit[best] >= min_iou:
             rows[row], free[best] = own[best], False
     return rows
 
