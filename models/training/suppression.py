@@ -43,16 +43,8 @@ def suppressed(boxes: Tensor, scores: Tensor, limits: Limits) -> Tensor:
         (M, 2) int64, class and row of each box that is kept: class by class, best first. Of equal
         scores, that of the lower row is the better one.
     """
-    if torch.onnx.is_in_onnx_export():
-        return _operator(boxes, scores, limits)
-    found: list[NDArray[np.int64]] = [np.zeros((0, 2), np.int64)]
-    corners, values = boxes.detach().cpu().numpy(), scores.detach().cpu().numpy()
-    for number, (own, score) in enumerate(zip(corners, values, strict=True)):
-        rows = np.flatnonzero(score > limits.min_score)
-        rows = rows[np.argsort(-score[rows], kind="stable")]
-        kept = rows[suppress(own[rows], None, limits.max_iou)][: limits.max_boxes]
-        found.append(np.stack([np.full(len(kept), number, np.int64), kept], axis=1))
-    return torch.from_numpy(np.concatenate(found)).to(boxes.device)
+    chosen = _chosen(boxes, scores, limits)
+    return _operator(boxes, scores, limits, chosen) if torch.onnx.is_in_onnx_export() else chosen
 
 
 def best_first(scores: Tensor, count: int) -> Tensor:
@@ -69,7 +61,18 @@ def best_first(scores: Tensor, count: int) -> Tensor:
     return torch.sort(scores, descending=True, stable=True).indices[:count]
 
 
-def _operator(boxes: Tensor, scores: Tensor, limits: Limits) -> Tensor:
+def _chosen(boxes: Tensor, scores: Tensor, limits: Limits) -> Tensor:
+    found: list[NDArray[np.int64]] = [np.zeros((0, 2), np.int64)]
+    corners, values = boxes.detach().cpu().numpy(), scores.detach().cpu().numpy()
+    for number, (own, score) in enumerate(zip(corners, values, strict=True)):
+        rows = np.flatnonzero(score > limits.min_score)
+        rows = rows[np.argsort(-score[rows], kind="stable")]
+        kept = rows[suppress(own[rows], None, limits.max_iou)][: limits.max_boxes]
+        found.append(np.stack([np.full(len(kept), number, np.int64), kept], axis=1))
+    return torch.from_numpy(np.concatenate(found)).to(boxes.device)
+
+
+def _operator(boxes: Tensor, scores: Tensor, limits: Limits, example: Tensor) -> Tensor:
     """Return the operator for the graph that is exported; each class is an image of its own."""
     inputs = (
         boxes,
@@ -78,6 +81,5 @@ def _operator(boxes: Tensor, scores: Tensor, limits: Limits) -> Tensor:
         torch.tensor([limits.max_iou]),
         torch.tensor([max(limits.min_score, torch.finfo(torch.float32).min)]),
     )
-    example = torch.zeros((1, 3), dtype=torch.int64)
-    found = operator("NonMaxSuppression", inputs, {}, example, OPSET)
+    found = operator("NonMaxSuppression", inputs, {}, example[:, [0, 0, 1]], OPSET)
     return found[:, 0::2]  # image, class, row
