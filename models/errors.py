@@ -10,6 +10,7 @@ ModelError
   DataError       a labelled data set is missing or wrong
     DataFaults    several faults of a data set, each of them a line
   TrainingError   a model cannot be trained: wrong settings or data, or a missing package
+  ProposalError   proposals cannot be computed: a wrong picture, or a package that is not installed
   EvaluationError  results cannot be measured: wrong arrays, or a package that is not installed
 """
 
@@ -69,6 +70,10 @@ class DataFaults(DataError):  # noqa: N818 - it is several errors
         if more > 0:
             text = f"{shown(text, 260)} (and {more} more {'fault' if more == 1 else 'faults'})"
         super().__init__(text)
+
+
+class ProposalError(ModelError):
+    """Proposals cannot be computed: the picture is wrong, or a package is not installed."""
 
 
 class EvaluationError(ModelError):

@@ -112,6 +112,18 @@ def verify(name: str) -> Path:
     return Path(contract.path)
 
 
+def golden_of(name: str) -> Path | None:
+    """Return the golden file of a card, see models/golden.py; None: the card names none.
+
+    Raises:
+        CardError: no such card, or it is wrong.
+    """
+    if Path(name).suffix == ".onnx":
+        return None
+    card, path = _card_at(name)
+    return None if card.weights.golden is None else path.parent / card.weights.golden
+
+
 def fetch(name: str, progress: Progress | None = None, accept_licence: bool = False) -> Path:
     """Download the model file of a card, unless it is present, and return the file's path.
 

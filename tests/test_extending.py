@@ -8,6 +8,8 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+import cv2
+import numpy as np
 import pytest
 
 from tests.builders import ROOT
@@ -133,6 +135,26 @@ def test_the_test_of_the_page_passes(project):
     done = project.python("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_min_height.py")
     assert done.status == 0, done.out
     assert "1 passed" in done.out
+
+
+def test_the_training_method_learns_and_its_model_loads(project):
+    pytest.importorskip("torch")
+    colours = {"blue": (200, 40, 40), "red": (40, 40, 200)}
+    for label, colour in colours.items():
+        folder = project.folder / "pictures" / label
+        folder.mkdir(parents=True)
+        for number in range(8):
+            pixels = np.full((64, 64, 3), 20 * number, np.uint8)
+            cv2.rectangle(pixels, (10 + number, 10), (50, 50), colour, -1)
+            cv2.imwrite(str(folder / f"{number}.png"), pixels)
+    done = project.python(
+        "run.py", "train", "--method", "two_maps", "--backbone", "ssdlite", "--data", "pictures",
+        "--size", "64", "--epochs", "8", "--set", "views=2", "--threads", "1", "--out", "trained",
+    )  # fmt: skip
+    assert done.status == 0, done.out
+    assert re.search(r"^test +top-1 1\.000", done.out, re.MULTILINE), done.out
+    done = project.python("run.py", "models", "inspect", "trained/two_maps-pictures.yaml")
+    assert done.status == 0, done.out
 
 
 def test_the_zone_reports_objects_that_enter_and_leave(project):

@@ -34,7 +34,7 @@ ALONE = {
     "onnxruntime": ["models/runtime.py"],
 }
 FORBIDDEN = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "multiprocessing"}
-LATE = {"onnxruntime", "scipy", "onnx", "urllib", "http", "ssl", "requests"}
+LATE = {"onnxruntime", "scipy", "onnx", "urllib", "http", "ssl", "requests", "skimage"}
 """Slow or only sometimes needed: a worker is a fork and imports nothing that it does not use."""
 ORDER = {
     "pipeline": (
@@ -53,7 +53,8 @@ ORDER = {
         "commands",
     ),
     "models": (
-        "errors text files file_kind struct_errors boxes metadata load_limit provider_failure",
+        "errors text files file_kind struct_errors boxes proposals metadata load_limit "
+        "provider_failure",
         "protobuf onnx_graph onnx_header onnx_trace transform yaml_reader output_layout",
         "layout_problems",
         "results",
@@ -64,6 +65,7 @@ ORDER = {
         "card_writer feed inspect",
         "download zoo",
         "runtime",
+        "golden",
         "datasets evaluation",
         "training",
         "tools",

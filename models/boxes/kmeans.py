@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from models.boxes.anchors import Shape
 
 MAX_ROUNDS = 300
 """Limit of rounds; some tens are usual."""
@@ -62,6 +65,25 @@ def kmeans_anchors(sizes: NDArray[np.floating], k: int, seed: int = 0) -> Anchor
         means[filled] = np.stack(sums, axis=1)[filled] / counts[filled, None]
     order = np.lexsort((best.sizes[:, 0], best.sizes.prod(axis=1)))
     return AnchorClusters(best.sizes[order], best.mean_iou)
+
+
+def per_level(sizes: NDArray[np.floating], levels: int) -> list[list[Shape]]:
+    """Give anchors to feature maps: the smallest to the first, and evenly many to each.
+
+    Source: Redmon & Farhadi, "YOLOv3: An Incremental Improvement", 2018, section 2.3.
+
+    Args:
+        sizes: (k, 2) width and height, smallest area first, as `kmeans_anchors` gives them.
+        levels: number of feature maps, finest first.
+
+    Returns:
+        The shapes of each level, for `anchors.pyramid_levels`. Where they are not evenly many, the
+        first levels have one more; with fewer anchors than levels, the last levels have none.
+    """
+    shapes = [(width, height) for width, height in sizes.tolist()]
+    few, more = divmod(len(shapes), levels)
+    ends = [few * level + min(level, more) for level in range(levels + 1)]
+    return [shapes[a:b] for a, b in itertools.pairwise(ends)]
 
 
 def size_iou(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from models.datasets.base import DataSet
+from models.datasets.parts import read_parts, split_file, take
 from models.errors import DataError, DataFaults
 from models.text import shown
 
@@ -61,7 +62,8 @@ def read(
     Args:
         path: its folder, annotation file, or clip.
         format: a name of `FORMATS`; auto: the only one that fits.
-        split: the part to read, such as "val"; None: all.
+        split: the part to read, such as "val"; or a part of a file that `models.datasets.parts`
+            reads, as FILE.json:test; None: all.
         keep_faults: whether a data set with wrong files of annotations is returned, with a line for
             each in `faults`, so that `models.datasets.check` lists them beside others.
 
@@ -69,10 +71,16 @@ def read(
         DataFaults: files of annotations are wrong; each fault is listed.
         DataError: it is missing or wrong, or no format, or several, fit.
     """
-    data = _read(Path(path), format, split)
+    named = split_file(split)
+    data = _read(Path(path), format, None if named else split)
     if data.faults and not keep_faults:
         raise DataFaults(data.faults)
-    return data
+    if named is None:
+        return data
+    names = read_parts(named[0], data).named(named[1])
+    if not names:
+        raise DataError(f"{named[0]}: the part {named[1]} has no image; name another part")
+    return take(data, names)
 
 
 def _read(path: Path, format: str, split: str | None) -> DataSet:

@@ -86,6 +86,8 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True):
     losses: tuple[str, ...] = ()
     """Lines on what is left out or changed because it is wrong, each of one image or box. They are
     also counted in `notes`; an evaluation goes on, and `models.datasets.check` lists them."""
+    warnings: tuple[str, ...] = ()
+    """Lines as those of `losses`, on what may be meant so, such as labels without an image."""
     faults: tuple[str, ...] = ()
     """Lines on files of annotations that are wrong. `models.datasets.read` refuses a data set with
     any, unless it is asked to keep them."""

@@ -11,6 +11,7 @@ import msgspec
 
 from models.datasets.base import Clip, DataSet, DataTask, LabelledImage, TrueObject
 from models.datasets.image_size import MAX_SIDE_PX, Size, read_size
+from models.datasets.reading import read_head
 from models.errors import DataError, DataFaults
 from models.text import shown
 
@@ -28,15 +29,21 @@ MAX_LINES = 1000
 """Limit of the faults that are listed one by one, and of the losses."""
 
 
+TOGETHER = "the splits"
+"""First words of the note on splits that are read together."""
+
+
 class Finding(NamedTuple):
     """A finding, for one case and for several."""
 
     one: str
     many: str
     wrong: str = ""
-    """What is wrong, where each case is listed as a loss; empty: it is only counted."""
+    """What is wrong, for the line of each case in the list of losses; empty: it is only counted."""
     remedy: str = ""
     """What to do about it."""
+    meant: bool = False
+    """Whether it may be meant so: each case is listed as a warning then."""
 
 
 BAD_BOX = Finding(
@@ -100,6 +107,7 @@ class Collector:
         self._first: dict[Finding, str] = {}
         self._together: tuple[str, ...] = ()
         self._losses = _Lines()
+        self._warnings = _Lines()
         self._faults = _Lines()
 
     def read_together(self, splits: Iterable[str]) -> None:
@@ -107,7 +115,7 @@ class Collector:
         names = tuple(splits)
         if len(names) > 1:
             self._together = (
-                f"the splits {shown(', '.join(names), 100)} are read together; `--split NAME` "
+                f"{TOGETHER} {shown(', '.join(names), 100)} are read together; `--split NAME` "
                 "reads one",
             )
 
@@ -124,7 +132,8 @@ class Collector:
         self._counts[finding] = self._counts.get(finding, 0) + 1
         if finding.wrong and not light:
             of = f" (found {shown(found, 80)})" if found != "" else ""
-            self._losses.add(f"{shown(name, 80)}: {finding.wrong}{of}; {finding.remedy}")
+            lines = self._warnings if finding.meant else self._losses
+            lines.add(f"{shown(name, 80)}: {finding.wrong}{of}; {finding.remedy}")
 
     def fault(self, error: DataError) -> None:
         """Keep an error of one image or object, so that those of all are found together."""
@@ -158,7 +167,7 @@ class Collector:
         if size is None or not all(0 < side <= MAX_SIDE_PX for side in size):
             size = read_size(path)
         if size is None:
-            return self.count(UNREADABLE, name)
+            return self.count(UNREADABLE, name, _content(path))
         kept = []
         for item in objects:
             box = self._clip(item.box, size, name)
@@ -238,6 +247,7 @@ class Collector:
             clips=tuple(self._clips.values()),
             notes=self._notes(),
             losses=self._losses.lines(),
+            warnings=self._warnings.lines(),
             faults=self._faults.lines(),
         )
 
@@ -269,6 +279,14 @@ class _Lines:
         """Return the lines, the last of which says how many are not listed."""
         more = (f"{self._more} more like these are not listed",) if self._more else ()
         return (*self._kept, *more)
+
+
+def _content(path: Path) -> str:
+    """Return what a file that is no image holds, as far as it is plain."""
+    head = read_head(path)[:64]
+    if not head:
+        return "an empty file"
+    return "text" if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head) else ""
 
 
 def _numbers(box: Box) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import msgspec
 import numpy as np
 
 from models.datasets.base import DataSet
+from models.datasets.collect import TOGETHER
 from models.datasets.reading import read_json
 from models.errors import DataError, DataFaults
 from models.text import close_match, shown
@@ -45,7 +47,8 @@ def split_images(
 
     The groups, in the order of the first of their names, are permuted. The test part is taken from
     the end of the permutation, and the validation part from what is before it. A group that is so
-    large that the part would be farther from its size with it than without it is passed over.
+    large that the part would be farther from its size with it than without it is passed over. Where
+    images have a class, this is done for each class apart, so that each part has all of them.
 
     Args:
         data: the data set.
@@ -68,16 +71,20 @@ def split_images(
     order = np.random.RandomState(seed).permutation(len(waiting))
     waiting = [waiting[at] for at in reversed(order)]
     total = len(data.images)
-    tested, waiting = _take_groups(waiting, _count(total, test))
-    validated, waiting = _take_groups(waiting, _count(total, val))
+    chosen: tuple[list[list[int]], ...] = ([], [], [])
+    for own in _by_class(data, waiting):
+        count = sum(map(len, own))
+        tested, own = _take_groups(own, _count(count, test))
+        validated, own = _take_groups(own, _count(count, val))
+        for part, groups_of_part in zip(chosen, (own, validated, tested), strict=True):
+            part.extend(groups_of_part)
     names = [
-        tuple(sorted(data.images[at].name for group in part for at in group))
-        for part in (waiting, validated, tested)
+        tuple(sorted(data.images[at].name for group in part for at in group)) for part in chosen
     ]
-    for part, own, wanted in zip(PARTS, names, (1.0 - val - test, val, test), strict=True):
-        if wanted > 0 and not own:
+    for name, own_names, wanted in zip(PARTS, names, (1.0 - val - test, val, test), strict=True):
+        if wanted > 0 and not own_names:
             raise DataError(
-                f"{data.root}: the part {part} would have no image (found {total} images in "
+                f"{data.root}: the part {name} would have no image (found {total} images in "
                 f"{len(order)} groups that stay together); add images, or write a split"
             )
     return Parts(*names)
@@ -92,7 +99,8 @@ def fold_images(
 ) -> Parts:
     """Return the parts of one fold of cross-validation: each image is tested with in one of them.
 
-    The groups are permuted and dealt to the folds in turn; the validation part is drawn from the
+    The groups are permuted and dealt to the folds in turn, where images have a class those of one
+    class after the other; the validation part is drawn from the
     images of the other folds.
 
     Args:
@@ -113,7 +121,8 @@ def fold_images(
             "together); use fewer folds"
         )
     order = np.random.RandomState(seed).permutation(len(waiting))
-    tested = {at for place in order[number - 1 :: folds] for at in waiting[place]}
+    dealt = [group for own in _by_class(data, [waiting[at] for at in order]) for group in own]
+    tested = {at for group in dealt[number - 1 :: folds] for at in group}
     left = [at for at in range(len(data.images)) if at not in tested]
     places = {at: place for place, at in enumerate(left)}
     rest = msgspec.structs.replace(data, images=tuple(data.images[at] for at in left))
@@ -121,6 +130,16 @@ def fold_images(
     drawn = split_images(rest, seed, val, 0.0, [group for group in own if group])
     names = tuple(sorted(data.images[at].name for at in tested))
     return Parts(drawn.train, drawn.val, names)
+
+
+def _by_class(data: DataSet, groups: list[list[int]]) -> list[list[list[int]]]:
+    """Return the groups of each class, in their order; all as one where images have no class."""
+    if data.task != "classify":
+        return [groups]
+    found: dict[tuple[int, ...], list[list[int]]] = {}
+    for group in groups:
+        found.setdefault(data.images[group[0]].classes, []).append(group)
+    return [found[classes] for classes in sorted(found)]
 
 
 def _count(total: int, fraction: float) -> int:
@@ -218,6 +237,12 @@ def twice(path: object, parts: Parts) -> Iterator[str]:
             seen.setdefault(name, part)
 
 
+def split_file(split: str | None) -> tuple[Path, str] | None:
+    """Return the file and the part of a text such as "split.json:test"; None: it is another."""
+    file, colon, part = (split or "").rpartition(":")
+    return (Path(file), part) if colon and file.lower().endswith(".json") else None
+
+
 def write_parts(path: Path | str, parts: Parts) -> None:
     """Write the parts of a data set as `read_parts` reads them, a name per line.
 
@@ -234,6 +259,8 @@ def write_parts(path: Path | str, parts: Parts) -> None:
 def take(data: DataSet, names: Iterable[str]) -> DataSet:
     """Return a data set of the images of some names, in the order of the data set.
 
+    Its notes are those of the whole, without that on splits which are read together.
+
     Raises:
         DataFaults: there is no image of a name; each is listed.
     """
@@ -246,4 +273,68 @@ def take(data: DataSet, names: Iterable[str]) -> DataSet:
             for name in wanted
             if name not in there
         )
-    return msgspec.structs.replace(data, images=images)
+    notes = tuple(note for note in data.notes if not note.startswith(TOGETHER))
+    return msgspec.structs.replace(data, images=images, notes=notes)
+
+
+def groups_by_name(data: DataSet, pattern: str) -> list[tuple[int, ...]]:
+    r"""Return the images of which a part of their names is equal, such as those of one video.
+
+    Args:
+        data: the data set.
+        pattern: regular expression, searched in each name; the text of its first group, or of all
+            of it, is compared. An image without a match is in no group. `^(.*)/` is the folder,
+            `(.*)_\d+` what is before the number of a frame.
+
+    Raises:
+        DataError: it is no regular expression.
+    """
+    try:
+        search = re.compile(pattern).search
+    except re.error as error:
+        raise DataError(f"{pattern}: not a regular expression: {error}") from None
+    groups: dict[str, list[int]] = {}
+    for at, image in enumerate(data.images):
+        if found := search(image.name):
+            groups.setdefault(found[1] if found.re.groups else found[0], []).append(at)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def cut_large(
+    data: DataSet, groups: Sequence[Sequence[int]], largest: int
+) -> list[tuple[int, ...]]:
+    """Return groups with those that are too large cut into runs of neighbouring names.
+
+    All frames of a camera that does not move may be one group, of which no split could be made.
+    Runs of frames leave few that are alike in two parts: those where runs meet.
+
+    Args:
+        data: the data set.
+        groups: indices into its images. Images of one with other classes are other groups.
+        largest: limit of the images of a group, at least 1.
+    """
+    found = []
+    for group in _of_one_class(data, groups):
+        order = sorted(group, key=lambda at: _natural(data.images[at].name))
+        count = -(-len(order) // largest)
+        size = -(-len(order) // max(count, 1))
+        found += [tuple(order[at : at + size]) for at in range(0, len(order), max(size, 1))]
+    return found
+
+
+def _of_one_class(data: DataSet, groups: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Yield the images of each class of each group; whole groups where images have no class.
+
+    Pictures of several things before one background are nearly the same, but other examples.
+    """
+    for group in groups:
+        found: dict[tuple[int, ...], list[int]] = {}
+        for at in group:
+            found.setdefault(data.images[at].classes, []).append(at)
+        yield from found.values()
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return a key that puts "frame 10" behind "frame 9"."""
+    texts = re.split(r"(\d+)", name)
+    return [(int(text), "") if at % 2 else (-1, text) for at, text in enumerate(texts)]

@@ -47,6 +47,12 @@ _BOX = re.compile(
 _MASK = re.compile(r"Pixel mask for object (\d{1,6})\b", re.ASCII)
 _BOX_START = "Bounding box for object"
 _LABEL = re.compile(r"PAS([a-z]+)[A-Z]?\w*", re.ASCII)
+_NOT_PASCAL = Finding(
+    "text is none of PASCAL 1.00, and is left out",
+    "texts are none of PASCAL 1.00, and are left out",
+    "the file is empty, or no text of PASCAL 1.00",
+    "save it again, or remove it with its image",
+)
 _NO_MASK = Finding(
     "image has no PNG of its objects, which have no mask",
     "images have no PNG of their objects, which have no mask",
@@ -101,6 +107,10 @@ def read(path: Path, split: str | None) -> DataSet:
     if not found:
         raise DataError(f"{path}: no text of PASCAL 1.00 (looked in {', '.join(_TEXTS)})")
     collector = Collector(path, "pennfudan")
+    known = {file for file, _ in found}
+    for file in (file for name in _TEXTS for file in walk(path / name, {".txt"})):
+        if file not in known:
+            collector.count(_NOT_PASCAL, file.name)
     images = _images(path)
     parsed = [_parse(collector, file, stem) for file, stem in found]
     labels = list(own_labels(path))

@@ -121,8 +121,15 @@ def merge(sets: Sequence[DataSet]) -> DataSet:
         for image in data.images:
             own = _relabelled(image, new)
             images.append(msgspec.structs.replace(own, name=f"{name}/{own.name}"))
-    notes = tuple(note for data in sets for note in data.notes)
-    return msgspec.structs.replace(first, labels=labels, images=tuple(images), notes=notes)
+    return msgspec.structs.replace(
+        first,
+        labels=labels,
+        images=tuple(images),
+        notes=tuple(note for data in sets for note in data.notes),
+        faults=tuple(fault for data in sets for fault in data.faults),
+        losses=tuple(loss for data in sets for loss in data.losses),
+        warnings=tuple(warning for data in sets for warning in data.warnings),
+    )
 
 
 def _names(sets: Sequence[DataSet]) -> list[str]:

@@ -46,11 +46,3 @@ def choose(found: Iterable[str], wanted: str | None, where: object) -> list[str]
         raise DataError(f"{where}: there are no splits (found none of {wanted!r}); name no split")
     there = ", ".join(shown(name, 40) for name in names[:8])
     raise DataError(f"{where}: there is no split {wanted!r} (found {there}); name one of them")
-
-
-def same_split(name: str | None) -> str | None:
-    """Return train, val or test for a usual name of this split; None: it is none."""
-    for same in _SAME:
-        if name is not None and name.lower() in same:
-            return same[0]
-    return None

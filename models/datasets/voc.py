@@ -19,7 +19,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from models.datasets.base import DataSet, LabelledImage, TrueObject
 from models.datasets.collect import Box, Collector, Finding
 from models.datasets.image_size import IMAGE_SUFFIXES, Size
-from models.datasets.places import after_folder, own_labels, safe_name, walk
+from models.datasets.places import after_folder, entries, own_labels, safe_name, walk
 from models.datasets.reading import number, read_head, read_lines, read_xml
 from models.datasets.splits import choose, split_of
 from models.datasets.writing import decimal, new_folder, place, stem_of, write_file
@@ -31,6 +31,12 @@ _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs")
 _CLASS_LIST = re.compile(r".*_(train|val|trainval|test)\Z")
 """Names of lists of one class, such as "cat_val", which also hold the images without it."""
 _LOOKED = "JPEGImages/, images/, and the folder of the XML file"
+_NOT_VOC = Finding(
+    "XML file is none of VOC, and is left out",
+    "XML files are none of VOC, and are left out",
+    "the file is empty, or no XML of VOC",
+    "save it again, or remove it with its image",
+)
 _NO_XML = Finding(
     "image of the split has no XML file, and is left out",
     "images of the split have no XML file, and are left out",
@@ -90,6 +96,11 @@ def read(path: Path, split: str | None) -> DataSet:
     if not found:
         raise DataError(f"{path}: no XML file of VOC below it (looked for <annotation>)")
     collector = Collector(path, "voc")
+    known = {entry.path for entry in found}
+    for folder in sorted({xml.parent for xml in known}):
+        for other in entries(folder, ".xml"):
+            if other not in known and other.is_file():
+                collector.count(_NOT_VOC, other.name)
     found = _of_split(collector, found, path, split)
     finder = _Finder(path)
     parsed = [

@@ -45,6 +45,7 @@ _NO_IMAGE = Finding(
     "files of labels have no image, and are left out",
     "the file of labels has no image",
     "add an image of its name, or remove it",
+    meant=True,
 )
 _NOT_THERE = Finding(
     "YAML file has splits that are not there, so all images are read",

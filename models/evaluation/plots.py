@@ -1,4 +1,4 @@
-"""Figures as PNG pictures: precision over recall, confusions, and HOTA over alpha.
+"""Figures as PNG pictures: precision over recall, confusions, HOTA over alpha, lines and bars.
 
 Only matplotlib's objects are used, not pyplot: it has global state, and may open windows.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,12 @@ MAX_LABELS = 100
 """Number of rows up to which a confusion matrix shows labels."""
 MAX_CHARS = 24
 """Length limit of a label."""
+MAX_POINTS = 40
+"""Number of points of a line up to which they are marked."""
+MAX_BARS = 60
+"""Number of bars; of more, the lowest are drawn."""
+LOG_RATIO = 30
+"""Ratio of the largest to the smallest value from which on lines have a logarithmic axis."""
 DPI = 110
 
 
@@ -138,6 +144,104 @@ def hota_png(figures: TrackingFigures) -> bytes:
         names.append(f"{name}  {mean:.3f}")
     _legend(axes, lines, names, "mean over alpha")
     return _png(figure)
+
+
+def lines_png(
+    title: str,
+    axis_names: tuple[str, str],
+    across: Sequence[float],
+    lines: Mapping[str, Sequence[float | None]],
+    mark: float | None = None,
+    unit: bool = False,
+) -> bytes:
+    """Draw lines over the same values.
+
+    Args:
+        title: title of the picture.
+        axis_names: what is drawn across, and up.
+        across: (N,) values.
+        lines: name -> (N,) values; None: there is none, and the line goes on to the next one.
+        mark: value across that is marked as the best; None: none is.
+        unit: whether values are from 0 to 1, so that this is the axis; otherwise it is fitted, and
+            logarithmic where small lines would lie on the axis.
+
+    Raises:
+        EvaluationError: matplotlib is not installed.
+    """
+    figure, axes = _square(title, *axis_names)
+    drawn, names = [], []
+    for place, (name, up) in enumerate(lines.items()):
+        points = [(x, y) for x, y in zip(across, up, strict=True) if y is not None]
+        colour, style = _look(place)
+        marker = "o" if len(points) <= MAX_POINTS else None
+        (line,) = axes.plot(
+            [x for x, _ in points],
+            [y for _, y in points],
+            color=colour,
+            linestyle=style,
+            marker=marker,
+            markersize=4,
+        )
+        drawn.append(line)
+        names.append(_label(name))
+    if across:
+        low, high = min(across), max(across)
+        margin = (high - low) * 0.02 or 0.5
+        axes.set_xlim(low - margin, high + margin)
+    values = [value for up in lines.values() for value in up if value is not None]
+    if not unit:
+        _fit(axes, values)
+    if mark is not None:
+        axes.axvline(mark, color="grey", linestyle=":", zorder=0)
+        axes.annotate(
+            "kept", (mark, 1), xycoords=("data", "axes fraction"), xytext=(3, -11),
+            textcoords="offset points", color="grey", fontsize=9,
+        )  # fmt: skip
+    _legend(axes, drawn, names, "")
+    return _png(figure)
+
+
+def bars_png(title: str, axis_name: str, values: Mapping[str, float | None]) -> bytes:
+    """Draw a bar from 0 to 1 for each name, such as the IoU of each class.
+
+    Args:
+        title: title of the picture.
+        axis_name: what a bar shows.
+        values: name -> its value; None: undefined.
+
+    Raises:
+        EvaluationError: matplotlib is not installed.
+    """
+    kept = list(values.items())
+    if len(kept) > MAX_BARS:
+        kept = sorted(kept, key=lambda item: 2 if item[1] is None else item[1])[:MAX_BARS]
+        title = f"{title} (the {MAX_BARS} lowest of {len(values)})"
+    figure = optional_module("matplotlib.figure").Figure(
+        figsize=(8.5, 1.4 + 0.3 * len(kept)), dpi=DPI, layout="constrained"
+    )
+    axes = figure.add_subplot()
+    axes.set(title=title, xlabel=axis_name, xlim=(0, 1.08), ylim=(len(kept) - 0.4, -0.6))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.barh(range(len(kept)), [value or 0.0 for _, value in kept], color=COLOURS[0], height=0.7)
+    axes.set_yticks(range(len(kept)), [_label(name) for name, _ in kept])
+    for row, (_, value) in enumerate(kept):
+        text = "undefined" if value is None else f"{value:.3f}"
+        axes.text((value or 0.0) + 0.01, row, text, va="center", fontsize=9)
+    return _png(figure)
+
+
+def _fit(axes: Any, values: Sequence[float]) -> None:
+    """Fit the axis that goes up to the values."""
+    if not values:
+        return
+    low, high = min(values), max(values)
+    if low > 0 and high / low > LOG_RATIO:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.2, high * 1.2)
+    elif low >= 0:
+        axes.set_ylim(0, high * 1.05 or 1)
+    else:
+        axes.autoscale(axis="y")
 
 
 def _square(title: str, across: str, up: str) -> tuple[Any, Any]:

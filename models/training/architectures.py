@@ -2,7 +2,7 @@
 
 MobileNetV2 (Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018) and
 EfficientNet-Lite0 (Tan and Le, "EfficientNet", 2019, without squeeze and swish). Tensors are
-recognised by their order and shapes, not by their names, which differ between projects.
+recognised by their order and shapes; the names of layers differ between projects.
 """
 
 from __future__ import annotations
@@ -95,6 +95,10 @@ ARCHITECTURES = (MOBILENET_V2, EFFICIENTNET_LITE0)
 """Those that are recognised by their weights."""
 
 
+_VECTORS = ("weight", "bias", "running_mean", "running_var")
+"""Names of the vectors of a batch normalisation in PyTorch; their order differs between formats."""
+
+
 class Layer(NamedTuple):
     """A convolution with its batch normalisation, as stored."""
 
@@ -171,15 +175,16 @@ def layers_of(weights: Weights) -> Iterator[Layer]:
     Raises:
         MismatchError: a kernel is not followed by the vectors of a batch normalisation.
     """
-    tensors = [value for value in weights.values() if value.ndim]  # no counts of batches
-    for at, kernel in enumerate(tensors):
+    tensors = [(name, value) for name, value in weights.items() if value.ndim]  # without counts
+    for at, (_, kernel) in enumerate(tensors):
         if kernel.ndim != 4:
             continue
-        vectors = tensors[at + 1 : at + 5]
-        if [vector.shape for vector in vectors] != [(len(kernel),)] * 4:
+        vectors = {name.rpartition(".")[2]: value for name, value in tensors[at + 1 : at + 5]}
+        if [vector.shape for vector in vectors.values()] != [(len(kernel),)] * 4:
             raise MismatchError("a convolution without batch normalisation")
-        scale, shift, mean, variance = vectors
-        yield Layer(kernel, scale, shift, mean, variance)
+        if vectors.keys() != set(_VECTORS):
+            raise MismatchError(f"vectors that are called {', '.join(vectors)}")
+        yield Layer(kernel, *(vectors[name] for name in _VECTORS))
 
 
 def _next(layers: Iterator[Layer], shape: Sequence[int | None]) -> Layer:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from models.errors import TrainingError
 from models.files import open_file
+from models.onnx_graph import MAX_NODES
 from models.text import close_match, shown
 from models.training import architectures, graph
 from models.training.architectures import IMAGENET, Architecture, Normalisation
@@ -119,7 +120,14 @@ def read_model(path: Path) -> onnx.ModelProto:
         model = onnx.ModelProto()
     if not model.graph.node:
         raise TrainingError(f"{path}: the file is no ONNX model; name the file of a model")
-    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
+    if len(model.graph.node) > MAX_NODES:
+        raise TrainingError(
+            f"{path}: the graph is too large (found {len(model.graph.node)} nodes, at most "
+            f"{MAX_NODES}); use another model"
+        )
+    constants = [a.t for node in model.graph.node for a in node.attribute if a.HasField("t")]
+    tensors = [*model.graph.initializer, *constants]
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
         raise TrainingError(
             f"{path}: the weights are in another file; save the model as one file: "
             "onnx.save(onnx.load(FILE), NEW)"

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models import runtime
+from models import golden
 from models.training.method import ModelCard
 
 if TYPE_CHECKING:
@@ -39,10 +39,8 @@ def write_card(
     Returns:
         the path of the card.
     """
-    outputs = runtime.open_graph(model.read_bytes())({"images": pixels})
-    golden = model.with_suffix(".golden.npz")
-    arrays: dict[str, Any] = {f"output{n}": output for n, output in enumerate(outputs)}
-    np.savez_compressed(golden, images=pixels, **arrays)
+    path = model.with_suffix(".golden.npz")
+    golden.write(path, model.read_bytes(), {"images": pixels})
     card: dict[str, Any] = {
         "name": record.name,
         "task": own.task,
@@ -50,7 +48,7 @@ def write_card(
         "weights": {
             "file": model.name,
             "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
-            "golden": golden.name,
+            "golden": path.name,
             **about,
         },
         "input": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,16 +13,28 @@ import numpy as np
 
 from models import datasets
 from models.datasets.base import DataSet, LabelledImage
+from models.datasets.check import check
 from models.datasets.class_maps import with_class_maps, with_classes
 from models.datasets.crops import crops, cut
 from models.datasets.main_objects import main_objects
-from models.datasets.parts import PARTS, Parts, fold_images, read_parts, split_images, take
+from models.datasets.own_parts import own_parts
+from models.datasets.parts import (
+    PARTS,
+    Parts,
+    cut_large,
+    fold_images,
+    groups_by_name,
+    read_parts,
+    split_images,
+    take,
+)
 from models.datasets.relabel import merge, relabel
-from models.datasets.splits import same_split, split_of
-from models.errors import DataError
+from models.errors import DataError, DataFaults
 from models.training.features import read_pixels
 from models.training.method import Needs
 
+Groups = Sequence[Sequence[int]]
+"""Indices of images that stay together."""
 MIN_CROP_PX = 16
 """Shorter side of a box that is worth a picture of its own."""
 
@@ -39,6 +51,8 @@ class Request(NamedTuple):
     seed: int = 0
     fold: tuple[int, int] | None = None
     """K and N: test with the K-th of N equal parts, 1 to N, and `test` does not count."""
+    group: str | None = None
+    """Regular expression: images with the same part of their names stay together."""
     mapping: Mapping[str, str | None] | None = None
     """Label of the data -> label of the model; None: as they are."""
     per_class: int | None = None
@@ -61,62 +75,107 @@ class Prepared(NamedTuple):
     """Part -> label -> examples."""
 
 
-def read(request: Request, needs: Needs = "class") -> DataSet:
-    """Read the data sets as one, with the labels mapped.
+class Checked(NamedTuple):
+    """A data set without faults."""
 
-    Where a method needs a main object, images without one are left out. Objects whose labels are
-    not mapped count there: a person in front of an unnamed truck is not the main object.
+    data: DataSet
+    parts: Parts
+    lines: tuple[str, ...]
+    """Warnings and notes of the check."""
+
+
+def read(
+    request: Request, progress: Callable[[int, int], None], needs: Needs | None = None
+) -> Checked:
+    """Read the data sets as one, check them, split them in three, and map the labels.
+
+    The parts are those of the file, else those of the data set, else drawn by the seed, where
+    images that are nearly the same stay together.
+
+    Args:
+        request: the request.
+        progress: called with the numbers of checked images and of all.
+        needs: the truth that a method learns from. If it is a main object, images without one are
+            left out before they are split.
 
     Raises:
-        DataError: one is missing or wrong.
+        DataFaults: the data are wrong; every fault is a line.
+        DataError: a data set is missing, or cannot be trained with.
     """
-    data = merge([datasets.read(path, request.format) for path in request.paths])
+    sets = [datasets.read(path, request.format, keep_faults=True) for path in request.paths]
+    data = merge(sets)
     if data.clips:
         raise DataError(
             f"{data.root}: a clip cannot be trained on (found {len(data.clips)}); write its frames "
             "as images"
         )
+    given = None
+    if request.parts is not None:
+        given = read_parts(request.parts, data)
+    elif len(sets) == 1 and request.fold is None:
+        given = own_parts(data)
+    findings = check(data, given, True, lambda done: progress(done, len(data.images)))
+    if findings.faults:
+        raise DataFaults(findings.faults)
+    groups: Groups = findings.duplicates
     if needs == "main_object":
-        data = main_objects(data)
+        data, given, groups = _with_main_objects(data, given, groups, request.mapping)
+    parts = _drawn(data, groups, request) if given is None else _completed(data, given, request)
     if request.mapping is not None:
         data = relabel(data, request.mapping)
-    if needs == "main_object":
-        kept = tuple(image for image in data.images if image.objects)
-        data = msgspec.structs.replace(data, images=kept)
-    return data
+    return Checked(data, parts, (*findings.warnings, *findings.notes))
 
 
-def parts_of(data: DataSet, request: Request, groups: Sequence[Sequence[int]] = ()) -> Parts:
-    """Return the parts: from the file, else those of the data set, else drawn by the seed.
-
-    Of a data set that has its own training images and lacks another part, this part is drawn from
-    the training images.
-
-    Raises:
-        DataError: the file is wrong, or a part would be empty.
-    """
-    if request.parts is not None:
-        return read_parts(request.parts, data)
+def _drawn(data: DataSet, duplicates: Groups, request: Request) -> Parts:
+    """Return parts that are drawn by the seed; images that are nearly the same are in one part."""
+    # Small enough that each part of each class can have some.
+    kinds = len(data.labels) if data.task == "classify" else 1
+    share = min(request.val, request.test) or max(request.val, request.test)
+    if request.fold is not None:
+        share = 1 / request.fold[1]
+    groups = cut_large(data, duplicates, max(1, round(len(data.images) / kinds * share / 2)))
+    if request.group is not None:
+        groups += groups_by_name(data, request.group)
     if request.fold is not None:
         return fold_images(data, request.seed, request.fold, request.val, groups)
-    own: dict[str, list[str]] = {part: [] for part in PARTS}
-    for image in data.images:
-        split = (
-            split_of(image.path.relative_to(data.root).as_posix()) if _below(image, data) else None
-        )
-        if (part := same_split(split)) is not None:
-            own[part].append(image.name)
-    if not own["train"] or not (own["val"] or own["test"]):
-        return split_images(data, request.seed, request.val, request.test, groups)
-    if own["val"] and own["test"]:
-        return Parts(tuple(own["train"]), tuple(own["val"]), tuple(own["test"]))
-    # One of two is there: val.
-    rest = take(data, own["train"])
-    drawn = split_images(rest, request.seed, request.val, 0.0)
-    if own["test"]:
-        return Parts(drawn.train, drawn.val, tuple(own["test"]))
-    # What the data set calls val is used for the figures; val is drawn.
-    return Parts(drawn.train, drawn.val, tuple(own["val"]))
+    return split_images(data, request.seed, request.val, request.test, groups)
+
+
+def _with_main_objects(
+    data: DataSet,
+    given: Parts | None,
+    groups: Groups,
+    mapping: Mapping[str, str | None] | None,
+) -> tuple[DataSet, Parts | None, Groups]:
+    """Return a data set, parts and groups of the images with a main object that has a label.
+
+    Objects whose labels are not mapped count: a person before a larger unnamed truck is not the
+    main object.
+    """
+    found = main_objects(data)
+    if mapping is not None:
+        named = [number for number, label in enumerate(data.labels) if mapping.get(label)]
+        kept = tuple(image for image in found.images if image.classes[0] in named)
+        found = msgspec.structs.replace(found, images=kept)
+    places = {image.name: place for place, image in enumerate(found.images)}
+    names = [[data.images[at].name for at in group] for group in groups]
+    own = [[places[name] for name in group if name in places] for group in names]
+    if given is not None:
+        parts = (filter(places.__contains__, given.named(part)) for part in PARTS)
+        given = Parts(*map(tuple, parts))
+    return found, given, [group for group in own if group]
+
+
+def _completed(data: DataSet, given: Parts, request: Request) -> Parts:
+    """Return parts of which none is missing.
+
+    Validation images that are missing are drawn from those to train with. Where there are some but
+    none to test with, they are the test images, as nothing else may be chosen with those.
+    """
+    if given.val and given.test:
+        return given
+    drawn = split_images(take(data, given.train), request.seed, request.val, 0.0)
+    return Parts(drawn.train, drawn.val, given.test or given.val)
 
 
 def prepare(data: DataSet, parts: Parts, needs: Needs, request: Request, folder: Path) -> Prepared:
@@ -181,10 +240,6 @@ _NAMES = {
     "mask": "boxes with masks",
     "class_map": "a class for each pixel",
 }
-
-
-def _below(image: LabelledImage, data: DataSet) -> bool:
-    return image.path.is_relative_to(data.root)
 
 
 def _counts(images: Sequence[LabelledImage], labels: Sequence[str]) -> dict[str, int]:

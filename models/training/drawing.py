@@ -19,6 +19,8 @@ MISSED = (0, 159, 230)
 """BGR of the truth that is not found."""
 MAX_SIDE_PX = 420
 """Longer side of a picture in a report."""
+MIN_SIDE_PX = 240
+"""Longer side below which a picture is made larger."""
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -30,15 +32,27 @@ def small(pixels: Image, side: int = MAX_SIDE_PX) -> tuple[Image, float]:
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8), scale
 
 
+def fitted(pixels: Image, side: int = MAX_SIDE_PX) -> Image:
+    """Return a copy of an image for a report: made smaller, or larger where one sees little."""
+    height, width = pixels.shape[:2]
+    if max(height, width) >= MIN_SIDE_PX:
+        return small(pixels, side)[0]
+    scale = MIN_SIDE_PX / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
 def caption(pixels: Image, text: str, colour: tuple[int, int, int]) -> Image:
-    """Return an image with a line of text above it."""
+    """Return an image with a line of text above it; a narrow one gets margins for the text."""
     text = shown(text, 60).encode("ascii", "replace").decode()
     height, width = pixels.shape[:2]
     scale = 0.5
-    while scale > 0.3 and cv2.getTextSize(text, _FONT, scale, 1)[0][0] > width - 8:
+    while scale > 0.4 and cv2.getTextSize(text, _FONT, scale, 1)[0][0] > width - 8:
         scale -= 0.05
-    out = np.full((height + 22, width, 3), 255, np.uint8)
-    out[22:] = pixels
+    wide = max(width, cv2.getTextSize(text, _FONT, scale, 1)[0][0] + 8)
+    left = (wide - width) // 2
+    out = np.full((height + 22, wide, 3), 255, np.uint8)
+    out[22:, left : left + width] = pixels
     cv2.putText(out, text, (4, 16), _FONT, scale, colour, 1, cv2.LINE_AA)
     return out
 

@@ -12,28 +12,35 @@ from numpy.typing import NDArray
 
 from models import runtime
 from models.errors import TrainingError
+from models.golden import TOLERANCE, difference
 
 if TYPE_CHECKING:
     from torch import nn
 
 OPSET = 17
-TOLERANCE = 1e-3
-"""Largest difference of an output from PyTorch's, as a part of the largest value of that output."""
+Arrays = Mapping[str, NDArray[Any]]
+"""Name of an output -> its value."""
 
 
-def export(net: nn.Module, size: int, outputs: Sequence[str], path: Path) -> None:
-    """Write a network as ONNX; any number of images can be run at once.
+def export(
+    net: nn.Module, size: int, outputs: Sequence[str], path: Path, batched: bool = True
+) -> None:
+    """Write a network as ONNX.
 
     Args:
         net: takes images (N, size, size, 3) uint8 BGR.
         size: side of the input in pixels.
         outputs: names of its outputs.
         path: file to write.
+        batched: whether any number of images can be run at once, and outputs have one row for each;
+            else one image, and outputs have one row for each object.
     """
     import torch
 
     example = torch.zeros((1, size, size, 3), dtype=torch.uint8)
-    axes = {"images": {0: "batch"}, **{name: {0: "batch"} for name in outputs}}
+    axes = {name: {0: "batch" if batched else "objects"} for name in outputs}
+    if batched:
+        axes["images"] = {0: "batch"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecation: see OPSET
         torch.onnx.export(
@@ -50,8 +57,9 @@ def export(net: nn.Module, size: int, outputs: Sequence[str], path: Path) -> Non
 
 def verify(
     path: Path,
-    outputs: Callable[[NDArray[np.uint8]], Mapping[str, NDArray[Any]]],
+    outputs: Callable[[NDArray[np.uint8]], Arrays],
     inputs: Sequence[NDArray[np.uint8]],
+    compare: Callable[[Arrays, Arrays], float],
 ) -> float:
     """Compare an exported model with the network that it was made from.
 
@@ -59,9 +67,12 @@ def verify(
         path: the ONNX file.
         outputs: returns the outputs of the network by name.
         inputs: (1, size, size, 3) uint8 BGR each.
+        compare: returns the difference of the outputs of the network and of the model; infinite
+            where they
+            cannot be compared.
 
     Returns:
-        the largest difference, as a part of the largest value of its output.
+        the largest difference.
 
     Raises:
         TrainingError: the model differs.
@@ -69,18 +80,21 @@ def verify(
     run = runtime.open_graph(path.read_bytes())
     worst = 0.0
     for pixels in inputs:
-        found = run({"images": pixels})
-        for (name, own), other in zip(outputs(pixels).items(), found, strict=True):
-            if own.shape != other.shape:
-                raise TrainingError(
-                    f"{path}: output {name} differs from PyTorch's (found shape "
-                    f"{list(other.shape)}, expected {list(own.shape)}); report this as a defect"
-                )
-            scale = max(1.0, float(np.abs(own).max(initial=0)))
-            worst = max(worst, float(np.abs(own - other).max(initial=0)) / scale)
+        own = outputs(pixels)
+        worst = max(worst, compare(own, dict(zip(own, run({"images": pixels}), strict=True))))
     if worst > TOLERANCE:
         raise TrainingError(
             f"{path}: results differ from PyTorch's (found {worst:.1e} of the largest value, at "
             f"most {TOLERANCE:.0e}); report this as a defect"
         )
+    return worst
+
+
+def largest_difference(own: Arrays, other: Arrays) -> float:
+    """Return the largest difference of outputs, as a part of the largest value of the output."""
+    worst = 0.0
+    for name, values in own.items():
+        if values.shape != other[name].shape:
+            return float("inf")
+        worst = max(worst, difference(values, other[name]))
     return worst

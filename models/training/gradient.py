@@ -112,15 +112,19 @@ class GradientMethod(Method):
     Settings: ClassVar[type[method.Settings]] = Settings
     output_names: ClassVar[tuple[str, ...]] = ("scores",)
     """Names of the outputs of the exported graph."""
+    batched: ClassVar[bool] = True
+    """Whether outputs of the exported graph have one row for each image; else the graph takes one
+    image, and they have one row for each object. What the head gives always has one per image."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         torch.set_num_threads(job.threads)
         torch.manual_seed(job.seed)
         torch.use_deterministic_algorithms(True, warn_only=True)
-        backbone = job.backbone
+        settings, backbone = job.settings, job.backbone
+        self._train = Views(job.train, settings.augment, self.size, settings.views, job.seed)
         maps = self.maps()
-        cut = self.cut() if job.settings.layers is None else job.settings.layers
+        cut = self.cut() if settings.layers is None else settings.layers
         if cut > len(backbone.blocks):
             raise TrainingError(
                 f"layers: the backbone {backbone.name} has {len(backbone.blocks)} blocks "
@@ -130,8 +134,6 @@ class GradientMethod(Method):
         channels = [known[name] for name in maps]
         self.learner = Learner(backbone, cut, maps, self.head(channels)).to(job.device)
         self._extract = _extractor(backbone, self.learner.inputs, job)
-        settings = job.settings
-        self._train = Views(job.train, settings.augment, self.size, settings.views, job.seed)
         source = f"{backbone.sha256} {' '.join(self.learner.inputs)}"
         self._cache = FeatureCache(job.cache, self._train, source, self._extract)
         val = Views(job.val, settings.augment, self.size, 1, job.seed)
@@ -179,6 +181,11 @@ class GradientMethod(Method):
         raise NotImplementedError
 
     # --- parts that all have in common ---
+
+    @classmethod
+    def from_scratch(cls, settings: Any) -> Any:
+        """Open all layers, at the rate of the head: a lower one would keep what they have seen."""
+        return msgspec.structs.replace(settings, layers=0, backbone_rate=1.0)
 
     def estimate_s(self) -> float:
         """Return about how many seconds `fit` takes: of a few images and steps, times all."""
@@ -260,7 +267,7 @@ class GradientMethod(Method):
 
     def export(self, path: Path) -> ModelCard:
         """Write the whole network as ONNX."""
-        export(self._whole().cpu(), self.size, self.output_names, path)
+        export(self._whole().cpu(), self.size, self.output_names, path, self.batched)
         self.learner.to(self.job.device)
         return self.card()
 
@@ -317,15 +324,25 @@ class GradientMethod(Method):
         with torch.no_grad():
             for batch in batches:
                 maps = [torch.from_numpy(maps).to(self.job.device) for maps in batch]
-                found = finish(*self.learner(*maps))
-                outputs = [
-                    tensor.cpu().numpy()
-                    for tensor in (found if isinstance(found, tuple) else (found,))
-                ]
-                for row in range(len(batch[0])):
-                    own = [output[row] for output in outputs]
+                for own in self._finished(finish, self.learner(*maps)):
                     results.append(self.result(own, images[len(results)]))
         return results
+
+    def _finished(self, finish: nn.Module, outputs: Outputs) -> Iterator[list[NDArray[Any]]]:
+        """Return the outputs of the exported graph for each image, from those of the head."""
+        count = len(outputs[0])
+        rows = (
+            [outputs] if self.batched else [[o[n : n + 1] for o in outputs] for n in range(count)]
+        )
+        for own in rows:
+            found = finish(*own)
+            arrays = [
+                tensor.cpu().numpy() for tensor in (found if isinstance(found, tuple) else (found,))
+            ]
+            if self.batched:
+                yield from ([array[row] for array in arrays] for row in range(count))
+            else:
+                yield arrays
 
 
 def _plain(image: LabelledImage, size: int) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -40,15 +41,17 @@ _OTHERS = _names(
 )
 OPERATORS = ELEMENTWISE | WEIGHTED | _OTHERS
 """Operators that a backbone may be made of: those that OnnxNet runs."""
-_NO_LAYER = _names("Cast Dropout Identity Pad Reshape Slice Split Squeeze Transpose Unsqueeze")
+_NO_LAYER = _names(
+    "Cast Dropout Flatten Identity Pad Reshape Slice Split Squeeze Transpose Unsqueeze"
+)
 """Operators whose output is no end of a layer: it is only the former tensor in another form."""
 _FOLDED = _names(
     "Add Cast Concat ConstantOfShape Div Gather Identity Mul Neg Reshape Shape Slice Sqrt Squeeze "
     "Sub Transpose Unsqueeze"
 )
 """Operators that are computed once if all of their inputs are constants."""
-_MAX_FOLDED = 50_000_000
-"""Limit of the numbers of a constant that is computed."""
+_MAX_FOLDED = 200_000_000
+"""Limit of the numbers in all constants that are computed, so that no file fills the memory."""
 
 
 def input_info(name: str = IMAGES) -> Any:
@@ -130,29 +133,26 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Nodes that only pass a tensor on (Identity, Dropout) are removed.
     """
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
 
     known = {name: _wide(value) for name, value in constants_of(model).items()}
     outputs = {value.name for value in model.graph.output}
     same: dict[str, str] = {}
     kept = []
+    left = _MAX_FOLDED
     for original in model.graph.node:
         node = type(original)()
         node.CopyFrom(original)
         node.input[:] = [same.get(name, name) for name in node.input]
+        constant = all(name in known for name in node.input if name)
+        values = None
         if node.op_type == "Constant":
-            value = helper.get_attribute_value(node.attribute[0])
-            if node.attribute[0].name == "value":
-                value = numpy_helper.to_array(value)
-            elif isinstance(value, float) or "float" in node.attribute[0].name:
-                value = np.array(value, np.float32)
-            known[node.output[0]] = _wide(np.asarray(value))
-        elif node.op_type in _FOLDED and all(name in known for name in node.input if name):
-            values = _evaluate(node, known, opset_of(model))
-            if values is None:
-                kept.append(node)
-            else:
-                known.update(zip(node.output, map(_wide, values), strict=True))
+            values = _value_of(node)
+        elif node.op_type in _FOLDED and constant:
+            values = _evaluate(node, known, opset_of(model), left)
+        if values is not None:
+            left -= sum(value.size for value in values)
+            known.update(zip(node.output, map(_wide, values), strict=True))
         elif node.op_type in ("Identity", "Dropout") and node.output[0] not in outputs:
             same[node.output[0]] = node.input[0]
         else:
@@ -173,17 +173,29 @@ def _wide(value: NDArray[Any]) -> NDArray[Any]:
     return value.astype(np.float32) if value.dtype == np.float16 else value
 
 
+def _value_of(node: onnx.NodeProto) -> list[NDArray[Any]] | None:
+    """Return the value of a node Constant; None: it is no array of numbers."""
+    from onnx import helper, numpy_helper
+
+    attribute = node.attribute[0]
+    value = helper.get_attribute_value(attribute)
+    if attribute.name == "value":
+        return [numpy_helper.to_array(value)]
+    if attribute.name in ("value_float", "value_floats"):
+        return [np.array(value, np.float32)]
+    if attribute.name in ("value_int", "value_ints"):
+        return [np.array(value, np.int64)]
+    return None
+
+
 def _evaluate(
-    node: onnx.NodeProto, known: Mapping[str, NDArray[Any]], opset: int
+    node: onnx.NodeProto, known: Mapping[str, NDArray[Any]], opset: int, limit: int
 ) -> list[NDArray[Any]] | None:
     """Return the outputs of a node with constant inputs; None: they are unknown, or too large."""
     from onnx import helper, numpy_helper
     from onnx.reference import ReferenceEvaluator
 
-    values = [known[name] for name in node.input if name]
-    if node.op_type == "ConstantOfShape" and math.prod(values[0].tolist()) > _MAX_FOLDED:
-        return None
-    if sum(value.size for value in values) > _MAX_FOLDED:
+    if _size_of(node.op_type, [known[name] for name in node.input if name]) > limit:
         return None
     graph = helper.make_graph(
         [node],
@@ -198,6 +210,19 @@ def _evaluate(
     except Exception:  # its errors have no common base; the node then stays as it is
         return None
     return [np.asarray(result) for result in results]
+
+
+def _size_of(op: str, values: Sequence[NDArray[Any]]) -> int:
+    """Return the largest number of numbers that a node may make of constants."""
+    if op == "ConstantOfShape":
+        return math.prod(map(abs, values[0].reshape(-1).tolist()))
+    if op == "Gather":
+        return math.prod(value.size for value in values)
+    shapes = [value.shape for value in values]
+    if op in ELEMENTWISE and len(shapes) == 2:
+        sides = itertools.zip_longest(*map(reversed, shapes), fillvalue=1)
+        return math.prod(map(max, sides))
+    return sum(value.size for value in values)
 
 
 def shapes_of(model: onnx.ModelProto, side: int, source: str = IMAGES) -> dict[str, Shape]:

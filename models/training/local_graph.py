@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.errors import TrainingError
+from models.text import shown
 from models.training import graph
 from models.training.architectures import NORMALISED, Normalisation, Writer
 from models.training.backbone import stride_of
@@ -49,13 +50,13 @@ def backbone_part(
             f"{MIN_OPSET}); export the model again"
         )
     side = fixed or DEFAULT_SIDE
-    model = graph.fold(model)
     try:
+        model = graph.fold(model)
         shapes = graph.shapes_of(model, side, source)
     except Exception as error:  # onnx's errors have no common base
         raise TrainingError(
-            f"{where}: the shapes of the graph cannot be worked out (found {error}); export the "
-            "model again"
+            f"{where}: the graph is damaged, or its shapes cannot be worked out (found "
+            f"{shown(error, 120)}); export the model again"
         ) from None
     end = end or _last_map(model, source, side, shapes, where)
     try:
@@ -84,9 +85,7 @@ def _input_of(model: onnx.ModelProto, where: str) -> tuple[str, int | None]:
     advice = "use a model with one input of float32 pictures (N, 3, H, W)"
     if len(pictures) != 1:
         found = ", ".join(value.name for value in inputs)
-        raise TrainingError(
-            f"{where}: no input, or several, are pictures (found {found}); {advice}"
-        )
+        raise TrainingError(f"{where}: not one input takes pictures (found {found}); {advice}")
     kind = pictures[0].type.tensor_type
     sides = [d.dim_value or None for d in kind.shape.dim]
     if kind.elem_type != TensorProto.FLOAT:
@@ -116,6 +115,13 @@ def _last_map(
         larger = any(before) or node.op_type in _JOINING
         depends.update(dict.fromkeys(node.output, larger))
         shape = shapes.get(node.output[0], ())
+        if not larger and not shape and node.op_type == "Conv":
+            # Without this, all that follows would be left out, and no one would notice.
+            raise TrainingError(
+                f"{where}: the shape of a map cannot be worked out (found the node "
+                f"{shown(node.name or node.output[0], 80)}); use another model, or export it "
+                "without arithmetic on shapes"
+            )
         if larger or len(shape) != 4 or node.op_type not in graph.OPERATORS:
             continue
         stride = stride_of(side, shape[2])

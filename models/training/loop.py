@@ -12,6 +12,7 @@ import json
 import math
 import os
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -230,10 +231,10 @@ class Loop:
 def read_checkpoint(path: Path, key: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
     """Read a checkpoint; None: there is none of this key."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(arrays.pop("about").tobytes())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     return (about, arrays) if about["key"] == key else None
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from models.datasets.base import LabelledImage
 from models.training.augment import Augmentation, Image
+from models.training.export import largest_difference
 
 if TYPE_CHECKING:
     from models.training.backbone import Backbone
@@ -104,6 +105,8 @@ class Method:
         """Findings for the report, such as a chosen setting and its alternatives."""
         self.charts: dict[str, tuple[Sequence[float], Mapping[str, Sequence[float]]]] = {}
         """Further curves for the report: title -> (values across, name -> values up)."""
+        self.thresholds: Mapping[str, float] = {}
+        """Thresholds that `choose_thresholds` has chosen."""
 
     def estimate_s(self) -> float:
         """Return about how many seconds `fit` takes, measured on a small part of it."""
@@ -124,6 +127,13 @@ class Method:
         """Return the figures of results, the main one first."""
         raise NotImplementedError
 
+    def baseline(self, images: Sequence[LabelledImage], results: Sequence[Result]) -> Figures:
+        """Return the figures of a simple answer, beside which those of the results are to be seen.
+
+        Their names say what the answer is. Most methods have none.
+        """
+        return {}
+
     def choose_thresholds(
         self, images: Sequence[LabelledImage], results: Sequence[Result]
     ) -> Mapping[str, float]:
@@ -134,11 +144,25 @@ class Method:
         """Return how wrong the result of an image is; 0: right."""
         raise NotImplementedError
 
+    def doubt(self, image: LabelledImage, result: Result) -> float:
+        """Return how sure the result is that the label of an image is wrong, 0 to 1."""
+        return 0.0
+
+    def charts_of(
+        self, images: Sequence[LabelledImage], results: Sequence[Result]
+    ) -> list[tuple[str, bytes]]:
+        """Return pictures of the results for the report: title and PNG each.
+
+        Raises:
+            EvaluationError: matplotlib is not installed.
+        """
+        return []
+
     def draw(self, pixels: Image, image: LabelledImage, result: Result) -> Image:
         """Return a picture of a result beside the truth.
 
         Args:
-            pixels: (H, W, 3) BGR, made smaller for the report; may be drawn on.
+            pixels: (H, W, 3) BGR, in another size for the report; may be drawn on.
             image: the image, with its size and truth.
             result: its result.
         """
@@ -158,6 +182,24 @@ class Method:
             pixels: (1, size, size, 3) uint8 BGR.
         """
         raise NotImplementedError
+
+    @classmethod
+    def from_scratch(cls, settings: Any) -> Any | None:
+        """Return the settings with which all layers learn, from random weights.
+
+        Args:
+            settings: `Settings` of the method.
+
+        Returns:
+            None: the method cannot train all layers.
+        """
+        return None
+
+    def difference(
+        self, own: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]]
+    ) -> float:
+        """Return how much `outputs` of the network and of the exported model differ, from 0."""
+        return largest_difference(own, other)
 
     @property
     def size(self) -> int:

@@ -42,7 +42,7 @@ class Step:
         """Tensors that no later node needs."""
 
 
-class OnnxNet(nn.Module):  # PyTorch's types are not read
+class OnnxNet(nn.Module):
     """The nodes of a graph between some tensors, with their weights as parameters.
 
     Parameters are named by the constant in the graph, with "/" for ".". Batch normalisation keeps

@@ -8,6 +8,21 @@ from typing import Any
 import msgspec
 
 
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """One training of the comparison of transfer and training from scratch."""
+
+    start: str
+    """What the backbone starts from, and which of its layers learn."""
+    part: float
+    """Part of the training images that is used."""
+    images: int
+    """Number of training images."""
+    validation: dict[str, float]
+    test: dict[str, float]
+    train_s: float
+    cpu_s: float
+
+
 class Record(msgspec.Struct, kw_only=True):
     """Facts of a training: the content of `train.json`, and of the report."""
 
@@ -40,6 +55,10 @@ class Record(msgspec.Struct, kw_only=True):
     """CPU time of the exported model for one image, with one thread."""
     size_bytes: int = 0
     parameters: int = 0
+    comparison: list[Trial] = []
+    """Trainings of `--compare`; empty: there were none."""
+    next_steps: dict[str, str] = {}
+    """What to do with the result -> the command."""
 
 
 def write_record(path: Path, record: Record) -> None:

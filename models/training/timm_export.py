@@ -10,6 +10,7 @@ from models.errors import TrainingError
 from models.text import shown
 from models.training.architectures import Normalisation
 from models.training.backbone import Backbone
+from models.training.graph import SIDE_STEP
 from models.training.local_graph import backbone_part
 
 
@@ -35,13 +36,13 @@ def load(name: str) -> Backbone:
     facts: dict[str, Any] = dict(network.pretrained_cfg)
     side = int(facts.get("input_size", (3, 224, 224))[-1])
     by = Normalisation(tuple(facts["mean"]), tuple(facts["std"]))
-    part, size = backbone_part(_export(network, side), f"timm:{name}", by)
+    part, _ = backbone_part(_export(network, side), f"timm:{name}", by)
     return Backbone(
         name,
         f"timm {timm.__version__}, {facts.get('hf_hub_id') or facts.get('url') or name}",
         str(facts.get("license") or "unknown"),
         "unknown",
-        size,
+        max(side // SIDE_STEP, 1) * SIDE_STEP,
         part,
     )
 

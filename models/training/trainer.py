@@ -23,6 +23,9 @@ from models.training.record import Record
 HELD_OUT = 8
 """Validation images on which the exported model is compared with the network."""
 
+_FLOATS = (1, 10, 16)
+"""ONNX's numbers of float32, float16 and bfloat16."""
+
 
 class Finished(msgspec.Struct):
     """A training that is over."""
@@ -59,16 +62,21 @@ def run(
     method.fit()
     record.train_s, record.cpu_s = time.monotonic() - start, time.process_time() - cpu
     results = {"val": method.predict(prepared.val)}
-    record.thresholds = dict(method.choose_thresholds(prepared.val, results["val"]))
+    method.thresholds = method.choose_thresholds(prepared.val, results["val"])
+    record.thresholds = dict(method.thresholds)
     record.validation = dict(method.measure(prepared.val, results["val"]))
     results["test"] = method.predict(prepared.test)
     record.test = dict(method.measure(prepared.test, results["test"]))
+    simple = method.baseline(prepared.test, results["test"])
+    if simple:
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in simple.items())
+        record.notes.append(f"on the test images, for comparison: {shown}")
     model = job.folder / f"{record.name}.onnx"
     own = method.export(model)
     inputs = _inputs(prepared.val, method.size)
-    record.difference = verify(model, method.outputs, inputs)
+    record.difference = verify(model, method.outputs, inputs, method.difference)
     record.image_ms = time_of(model, inputs)
-    record.size_bytes = model.stat().st_size
+    record.size_bytes, record.parameters = model.stat().st_size, parameters_of(model)
     record.curves, record.notes = method.curves, [*record.notes, *method.notes]
     record.best_epoch = getattr(method, "best_epoch", -1)
     record.charts = {
@@ -90,6 +98,14 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def parameters_of(model: Path) -> int:
+    """Return how many numbers of a model were learned, or could have been."""
+    import onnx
+
+    graph = onnx.load(model).graph
+    return sum(int(np.prod(t.dims)) for t in graph.initializer if t.data_type in _FLOATS)
 
 
 def time_of(model: Path, inputs: Sequence[np.ndarray[Any, np.dtype[np.uint8]]]) -> float:

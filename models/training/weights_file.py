@@ -8,6 +8,7 @@ Safetensors holds a JSON header (https://github.com/huggingface/safetensors).
 from __future__ import annotations
 
 import math
+import re
 import zipfile
 from io import BufferedReader
 from pathlib import Path
@@ -31,6 +32,8 @@ MAX_HEADER_BYTES = 16 << 20
 """Size limit of the header of a safetensors file."""
 SUFFIXES = (".pt", ".pth", ".safetensors")
 
+_PARTS = re.compile(r"(\d+)", re.ASCII)
+"""Splits a name into texts and numbers."""
 _MAGIC = 0x1950A86A20F9469CFC6C
 """First value of a file that PyTorch wrote before 1.6."""
 _PROTOCOL = 1001
@@ -135,7 +138,11 @@ def _read_legacy(file: BufferedReader) -> Weights:
 
 
 def _read_safetensors(file: BufferedReader) -> Weights:
-    """Read safetensors: the length of the header, the header, and all data."""
+    """Read safetensors: the length of the header, the header, and all data.
+
+    Its writer sorts the tensors by type and name, so the order of layers is taken from the
+    numbers in their names.
+    """
     length = int.from_bytes(_exactly(file, 8), "little")
     if length > MAX_HEADER_BYTES:
         raise UnusableError(f"a header of {length} bytes")
@@ -146,7 +153,7 @@ def _read_safetensors(file: BufferedReader) -> Weights:
     header.pop("__metadata__", None)
     data = file.read()
     found: Weights = {}
-    for name, entry in header.items():
+    for name, entry in sorted(header.items(), key=lambda item: _natural(item[0])):
         try:
             place = msgspec.convert(entry, _Entry)
         except msgspec.ValidationError:
@@ -170,6 +177,11 @@ class _Entry(msgspec.Struct):
     dtype: str
     shape: list[int]
     data_offsets: tuple[int, int]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return a key that sorts names as layers follow each other: 2 before 10."""
+    return [(int(part[:18]), "") if part.isdecimal() else (0, part) for part in _PARTS.split(name)]
 
 
 def _tensors_in(value: Any) -> dict[str, Tensor]:

@@ -54,7 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=get_args(Format), default="auto", help="format of the data set"
     )
-    parser.add_argument("--split", help="part of the data set, such as val (default: all of it)")
+    parser.add_argument(
+        "--split",
+        metavar="PART",
+        help="part of the data set, such as val, or FILE.json:test (default: all of it)",
+    )
     parser.add_argument(
         "--config",
         type=Path,

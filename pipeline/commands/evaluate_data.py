@@ -11,8 +11,9 @@ from models.datasets.base import DataSet
 from models.datasets.class_maps import with_class_maps
 from models.datasets.main_objects import main_objects
 from models.datasets.relabel import relabel
-from models.errors import DataError, ModelError
+from models.errors import DataError, DataFaults, ModelError
 from pipeline.commands.label_maps import LabelMap, read_maps
+from pipeline.commands.terminal import print_error
 from pipeline.errors import SetupError
 from stages.capture.dataset import DatasetSettings, read_data
 
@@ -39,7 +40,7 @@ def prepare(args: argparse.Namespace, settings: DatasetSettings, folder: Path) -
     Raises:
         SetupError: it cannot be read, or does not fit the map or the model.
     """
-    data, mapping = read_data(settings), read_maps(args.map)
+    data, mapping = _read(settings), read_maps(args.map)
     try:
         task = _task_of(args) if data.task == "detect" else None
         main = _main(data, mapping) if task == "localize" else None
@@ -50,6 +51,24 @@ def prepare(args: argparse.Namespace, settings: DatasetSettings, folder: Path) -
     except ModelError as error:
         raise SetupError(str(error)) from None
     return Data(data, main)
+
+
+def _read(settings: DatasetSettings) -> DataSet:
+    """Read the data set; where it has several faults, all are printed.
+
+    Raises:
+        SetupError: it cannot be read.
+    """
+    try:
+        return read_data(settings)
+    except SetupError as error:
+        if isinstance(error.__cause__, DataFaults) and len(error.__cause__.faults) > 1:
+            for line in error.__cause__.faults:
+                print_error(line)
+            raise SetupError(
+                f"{settings.data}: {len(error.__cause__.faults)} faults, listed above; correct them"
+            ) from None
+        raise
 
 
 def _task_of(args: argparse.Namespace) -> str | None:

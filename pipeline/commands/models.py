@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from models import zoo
 from models.card_writer import card_for
 from models.errors import ModelError, NothingToCompare
+from models.golden import TOLERANCE
 from pipeline.commands.download_progress import show_progress
 from pipeline.commands.options import ROOT
 from pipeline.commands.terminal import print_error
-from pipeline.commands.try_model import Tried, load_apart, try_on
+from pipeline.commands.try_model import Tried, compare_apart, load_apart, try_on
 from pipeline.errors import ConfigError, RunError, SetupError
 from pipeline.supervisor.lifecycle import EXIT_FAILED
 
@@ -114,6 +116,8 @@ def _verify(args: argparse.Namespace) -> int:
     """Compare a model file with its card, and look at the results that it gives."""
     path = zoo.verify(args.what)
     print(f"{path}: matches its card")
+    if not _gives_golden_outputs(args.what):
+        return EXIT_FAILED
     source = args.source or (str(DEMO_CLIP) if DEMO_CLIP.exists() else None)
     if source is None:
         print("results not looked at: name an image or a clip with --try")
@@ -125,6 +129,25 @@ def _verify(args: argparse.Namespace) -> int:
         unit = tried.unit.removesuffix(" of") or "objects"
         print(f"{found} {unit} in {tried.frames} frames of {source}: nothing odd")
     return status
+
+
+def _gives_golden_outputs(name: str) -> bool:
+    """Compare a model with its golden outputs, where the card names some."""
+    path = zoo.golden_of(name)
+    if path is None:
+        return True
+    found = compare_apart(zoo.resolve(name), path)
+    if found <= TOLERANCE:
+        how = f"within {found:.0e} of the largest value" if found else "exactly"
+        print(f"{path}: the model gives these outputs {how}")
+        return True
+    how = "have another shape, or are not finite" if math.isinf(found) else f"differ by {found:.1e}"
+    print_error(
+        f"{path}: the model gives other outputs for the golden input (they {how}, at most "
+        f"{TOLERANCE:.0e} of the largest value); use another onnxruntime or device, or write the "
+        "golden file again"
+    )
+    return False
 
 
 def _report_odd(model: str, tried: Tried) -> int:

@@ -22,7 +22,13 @@ LIST = "list"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     methods = "; ".join(f"{name}: {entry.help}" for name, entry in METHODS.items())
-    parser.add_argument("--method", choices=METHODS, default="codes", help=methods)
+    parser.add_argument(
+        "--method",
+        default="codes",
+        metavar="M",
+        help=f"{methods}; all: each of them that the data can serve, and a table; module:Class: "
+        "a method of your own (default: codes)",
+    )
     parser.add_argument(
         "--backbone",
         default="mobilenetv2",
@@ -44,11 +50,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", help="name of the model (default: method and data set)")
     add_map(parser)
-    parser.add_argument(
+    split = parser.add_mutually_exclusive_group()
+    split.add_argument(
         "--parts",
         type=Path,
         metavar="FILE.json",
         help="names of the images to train, validate and test with (default: drawn by the seed)",
+    )
+    parser.add_argument(
+        "--group",
+        metavar="REGEX",
+        help="images with the same part of their names stay in one part, such as '^(.*)_' for the "
+        "frames of a video",
     )
     parser.add_argument(
         "--val", type=_part, default=0.2, help="part of the images to validate with (default: 0.2)"
@@ -56,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--test", type=_part, default=0.2, help="part of the images to test with (default: 0.2)"
     )
-    parser.add_argument(
+    split.add_argument(
         "--fold",
         type=_fold,
         metavar="K/N",
@@ -101,13 +114,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Train, print the figures, and return the exit status."""
-    from pipeline.commands import train_run
+    from pipeline.commands import train_all, train_run
 
     try:
         if args.layers == LIST:
             return train_run.list_layers(args.backbone)
         if not args.data:
             raise ConfigError("--data: no data set; name a folder of labelled images")
+        if args.method == train_all.ALL:
+            return train_all.train_all(args)
         return train_run.train(args)
     except DataFaults as error:
         for fault in error.faults:

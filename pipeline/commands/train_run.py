@@ -18,14 +18,21 @@ from models.struct_errors import explain
 from models.training import backbones, data, load, trainer
 from models.training.backbone import Backbone, describe
 from models.training.method import Job, Method
-from models.training.record import Record, write_record
+from models.training.method import Progress as Step
+from models.training.packages import package
+from models.training.record import Record, read_record, write_record
+from models.training.report.report import write_report
 from models.training.trainer import Finished
 from pipeline.commands.label_maps import read_maps
+from pipeline.commands.train_compare import compare_starts
 from pipeline.commands.train_progress import TrainProgress, duration
 from pipeline.graph.placement import usable_cores
 
 RUNS = Path("runs/train")
 """Folder of the results, where --out does not name another."""
+
+RECORD = "train.json"
+REPORT = "report.html"
 
 
 def list_layers(name: str) -> int:
@@ -38,17 +45,31 @@ def train(args: argparse.Namespace) -> int:
     """Train as the arguments say, and return the exit status."""
     method = load(args.method)
     settings = settings_of(args, method)
-    name = args.name or _name(f"{args.method}-{Path(args.data[0]).resolve().name}")
+    name = args.name or model_name(args.method, args.data[0])
     folder = args.out or RUNS / name
-    _check_folder(folder, name)
+    _check_folder(folder, name, args.compare)
+    if args.compare:
+        package("torch")  # makes the random weights, for methods without it too
     backbone = backbones.load(args.backbone)
-    prepared = prepare(args, method, folder)
+    progress = TrainProgress(args.quiet)
+    prepared = prepare(args, method, folder, progress)
     folder.mkdir(parents=True, exist_ok=True)
     write_parts(folder / "parts.json", prepared.parts)
     record = _record(args, name, settings, backbone, prepared)
+    before = _finished_before(folder, name, record)
     if not args.quiet:
         _print_data(prepared, folder)
-    finished = _fit(args, method, backbone, prepared, record, folder, settings)
+    finished = _fit(args, method, backbone, prepared, record, folder, settings, progress)
+    if before is not None:
+        record.train_s, record.cpu_s = before.train_s, before.cpu_s
+    write_record(folder / RECORD, record)
+    write_report(finished, folder / REPORT)
+    if args.compare:
+        job = finished.method.job
+        compare_starts(
+            method, job, prepared, record, args.quiet, lambda: write_record(folder / RECORD, record)
+        )
+        write_report(finished, folder / REPORT)
     _print_result(finished, args)
     return 0
 
@@ -80,7 +101,9 @@ def settings_of(args: argparse.Namespace, method: type[Method]) -> Any:
         raise TrainingError(f"{args.method}: {explain(error, method.Settings)}") from None
 
 
-def prepare(args: argparse.Namespace, method: type[Method], folder: Path) -> data.Prepared:
+def prepare(
+    args: argparse.Namespace, method: type[Method], folder: Path, progress: TrainProgress
+) -> data.Prepared:
     """Read, check and split the data, and make the examples of the method."""
     request = data.Request(
         paths=args.data,
@@ -89,22 +112,27 @@ def prepare(args: argparse.Namespace, method: type[Method], folder: Path) -> dat
         val=args.val,
         test=args.test,
         seed=args.seed,
+        group=args.group,
         fold=args.fold,
         mapping=read_maps(args.map) or None,
         per_class=args.per_class,
         fraction=args.fraction,
     )
-    found = data.read(request, method.needs)
-    parts = data.parts_of(found, request)
-    return data.prepare(found, parts, method.needs, request, folder)
+    found = data.read(
+        request,
+        lambda done, total: progress.report(Step("checking", done, total)),
+        method.needs,
+    )
+    if not args.quiet:
+        for line in found.lines:
+            print(line)
+    return data.prepare(found.data, found.parts, method.needs, request, folder)
 
 
 def device_of(args: argparse.Namespace, method: type[Method]) -> str:
     """Return where to train: cuda, if PyTorch finds a GPU and it is not refused."""
     if args.method == "codes" or args.device == "cpu":
         return "cpu"
-    from models.training.packages import package
-
     cuda = bool(package("torch").cuda.is_available())
     if args.device == "cuda" and not cuda:
         raise TrainingError("--device cuda: PyTorch finds no GPU; install a build with CUDA")
@@ -119,8 +147,8 @@ def _fit(
     record: Record,
     folder: Path,
     settings: Any,
+    progress: TrainProgress,
 ) -> Finished:
-    progress = TrainProgress(args.quiet)
     record.device = device_of(args, method)
     job = Job(
         backbone=backbone,
@@ -144,7 +172,7 @@ def _fit(
             record,
             {"licence": backbone.licence, "origin": f"{backbone.name}: {backbone.origin}"[:900]},
         )
-    write_record(folder / "train.json", finished.record)
+    finished.record.next_steps = _next_steps(args, finished)
     return finished
 
 
@@ -172,20 +200,74 @@ def _record(
     )
 
 
-def _check_folder(folder: Path, name: str) -> None:
+def _next_steps(args: argparse.Namespace, finished: Finished) -> dict[str, str]:
+    """Return what can be done with the model -> the command."""
+    folder, card = finished.model.parent, shlex.quote(str(finished.card))
+    if finished.method.needs == "class" and (folder / "crops").exists():
+        where = shlex.quote(str(folder / "crops" / "test"))
+    else:
+        parts = shlex.quote(f"{folder / 'parts.json'}:test")
+        where = f"{shlex.quote(args.data[0])} --split {parts}"
+        where += "".join(f" --map {shlex.quote(str(path))}" for path in args.map)
+    return {
+        "Run it": f"python run.py --model {card} --source 0",
+        "Try it on a picture": f"python run.py models inspect {card} --try PICTURE.jpg",
+        "Measure it again on the test images": f"python run.py evaluate {where} --model {card}",
+        "Check that it gives the same outputs on this machine": (
+            f"python run.py models verify {card}"
+        ),
+    }
+
+
+def _check_folder(folder: Path, name: str, compare: bool) -> None:
     """Refuse a folder with a finished model, which a second run would replace.
+
+    A comparison may be added to it, see `_finished_before`.
 
     Raises:
         TrainingError: there is one.
     """
-    if (folder / f"{name}.yaml").exists():
-        raise TrainingError(
-            f"{folder}: a finished model is there (found {name}.yaml); choose another folder with "
-            "--out, or remove it"
-        )
+    if (folder / f"{name}.yaml").exists() and not compare:
+        raise TrainingError(_occupied(folder, name))
 
 
-def _name(text: str) -> str:
+def _finished_before(folder: Path, name: str, record: Record) -> Record | None:
+    """Return the record of the same training, if it has ended before in this folder.
+
+    It is then made again from its checkpoint, in no time, and only what the comparison lacks is
+    trained.
+
+    Raises:
+        TrainingError: a finished model is there, and it is of another training.
+    """
+    if not (folder / f"{name}.yaml").exists():
+        return None
+    try:
+        before = read_record(folder / RECORD)
+    except (OSError, msgspec.DecodeError):
+        raise TrainingError(_occupied(folder, name)) from None
+    if _facts(before) != _facts(record):
+        raise TrainingError(_occupied(folder, name))
+    return before
+
+
+def _facts(record: Record) -> tuple[object, ...]:
+    """Return what decides which model a training makes."""
+    settings = msgspec.json.encode(record.settings)
+    backbone = record.backbone["sha256"]
+    return record.method, settings, backbone, record.seed, record.labels, record.counts
+
+
+def _occupied(folder: Path, name: str) -> str:
+    return (
+        f"{folder}: a finished model is there (found {name}.yaml); choose another folder with "
+        "--out, or remove it"
+    )
+
+
+def model_name(method: str, data: str) -> str:
+    """Return the name of a model, where the arguments do not name it."""
+    text = f"{method.partition(':')[0]}-{Path(data).resolve().name}"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80] or "model"
 
 
@@ -208,4 +290,5 @@ def _print_result(finished: Finished, args: argparse.Namespace) -> None:
         f"per image, trained in {duration(record.train_s)}; equal to the network within "
         f"{record.difference:.0e}"
     )
-    print(f"run it: python run.py --model {finished.card} --source 0")
+    print(f"report {finished.model.parent / REPORT}")
+    print(f"run it: {record.next_steps['Run it']}")

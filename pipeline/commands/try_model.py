@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from models import zoo
+from models import golden, zoo
 from models.contract import Contract
 from models.errors import ModelError
 from models.load_limit import limit_s
@@ -52,12 +52,39 @@ def load_apart(contract: Contract) -> Loaded:
         SetupError: onnxruntime cannot load it, or not within the limits.
     """
 
+    def load() -> object:
+        start = time.monotonic()
+        return [Runtime(contract, "cpu").provider, time.monotonic() - start]
+
+    work = _limited(contract, load)
+    return Loaded(*_result(work, "loading the model", limit_s(contract.size_bytes) + 10))
+
+
+def compare_apart(contract: Contract, path: Path) -> float:
+    """Return how far a model is from its golden outputs; it runs in a process of its own.
+
+    Args:
+        contract: contract of the model.
+        path: its golden file.
+
+    Returns:
+        see `models.golden.difference`.
+
+    Raises:
+        SetupError: the golden file cannot be read, or the model cannot be loaded or take the input.
+    """
+    work = _limited(contract, lambda: golden.compare(path, Path(contract.path)))
+    return float(_result(work, "running the golden input", TIMEOUT_S))
+
+
+def _limited(contract: Contract, call: Callable[[], object]) -> Callable[..., None]:
+    """Return the work of a process that calls a function, with a limit of its memory."""
+
     def work(report: Callable[[object], None]) -> None:
         limit = MEMORY_BYTES + 8 * contract.size_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        start = time.monotonic()
         try:
-            runtime = Runtime(contract, "cpu")
+            report(call())
         except ModelError as error:
             raise SetupError(str(error)) from None
         except MemoryError:
@@ -65,9 +92,8 @@ def load_apart(contract: Contract) -> Loaded:
                 f"{contract.path}: loading takes more than {limit >> 30} GiB of memory; export the "
                 "model again"
             ) from None
-        report([runtime.provider, time.monotonic() - start])
 
-    return Loaded(*_result(work, "loading the model", limit_s(contract.size_bytes) + 10))
+    return work
 
 
 class Tried(NamedTuple):

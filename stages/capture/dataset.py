@@ -12,6 +12,7 @@ import msgspec
 
 from models import datasets
 from models.datasets.base import DataSet, LabelledImage
+from models.datasets.parts import split_file
 from models.errors import DataError
 from pipeline.errors import SetupError, SourceError
 from pipeline.frame import Frame
@@ -31,7 +32,8 @@ class DatasetSettings(Settings, frozen=True):
     format: Format = "auto"
     """Format of the data set; auto: the one that its files show."""
     split: str | None = None
-    """Part of the data set, such as val; null: all of it."""
+    """Part of the data set, such as val, or of a file with the names of its images, such as
+    split.json:test; null: all of it."""
     frames: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """End after so many images; null: after all."""
 
@@ -75,7 +77,8 @@ class Dataset(Source):
     def resources(cls, settings: DatasetSettings) -> Resources:
         """Declare the file or folder, and the images."""
         images = (image.path for image in read_data(settings).images)
-        return Resources(reads=(Path(settings.data), *images))
+        named = split_file(settings.split)
+        return Resources(reads=(Path(settings.data), *(named or ())[:1], *images))
 
     def open(self) -> None:
         """Look up the images."""
@@ -139,5 +142,5 @@ def read_data(settings: DatasetSettings) -> DataSet:
     try:
         data = datasets.read(Path(settings.data), settings.format, settings.split)
     except DataError as error:
-        raise SetupError(str(error)) from None
+        raise SetupError(str(error)) from error
     return msgspec.structs.replace(data, images=data.images[: settings.frames])

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from models import yaml_reader
+from models import golden, yaml_reader
 from models.card import load
 from models.inspect import inspect
 from tests.builders import CLIP, ROOT
@@ -114,6 +114,26 @@ def test_verify_looks_at_the_results_too(scale, code, tmp_path, picture):
         assert lines[1:] == [f"20 objects in 1 frames of {picture}: nothing odd"]
         assert errors == []
     assert not (tmp_path / "try.jpg").exists()
+
+
+@pytest.mark.parametrize(("shift", "code"), [(0.0, 0), (0.01, 1)])
+def test_verify_compares_the_golden_outputs(shift, code, tmp_path, picture):
+    card, path = tmp_path / "card.yaml", tmp_path / "m.golden.npz"
+    model = finished_rows(tmp_path)
+    sha256 = hashlib.sha256(model.read_bytes()).hexdigest()
+    weights = f"{{file: m.onnx, sha256: {sha256}, golden: m.golden.npz}}"
+    card.write_text(f"name: m\nfamily: end_to_end\nweights: {weights}\n")
+    golden.write(path, model.read_bytes(), {"images": np.zeros((1, 3, 416, 416), np.uint8)})
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **{**arrays, "output0": arrays["output0"] * (1 + shift)})
+    lines, errors = command("verify", card, "--try", picture, cwd=tmp_path, code=code)
+    if code:
+        (line,) = errors
+        assert line.startswith(f"run.py: {path}: the model gives other outputs")
+        assert "they differ by 9.9e-03, at most 1e-03" in line
+    else:
+        assert lines[1] == f"{path}: the model gives these outputs exactly"
 
 
 WHOLE = {

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from models.datasets.base import LabelledImage
 from models.evaluation.classification import evaluate_scores
+from models.evaluation.plots import confusion_png
 from models.training.augment import Image
 from models.training.drawing import CORRECT, WRONG, caption
 from models.training.method import Figures, Method, ModelCard
@@ -48,6 +49,21 @@ class Classifies(Method):
     def error(self, image: LabelledImage, result: Scores) -> float:
         """Return how wrong a result is: the score that the true class lacks."""
         return 1.0 - float(result[image.classes[0]])
+
+    def doubt(self, image: LabelledImage, result: Scores) -> float:
+        """Return the score of the found class where it is not the true one."""
+        found = int(result.argmax())
+        return 0.0 if found == image.classes[0] else float(result[found])
+
+    def charts_of(
+        self, images: Sequence[LabelledImage], results: Sequence[Scores]
+    ) -> list[tuple[str, bytes]]:
+        """Return the confusions of the classes that are true or found somewhere."""
+        found = np.array(results, np.float64)
+        counts = evaluate_scores(true_classes(images), found, self.job.labels).confusions[:, :-1]
+        seen = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
+        names = [self.job.labels[number] for number in seen]
+        return [("Confusions of classes", confusion_png(counts[np.ix_(seen, seen)], names))]
 
     def draw(self, pixels: Image, image: LabelledImage, result: Scores) -> Image:
         """Write the found label, and the true one where it is another."""

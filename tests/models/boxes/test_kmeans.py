@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from models.boxes.anchors import pyramid_levels, tile
 from models.boxes.iou import iou_matrix
-from models.boxes.kmeans import kmeans_anchors, size_iou
+from models.boxes.kmeans import kmeans_anchors, per_level, size_iou
 
 CENTRES = np.array([(10, 12), (40, 20), (30, 90), (200, 160)])
 
@@ -65,3 +66,13 @@ def test_sizes_that_are_no_boxes_are_left_out():
         kmeans_anchors(np.zeros((0, 2)), 1)
     with pytest.raises(ValueError, match="k: 0 anchors"):
         kmeans_anchors(np.ones((3, 2)), 0)
+
+
+@pytest.mark.parametrize(("k", "counts"), [(6, [2, 2, 2]), (7, [3, 2, 2]), (2, [1, 1, 0])])
+def test_levels_have_evenly_many_anchors_the_finest_the_smallest(k, counts):
+    sizes = np.arange(2 * k, dtype=float).reshape(k, 2) + 1
+    levels = per_level(sizes, 3)
+    assert [len(level) for level in levels] == counts
+    assert [shape for level in levels for shape in level] == [tuple(row) for row in sizes.tolist()]
+    anchors = tile(pyramid_levels((64, 64), (16, 32, 64), levels))
+    assert len(anchors) == sum(cells * own for cells, own in zip((16, 4, 1), counts, strict=True))

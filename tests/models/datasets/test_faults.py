@@ -154,12 +154,13 @@ def test_wrong_box_is_a_loss_with_its_numbers(tmp_path, line, loss):
         assert data.losses[0].startswith(f"a.png: {loss}")
 
 
-def test_labels_without_their_image_are_a_loss(tmp_path):
+def test_labels_without_their_image_are_a_warning(tmp_path):
     images(tmp_path, "a", "b")
     for name in ("a", "gone", "classes"):
         text(tmp_path / f"labels/{name}.txt", "0 .5 .5 .1 .1")
     data = datasets.read(tmp_path, "yolo")
-    assert data.losses == (
+    assert data.losses == ()
+    assert data.warnings == (
         "labels/gone.txt: the file of labels has no image; add an image of its name, or remove it",
     )
     assert data.notes == (
@@ -178,4 +179,17 @@ def test_category_id_with_two_names_is_a_loss(tmp_path):
     assert [line.partition(" (")[0] for line in datasets.read(tmp_path).losses] == [
         "annotations.json: a category id has two names",
         "5: an annotation is of an image that is not listed",
+    ]
+
+
+@pytest.mark.parametrize(("kind", "folder"), [(voc, "Annotations"), (pennfudan, "Annotation")])
+def test_empty_or_other_file_of_annotations_is_a_loss(tmp_path, kind, folder):
+    kind(tmp_path)
+    suffix = ".xml" if kind is voc else ".txt"
+    text(tmp_path / folder / f"e{suffix}", "")
+    text(tmp_path / folder / f"f{suffix}", "<other/>")
+    data = datasets.read(tmp_path, keep_faults=True)
+    assert [line.partition(",")[0] for line in data.losses] == [
+        f"e{suffix}: the file is empty",
+        f"f{suffix}: the file is empty",
     ]

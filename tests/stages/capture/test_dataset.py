@@ -96,3 +96,32 @@ def test_a_data_set_of_clips_is_refused_as_images(tmp_path):
     (tmp_path / "seq" / "gt" / "gt.txt").write_text("1,1,1,1,4,4,1,1,1\n")
     with pytest.raises(SourceError, match="has clips and no images"):
         Dataset.resolve(DatasetSettings(data=str(tmp_path / "seq")))
+
+
+def test_part_of_a_split_file_is_read_alone(whole, tmp_path):
+    split = tmp_path / "split.json"
+    split.write_text('{"train": ["0.png", "2.png"], "test": ["3.png", "1.png"]}')
+    settings = DatasetSettings(data=whole.data, split=f"{split}:test")
+    (info,) = Dataset.resolve(settings).offers
+    assert info.frames == 2
+    names = [frame.file.rpartition("/")[2] for frame in frames_of(opened(settings))]
+    assert names == ["1.png", "3.png"]
+    assert split in Dataset.resources(settings).reads
+
+
+@pytest.mark.parametrize(
+    ("text", "part", "message"),
+    [
+        ('{"test": ["x.png", "0.png", "y.png"]}', "test", r"found 'x\.png'.* \(and 1 more fault\)"),
+        ('{"test": []}', "test", "the part test has no image; name another part"),
+        ('{"test": []}', "dev", "dev: no part of a split; name one of train, val, test"),
+        ("[]", "test", "not a file of parts"),
+        (None, "test", r"split\.json"),
+    ],
+)
+def test_split_file_that_does_not_fit_is_refused(whole, tmp_path, text, part, message):
+    split = tmp_path / "split.json"
+    if text is not None:
+        split.write_text(text)
+    with pytest.raises(SetupError, match=message):
+        Dataset.resolve(DatasetSettings(data=whole.data, split=f"{split}:{part}"))
