@@ -25,6 +25,10 @@ class Entry(NamedTuple):
 
 METHODS = {
     "codes": Entry("models.training.methods.codes:Codes", "CNN codes and a linear classifier"),
+    "adapt": Entry(
+        "models.training.methods.adapt:Adapt",
+        "two new layers trained on patches of many sizes, whose scores map where objects are",
+    ),
     "finetune": Entry(
         "models.training.methods.finetune:Finetune",
         "a new last layer, and the upper blocks of the backbone trained along",

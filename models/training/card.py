@@ -25,6 +25,7 @@ def write_card(
     size: int,
     about: Mapping[str, str],
     pixels: NDArray[np.uint8],
+    end: str = "",
 ) -> Path:
     """Write the card beside a model, and the golden input and outputs beside the card.
 
@@ -35,6 +36,7 @@ def write_card(
         size: side of the input in pixels.
         about: licence and origin.
         pixels: (1, size, size, 3) uint8 BGR; an image that was not trained on.
+        end: end of the name of a further card of the model.
 
     Returns:
         the path of the card.
@@ -42,7 +44,7 @@ def write_card(
     path = model.with_suffix(".golden.npz")
     golden.write(path, model.read_bytes(), {"images": pixels})
     card: dict[str, Any] = {
-        "name": record.name,
+        "name": record.name + end,
         "task": own.task,
         "family": own.family,
         "weights": {
@@ -66,6 +68,6 @@ def write_card(
     text = (
         f"# Made by `{record.command}`.\n# On images that were used for nothing else: {figures}.\n"
     )
-    path = model.with_suffix(".yaml")
+    path = model.with_name(f"{model.stem}{end}.yaml")
     path.write_text(text + msgspec.yaml.encode(card).decode(), "utf-8")
     return path

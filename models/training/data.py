@@ -33,8 +33,6 @@ from models.errors import DataError, DataFaults
 from models.training.features import read_pixels
 from models.training.method import Needs
 
-Groups = Sequence[Sequence[int]]
-"""Indices of images that stay together."""
 MIN_CROP_PX = 16
 """Shorter side of a box that is worth a picture of its own."""
 
@@ -49,10 +47,10 @@ class Request(NamedTuple):
     val: float = 0.2
     test: float = 0.2
     seed: int = 0
-    fold: tuple[int, int] | None = None
-    """K and N: test with the K-th of N equal parts, 1 to N, and `test` does not count."""
     group: str | None = None
     """Regular expression: images with the same part of their names stay together."""
+    fold: tuple[int, int] | None = None
+    """K and N: test with the K-th of N equal parts, 1 to N, and `test` does not count."""
     mapping: Mapping[str, str | None] | None = None
     """Label of the data -> label of the model; None: as they are."""
     per_class: int | None = None
@@ -84,19 +82,19 @@ class Checked(NamedTuple):
     """Warnings and notes of the check."""
 
 
-def read(
-    request: Request, progress: Callable[[int, int], None], needs: Needs | None = None
-) -> Checked:
-    """Read the data sets as one, check them, split them in three, and map the labels.
+def read(request: Request, needs: Needs, progress: Callable[[int, int], None]) -> Checked:
+    """Read the data sets as one, check them, map the labels, and split them in three.
 
     The parts are those of the file, else those of the data set, else drawn by the seed, where
     images that are nearly the same stay together.
 
+    Where a method needs a main object, images without one are left out. Objects whose labels are
+    not mapped count there: a person in front of an unnamed truck is not the main object.
+
     Args:
         request: the request.
+        needs: the truth that the method learns from.
         progress: called with the numbers of checked images and of all.
-        needs: the truth that a method learns from. If it is a main object, images without one are
-            left out before they are split.
 
     Raises:
         DataFaults: the data are wrong; every fault is a line.
@@ -117,61 +115,60 @@ def read(
     findings = check(data, given, True, lambda done: progress(done, len(data.images)))
     if findings.faults:
         raise DataFaults(findings.faults)
-    groups: Groups = findings.duplicates
-    if needs == "main_object":
-        data, given, groups = _with_main_objects(data, given, groups, request.mapping)
-    parts = _drawn(data, groups, request) if given is None else _completed(data, given, request)
-    if request.mapping is not None:
-        data = relabel(data, request.mapping)
+    alike = [[data.images[at].name for at in group] for group in findings.duplicates]
+    data = _of_interest(data, request, needs)
+    if given is None:
+        parts = _drawn(data, request, alike)
+    else:
+        parts = _completed(data, _restricted(given, data), request)
     return Checked(data, parts, (*findings.warnings, *findings.notes))
 
 
-def _drawn(data: DataSet, duplicates: Groups, request: Request) -> Parts:
-    """Return parts that are drawn by the seed; images that are nearly the same are in one part."""
+def _of_interest(data: DataSet, request: Request, needs: Needs) -> DataSet:
+    """Return the images and labels from which a method can learn."""
+    if needs == "main_object":
+        data = main_objects(data)
+    if request.mapping is not None:
+        data = relabel(data, request.mapping)
+    if needs == "main_object":
+        kept = tuple(image for image in data.images if image.objects)
+        data = msgspec.structs.replace(data, images=kept)
+    return data
+
+
+def _drawn(data: DataSet, request: Request, alike: Sequence[Sequence[str]]) -> Parts:
+    """Draw the parts by the seed; images that are alike stay together."""
+    places = {image.name: at for at, image in enumerate(data.images)}
+    groups: Sequence[Sequence[int]] = [
+        [places[name] for name in names if name in places] for names in alike
+    ]
     # Small enough that each part of each class can have some.
     kinds = len(data.labels) if data.task == "classify" else 1
     share = min(request.val, request.test) or max(request.val, request.test)
     if request.fold is not None:
         share = 1 / request.fold[1]
-    groups = cut_large(data, duplicates, max(1, round(len(data.images) / kinds * share / 2)))
+    groups = cut_large(data, groups, max(1, round(len(data.images) / kinds * share / 2)))
     if request.group is not None:
-        groups += groups_by_name(data, request.group)
+        groups = [*groups, *groups_by_name(data, request.group)]
     if request.fold is not None:
         return fold_images(data, request.seed, request.fold, request.val, groups)
     return split_images(data, request.seed, request.val, request.test, groups)
 
 
-def _with_main_objects(
-    data: DataSet,
-    given: Parts | None,
-    groups: Groups,
-    mapping: Mapping[str, str | None] | None,
-) -> tuple[DataSet, Parts | None, Groups]:
-    """Return a data set, parts and groups of the images with a main object that has a label.
-
-    Objects whose labels are not mapped count: a person before a larger unnamed truck is not the
-    main object.
-    """
-    found = main_objects(data)
-    if mapping is not None:
-        named = [number for number, label in enumerate(data.labels) if mapping.get(label)]
-        kept = tuple(image for image in found.images if image.classes[0] in named)
-        found = msgspec.structs.replace(found, images=kept)
-    places = {image.name: place for place, image in enumerate(found.images)}
-    names = [[data.images[at].name for at in group] for group in groups]
-    own = [[places[name] for name in group if name in places] for group in names]
-    if given is not None:
-        parts = (filter(places.__contains__, given.named(part)) for part in PARTS)
-        given = Parts(*map(tuple, parts))
-    return found, given, [group for group in own if group]
+def _restricted(parts: Parts, data: DataSet) -> Parts:
+    """Return parts without the images that a method cannot learn from."""
+    names = {image.name for image in data.images}
+    return Parts(*(tuple(filter(names.__contains__, parts.named(part))) for part in PARTS))
 
 
 def _completed(data: DataSet, given: Parts, request: Request) -> Parts:
-    """Return parts of which none is missing.
+    """Return given parts without images that are left out, and of which none is missing.
 
     Validation images that are missing are drawn from those to train with. Where there are some but
     none to test with, they are the test images, as nothing else may be chosen with those.
     """
+    names = {image.name for image in data.images}
+    given = Parts(*(tuple(filter(names.__contains__, given.named(part))) for part in PARTS))
     if given.val and given.test:
         return given
     drawn = split_images(take(data, given.train), request.seed, request.val, 0.0)

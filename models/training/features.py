@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import msgspec
@@ -31,6 +31,20 @@ FREE_BYTES = 2**30
 """Disk space that a cache leaves free."""
 MAX_FOLDERS = 12
 """Caches that are kept; the one that was used longest ago is removed first."""
+
+
+class Rows(Protocol):
+    """Inputs of a network of which features are computed: views of images, or patches of views."""
+
+    def __len__(self) -> int: ...
+
+    def pixels(self, row: int) -> Image:
+        """Return the input (side, side, 3) uint8 BGR of a row."""
+        ...
+
+    def key(self) -> str:
+        """Return a text that differs where the pixels of a row would."""
+        ...
 
 
 class Views:
@@ -95,21 +109,22 @@ def read_pixels(image: LabelledImage) -> Image:
 
 
 class FeatureCache:
-    """Feature maps of all rows of `Views`, float16 on disk, mapped into memory.
+    """Feature maps of all rows, float16 on disk, mapped into memory.
 
     A row that was computed before an interruption is not computed again.
 
     Args:
         root: folder of all caches.
-        views: the views.
+        views: the rows.
         source: text that differs where the extracted features would: weights and names of maps.
         extract: computes the features of inputs.
     """
 
-    def __init__(self, root: Path, views: Views, source: str, extract: Extract) -> None:
+    def __init__(self, root: Path, views: Rows, source: str, extract: Extract) -> None:
         self._views, self._extract = views, extract
-        key = hashlib.sha256(f"{views.key()} {source}".encode()).hexdigest()[:24]
-        self._folder = root / key
+        self.key = hashlib.sha256(f"{views.key()} {source}".encode()).hexdigest()[:24]
+        """Text that differs where its content would."""
+        self._folder = root / self.key
         self._done: NDArray[Any] = np.zeros(len(views), np.uint8)
         self._maps: list[NDArray[Any]] = []
         self.computed = 0

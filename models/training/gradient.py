@@ -133,7 +133,7 @@ class GradientMethod(Method):
         known = {block.tensor: block.channels for block in backbone.blocks}
         channels = [known[name] for name in maps]
         self.learner = Learner(backbone, cut, maps, self.head(channels)).to(job.device)
-        self._extract = _extractor(backbone, self.learner.inputs, job)
+        self._extract = extractor(backbone, self.learner.inputs, job)
         source = f"{backbone.sha256} {' '.join(self.learner.inputs)}"
         self._cache = FeatureCache(job.cache, self._train, source, self._extract)
         val = Views(job.val, settings.augment, self.size, 1, job.seed)
@@ -356,7 +356,7 @@ def _parts(items: Any, size: int) -> Iterator[Any]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _extractor(backbone: Backbone, names: Sequence[str], job: Job) -> Any:
+def extractor(backbone: Backbone, names: Sequence[str], job: Job) -> Any:
     """Return the function that computes frozen maps: by onnxruntime, or by PyTorch on a GPU."""
     if tuple(names) == (IMAGES,):
         return lambda pixels: [_colours(pixels)]

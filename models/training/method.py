@@ -175,6 +175,10 @@ class Method:
         """
         raise NotImplementedError
 
+    def further_cards(self) -> Mapping[str, ModelCard]:
+        """Return other ways to run the exported model: end of the card's name -> its part."""
+        return {}
+
     def outputs(self, pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[Any]]:
         """Return the outputs that the exported model must give, computed without it.
 

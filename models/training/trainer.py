@@ -84,6 +84,8 @@ def run(
         for title, (across, lines) in method.charts.items()
     }
     card = write_card(model, record, own, method.size, about, inputs[0])
+    for end, other in method.further_cards().items():
+        write_card(model, record, other, method.size, about, inputs[0], f"-{end}")
     return Finished(record, method, prepared, results, model, card)
 
 

@@ -119,9 +119,7 @@ def prepare(
         fraction=args.fraction,
     )
     found = data.read(
-        request,
-        lambda done, total: progress.report(Step("checking", done, total)),
-        method.needs,
+        request, method.needs, lambda done, total: progress.report(Step("checking", done, total))
     )
     if not args.quiet:
         for line in found.lines:
