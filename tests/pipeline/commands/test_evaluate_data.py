@@ -92,7 +92,7 @@ def test_a_file_that_is_no_map_is_refused(tmp_path, text, words):
 
 
 def test_a_map_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="no map of labels .No such file"):
+    with pytest.raises(ConfigError, match=r"no map of labels \(No such file"):
         read_maps([tmp_path / "map.yaml"])
 
 
