@@ -99,7 +99,8 @@ def fold_images(
 ) -> Parts:
     """Return the parts of one fold of cross-validation: each image is tested with in one of them.
 
-    The groups are permuted and dealt to the folds in turn; the validation part is drawn from the
+    The groups are permuted and dealt to the folds in turn, where images have a class those of one
+    class after the other; the validation part is drawn from the
     images of the other folds.
 
     Args:
@@ -120,7 +121,8 @@ def fold_images(
             "together); use fewer folds"
         )
     order = np.random.RandomState(seed).permutation(len(waiting))
-    tested = {at for place in order[number - 1 :: folds] for at in waiting[place]}
+    dealt = [group for own in _by_class(data, [waiting[at] for at in order]) for group in own]
+    tested = {at for group in dealt[number - 1 :: folds] for at in group}
     left = [at for at in range(len(data.images)) if at not in tested]
     places = {at: place for place, at in enumerate(left)}
     rest = msgspec.structs.replace(data, images=tuple(data.images[at] for at in left))

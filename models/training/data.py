@@ -117,7 +117,10 @@ def read(request: Request, needs: Needs, progress: Callable[[int, int], None]) -
         raise DataFaults(findings.faults)
     alike = [[data.images[at].name for at in group] for group in findings.duplicates]
     data = _of_interest(data, request, needs)
-    parts = _drawn(data, request, alike) if given is None else _completed(data, given, request)
+    if given is None:
+        parts = _drawn(data, request, alike)
+    else:
+        parts = _completed(data, _restricted(given, data), request)
     return Checked(data, parts, (*findings.warnings, *findings.notes))
 
 
@@ -142,12 +145,20 @@ def _drawn(data: DataSet, request: Request, alike: Sequence[Sequence[str]]) -> P
     # Small enough that each part of each class can have some.
     kinds = len(data.labels) if data.task == "classify" else 1
     share = min(request.val, request.test) or max(request.val, request.test)
+    if request.fold is not None:
+        share = 1 / request.fold[1]
     groups = cut_large(data, groups, max(1, round(len(data.images) / kinds * share / 2)))
     if request.group is not None:
         groups = [*groups, *groups_by_name(data, request.group)]
     if request.fold is not None:
         return fold_images(data, request.seed, request.fold, request.val, groups)
     return split_images(data, request.seed, request.val, request.test, groups)
+
+
+def _restricted(parts: Parts, data: DataSet) -> Parts:
+    """Return parts without the images that a method cannot learn from."""
+    names = {image.name for image in data.images}
+    return Parts(*(tuple(filter(names.__contains__, parts.named(part))) for part in PARTS))
 
 
 def _completed(data: DataSet, given: Parts, request: Request) -> Parts:

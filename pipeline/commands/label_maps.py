@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from models import yaml_reader
+from pipeline import yaml_reader
 from pipeline.errors import ConfigError
 
 LabelMap = dict[str, str | None]

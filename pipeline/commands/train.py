@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", help="name of the model (default: method and data set)")
     add_map(parser)
-    parser.add_argument(
+    split = parser.add_mutually_exclusive_group()
+    split.add_argument(
         "--parts",
         type=Path,
         metavar="FILE.json",
@@ -68,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--test", type=_part, default=0.2, help="part of the images to test with (default: 0.2)"
     )
-    parser.add_argument(
+    split.add_argument(
         "--fold",
         type=_fold,
         metavar="K/N",

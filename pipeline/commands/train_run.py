@@ -201,12 +201,12 @@ def _record(
 def _next_steps(args: argparse.Namespace, finished: Finished) -> dict[str, str]:
     """Return what can be done with the model -> the command."""
     folder, card = finished.model.parent, shlex.quote(str(finished.card))
-    made = {"class": "crops", "class_map": "maps"}.get(finished.method.needs)
-    if made is not None and (folder / made).exists():
-        where = f"{shlex.quote(str(folder / made / 'test'))}"
+    if finished.method.needs == "class" and (folder / "crops").exists():
+        where = shlex.quote(str(folder / "crops" / "test"))
     else:
         parts = shlex.quote(f"{folder / 'parts.json'}:test")
         where = f"{shlex.quote(args.data[0])} --split {parts}"
+        where += "".join(f" --map {shlex.quote(str(path))}" for path in args.map)
     return {
         "Run it": f"python run.py --model {card} --source 0",
         "Try it on a picture": f"python run.py models inspect {card} --try PICTURE.jpg",

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from models.datasets.base import DataSet, LabelledImage
-from models.datasets.parts import Parts, read_parts, split_images, take, write_parts
+from models.datasets.parts import (
+    Parts,
+    fold_images,
+    read_parts,
+    split_images,
+    take,
+    write_parts,
+)
 from models.errors import DataError, DataFaults
 
 
@@ -116,3 +123,43 @@ def test_images_are_taken_in_the_order_of_the_data_set():
     with pytest.raises(DataFaults) as info:
         take(data, ["a", "x", "y"])
     assert len(info.value.faults) == 2
+
+
+@pytest.mark.parametrize("folds", [2, 5, 7])
+def test_each_image_is_tested_in_one_fold(folds):
+    data = numbered(31)
+    parts = [fold_images(data, 0, (number, folds), 0.2) for number in range(1, folds + 1)]
+    tested = [name for own in parts for name in own.test]
+    assert sorted(tested) == sorted(image.name for image in data.images)
+    sizes = [len(own.test) for own in parts]
+    assert max(sizes) - min(sizes) <= 1
+    for own in parts:
+        assert len({*own.train, *own.val, *own.test}) == 31
+        assert len(own.val) == round(0.2 * (31 - len(own.test)))
+    assert fold_images(data, 1, (1, folds), 0.2).test != parts[0].test
+
+
+def test_images_that_stay_together_are_in_one_part_of_a_fold():
+    data, groups = numbered(30), in_rows([3] * 10)
+    together = [{data.images[at].name for at in group} for group in groups]
+    for number in range(1, 4):
+        own = fold_images(data, 0, (number, 3), 0.2, groups)
+        for names in together:
+            assert any(names <= set(part) for part in (own.train, own.val, own.test))
+
+
+def test_each_fold_has_images_of_each_class():
+    images = tuple(
+        LabelledImage(Path(f"{at}.png"), f"{at}.png", (8, 8), (), (at % 4,)) for at in range(40)
+    )
+    data = DataSet(
+        root=Path("set"), format="", task="classify", labels=("a", "b", "c", "d"), images=images
+    )
+    for number in range(1, 6):
+        tested = fold_images(data, 0, (number, 5), 0.2).test
+        assert sorted(int(name[:-4]) % 4 for name in tested) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_more_folds_than_groups_are_refused():
+    with pytest.raises(DataError, match=r"too few images for 5 folds \(found 4 groups"):
+        fold_images(numbered(4), 0, (1, 5), 0.2)
