@@ -31,18 +31,18 @@ SETTINGS = Settings(
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return shapes(tmp_path_factory.mktemp("images"), 42)
+    return shapes(tmp_path_factory.mktemp("images"), 33)
 
 
 @pytest.fixture(scope="module")
 def finished(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapt")
-    method = Adapt(job(folder, SETTINGS, images[:24], images[24:33]))
+    method = Adapt(job(folder, SETTINGS, images[:18], images[18:24]))
     record = Record(
         name="squares", method="adapt", command="", versions={}, backbone={}, settings={}, seed=0,
         threads=1, device="cpu", labels=LABELS, counts={}, notes=[],
     )  # fmt: skip
-    prepared = Prepared(LABELS, None, images[:24], images[24:33], images[33:], (), {})
+    prepared = Prepared(LABELS, None, images[:18], images[18:24], images[24:], (), {})
     return trainer.run(method, prepared, record, {})
 
 
@@ -55,9 +55,9 @@ def test_peaks_are_in_the_squares_and_classes_are_named(finished):
 
 
 def test_the_exported_model_gives_the_results_of_the_method(finished, images):
-    own = finished.method.predict(images[33:])
+    own = finished.method.predict(images[24:])
     run = runtime.open_graph(finished.model.read_bytes())
-    pixels = np.stack([trainer._inputs([image], 96)[0][0] for image in images[33:]])
+    pixels = np.stack([trainer._inputs([image], 96)[0][0] for image in images[24:]])
     scores, maps = run({"images": pixels})
     assert maps.shape == (9, 1 + len(LABELS), 12, 12)
     assert np.allclose(maps[:, 0], maps[0, 0, 0, 0])
