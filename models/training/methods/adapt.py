@@ -12,7 +12,7 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -27,30 +27,28 @@ from models.errors import TrainingError
 from models.training import method
 from models.training.augment import Fraction
 from models.training.export import export
-from models.training.features import FeatureCache, Maps, Views
+from models.training.features import Extract, FeatureCache, Maps, Views
 from models.training.gradient import extractor
 from models.training.graph import IMAGES
 from models.training.loop import Loop, Plan
 from models.training.method import Job, ModelCard, Progress
 from models.training.onnx_net import OnnxNet
+from models.training.patch_scores import CHUNK, PowerSums, Scanner, Summing
 from models.training.patches import (
-    Grid,
     MapForm,
     Patches,
     Rule,
     draw_examples,
     label_views,
     make_grid,
-    map_weights,
 )
+from models.training.tasks.classify import weights_of
 from models.training.tasks.score_maps import Located, MapsScores, choose_level
 
 POWERS = (3.0, 5.0, 2.0, 1.0, 0.5, 1 / 3)
 """Values of k that are tried; of equal ones the first is taken."""
 FORMS: tuple[MapForm, ...] = ("window", "sum", "mean")
 """Forms of the score map that are tried; of equal ones the first is taken."""
-CHUNK = 64
-"""Patches that the exported graph runs at once, so that its memory stays small."""
 MEASURE = 4096
 """Patches of a batch where nothing is learned."""
 
@@ -107,65 +105,6 @@ class Adaptation(nn.Sequential):
         )
 
 
-class Summing(NamedTuple):
-    """How the scores of patches become those of an image and of its cells."""
-
-    power: float = 3.0
-    """k for the scores of the image."""
-    map_power: float = 3.0
-    """k for the score map."""
-    form: MapForm = "window"
-    level: float = 0.5
-    """Score of the background in the score map."""
-
-
-class PowerSums(nn.Module):
-    """The scores of an image and its score map, as sums of powers of the scores of patches.
-
-    The sums are means with the root taken, so that they are from 0 to 1: the order is the same.
-    """
-
-    def __init__(self, grid: Grid, cells: int, summing: Summing) -> None:
-        super().__init__()
-        self.summing, self.cells = summing, cells
-        weights = torch.from_numpy(map_weights(grid, cells, summing.form))
-        self.register_buffer("weights", weights)
-
-    def forward(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scores (N, C) and maps (N, 1 + C, cells, cells) of patches (N, M, 1 + C)."""
-        own = scores[:, :, 1:].clamp(min=1e-6)
-        k, map_k = self.summing.power, self.summing.map_power
-        image = (own**k).mean(1) ** (1 / k)
-        maps = torch.matmul(self.weights, own**map_k) ** (1 / map_k)
-        maps = maps.permute(0, 2, 1).reshape(-1, own.shape[2], self.cells, self.cells)
-        background = torch.full_like(maps[:, :1], self.summing.level)
-        return image, torch.cat([background, maps], 1)
-
-
-class Scanner(nn.Module):
-    """The network from pixels to the outputs of the exported model, by way of all patches."""
-
-    def __init__(self, net: OnnxNet, layers: nn.Module, grid: Grid, sums: PowerSums) -> None:
-        super().__init__()
-        self.net, self.layers, self.grid, self.sums = net, layers, grid, sums
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs for images (N, H, W, 3) uint8 BGR."""
-        colours = images.permute(0, 3, 1, 2).flip(1).float()
-        found, side = [], self.grid.patch_px
-        for scale in self.grid.scales:
-            sides = (scale.side, scale.side)
-            resized = functional.interpolate(colours, sides, mode="bilinear", align_corners=False)
-            for start in range(0, len(scale.corners), CHUNK):
-                corners = scale.corners[start : start + CHUNK]
-                parts = [resized[:, :, y : y + side, x : x + side] for x, y in corners]
-                maps = self.net(torch.stack(parts, 1).reshape(-1, 3, side, side))[0]
-                scores = torch.softmax(self.layers(maps.mean((2, 3))), 1)
-                found.append(scores.reshape(-1, len(corners), scores.shape[1]))
-        sums: tuple[Tensor, Tensor] = self.sums(torch.cat(found, 1))
-        return sums
-
-
 class Adapt(MapsScores):
     """Names the classes of an image and maps them, by the scores of patches."""
 
@@ -175,6 +114,7 @@ class Adapt(MapsScores):
         super().__init__(job)
         torch.set_num_threads(job.threads)
         torch.manual_seed(job.seed)
+        torch.use_deterministic_algorithms(True, warn_only=True)
         settings, backbone = job.settings, job.backbone
         cut = len(backbone.blocks) if settings.layers is None else settings.layers
         if not 1 <= cut <= len(backbone.blocks):
@@ -183,8 +123,8 @@ class Adapt(MapsScores):
                 f"(found {cut}); set 1 to {len(backbone.blocks)}"
             )
         self._block = backbone.blocks[cut - 1]
-        extract = extractor(backbone, [self._block.tensor], job)
-        self._extract = lambda pixels: [extract(pixels)[0].mean((2, 3), keepdims=True)]
+        maps_of = extractor(backbone, [self._block.tensor], job)
+        self._extract: Extract = lambda pixels: [maps_of(pixels)[0].mean((2, 3), keepdims=True)]
         self._grid = make_grid(settings.ratios, settings.test_patches, settings.patch_px)
         self._prepare()
         self._layers = Adaptation(self._block.channels, len(job.labels), settings).to(job.device)
@@ -375,12 +315,6 @@ class Adapt(MapsScores):
             f"the model scores {len(self._grid.squares)} patches of each image, and its time is "
             "nearly proportional to that: --set test_patches=N"
         )
-
-
-def weights_of(counts: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Return the weight of each label: rare ones count more, by the root of their number."""
-    weights = 1 / np.sqrt(np.maximum(counts, 1))
-    return np.asarray(weights / weights[counts > 0].mean(), np.float32)
 
 
 def _of_classes(figures: Mapping[str, float]) -> tuple[float, float]:

@@ -98,10 +98,14 @@ def lowest_score(best: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
 
 
 def class_weights(images: Sequence[LabelledImage], classes: int) -> NDArray[np.float32]:
+    """Return the weight of each class of images (C,), see `weights_of`."""
+    return weights_of(np.bincount(true_classes(images), minlength=classes))
+
+
+def weights_of(counts: NDArray[np.intp]) -> NDArray[np.float32]:
     """Return a weight of each class (C,): rare ones count more, by the root of their number.
 
     Weights in full proportion would make a class of one image as heavy as one of a thousand.
     """
-    counts = np.bincount(true_classes(images), minlength=classes)
     weights = 1 / np.sqrt(np.maximum(counts, 1))
     return np.asarray(weights / weights[counts > 0].mean(), np.float32)
