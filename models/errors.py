@@ -66,9 +66,10 @@ class DataFaults(DataError):  # noqa: N818 - it is several errors
         """Make the line of the error: the first fault, and how many there are."""
         self.faults = tuple(map(shown, faults))
         more = len(self.faults) - 1
-        super().__init__(
-            self.faults[0] if more < 1 else f"{shown(self.faults[0], 260)} (and {more} more faults)"
-        )
+        text = self.faults[0] if self.faults else ""
+        if more > 0:
+            text = f"{shown(text, 260)} (and {more} more {'fault' if more == 1 else 'faults'})"
+        super().__init__(text)
 
 
 class ProposalError(ModelError):

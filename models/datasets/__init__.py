@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from models.datasets.base import DataSet
-from models.errors import DataError
+from models.errors import DataError, DataFaults
 from models.text import shown
 
 FORMATS = {
@@ -24,6 +24,7 @@ FORMATS = {
     "mot": "models.datasets.mot",
     "cvat": "models.datasets.cvat",
     "label_studio": "models.datasets.label_studio",
+    "pennfudan": "models.datasets.pennfudan",
 }
 """Name -> module, imported when it is needed. A new format is one file and one line here."""
 
@@ -52,18 +53,30 @@ def load(name: str) -> Format:
     return cast(Format, importlib.import_module(FORMATS[name]))
 
 
-def read(path: Path | str, format: str = "auto", split: str | None = None) -> DataSet:
+def read(
+    path: Path | str, format: str = "auto", split: str | None = None, keep_faults: bool = False
+) -> DataSet:
     """Read a labelled data set.
 
     Args:
         path: its folder, annotation file, or clip.
         format: a name of `FORMATS`; auto: the only one that fits.
         split: the part to read, such as "val"; None: all.
+        keep_faults: whether a data set with wrong files of annotations is returned, with a line for
+            each in `faults`, so that `models.datasets.check` lists them beside others.
 
     Raises:
+        DataFaults: files of annotations are wrong; each fault is listed.
         DataError: it is missing or wrong, or no format, or several, fit.
     """
-    path = Path(path)
+    data = _read(Path(path), format, split)
+    if data.faults and not keep_faults:
+        raise DataFaults(data.faults)
+    return data
+
+
+def _read(path: Path, format: str, split: str | None) -> DataSet:
+    """Read a labelled data set, with its faults."""
     try:
         if not path.exists():
             raise DataError(f"{path}: the data set is not there; name a file or folder")

@@ -83,3 +83,9 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True):
     clips: tuple[Clip, ...] = ()
     notes: tuple[str, ...] = ()
     """Findings that do not prevent its use, such as "3 boxes reach out of their image"."""
+    losses: tuple[str, ...] = ()
+    """Lines on what is left out or changed because it is wrong, each of one image or box. They are
+    also counted in `notes`; an evaluation goes on, and `models.datasets.check` lists them."""
+    faults: tuple[str, ...] = ()
+    """Lines on files of annotations that are wrong. `models.datasets.read` refuses a data set with
+    any, unless it is asked to keep them."""

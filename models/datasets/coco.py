@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from os.path import isfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -29,6 +30,14 @@ from models.errors import DataError
 _NO_IMAGE = Finding(
     "annotation is of an image that is not listed, and is left out",
     "annotations are of images that are not listed, and are left out",
+    "an annotation is of an image that is not listed",
+    "add it to `images`, or remove the annotation",
+)
+_TWO_NAMES = Finding(
+    "category id has two names, and the later is read",
+    "category ids have two names, and the later are read",
+    "a category id has two names",
+    "give each category its own id",
 )
 _NO_BOX = Finding(
     "annotation has no box, and is left out", "annotations have no box, and are left out"
@@ -37,6 +46,9 @@ _FOLDERS = (*sorted(SPLITS), "train2017", "val2017", "test2017", "train2014", "v
 """Folders of images that are tried after that of the split itself."""
 _ROBOFLOW = "_annotations.coco"
 _LOOKED = "the folder of the JSON file, its parent, images/, and folders of splits"
+
+
+_Row = TypeVar("_Row")
 
 
 class _Category(msgspec.Struct, frozen=True):
@@ -65,6 +77,14 @@ class _Annotation(msgspec.Struct, frozen=True, gc=False):
 class _File(msgspec.Struct, frozen=True):
     images: list[_Image]
     annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+class _Rows(msgspec.Struct, frozen=True):
+    """A file whose rows are decoded one by one."""
+
+    images: list[msgspec.Raw]
+    annotations: list[msgspec.Raw]
     categories: list[_Category]
 
 
@@ -131,7 +151,7 @@ def read(path: Path, split: str | None) -> DataSet:
     collector.read_together(chosen)
     labels: tuple[str, ...] | None = None
     for name in chosen:
-        file = read_json(files[name], _File, "COCO")
+        file = _read_file(collector, files[name])
         own = _labels(file)
         if labels is not None and labels != own:
             raise DataError(
@@ -141,6 +161,35 @@ def read(path: Path, split: str | None) -> DataSet:
         labels = own
         _collect(collector, files[name], name, file, f"{name}/" if len(chosen) > 1 else "")
     return collector.finish("detect", labels or (), _LOOKED)
+
+
+def _read_file(collector: Collector, path: Path) -> _File:
+    """Read an annotation file; rows of wrong values are faults.
+
+    Raises:
+        DataError: it cannot be read, or is no file of COCO.
+    """
+    try:
+        return read_json(path, _File, "COCO")
+    except DataError:
+        rows = read_json(path, _Rows, "COCO")  # raises the same of any other fault
+    return _File(
+        list(_decoded(collector, path, "images", rows.images, _Image)),
+        list(_decoded(collector, path, "annotations", rows.annotations, _Annotation)),
+        rows.categories,
+    )
+
+
+def _decoded(
+    collector: Collector, path: Path, key: str, rows: list[msgspec.Raw], kind: type[_Row]
+) -> Iterator[_Row]:
+    """Yield the rows of a list; those of wrong values are faults."""
+    for number, row in enumerate(rows):
+        try:
+            yield msgspec.json.decode(row, type=kind)
+        except msgspec.DecodeError as error:
+            place = f"{path}: {key}[{number}]"
+            collector.fault(DataError(f"{place}: {error}; correct or remove it"))
 
 
 def _ids(file: _File) -> list[int | str]:
@@ -159,17 +208,28 @@ def _collect(collector: Collector, path: Path, split: str, file: _File, prefix: 
     numbers = {id: number for number, id in enumerate(dict.fromkeys(_ids(file)))}
     objects: dict[int | str, list[TrueObject]] = {image.id: [] for image in file.images}
     sizes = {image.id: (image.width, image.height) for image in file.images}
+    counted = Counter(id for id, _ in {(item.id, item.name) for item in file.categories})
+    for id in (id for id, names in counted.items() if names > 1):
+        collector.count(_TWO_NAMES, path.name, id)
     for item in file.annotations:
         if item.image_id not in objects:
-            collector.count(_NO_IMAGE, str(item.image_id))
+            collector.count(_NO_IMAGE, str(item.image_id), item.image_id)
         elif not item.bbox:
             collector.count(_NO_BOX, f"of image {item.image_id}")
         else:
-            plain = _object(path, item, numbers)
+            try:
+                plain = _object(path, item, numbers)
+            except DataError as error:
+                collector.fault(error)
+                continue
             objects[item.image_id].append(_with_shapes(collector, item, plain, sizes))
     folders = _folders(path.parent, split)
     for image in file.images:
-        name = safe_name(image.file_name, path)
+        try:
+            name = safe_name(image.file_name, path)
+        except DataError as error:
+            collector.fault(error)
+            continue
         at = next((n for n, folder in enumerate(folders) if isfile(f"{folder}/{name}")), None)
         if at:  # the images of a file are mostly in one folder, which is tried first from now on
             folders.insert(0, folders.pop(at))
@@ -182,11 +242,14 @@ def _collect(collector: Collector, path: Path, split: str, file: _File, prefix: 
 def _object(path: Path, item: _Annotation, numbers: dict[int | str, int]) -> TrueObject:
     box = item.bbox or []
     if len(box) != 4:
-        raise DataError(f"{path}: a bbox is not x, y, width, height (found {len(box)} numbers)")
+        raise DataError(
+            f"{path}: image {item.image_id}: a bbox is not x, y, width, height (found {len(box)} "
+            "numbers)"
+        )
     if item.category_id not in numbers:
         raise DataError(
-            f"{path}: an annotation has a category that is not listed (found "
-            f"{item.category_id!r}); add it to `categories`"
+            f"{path}: image {item.image_id}: an annotation has a category that is not listed "
+            f"(found {item.category_id!r}); add it to `categories`"
         )
     x, y, width, height = box
     area = item.area if item.area is not None and math.isfinite(item.area) else None

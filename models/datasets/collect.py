@@ -11,7 +11,7 @@ import msgspec
 
 from models.datasets.base import Clip, DataSet, DataTask, LabelledImage, TrueObject
 from models.datasets.image_size import MAX_SIDE_PX, Size, read_size
-from models.errors import DataError
+from models.errors import DataError, DataFaults
 from models.text import shown
 
 Box = tuple[float, float, float, float]
@@ -21,38 +21,65 @@ TOLERANCE_PX = 0.01
 """Largest excess over the image that is only rounding, and not counted."""
 
 
+MAX_OUTSIDE = 0.05
+"""Largest part of a box that may be outside its image, where it reaches out by over 2 px."""
+_NEAR_PX = 2.0
+MAX_LINES = 1000
+"""Limit of the faults that are listed one by one, and of the losses."""
+
+
 class Finding(NamedTuple):
     """A finding, for one case and for several."""
 
     one: str
     many: str
+    wrong: str = ""
+    """What is wrong, where each case is listed as a loss; empty: it is only counted."""
+    remedy: str = ""
+    """What to do about it."""
 
 
 BAD_BOX = Finding(
     "box has no area or is not a number, and is left out",
     "boxes have no area or are not numbers, and are left out",
+    "a box has no area or is not of numbers",
+    "correct or remove it",
 )
 OUTSIDE = Finding(
-    "box is outside its image, and is left out", "boxes are outside their image, and are left out"
+    "box is outside its image, and is left out",
+    "boxes are outside their image, and are left out",
+    "a box is outside its image",
+    "correct or remove it",
 )
 CLIPPED = Finding(
     "box reaches out of its image, and is clipped",
     "boxes reach out of their image, and are clipped",
+    "a box reaches far out of its image",
+    "correct it, or the size of the image",
 )
 MISSING = Finding(
     "image is listed but not there, and is left out",
     "images are listed but not there, and are left out",
+    "the image is listed, or has labels, but is not there",
+    "add it, or remove its labels",
 )
 UNREADABLE = Finding(
-    "image cannot be read, and is left out", "images cannot be read, and are left out"
+    "image cannot be read, and is left out",
+    "images cannot be read, and are left out",
+    "the image cannot be read",
+    "save it again, or remove it",
 )
 TWICE = Finding(
     "image is listed twice, and its second entry is left out",
     "images are listed twice, and their second entries are left out",
+    "the image is listed twice",
+    "join its labels in one entry",
 )
 NO_CLIP = Finding(
     "clip has no video or images, and is left out",
     "clips have no video or images, and are left out",
+    "the clip has no video or images",
+    "add them, or remove its labels",
 )
 
 
@@ -72,6 +99,8 @@ class Collector:
         self._counts: dict[Finding, int] = {}
         self._first: dict[Finding, str] = {}
         self._together: tuple[str, ...] = ()
+        self._losses = _Lines()
+        self._faults = _Lines()
 
     def read_together(self, splits: Iterable[str]) -> None:
         """Note the splits that are read; several are a finding, since few users mean that."""
@@ -82,10 +111,25 @@ class Collector:
                 "reads one",
             )
 
-    def count(self, finding: Finding, name: str) -> None:
-        """Count a finding; the first name is shown with it."""
+    def count(self, finding: Finding, name: str, found: object = "", light: bool = False) -> None:
+        """Count a finding; the first name is shown with it.
+
+        Args:
+            finding: the finding.
+            name: the image, or what else it is of.
+            found: what was found, for its line in the list of losses.
+            light: whether it is so small that it is not listed as a loss.
+        """
         self._first.setdefault(finding, name)
         self._counts[finding] = self._counts.get(finding, 0) + 1
+        if finding.wrong and not light:
+            of = f" (found {shown(found, 80)})" if found != "" else ""
+            self._losses.add(f"{shown(name, 80)}: {finding.wrong}{of}; {finding.remedy}")
+
+    def fault(self, error: DataError) -> None:
+        """Keep an error of one image or object, so that those of all are found together."""
+        for line in error.faults if isinstance(error, DataFaults) else (str(error),):
+            self._faults.add(line)
 
     def add(
         self,
@@ -135,11 +179,14 @@ class Collector:
         if x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height:
             return box
         inside = (max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2))
+        found = f"{_numbers(box)} in {width}x{height}"
         if inside[0] >= inside[2] or inside[1] >= inside[3]:
-            self.count(OUTSIDE, name)
+            self.count(OUTSIDE, name, found)
             return None
-        if max(abs(a - b) for a, b in zip(box, inside, strict=True)) > TOLERANCE_PX:
-            self.count(CLIPPED, name)
+        excess = max(abs(a - b) for a, b in zip(box, inside, strict=True))
+        if excess > TOLERANCE_PX:
+            far = excess > _NEAR_PX and _area(inside) < (1 - MAX_OUTSIDE) * _area(box)
+            self.count(CLIPPED, name, found, light=not far)
         return inside
 
     def is_box(self, box: Box, name: str) -> bool:
@@ -147,7 +194,7 @@ class Collector:
         x1, y1, x2, y2 = box
         if x1 < x2 and y1 < y2 and all(map(math.isfinite, box)):
             return True
-        self.count(BAD_BOX, name)
+        self.count(BAD_BOX, name, _numbers(box))
         return False
 
     def add_clip(self, clip: Clip) -> None:
@@ -172,6 +219,8 @@ class Collector:
             DataError: no image and no clip is there.
         """
         if not self._images and not self._clips:
+            if self._faults.lines():
+                raise DataFaults(self._faults.lines())
             for finding in (MISSING, NO_CLIP, UNREADABLE):
                 if finding in self._counts:
                     raise DataError(
@@ -188,6 +237,8 @@ class Collector:
             images=tuple(self._images.values()),
             clips=tuple(self._clips.values()),
             notes=self._notes(),
+            losses=self._losses.lines(),
+            faults=self._faults.lines(),
         )
 
     def _notes(self) -> tuple[str, ...]:
@@ -198,6 +249,35 @@ class Collector:
             )
             for finding, n in self._counts.items()
         )
+
+
+class _Lines:
+    """Lines of a list, up to a limit; the others are counted."""
+
+    def __init__(self) -> None:
+        self._kept: list[str] = []
+        self._more = 0
+
+    def add(self, line: str) -> None:
+        """Add a line."""
+        if len(self._kept) < MAX_LINES:
+            self._kept.append(shown(line))
+        else:
+            self._more += 1
+
+    def lines(self) -> tuple[str, ...]:
+        """Return the lines, the last of which says how many are not listed."""
+        more = (f"{self._more} more like these are not listed",) if self._more else ()
+        return (*self._kept, *more)
+
+
+def _numbers(box: Box) -> str:
+    """Return the sides of a box as text."""
+    return ", ".join(f"{side:.6g}" for side in box)
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def hull(points: Sequence[tuple[float, float]]) -> Box:

@@ -111,7 +111,12 @@ def read(path: Path, split: str | None) -> DataSet:
         images = [image for image in images if split is None or image.get("subset") in chosen]
     else:
         choose([], split, file)
-    boxes = [_collect_image(collector, file, image, labels) for image in images]
+    boxes = []
+    for image in images:
+        try:
+            boxes.append(_collect_image(collector, file, image, labels))
+        except DataError as error:
+            collector.fault(error)
     tagged = any(image.find("tag") is not None for image in images)
     task: DataTask = "classify" if tagged and not any(boxes) else "detect"
     return collector.finish(task, labels.names(), _LOOKED)
@@ -132,7 +137,11 @@ def _collect_image(collector: Collector, file: Path, image: Element, labels: _La
             classes.append(labels.number(shape.get("label")))
         elif shape.tag in ("box", "polygon"):
             where = f"{file}: {shown(name, 80)}"
-            box = _box(shape, where) if shape.tag == "box" else hull(_points(shape, where))
+            try:
+                box = _box(shape, where) if shape.tag == "box" else hull(_points(shape, where))
+            except DataError as error:
+                collector.fault(error)
+                continue
             objects.append(TrueObject(labels.number(shape.get("label")), box))
         else:
             collector.count(_OTHER_SHAPE, name)
@@ -183,22 +192,39 @@ def _collect_video(collector: Collector, file: Path, root: Element, labels: _Lab
     boxes = 0
     for place_of, track in enumerate(root.findall("track")):
         where = f"{file}: track {place_of}"
-        id = whole(track.get("id", str(place_of)), where)
         label = labels.number(track.get("label"))
         for shape in track:
             if shape.tag not in ("box", "polygon"):
                 collector.count(_OTHER_SHAPE, where)
-        seen: set[int] = set()
-        for frame, box in _filled(_keys(track, where)):
-            boxes += 1
-            if boxes > MAX_TRACK_BOXES or frame in seen:
-                raise DataError(f"{where}: too many boxes, or two in frame {frame}")
-            seen.add(frame)
+        try:
+            id = whole(track.get("id", str(place_of)), where)
+            found = _boxes_of(track, where, MAX_TRACK_BOXES - boxes)
+        except DataError as error:
+            collector.fault(error)
+            continue
+        boxes += len(found)
+        for frame, box in found:
             if collector.is_box(box, where):
                 objects.setdefault(frame, []).append(TrueObject(label, box, id=id))
     ordered = {frame: tuple(objects[frame]) for frame in sorted(objects)}
     collector.add_clip(Clip(source, name, ordered, frames))
     return None
+
+
+def _boxes_of(track: Element, where: str, limit: int) -> list[tuple[int, Box]]:
+    """Return frame and box of a track, in each frame that it is in.
+
+    Raises:
+        DataError: a box is wrong, two are of one frame, or there are more than a limit.
+    """
+    found: list[tuple[int, Box]] = []
+    seen: set[int] = set()
+    for frame, box in _filled(_keys(track, where)):
+        if len(found) >= limit or frame in seen:
+            raise DataError(f"{where}: too many boxes, or two in frame {frame}")
+        seen.add(frame)
+        found.append((frame, box))
+    return found
 
 
 def _source(file: Path, stated: str) -> Path | None:

@@ -103,7 +103,11 @@ def read(path: Path, split: str | None) -> DataSet:
     collector = Collector(path, "label_studio")
     labelled = []
     for task in tasks:
-        text = _image_text(file, task)
+        try:
+            text = _image_text(file, task)
+        except DataError as error:
+            collector.fault(error)
+            continue
         done = [item for item in task.annotations if not item.was_cancelled]
         if not done:
             collector.count(_UNLABELLED, text)
@@ -117,7 +121,11 @@ def read(path: Path, split: str | None) -> DataSet:
     numbers = {label: number for number, label in reversed(list(enumerate(labels)))}
     boxes, chosen = 0, 0
     for text, results in labelled:
-        image, name = _find(file, text)
+        try:
+            image, name = _find(file, text)
+        except DataError as error:
+            collector.fault(error)
+            continue
         size = _size(image, results)
         objects = list(_objects(collector, name, results, size, numbers))
         classes = [

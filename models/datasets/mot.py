@@ -149,7 +149,10 @@ def read(path: Path, split: str | None) -> DataSet:
                 f"{', '.join(own or _PERSON)})"
             )
         labels = own or _PERSON
-        _collect(collector, truth, own)
+        try:
+            _collect(collector, truth, own)
+        except DataError as error:
+            collector.fault(error)
     return collector.finish("track", labels or _PERSON, _LOOKED)
 
 
@@ -165,7 +168,8 @@ def _collect(collector: Collector, truth: _Truth, labels: tuple[str, ...]) -> No
     for frame, item, where in _objects(collector, truth, labels):
         if item.id is not None:
             if (frame, item.id) in seen:
-                raise DataError(f"{where}: an id is twice in a frame (found {item.id})")
+                collector.fault(DataError(f"{where}: an id is twice in a frame (found {item.id})"))
+                continue
             seen.add((frame, item.id))
         if collector.is_box(item.box, truth.name):
             objects.setdefault(frame, []).append(item)
@@ -208,23 +212,39 @@ def _objects(
     """Yield frame, object and place of each line that is an object."""
     for line, text in read_lines(truth.text, "file of true objects"):
         where = f"{truth.text}: line {line}"
-        parts = text.replace(",", " ").split()
-        if not 6 <= len(parts) <= 10:
-            raise DataError(f"{where}: not frame, id, x, y, w, h, flag, ... (found {text!r})")
-        frame, id = whole(parts[0], where), whole(parts[1], where)
-        if not 1 <= frame <= _MAX_FRAME:
-            raise DataError(f"{where}: frames count from 1 (found {frame})")
-        x, y, width, height = (number(part, where) for part in parts[2:6])
-        flag = number(parts[6], where) if len(parts) > 6 else 1.0
-        # The tenth column is only in MOT15, where the eighth is a place in the world.
-        kind = whole(parts[7], where) if 8 <= len(parts) <= 9 else -1
-        meaning = _class(kind, flag != 0, labels, where)
-        if meaning is None:
-            collector.count(_OTHER, truth.name)
+        try:
+            found = _object(text, labels, where)
+        except DataError as error:
+            collector.fault(error)
             continue
-        box = (x, y, x + width, y + height)
-        item = TrueObject(meaning[0], box, ignored=meaning[1], id=id if id >= 0 else None)
-        yield frame - 1, item, where
+        if found is None:
+            collector.count(_OTHER, truth.name)
+        else:
+            yield *found, where
+
+
+def _object(text: str, labels: tuple[str, ...], where: str) -> tuple[int, TrueObject] | None:
+    """Return frame and object of a line; None: it is left out.
+
+    Raises:
+        DataError: it is wrong.
+    """
+    parts = text.replace(",", " ").split()
+    if not 6 <= len(parts) <= 10:
+        raise DataError(f"{where}: not frame, id, x, y, w, h, flag, ... (found {text!r})")
+    frame, id = whole(parts[0], where), whole(parts[1], where)
+    if not 1 <= frame <= _MAX_FRAME:
+        raise DataError(f"{where}: frames count from 1 (found {frame})")
+    x, y, width, height = (number(part, where) for part in parts[2:6])
+    flag = number(parts[6], where) if len(parts) > 6 else 1.0
+    # The tenth column is only in MOT15, where the eighth is a place in the world.
+    kind = whole(parts[7], where) if 8 <= len(parts) <= 9 else -1
+    meaning = _class(kind, flag != 0, labels, where)
+    if meaning is None:
+        return None
+    box = (x, y, x + width, y + height)
+    item = TrueObject(meaning[0], box, ignored=meaning[1], id=id if id >= 0 else None)
+    return frame - 1, item
 
 
 def _class(kind: int, counts: bool, labels: tuple[str, ...], where: str) -> tuple[int, bool] | None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.boxes.masks import MAX_PIXELS
 from models.datasets.base import DataSet
 from models.datasets.collect import Collector, Finding
-from models.datasets.places import folders_of, has_images, images_below, own_labels
+from models.datasets.places import folders_of, has_images, images_below, own_labels, walk
 from models.datasets.splits import SPLITS, choose
 from models.datasets.writing import new_folder, place, stem_of, write_file
 from models.errors import DataError
@@ -34,6 +34,8 @@ _LOOKED = "images/, SPLIT/images/ and images/SPLIT/"
 _NO_MAP = Finding(
     "image has no PNG of its name in masks/, and is left out",
     "images have no PNG of their name in masks/, and are left out",
+    "the image has no PNG of its name in masks/",
+    "add it, or remove the image",
 )
 
 
@@ -56,11 +58,12 @@ def is_format(path: Path) -> bool:
     """Return whether a path is a folder with images and masks, and no labels of YOLO."""
     if not path.is_dir() or (path / "labels").is_dir():
         return False
-    return any(
-        mask.suffix.lower() == ".png"
-        for _, masks in _splits(path).values()
-        for mask in images_below(masks)[:1]
-    )
+    for images, masks in _splits(path).values():
+        stems = {stem_of(image.relative_to(images).as_posix()) for image in images_below(images)}
+        for mask in walk(masks, {".png"}):
+            if stem_of(mask.relative_to(masks).as_posix()) in stems:
+                return True
+    return False
 
 
 def read(path: Path, split: str | None) -> DataSet:
@@ -88,7 +91,11 @@ def read(path: Path, split: str | None) -> DataSet:
                 collector.count(_NO_MAP, own.as_posix())
                 continue
             if not labels:
-                values = read_class_map(class_map)
+                try:
+                    values = read_class_map(class_map)
+                except DataError as error:
+                    collector.fault(error)
+                    continue
                 highest = max(highest, int(values.max(initial=-1, where=values != IGNORED)))
             shown = f"{name}/{own.as_posix()}" if len(chosen) > 1 else own.as_posix()
             collector.add(image, shown, None, (), (), class_map)

@@ -16,9 +16,17 @@ from models.datasets.collect import Finding
 from models.datasets.image_size import Size
 from models.errors import DataError
 
-BAD_MASK = Finding("mask is wrong, and is left out", "masks are wrong, and are left out")
+BAD_MASK = Finding(
+    "mask is wrong, and is left out",
+    "masks are wrong, and are left out",
+    "a mask is wrong",
+    "draw it again, or remove it",
+)
 BAD_KEYPOINTS = Finding(
-    "list of keypoints is wrong, and is left out", "lists of keypoints are wrong, and are left out"
+    "list of keypoints is wrong, and is left out",
+    "lists of keypoints are wrong, and are left out",
+    "a list of keypoints is wrong",
+    "correct or remove it",
 )
 _masks = msgspec.json.Decoder(list[list[float]] | dict[str, Any] | None)
 _keypoints = msgspec.json.Decoder(list[float] | None)

@@ -34,6 +34,8 @@ _LOOKED = "JPEGImages/, images/, and the folder of the XML file"
 _NO_XML = Finding(
     "image of the split has no XML file, and is left out",
     "images of the split have no XML file, and are left out",
+    "the image is in the list of the split, but has no XML file",
+    "add it, or remove the line",
 )
 
 
@@ -90,7 +92,9 @@ def read(path: Path, split: str | None) -> DataSet:
     collector = Collector(path, "voc")
     found = _of_split(collector, found, path, split)
     finder = _Finder(path)
-    parsed = [(entry, _parse(entry.path)) for entry in found]
+    parsed = [
+        (entry, image) for entry in found if (image := _parse(collector, entry.path)) is not None
+    ]
     labels = list(own_labels(path))
     numbers = {label: n for n, label in reversed(list(enumerate(labels)))}
     for label in sorted({label for _, image in parsed for label, _, _ in image.objects}):
@@ -98,7 +102,11 @@ def read(path: Path, split: str | None) -> DataSet:
             numbers[label] = len(labels)
             labels.append(label)
     for entry, image in parsed:
-        file, name = finder.find(entry, image.file_name)
+        try:
+            file, name = finder.find(entry, image.file_name)
+        except DataError as error:
+            collector.fault(error)
+            continue
         objects = [
             TrueObject(numbers[label], box, ignored=difficult)
             for label, box, difficult in image.objects
@@ -129,7 +137,11 @@ def _of_split(
     kept = []
     for _, line in read_lines(lists[chosen[0]], "list of images"):
         # An id may contain blanks only in the lists of a class, which are not read.
-        stem = safe_name(line, lists[chosen[0]])
+        try:
+            stem = safe_name(line, lists[chosen[0]])
+        except DataError as error:
+            collector.fault(error)
+            continue
         entry = by_stem.get(stem) or by_stem.get(stem_of(stem))
         if entry is None:
             collector.count(_NO_XML, stem)
@@ -178,27 +190,38 @@ class _Finder:
         return self._below[folder]
 
 
-def _parse(path: Path) -> _Parsed:
-    """Read an XML file."""
-    root = read_xml(path)
+def _parse(collector: Collector, path: Path) -> _Parsed | None:
+    """Read an XML file; None: it is a fault, as objects that are wrong are."""
+    try:
+        root = read_xml(path)
+    except DataError as error:
+        collector.fault(error)
+        return None
     size = None
     if (stated := root.find("size")) is not None:
         sides = [_side(stated.findtext(side)) for side in ("width", "height")]
         size = (sides[0], sides[1])
     objects = []
     for item in root.iter("object"):
-        label = shown(item.findtext("name") or "", 100)
-        if not label:
-            raise DataError(f"{path}: an object has no name")
-        if (box := item.find("bndbox")) is None:
-            raise DataError(f"{path}: an object has no bndbox (found {label})")
-        x1, y1, x2, y2 = (
-            number(box.findtext(side), f"{path}: {side}")
-            for side in ("xmin", "ymin", "xmax", "ymax")
-        )
-        difficult = (item.findtext("difficult") or "0").strip() in ("1", "true", "True")
-        objects.append((label, (x1 - 1, y1 - 1, x2, y2), difficult))
+        try:
+            objects.append(_object(item, path))
+        except DataError as error:
+            collector.fault(error)
     return _Parsed(size, (root.findtext("filename") or "").strip(), objects)
+
+
+def _object(item: Element, path: Path) -> tuple[str, Box, bool]:
+    """Return label, box, and whether an object of a file is difficult."""
+    label = shown(item.findtext("name") or "", 100)
+    if not label:
+        raise DataError(f"{path}: an object has no name")
+    if (box := item.find("bndbox")) is None:
+        raise DataError(f"{path}: an object has no bndbox (found {label})")
+    x1, y1, x2, y2 = (
+        number(box.findtext(side), f"{path}: {side}") for side in ("xmin", "ymin", "xmax", "ymax")
+    )
+    difficult = (item.findtext("difficult") or "0").strip() in ("1", "true", "True")
+    return label, (x1 - 1, y1 - 1, x2, y2), difficult
 
 
 def _side(text: str | None) -> int:

@@ -20,7 +20,15 @@ from models.boxes.rotated import corners_of
 from models.datasets.base import DataSet, TrueObject
 from models.datasets.collect import Box, Collector, Finding, hull
 from models.datasets.image_size import Size, read_size
-from models.datasets.places import after_folder, entries, folders_of, is_image, own_labels, walk
+from models.datasets.places import (
+    LABEL_FILES,
+    after_folder,
+    entries,
+    folders_of,
+    is_image,
+    own_labels,
+    walk,
+)
 from models.datasets.reading import number, read_head, read_lines, whole
 from models.datasets.shapes import BAD_MASK, is_polygon, points_of, rotated_of
 from models.datasets.splits import SPLITS, choose
@@ -32,6 +40,12 @@ MAX_CLASSES = 100_000
 MAX_HULL_PX = 1.0
 """Largest distance of a side of the box from the hull of a polygon that is written for it."""
 _LOOKED = "the folders and lists of data.yaml, or images/"
+_NO_IMAGE = Finding(
+    "file of labels has no image, and is left out",
+    "files of labels have no image, and are left out",
+    "the file of labels has no image",
+    "add an image of its name, or remove it",
+)
 _NOT_THERE = Finding(
     "YAML file has splits that are not there, so all images are read",
     "YAML files have splits that are not there, so all images are read",
@@ -101,16 +115,16 @@ def read(path: Path, split: str | None) -> DataSet:
     if len(images) > max((len(splits[name]) for name in chosen), default=0):
         collector.read_together(chosen)
     labels = settings.names or own_labels(path if path.is_dir() else path.parent)
+    limit = len(labels) or MAX_CLASSES
     highest = -1
     for image, name in zip(images, _names(images, root), strict=True):
         found = image if os.path.isfile(image) else None
         size = None if found is None else read_size(image)
-        own = () if size is None else _objects(image, size, settings.keypoints, collector)
+        own = () if size is None else _objects(image, size, settings.keypoints, limit, collector)
         objects = list(own)
-        for item in objects:
-            highest = max(highest, item.number)
-            _check_class(image, item.number, len(labels))
+        highest = max((highest, *(item.number for item in objects)))
         collector.add(found, name, size, objects)
+    _count_lost_labels(collector, images)
     return collector.finish("detect", labels or [str(n) for n in range(highest + 1)], _LOOKED)
 
 
@@ -118,14 +132,17 @@ def _stated(settings: Settings) -> str:
     return ", ".join(f"{name}: {value}" for name, value in settings.stated.items()) or "none"
 
 
-def _check_class(image: Path, found: int, labels: int) -> None:
-    """Refuse a class without a name."""
-    limit = labels or MAX_CLASSES
-    if not 0 <= found < limit:
-        raise DataError(
-            f"{_label_file(image)}: class {found} has no name (found {limit} names); correct "
-            "`names` or the line"
-        )
+def _count_lost_labels(collector: Collector, images: Sequence[Path]) -> None:
+    """Count the files of labels without an image, in the folders `labels` of some images."""
+    for folder in sorted({image.parent for image in images}):
+        above, last, below = f"{folder}/".rpartition("/images/")
+        if not last:  # other texts may be beside images
+            continue
+        labels = Path(f"{above}/labels/{below}")
+        stems = {file.stem for file in entries(folder) if is_image(file)}
+        for file in entries(labels, ".txt"):
+            if file.stem not in stems and file.name not in LABEL_FILES:
+                collector.count(_NO_IMAGE, f"{labels.name}/{file.name}")
 
 
 def _names(images: Sequence[Path], root: Path) -> list[str]:
@@ -151,36 +168,72 @@ def _label_file(image: Path) -> Path:
 
 
 def _objects(
-    image: Path, size: Size, keypoints: tuple[int, int] | None, collector: Collector
+    image: Path,
+    size: Size,
+    keypoints: tuple[int, int] | None,
+    classes: int,
+    collector: Collector,
 ) -> Iterator[TrueObject]:
-    """Yield the objects of an image; their boxes may be bad."""
+    """Yield the objects of an image; their boxes may be bad, and lines that are wrong are faults.
+
+    Args:
+        image: its file.
+        size: its width and height in px.
+        keypoints: points of an object and numbers of each; None: it has none.
+        classes: number of the classes.
+        collector: keeps the faults.
+    """
     path = _label_file(image)
     if not os.path.exists(path):
         return
-    for line, text in read_lines(path, "file of labels"):
+    try:
+        lines = list(read_lines(path, "file of labels"))
+    except DataError as error:
+        collector.fault(error)
+        return
+    for line, text in lines:
         where = f"{path}: line {line}"
-        parts = text.split()
-        if keypoints is not None:
-            yield _posed(parts, size, keypoints, where)
-            continue
-        if len(parts) < 5 or (len(parts) > 6 and len(parts) % 2 == 0):
-            raise DataError(
-                f"{where}: not `class cx cy width height` nor a polygon (found {len(parts)} "
-                "numbers)"
+        try:
+            parts = text.split()
+            found = (
+                _posed(parts, size, keypoints, where)
+                if keypoints is not None
+                else _plain_object(parts, size, where, image, collector)
             )
-        values = [number(part, where) for part in parts[1:]]
-        kind = whole(parts[0], where)
-        if len(values) <= 5:
-            yield TrueObject(kind, _box(values, size))
-            continue
-        polygon = tuple(value * size[at % 2] for at, value in enumerate(values))
-        box = hull(list(zip(polygon[::2], polygon[1::2], strict=True)))
-        if not is_polygon(polygon):
-            collector.count(BAD_MASK, image.name)
-            yield TrueObject(kind, box)
-            continue
-        rotated = rotated_of(polygon) if len(polygon) == 8 else None
-        yield TrueObject(kind, box, mask=(polygon,), rotated=rotated)
+            if not 0 <= found.number < classes:
+                raise DataError(
+                    f"{where}: class {found.number} has no name (found {classes} names); correct "
+                    "`names` or the line"
+                )
+        except DataError as error:
+            collector.fault(error)
+        else:
+            yield found
+
+
+def _plain_object(
+    parts: Sequence[str], size: Size, where: str, image: Path, collector: Collector
+) -> TrueObject:
+    """Return the object of a line with a box or a polygon; its box may be bad.
+
+    Raises:
+        DataError: it is neither, or not of numbers.
+    """
+    if len(parts) < 5 or (len(parts) > 6 and len(parts) % 2 == 0):
+        raise DataError(
+            f"{where}: not `class cx cy width height` nor a polygon (found {len(parts)} numbers)"
+        )
+    values = [number(part, where) for part in parts[1:]]
+    kind = whole(parts[0], where)
+    if len(values) <= 5:
+        return TrueObject(kind, _box(values, size))
+    polygon = tuple(value * size[at % 2] for at, value in enumerate(values))
+    box = hull(list(zip(polygon[::2], polygon[1::2], strict=True)))
+    if not is_polygon(polygon):
+        collector.count(BAD_MASK, image.name)
+        return TrueObject(kind, box)
+    rotated = rotated_of(polygon) if len(polygon) == 8 else None
+    return TrueObject(kind, box, mask=(polygon,), rotated=rotated)
 
 
 def _posed(parts: Sequence[str], size: Size, keypoints: tuple[int, int], where: str) -> TrueObject:

@@ -19,7 +19,7 @@ from pipeline.stage import Array, Context, Resolved, Resources, Settings, Source
 from stages.capture.image_folder import read_image
 
 Format = Literal[
-    "auto", "coco", "yolo", "voc", "folders", "semantic", "mot", "cvat", "label_studio"
+    "auto", "coco", "yolo", "voc", "folders", "semantic", "mot", "cvat", "label_studio", "pennfudan"
 ]
 
 

@@ -22,6 +22,7 @@ FILES = {
     "cvat": ["annotations.xml"],
     "label_studio": ["tasks.json", "classes.txt"],
     "folders": ["dog/a.png"],
+    "pennfudan": ["Annotation/dog/a.txt", "labels.txt"],
 }
 """Files of a written data set that are damaged here."""
 

@@ -19,7 +19,7 @@ def test_written_data_set_is_recognised_as_its_format_only(tmp_path, format):
 
 
 def test_empty_folder_fits_no_format(tmp_path):
-    looked = "coco, yolo, voc, folders, semantic, mot, cvat, label_studio"
+    looked = "coco, yolo, voc, folders, semantic, mot, cvat, label_studio, pennfudan"
     with pytest.raises(DataError, match=rf"looked for {looked}; found nothing\); name one with"):
         datasets.read(tmp_path)
 

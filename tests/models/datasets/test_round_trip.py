@@ -141,7 +141,8 @@ def assert_objects(found, expected, tolerance):
 
 @settings(max_examples=25, deadline=None)
 @pytest.mark.parametrize(
-    ("format", "flags"), [("coco", True), ("voc", True), ("yolo", False), ("cvat", False)]
+    ("format", "flags"),
+    [("coco", True), ("voc", True), ("yolo", False), ("cvat", False), ("pennfudan", False)],
 )
 @given(st.data())
 def test_boxes_are_read_as_they_were_written(sources, format, flags, data):
@@ -181,7 +182,7 @@ def test_tracks_of_cvat_are_read_as_they_were_written(sources, data):
     assert_alike(copied(given_, "cvat"), given_)
 
 
-@pytest.mark.parametrize("format", ["yolo", "cvat", "label_studio"])
+@pytest.mark.parametrize("format", ["yolo", "cvat", "label_studio", "pennfudan"])
 def test_ignored_objects_are_left_out_where_they_cannot_be_held(tmp_path, format):
     data = small_set(tmp_path / "source", format)
     [item] = data.images

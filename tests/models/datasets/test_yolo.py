@@ -148,7 +148,7 @@ def test_names_stay_unique_when_splits_hold_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("2 0.5 0.5 0.1 0.1", r"a.txt: class 2 has no name \(found 2 names\)"),
+        ("2 0.5 0.5 0.1 0.1", r"a.txt: line 1: class 2 has no name \(found 2 names\)"),
         ("-1 0.5 0.5 0.1 0.1", "class -1 has no name"),
         ("0 0.5 0.5 0.1", r"line 1: not `class cx cy width height`.*found 4 numbers"),
         ("0 0.5 0.5 0.1 0.1 0.1 0.1 0.1", "found 8 numbers"),
