@@ -26,6 +26,14 @@ METHODS = {
         "models.training.methods.finetune:Finetune",
         "a new last layer, and the upper blocks of the backbone trained along",
     ),
+    "rcnn": Entry(
+        "models.training.methods.rcnn:Rcnn",
+        "selective search, and linear classifiers and box regressors on CNN codes of its regions",
+    ),
+    "fast_rcnn": Entry(
+        "models.training.methods.fast_rcnn:FastRcnn",
+        "selective search, and regions of one feature map of the image",
+    ),
 }
 """Name -> class, imported when it is needed. A new method is one file and one line here."""
 

@@ -24,7 +24,7 @@ def write_card(
     own: ModelCard,
     size: int,
     about: Mapping[str, str],
-    pixels: NDArray[np.uint8],
+    inputs: Mapping[str, NDArray[Any]],
 ) -> Path:
     """Write the card beside a model, and the golden input and outputs beside the card.
 
@@ -34,15 +34,15 @@ def write_card(
         own: the method's part of the card.
         size: side of the input in pixels.
         about: licence and origin.
-        pixels: (1, size, size, 3) uint8 BGR; an image that was not trained on.
+        inputs: those of the model, of an image that was not trained on.
 
     Returns:
         the path of the card.
     """
-    outputs = runtime.open_graph(model.read_bytes())({"images": pixels})
+    outputs = runtime.open_graph(model.read_bytes())(inputs)
     golden = model.with_suffix(".golden.npz")
     arrays: dict[str, Any] = {f"output{n}": output for n, output in enumerate(outputs)}
-    np.savez_compressed(golden, images=pixels, **arrays)
+    np.savez_compressed(golden, **inputs, **arrays)
     card: dict[str, Any] = {
         "name": record.name,
         "task": own.task,

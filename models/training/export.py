@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,20 @@ from models.errors import TrainingError
 if TYPE_CHECKING:
     from torch import nn
 
+    from models.training.method import Method
+
 OPSET = 17
 TOLERANCE = 1e-3
 """Largest difference of an output from PyTorch's, as a part of the largest value of that output."""
 
 
-def export(net: nn.Module, size: int, outputs: Sequence[str], path: Path) -> None:
+def export(
+    net: nn.Module,
+    size: int,
+    outputs: Sequence[str],
+    path: Path,
+    further: Mapping[str, NDArray[Any]] | None = None,
+) -> None:
     """Write a network as ONNX; any number of images can be run at once.
 
     Args:
@@ -29,18 +37,22 @@ def export(net: nn.Module, size: int, outputs: Sequence[str], path: Path) -> Non
         size: side of the input in pixels.
         outputs: names of its outputs.
         path: file to write.
+        further: examples of inputs that it takes besides, each with any number of rows; then one
+            image is run at once, and an output has any number of rows in its second axis.
     """
     import torch
 
     example = torch.zeros((1, size, size, 3), dtype=torch.uint8)
     axes = {"images": {0: "batch"}, **{name: {0: "batch"} for name in outputs}}
+    if further:
+        axes = {name: {0: name} for name in further} | {name: {1: "rows"} for name in outputs}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecation: see OPSET
         torch.onnx.export(
             net.eval(),
-            (example,),
+            (example, *(torch.from_numpy(value) for value in (further or {}).values())),
             str(path),
-            input_names=["images"],
+            input_names=["images", *(further or {})],
             output_names=list(outputs),
             dynamic_axes=axes,
             opset_version=OPSET,
@@ -48,16 +60,12 @@ def export(net: nn.Module, size: int, outputs: Sequence[str], path: Path) -> Non
         )
 
 
-def verify(
-    path: Path,
-    outputs: Callable[[NDArray[np.uint8]], Mapping[str, NDArray[Any]]],
-    inputs: Sequence[NDArray[np.uint8]],
-) -> float:
+def verify(path: Path, method: Method, inputs: Sequence[NDArray[np.uint8]]) -> float:
     """Compare an exported model with the network that it was made from.
 
     Args:
         path: the ONNX file.
-        outputs: returns the outputs of the network by name.
+        method: has the network.
         inputs: (1, size, size, 3) uint8 BGR each.
 
     Returns:
@@ -69,8 +77,8 @@ def verify(
     run = runtime.open_graph(path.read_bytes())
     worst = 0.0
     for pixels in inputs:
-        found = run({"images": pixels})
-        for (name, own), other in zip(outputs(pixels).items(), found, strict=True):
+        found = run(method.inputs(pixels))
+        for (name, own), other in zip(method.outputs(pixels).items(), found, strict=True):
             if own.shape != other.shape:
                 raise TrainingError(
                     f"{path}: output {name} differs from PyTorch's (found shape "

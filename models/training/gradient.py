@@ -110,6 +110,7 @@ class GradientMethod(Method):
     """
 
     Settings: ClassVar[type[method.Settings]] = Settings
+    on_gpu = True
     output_names: ClassVar[tuple[str, ...]] = ("scores",)
     """Names of the outputs of the exported graph."""
 

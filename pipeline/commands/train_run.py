@@ -102,7 +102,7 @@ def prepare(args: argparse.Namespace, method: type[Method], folder: Path) -> dat
 
 def device_of(args: argparse.Namespace, method: type[Method]) -> str:
     """Return where to train: cuda, if PyTorch finds a GPU and it is not refused."""
-    if args.method == "codes" or args.device == "cpu":
+    if not method.on_gpu or args.device == "cpu":
         return "cpu"
     from models.training.packages import package
 

@@ -102,13 +102,29 @@ def suppressed(
         image: the image.
     """
     rows, classes = np.nonzero(scores >= MIN_SCORE)
+    return suppressed_rows(boxes[rows], scores[rows, classes], classes, image)
+
+
+def suppressed_rows(
+    boxes: NDArray[np.floating],
+    scores: NDArray[np.floating],
+    classes: NDArray[np.intp],
+    image: LabelledImage,
+) -> Objects:
+    """Return the objects of candidates of one class each, as `suppressed` does.
+
+    Args:
+        boxes: (N, 4) xyxy as fractions of the input.
+        scores: (N,) from 0 to 1.
+        classes: (N,)
+        image: the image.
+    """
     width, height = image.size
-    corners = np.clip(boxes[rows], 0, 1) * np.array([width, height, width, height])
+    corners = np.clip(boxes, 0, 1) * np.array([width, height, width, height])
     options = NmsOptions(max_iou=MAX_IOU, min_score=MIN_SCORE)
-    kept = nms(corners, scores[rows, classes], classes, options)
-    own = kept.rows
+    own = nms(corners, scores, classes, options).rows
     return Objects(
-        corners[own].astype(np.float32), scores[rows, classes][own].astype(np.float32), classes[own]
+        corners[own].astype(np.float32), scores[own].astype(np.float32), classes[own]
     )
 
 
