@@ -23,6 +23,8 @@ from models.training.tasks.detect import MIN_SCORE, Detects, Objects, suppressed
 
 OUTPUT = "rows"
 """Name of the output of the exported graph: (1, N, 6) x1, y1, x2, y2, score, class."""
+STORED = 2000
+"""Proposals of an image that are stored, at least."""
 MIN_SIDE_PX = 4.0
 """Shorter side of a box that a view leaves."""
 COUNTS = (10, 20, 50, 100, 200, 500, 1000, 2000)
@@ -63,7 +65,10 @@ class JudgesRegions(Detects):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self._stored = ProposalCache(job.cache.parent / "proposals", job.settings.search)
+        # The best ones of a longer list are those of a shorter one: another number needs no search.
+        most = max(STORED, job.settings.search.max_proposals)
+        stored = msgspec.structs.replace(job.settings.search, max_proposals=most)
+        self._stored = ProposalCache(job.cache.parent / "proposals", stored)
         self._proposals: dict[str, Boxes] = {}
 
     def measure(self, images: Sequence[LabelledImage], results: Sequence[Judged]) -> Figures:
@@ -96,7 +101,8 @@ class JudgesRegions(Detects):
         if known is None:
             size = (self.size, self.size)
             pixels = np.asarray(cv2.resize(read_pixels(image), size), np.uint8)
-            known = self._proposals[image.name] = self._stored.proposals(pixels)
+            found = self._stored.proposals(pixels)
+            known = self._proposals[image.name] = found[: self.settings.search.max_proposals]
         return known
 
     def proposals_in(self, image: LabelledImage, view: View) -> Boxes:
