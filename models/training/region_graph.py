@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.boxes.offsets import RPN, decode_offsets
 from models.boxes.forms import from_xyxy
 from models.boxes.iou import Boxes
+from models.boxes.offsets import RPN, decode_offsets
 from models.training.augment import PAD
 from models.training.graph import IMAGES
 from models.training.packages import package
@@ -85,7 +85,7 @@ def rows_of(
 
 
 def region_graph(cut: Cut, linear: Linear | None, end: str) -> ModelProto:
-    """Return the graph from `images` (1, size, size, 3) uint8 BGR and `proposals` (P, 4) xyxy in px.
+    """Return the graph from `images` (1, size, size, 3) uint8 BGR and `proposals` (P, 4) in px.
 
     Args:
         cut: the backbone.

@@ -114,6 +114,5 @@ def time_of(model: Path, method: Method, inputs: Sequence[NDArray[np.uint8]]) ->
 
 def _pixels(images: Sequence[LabelledImage], size: int) -> list[NDArray[np.uint8]]:
     return [
-        np.asarray(cv2.resize(read_pixels(image), (size, size))[None], np.uint8)
-        for image in images
+        np.asarray(cv2.resize(read_pixels(image), (size, size))[None], np.uint8) for image in images
     ]

@@ -35,7 +35,7 @@ from models.training.gradient import Truth as Arrays
 from models.training.method import Job, ModelCard
 from models.training.onnx_net import OnnxNet
 from models.training.roi import RoiGrid, roi_align, roi_max_pool
-from models.training.tasks.regions import OUTPUT, JudgesRegions, Judged
+from models.training.tasks.regions import OUTPUT, Judged, JudgesRegions
 
 STRIDE = 16
 """Stride of the map from which regions are pooled."""

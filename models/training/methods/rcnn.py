@@ -45,7 +45,7 @@ from models.training.methods.codes import pooling_matrix
 from models.training.packages import package
 from models.training.region_graph import AT_ONCE, Cut, Linear, region_graph, rows_of
 from models.training.tasks.detect import Detects
-from models.training.tasks.regions import OUTPUT, JudgesRegions, Judged
+from models.training.tasks.regions import OUTPUT, Judged, JudgesRegions
 
 STRENGTHS = (0.01, 0.1, 1.0)
 """Values of C that are tried; a higher one trusts the examples more."""

@@ -123,9 +123,7 @@ def suppressed_rows(
     corners = np.clip(boxes, 0, 1) * np.array([width, height, width, height])
     options = NmsOptions(max_iou=MAX_IOU, min_score=MIN_SCORE)
     own = nms(corners, scores, classes, options).rows
-    return Objects(
-        corners[own].astype(np.float32), scores[own].astype(np.float32), classes[own]
-    )
+    return Objects(corners[own].astype(np.float32), scores[own].astype(np.float32), classes[own])
 
 
 def matches(image: LabelledImage, found: Objects) -> NDArray[np.bool_]:
