@@ -85,7 +85,7 @@ def inspect(
         labels=_labels(file, reading, card),
         end_to_end=reading.end_to_end,
         layout=layout,
-        constants=_constants(file, reading, expected),
+        constants=_constants(file, reading, expected, families.load(name)),
         thresholds=card.thresholds if card else Thresholds(),
         notes=_notes(file, task, reading.layout),
         licence=card.weights.licence if card else file.metadata.get("license"),
@@ -292,17 +292,25 @@ def _input(
     return Input(name=image.tensor.name, size=size, batched=image.batched, **usual | found | stated)
 
 
-def _constants(file: OnnxFile, reading: Reading, expected: Input) -> tuple[Constant, ...]:
-    """Return the inputs besides the image, with their values.
+def _constants(
+    file: OnnxFile, reading: Reading, expected: Input, family: type[Family[Any]]
+) -> tuple[Constant, ...]:
+    """Return the inputs besides the image, with their values, but those that the family makes.
 
     Raises:
-        ContractError: there is no value for one, or not as many numbers as it takes.
+        ContractError: there is no value for one, or not as many numbers as it takes; or the family
+            makes one and the model takes several images at once.
     """
+    if family.makes and require_image(file).batch != 1:
+        raise ContractError(
+            f"{file.path}: family {reading.name} runs one image at once (found "
+            f"{require_image(file).tensor}); export the model with batch 1"
+        )
     width, height = expected.size
     values = {"size_hw": (height, width), "size_wh": (width, height)}
     found = []
     for tensor in file.inputs:
-        if tensor.name == expected.name:
+        if tensor.name in (expected.name, *family.makes):
             continue
         given = reading.inputs.get(tensor.name)
         if given is None:

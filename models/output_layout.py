@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from models.proposals.selective_search import SearchSettings
+
 Positive = Annotated[float, Meta(gt=0)]
 Column = Annotated[str, Meta(max_length=20)]
 Units = Literal["pixels", "fraction", "strides"]
@@ -177,6 +179,8 @@ class OutputLayout(LayoutPart, frozen=True, kw_only=True):
     inputs: dict[str, Fixed | tuple[float, ...]] = {}
     """Further inputs of the model -> their value: size_hw or size_wh (height and width of the
     input), ones, or numbers."""
+    proposals: SearchSettings = SearchSettings()
+    """Selective search that makes the input `proposals` of a model of the family rcnn."""
 
 
 def task_of(layout: OutputLayout) -> str:

@@ -11,6 +11,7 @@ from models.output_layout import OutputLayout, task_of
 
 FAMILIES = {
     "generic": "models.families.generic:Generic",
+    "rcnn": "models.families.rcnn:Rcnn",
     "localize": "models.families.localize:Localize",
     "classify": "models.families.classify:Classify",
     "semantic": "models.families.semantic:Semantic",

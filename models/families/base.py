@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -71,6 +71,8 @@ class Family(ABC, Generic[Result_co]):
     task."""
     raw: ClassVar[str]
     """Raw outputs of the models, for messages: "[1,N,6]"; N boxes, C classes."""
+    makes: ClassVar[tuple[str, ...]] = ()
+    """Names of further inputs that the family makes of each image, see `further_inputs`."""
 
     def __init__(self, image: Input, classes: int | None) -> None:
         self.input = image
@@ -83,6 +85,22 @@ class Family(ABC, Generic[Result_co]):
 
         A file that leaves the distinguishing dimensions open is recognised.
         """
+
+    @classmethod
+    def check_packages(cls) -> None:
+        """Check that the packages which the family needs beside the usual ones are installed.
+
+        Raises:
+            ModelError: one is missing.
+        """
+
+    def further_inputs(self, images: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
+        """Return the inputs of a run that depend on its images, by the names in `makes`.
+
+        Args:
+            images: inputs of the model, of one image: a family with such inputs takes no batch.
+        """
+        return {}
 
     def of_image(
         self, outputs: Sequence[NDArray[Any]], index: int, images: int

@@ -8,6 +8,7 @@ IJCV 2004, as scikit-image computes them. Colour and texture are the histograms 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import math
 from types import ModuleType
 from typing import NamedTuple
@@ -173,6 +174,16 @@ def _neighbours(labels: Labels, count: int) -> list[set[int]]:
     return found
 
 
+def check_scikit_image() -> None:
+    """Check that scikit-image is installed, without the time that its import takes.
+
+    Raises:
+        ProposalError: it is not.
+    """
+    if importlib.util.find_spec("skimage") is None:
+        raise _missing("it is not installed")
+
+
 def _scikit_image() -> ModuleType:
     """Import scikit-image's segmentation.
 
@@ -182,7 +193,12 @@ def _scikit_image() -> ModuleType:
     try:
         return importlib.import_module("skimage.segmentation")
     except ImportError as failure:
-        raise ProposalError(
-            f"selective search: scikit-image cannot be imported ({failure}); run pip install "
-            '"eyeline[rcnn]"'
-        ) from None
+        raise _missing(str(failure)) from None
+
+
+def _missing(why: str) -> ProposalError:
+    """Make the error of scikit-image that cannot be imported."""
+    return ProposalError(
+        f"selective search: scikit-image cannot be imported ({why}); run pip install "
+        '"eyeline[rcnn]"'
+    )

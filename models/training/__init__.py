@@ -38,6 +38,14 @@ METHODS = {
         "one class and one box, of images with one main object",
     ),
     "semantic": Entry("models.training.methods.semantic:Semantic", "a class for each pixel"),
+    "rcnn": Entry(
+        "models.training.methods.rcnn:Rcnn",
+        "selective search, and linear classifiers and box regressors on CNN codes of its regions",
+    ),
+    "fast_rcnn": Entry(
+        "models.training.methods.fast_rcnn:FastRcnn",
+        "selective search, and regions of one feature map of the image",
+    ),
     "ssd": Entry(
         "models.training.methods.ssd:Ssd",
         "default boxes on several maps, with hard negatives (SSD)",

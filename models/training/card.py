@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
 from models import golden
@@ -24,7 +23,7 @@ def write_card(
     own: ModelCard,
     size: int,
     about: Mapping[str, str],
-    pixels: NDArray[np.uint8],
+    inputs: Mapping[str, NDArray[Any]],
     end: str = "",
 ) -> Path:
     """Write the card beside a model, and the golden input and outputs beside the card.
@@ -35,14 +34,14 @@ def write_card(
         own: the method's part of the card.
         size: side of the input in pixels.
         about: licence and origin.
-        pixels: (1, size, size, 3) uint8 BGR; an image that was not trained on.
+        inputs: those of the model, of an image that was not trained on.
         end: end of the name of a further card of the model.
 
     Returns:
         the path of the card.
     """
     path = model.with_suffix(".golden.npz")
-    golden.write(path, model.read_bytes(), {"images": pixels})
+    golden.write(path, model.read_bytes(), inputs)
     card: dict[str, Any] = {
         "name": record.name + end,
         "task": own.task,

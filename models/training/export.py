@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,20 @@ from models.golden import TOLERANCE, difference
 if TYPE_CHECKING:
     from torch import nn
 
+    from models.training.method import Method
+
 OPSET = 17
 Arrays = Mapping[str, NDArray[Any]]
 """Name of an output -> its value."""
 
 
 def export(
-    net: nn.Module, size: int, outputs: Sequence[str], path: Path, batched: bool = True
+    net: nn.Module,
+    size: int,
+    outputs: Sequence[str],
+    path: Path,
+    batched: bool = True,
+    further: Mapping[str, NDArray[Any]] | None = None,
 ) -> None:
     """Write a network as ONNX.
 
@@ -34,6 +41,8 @@ def export(
         path: file to write.
         batched: whether any number of images can be run at once, and outputs have one row for each;
             else one image, and outputs have one row for each object.
+        further: examples of inputs that it takes besides, each with any number of rows; then one
+            image is run at once, and an output has any number of rows in its second axis.
     """
     import torch
 
@@ -41,13 +50,15 @@ def export(
     axes = {name: {0: "batch" if batched else "objects"} for name in outputs}
     if batched:
         axes["images"] = {0: "batch"}
+    if further:
+        axes = {name: {0: name} for name in further} | {name: {1: "rows"} for name in outputs}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecation: see OPSET
         torch.onnx.export(
             net.eval(),
-            (example,),
+            (example, *(torch.from_numpy(value) for value in (further or {}).values())),
             str(path),
-            input_names=["images"],
+            input_names=["images", *(further or {})],
             output_names=list(outputs),
             dynamic_axes=axes,
             opset_version=OPSET,
@@ -55,21 +66,13 @@ def export(
         )
 
 
-def verify(
-    path: Path,
-    outputs: Callable[[NDArray[np.uint8]], Arrays],
-    inputs: Sequence[NDArray[np.uint8]],
-    compare: Callable[[Arrays, Arrays], float],
-) -> float:
+def verify(path: Path, method: Method, inputs: Sequence[NDArray[np.uint8]]) -> float:
     """Compare an exported model with the network that it was made from.
 
     Args:
         path: the ONNX file.
-        outputs: returns the outputs of the network by name.
+        method: has the network.
         inputs: (1, size, size, 3) uint8 BGR each.
-        compare: returns the difference of the outputs of the network and of the model; infinite
-            where they
-            cannot be compared.
 
     Returns:
         the largest difference.
@@ -80,8 +83,9 @@ def verify(
     run = runtime.open_graph(path.read_bytes())
     worst = 0.0
     for pixels in inputs:
-        own = outputs(pixels)
-        worst = max(worst, compare(own, dict(zip(own, run({"images": pixels}), strict=True))))
+        own = method.outputs(pixels)
+        found = dict(zip(own, run(method.inputs(pixels)), strict=True))
+        worst = max(worst, method.difference(own, found))
     if worst > TOLERANCE:
         raise TrainingError(
             f"{path}: results differ from PyTorch's (found {worst:.1e} of the largest value, at "

@@ -164,7 +164,7 @@ class FeatureCache:
         rows = len(self._views)
         done = self._folder / "done"
         if not done.exists():
-            _make_room(self._folder.parent, sum(2 * rows * int(np.prod(s)) for s in shapes))
+            make_room(self._folder.parent, sum(2 * rows * int(np.prod(s)) for s in shapes))
             self._folder.mkdir(parents=True, exist_ok=True)
         os.utime(self._folder)
         for number, shape in enumerate(shapes):
@@ -182,7 +182,7 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
     return np.memmap(path, dtype, "r+", shape=shape)
 
 
-def _make_room(root: Path, size: int) -> None:
+def make_room(root: Path, size: int) -> None:
     """Remove the caches used longest ago, and check that there is room for another one.
 
     Raises:

@@ -110,6 +110,7 @@ class GradientMethod(Method):
     """
 
     Settings: ClassVar[type[method.Settings]] = Settings
+    on_gpu = True
     output_names: ClassVar[tuple[str, ...]] = ("scores",)
     """Names of the outputs of the exported graph."""
     batched: ClassVar[bool] = True
@@ -271,10 +272,15 @@ class GradientMethod(Method):
         self.learner.to(self.job.device)
         return self.card()
 
-    def _whole(self) -> Whole:
+    def _frozen(self) -> OnnxNet | None:
+        """Return the part of the backbone below the learner; None: there is none."""
         names = self.learner.inputs
-        frozen = None if names == (IMAGES,) else OnnxNet(self.job.backbone.model, [IMAGES], names)
-        whole = Whole(frozen, self.learner, self.finish())
+        if names == (IMAGES,):
+            return None
+        return OnnxNet(self.job.backbone.model, [IMAGES], names)
+
+    def _whole(self) -> Whole:
+        whole = Whole(self._frozen(), self.learner, self.finish())
         whole.to(self.job.device).eval()
         return whole
 

@@ -95,6 +95,10 @@ class Method:
 
     Settings: ClassVar[type[Settings]] = Settings
     needs: ClassVar[Needs] = "class"
+    on_gpu: ClassVar[bool] = False
+    """Whether it can train on a GPU."""
+    held_out: ClassVar[int] = 8
+    """Validation images on which the exported model is compared with the network."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -178,6 +182,14 @@ class Method:
     def further_cards(self) -> Mapping[str, ModelCard]:
         """Return other ways to run the exported model: end of the card's name -> its part."""
         return {}
+
+    def inputs(self, pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[Any]]:
+        """Return the inputs of the exported model, with those that its family makes of an image.
+
+        Args:
+            pixels: (1, size, size, 3) uint8 BGR.
+        """
+        return {"images": pixels}
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[Any]]:
         """Return the outputs that the exported model must give, computed without it.

@@ -129,7 +129,7 @@ def prepare(
 
 def device_of(args: argparse.Namespace, method: type[Method]) -> str:
     """Return where to train: cuda, if PyTorch finds a GPU and it is not refused."""
-    if args.method == "codes" or args.device == "cpu":
+    if not method.on_gpu or args.device == "cpu":
         return "cpu"
     cuda = bool(package("torch").cuda.is_available())
     if args.device == "cuda" and not cuda:

@@ -91,6 +91,7 @@ class ModelStage(InferenceStage):
         """
         try:
             contract = zoo.resolve(settings.model, cls.tasks)
+            families.load(contract.family).check_packages()
             check_device(settings.device)
         except ModelError as error:
             raise SetupError(str(error)) from None
@@ -184,8 +185,13 @@ class ModelStage(InferenceStage):
             DeviceFailed: the provider failed, and would for every frame.
         """
         assert self._runtime is not None
+        assert self._family is not None
+        inputs = feed(self._contract, images)
+        if self._family.makes:
+            inputs |= self._family.further_inputs(inputs[self._contract.input.name])
+            self.beat()  # proposals may take longer than the model
         try:
-            return self._runtime.run(feed(self._contract, images))
+            return self._runtime.run(inputs)
         except ProviderError as error:
             raise DeviceFailed(str(error)) from None
 

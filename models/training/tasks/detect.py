@@ -212,15 +212,28 @@ def suppressed(
     """
     best = scores.argmax(axis=1)
     rows = np.flatnonzero(scores.max(axis=1) >= MIN_SCORE)
-    classes = best[rows]
+    return suppressed_rows(boxes[rows], scores[rows, best[rows]], best[rows], image)
+
+
+def suppressed_rows(
+    boxes: NDArray[np.floating],
+    scores: NDArray[np.floating],
+    classes: NDArray[np.intp],
+    image: LabelledImage,
+) -> Objects:
+    """Return the objects of candidates of one class each, as `suppressed` does.
+
+    Args:
+        boxes: (N, 4) xyxy as fractions of the input.
+        scores: (N,) from 0 to 1.
+        classes: (N,)
+        image: the image.
+    """
     width, height = image.size
-    corners = np.clip(boxes[rows], 0, 1) * np.array([width, height, width, height])
+    corners = np.clip(boxes, 0, 1) * np.array([width, height, width, height])
     options = NmsOptions(max_iou=MAX_IOU, min_score=MIN_SCORE)
-    kept = nms(corners, scores[rows, classes], classes, options)
-    own = kept.rows
-    return Objects(
-        corners[own].astype(np.float32), scores[rows, classes][own].astype(np.float32), classes[own]
-    )
+    own = nms(corners, scores, classes, options).rows
+    return Objects(corners[own].astype(np.float32), scores[own].astype(np.float32), classes[own])
 
 
 def matches(image: LabelledImage, found: Objects, min_iou: float = MIN_IOU) -> NDArray[np.bool_]:
