@@ -122,6 +122,9 @@ class GradientMethod(Method):
         torch.set_num_threads(job.threads)
         torch.manual_seed(job.seed)
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # Steps use bfloat16 there; what is measured and exported is computed as on the CPU.
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
         settings, backbone = job.settings, job.backbone
         self._train = Views(job.train, settings.augment, self.size, settings.views, job.seed)
         maps = self.maps()
@@ -244,6 +247,7 @@ class GradientMethod(Method):
         loop.run(
             lambda epoch, number: self._terms(self._rows(epoch, number)),
             lambda: self.measure(job.val, self._cached_results(job.val)),
+            self.merit,
             lambda done, text: job.report(Progress("training", before + done, total, text)),
         )
         self.curves = loop.curves

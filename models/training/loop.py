@@ -84,13 +84,16 @@ class Loop:
         self,
         loss: Callable[[int, int], Mapping[str, torch.Tensor]],
         measure: Callable[[], Figures],
+        merit: Callable[[Figures], Sequence[float]],
         report: Callable[[int, str], None],
     ) -> None:
         """Train until the end, and leave the network with the weights of its best epoch.
 
         Args:
             loss: returns the terms of the loss of a step, of an epoch and a number in it.
-            measure: returns the figures on the validation images; the first decides.
+            measure: returns the figures on the validation images.
+            merit: returns the values of figures that decide which epoch is best; a later one
+                decides where those before it are equal.
             report: called after each step with its number and the latest losses and figures.
 
         Raises:
@@ -104,11 +107,17 @@ class Loop:
             self._learn(loss, epoch, number)
             report(self.step, self._text())
             if number == plan.steps - 1:
-                self._end_epoch(measure())
+                self._end_epoch(measure(), merit)
             if number == plan.steps - 1 or time.monotonic() > saved + CHECKPOINT_S:
                 self._save()
                 saved = time.monotonic()
         self._net.load_state_dict(self._best, strict=False)
+
+    @property
+    def best(self) -> Figures:
+        """Return the figures of the best epoch so far."""
+        found = self.curves[self.best_epoch]
+        return {name: value for name, value in found.items() if not name.startswith("loss ")}
 
     def time_step(self, loss: Callable[[int, int], Mapping[str, torch.Tensor]]) -> float:
         """Return the seconds of a step; the network is as before afterwards."""
@@ -159,13 +168,11 @@ class Loop:
         for name, term in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(term.detach())
 
-    def _end_epoch(self, figures: Figures) -> None:
+    def _end_epoch(self, figures: Figures, merit: Callable[[Figures], Sequence[float]]) -> None:
         losses = {f"loss {name}": total / self._plan.steps for name, total in self._sums.items()}
         self._sums = {}
         self.curves.append({**losses, **figures})
-        # The second figure decides between epochs with the same first one, and so on.
-        best = [self.curves[self.best_epoch][name] for name in figures]
-        if self.best_epoch < 0 or list(figures.values()) > best:
+        if self.best_epoch < 0 or list(merit(figures)) > list(merit(self.best)):
             self.best_epoch = len(self.curves) - 1
             self._best = {k: v.detach().clone() for k, v in self._net.state_dict().items()}
 

@@ -138,6 +138,10 @@ class Method:
         """
         return {}
 
+    def merit(self, figures: Figures) -> Sequence[float]:
+        """Return the values that decide which epoch is best, the first one first."""
+        return tuple(figures.values())
+
     def choose_thresholds(
         self, images: Sequence[LabelledImage], results: Sequence[Result]
     ) -> Mapping[str, float]:

@@ -193,6 +193,7 @@ class Adapt(MapsScores):
         self._loop.run(
             lambda epoch, number: self._terms(self._rows(epoch, number)),
             self._patch_figures,
+            lambda figures: tuple(figures.values()),
             lambda done, text: job.report(Progress("training", done, steps, text)),
         )
         self.curves, self.best_epoch = self._loop.curves, self._loop.best_epoch

@@ -12,6 +12,7 @@ appended to the backbone's graph.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,6 +36,7 @@ STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 """Values of C that are tried; a higher one trusts the examples more."""
 FOLDS = 5
 """Parts of the training images for cross-validation, at most."""
+MAX_ITERATIONS = 1000
 TEMPERATURES = np.geomspace(0.1, 100, 61)
 """Factors that are tried to make scores of the classifier's values (Guo et al., ICML 2017)."""
 
@@ -185,17 +187,22 @@ class Codes(Classifies):
         self, codes: NDArray[np.float32], classes: NDArray[np.intp], strength: float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return weight (C, D) and bias (C,) of the classifier; rare classes count more."""
-        codes = codes / np.sqrt(codes.shape[1])
+        # Codes of unit length; their mean says nothing of a class, and slows the solver down.
+        middle = codes.mean(axis=0)
+        codes = (codes - middle) / np.sqrt(codes.shape[1])
         if self.settings.classifier == "svm":
             model = package("sklearn.svm").LinearSVC(
                 C=strength, class_weight="balanced", random_state=self.job.seed, dual=True,
-                max_iter=20_000,
+                max_iter=MAX_ITERATIONS,
             )  # fmt: skip
         else:
             model = package("sklearn.linear_model").LogisticRegression(
                 C=strength, class_weight="balanced", max_iter=2000
             )
-        model.fit(codes, classes)
+        with warnings.catch_warnings():
+            # A plane that is not quite at the optimum classifies as well.
+            warnings.simplefilter("ignore", package("sklearn.exceptions").ConvergenceWarning)
+            model.fit(codes, classes)
         count = len(self.job.labels)
         weight, bias = np.zeros((count, codes.shape[1])), np.full(count, -1e3)
         if len(model.classes_) == 2:  # one plane between two classes
@@ -204,7 +211,7 @@ class Codes(Classifies):
         else:
             coefficients, offsets = model.coef_, model.intercept_
         weight[model.classes_] = coefficients / np.sqrt(codes.shape[1])
-        bias[model.classes_] = offsets
+        bias[model.classes_] = offsets - weight[model.classes_] @ middle
         return weight, bias
 
 

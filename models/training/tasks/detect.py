@@ -45,15 +45,6 @@ MIN_SIDE_PX = 2.0
 """Side of a box in a view below which the same holds."""
 
 
-DETECTION = Augmentation(zoom=(0.7, 1.4), shift=0.15, rotate_deg=0.0)
-"""Limits of the augmentation. The upright box around a turned one is larger than the object, so
-that nothing is turned."""
-MIN_VISIBLE = 1 / 3
-"""Part of an object's box that is in a view, below which the object is neither right nor wrong."""
-MIN_SIDE_PX = 2.0
-"""Side of a box in a view below which the same holds."""
-
-
 class Objects(NamedTuple):
     """The objects that a model finds in an image; parallel arrays, best first."""
 
