@@ -41,8 +41,9 @@ def write_card(
     """
     outputs = runtime.open_graph(model.read_bytes())(inputs)
     golden = model.with_suffix(".golden.npz")
-    arrays: dict[str, Any] = {f"output{n}": output for n, output in enumerate(outputs)}
-    np.savez_compressed(golden, **inputs, **arrays)
+    arrays: dict[str, Any] = dict(inputs)
+    arrays |= {f"output{n}": output for n, output in enumerate(outputs)}
+    np.savez_compressed(golden, **arrays)
     card: dict[str, Any] = {
         "name": record.name,
         "task": own.task,
