@@ -197,10 +197,17 @@ def _scan(cut: Cut, linear: Linear | None) -> list[Any]:
     for own in cut.piece.graph.node:
         copy = type(own)()
         copy.CopyFrom(own)
-        copy.input[:] = ["regions" if name == IMAGES else name for name in own.input]
+        copy.input[:] = map(_inner, own.input)
+        copy.output[:] = map(_inner, own.output)
         body.append(copy)
+    weights = []
+    for weight in cut.piece.graph.initializer:
+        renamed = type(weight)()
+        renamed.CopyFrom(weight)
+        renamed.name = _inner(weight.name)
+        weights.append(renamed)
     body += [
-        node("Reshape", [cut.tensor, "as_map"], ["map_rows"]),
+        node("Reshape", [_inner(cut.tensor), "as_map"], ["map_rows"]),
         node("MatMul", ["map_rows", "pooling"], ["pooled"]),
         node("Reshape", ["pooled", "as_codes"], ["plain_codes"]),
         node("Mul", ["plain_codes", "plain_codes"], ["squares"]),
@@ -218,13 +225,21 @@ def _scan(cut: Cut, linear: Linear | None) -> list[Any]:
         [info("part", float32, [AT_ONCE, 4])],
         [info(body[-1].output[0], float32, [AT_ONCE, None])],
         # Here, since onnxruntime joins layers only with the weights of the same graph.
-        list(cut.piece.graph.initializer),
+        weights,
     )
     return [
         node("Scan", ["parts"], ["all_parts"], body=graph, num_scan_inputs=1),
         node("Reshape", ["all_parts", "as_values"], ["padded"]),
         node("Slice", ["padded", "zero", "count", "zero"], ["values"]),
     ]
+
+
+def _inner(name: str) -> str:
+    """Return the name of a tensor of the backbone in the graph, which may have its name for
+    another one; an input that is left out has no name."""
+    if name == IMAGES:
+        return "regions"
+    return f"backbone/{name}" if name else name
 
 
 def _row_constants(classes: int, size: int) -> dict[str, NDArray[Any]]:

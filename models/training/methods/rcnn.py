@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -44,7 +44,7 @@ from models.training.method import Job, ModelCard, Progress
 from models.training.methods.codes import pooling_matrix
 from models.training.packages import package
 from models.training.region_graph import AT_ONCE, Cut, Linear, region_graph, rows_of
-from models.training.tasks.detect import Detects
+from models.training.tasks.detect import Detects, Objects
 from models.training.tasks.regions import OUTPUT, Judged, JudgesRegions
 
 STRENGTHS = (0.01, 0.1, 1.0)
@@ -176,7 +176,7 @@ class Rcnn(JudgesRegions):
     @property
     def _per_view(self) -> int:
         """Return the number of regions of a view."""
-        return max(10, min(self.settings.regions, MAX_REGIONS // len(self._views)))
+        return max(10, min(int(self.settings.regions), MAX_REGIONS // len(self._views)))
 
     def _graph(self, linear: Linear | None, end: str) -> Any:
         model = region_graph(self._cut, linear, end)
@@ -304,7 +304,8 @@ class Rcnn(JudgesRegions):
             self._result(image, np.concatenate(own, axis=1).astype(np.float32))
             for image, own in zip(self.job.val, values, strict=True)
         ]
-        return float(Detects.measure(self, self.job.val, results)["AP50"])  # type: ignore[arg-type]
+        objects = [Objects(own.boxes, own.scores, own.classes) for own in results]
+        return Detects.measure(self, self.job.val, objects)["AP50"]
 
     def _chosen(self, name: str, values: Sequence[float], figures: Sequence[float]) -> int:
         best = int(np.argmax(figures))
@@ -328,9 +329,7 @@ class Rcnn(JudgesRegions):
             self.notes.append(note)
 
 
-def _chosen(
-    iou: NDArray[np.floating], count: int, random: np.random.Generator
-) -> Iterator[int] | NDArray[np.intp]:
+def _chosen(iou: NDArray[np.floating], count: int, random: np.random.Generator) -> NDArray[np.intp]:
     """Choose regions of a view at random: all kinds of them, the objects themselves too.
 
     Args:
@@ -349,7 +348,8 @@ def _chosen(
     near = near[: (count - len(positive)) // 2]
     far = random.permutation(np.flatnonzero(others & (best < NEAR)))
     far = far[: count - len(positive) - len(near)]
-    return np.concatenate([objects, positive, near, far])
+    chosen: NDArray[np.intp] = np.concatenate([objects, positive, near, far])
+    return chosen
 
 
 def _by_class(
@@ -383,7 +383,8 @@ def _read(path: Path, count: int) -> Codes | None:
     """Read stored codes; None: there are none, or they are damaged."""
     try:
         with path.open("rb") as file:
-            codes: Codes = np.lib.format.read_array(file, allow_pickle=False)
+            read: Callable[..., Codes] = np.lib.format.read_array
+            codes = read(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return codes if codes.ndim == 2 and len(codes) == count else None

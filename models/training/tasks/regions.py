@@ -71,11 +71,11 @@ class JudgesRegions(Detects):
         self._stored = ProposalCache(job.cache.parent / "proposals", stored)
         self._proposals: dict[str, Boxes] = {}
 
-    def measure(self, images: Sequence[LabelledImage], results: Sequence[Judged]) -> Figures:
+    def measure(self, images: Sequence[LabelledImage], results: Sequence[Any]) -> Figures:
         """Return average precision, and that of the proposals themselves as boxes."""
-        plain = super().measure(images, [result.plain for result in results])  # type: ignore[misc]
+        plain = super().measure(images, [result.plain for result in results])
         return {
-            **super().measure(images, results),  # type: ignore[arg-type]
+            **super().measure(images, results),
             "AP50 without regression": plain["AP50"],
         }
 

@@ -77,4 +77,4 @@ def test_the_box_term_leaves_out_the_background(trained, class_of):
         "classes": np.array([class_of]),
     }
     terms = trained.loss([torch.rand(1, 16, 4, 4)], [truth])
-    assert (float(terms["box"]) > 0) == (class_of < 3)
+    assert (terms["box"].item() > 0) == (class_of < 3)

@@ -1,4 +1,4 @@
-"""The graph of R-CNN: regions are warped with context, any number, and decoded as stated."""
+"""The graph of R-CNN: regions are warped with context, any number of them, and decoded."""
 
 import numpy as np
 import pytest
