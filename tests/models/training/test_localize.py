@@ -60,6 +60,23 @@ def test_each_alpha_starts_from_the_same_weights(images, tmp_path):
     assert {name: values[1:] for name, values in lines.items()} == of_one
 
 
+@pytest.mark.parametrize("lost", [(), ("0.5",), ("0.9", "0.5")])
+def test_a_training_continues_at_the_alpha_where_it_ended(images, tmp_path, lost):
+    def run():
+        method = made(tmp_path, images[:8], images[8:12], alpha=(0.9, 0.5), epochs=1)
+        method.fit()
+        return method
+
+    first = run()
+    for alpha in lost:
+        (tmp_path / "run" / f"checkpoint-alpha-{alpha}.npz").unlink()
+    second = run()
+    assert second.charts == first.charts
+    assert second.notes == first.notes
+    for name, value in second.learner.state_dict().items():
+        assert torch.equal(value, first.learner.state_dict()[name]), name
+
+
 def test_alpha_weighs_the_two_terms(images, tmp_path):
     method = made(tmp_path, images[:8], images[8:12])
     outputs = [torch.zeros(2, 3), torch.tensor([[0.5, 0.5, 0.2, 0.2]] * 2)]
