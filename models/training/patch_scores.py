@@ -1,4 +1,4 @@
-"""From the scores of patches to those of an image and of its cells, and the graph that does it all.
+"""Sums over the scores of patches: the scores of an image, and of the cells of its score map.
 
 Source: Oquab, Bottou, Laptev and Sivic, CVPR 2014, section 3.3.
 """
@@ -19,7 +19,7 @@ CHUNK = 64
 
 
 class Summing(NamedTuple):
-    """How the scores of patches become those of an image and of its cells."""
+    """Settings of the sums over patches, chosen on the validation images."""
 
     power: float = 3.0
     """k for the scores of the image."""

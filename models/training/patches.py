@@ -99,7 +99,7 @@ def _places(ratio: float, part: float) -> int:
 
 
 class Rule(NamedTuple):
-    """Limits from which on a patch is an example of an object, or of background."""
+    """Limits by which a patch is an example of an object, or of background."""
 
     covered: float
     """Part of an object that a patch holds at least."""
@@ -123,7 +123,7 @@ def label_patches(
         boxes: (N, 4) xyxy of the objects, in the same unit.
         numbers: (N,) classes of the objects.
         ignored: (N,) whether an object is no example; a patch with a part of it is ambiguous.
-        rule: which patch is what.
+        rule: limits of the examples.
     """
     labels = np.full(len(squares), BACKGROUND, np.intp)
     if not len(boxes):

@@ -33,7 +33,7 @@ from models.training.graph import IMAGES
 from models.training.loop import Loop, Plan
 from models.training.method import Job, ModelCard, Progress
 from models.training.onnx_net import OnnxNet
-from models.training.patch_scores import CHUNK, PowerSums, Scanner, Summing
+from models.training.patch_scores import PowerSums, Scanner, Summing
 from models.training.patches import (
     MapForm,
     Patches,
@@ -49,8 +49,6 @@ POWERS = (3.0, 5.0, 2.0, 1.0, 0.5, 1 / 3)
 """Values of k that are tried; of equal ones the first is taken."""
 FORMS: tuple[MapForm, ...] = ("window", "sum", "mean")
 """Forms of the score map that are tried; of equal ones the first is taken."""
-MEASURE = 4096
-"""Patches of a batch where nothing is learned."""
 
 
 class Settings(method.Settings, frozen=True, kw_only=True):
@@ -148,6 +146,11 @@ class Adapt(MapsScores):
         rows = draw_examples(labels, settings.background, job.seed)
         self._labels = labels.reshape(-1)[rows]
         self._counts = np.bincount(self._labels, minlength=1 + len(job.labels))
+        if not self._counts[1:].any():
+            raise TrainingError(
+                f"patches: none holds most of an object (found {len(rows)} of background in "
+                f"{len(job.train)} images); set other `ratios`, or a smaller `covered` or `filled`"
+            )
         self._cache = self._cached(Patches(views, grid, rows))
         # Of validation images all patches are scored, and those drawn as in training are compared.
         val = Views(job.val, settings.augment, self.size, 1, job.seed)
@@ -203,13 +206,11 @@ class Adapt(MapsScores):
     def predict(self, images: Sequence[LabelledImage]) -> list[Located]:
         """Return the result of each image."""
         views = Views(images, self.settings.augment, self.size, 1, self.job.seed)
-        found = []
-        for row in range(len(views)):
-            patches = self._grid.cut(views.pixels(row))
-            parts = [patches[at : at + CHUNK] for at in range(0, len(patches), CHUNK)]
-            codes = np.concatenate([self._extract(np.stack(part))[0] for part in parts])
-            found += self._located(self._scores([codes])[None], self._summing)
-        return found
+        # Those of the validation images are there already.
+        cache = self._cached(Patches(views, self._grid))
+        for done in cache.fill():
+            self.job.report(Progress("measuring", done, len(images) * len(self._grid.squares)))
+        return self._located(self._image_scores(cache, len(images)), self._summing)
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[Any]]:
         """Return the outputs of PyTorch for inputs (N, size, size, 3) uint8 BGR."""
@@ -253,6 +254,13 @@ class Adapt(MapsScores):
             scores: NDArray[np.float32] = torch.softmax(self._layers(codes), 1).cpu().numpy()
         return scores
 
+    def _image_scores(self, cache: FeatureCache, images: int) -> NDArray[np.float32]:
+        """Return the scores (N, M, 1 + C) of all patches of images."""
+        each = len(self._grid.squares)
+        rows = np.arange(each)
+        parts = [self._scores(cache.rows(rows + each * number)) for number in range(images)]
+        return np.stack(parts)
+
     def _patch_figures(self) -> Mapping[str, float]:
         """Return figures of the patches of the validation images, each class counting alike."""
         scores = self._scores(self._val_cache.rows(self._val_rows))
@@ -269,20 +277,16 @@ class Adapt(MapsScores):
     def _located(self, scores: NDArray[np.float32], summing: Summing) -> list[Located]:
         """Return the results of images from the scores (N, M, 1 + C) of their patches."""
         sums = PowerSums(self._grid, self.settings.cells, summing)
-        image, maps = (part.numpy() for part in sums(torch.from_numpy(scores)))
-        return [Located(*pair) for pair in zip(image, maps[:, 1:], strict=True)]
+        found = []
+        for own in torch.from_numpy(scores).split(1):
+            image, maps = sums(own)
+            found.append(Located(image[0].numpy(), maps[0, 1:].numpy()))
+        return found
 
     def _choose_summing(self) -> None:
         """Choose k, the form of the map and the background on the validation images."""
         val = self.job.val
-        each = len(self._grid.squares)
-        rows = np.arange(len(val) * each)
-        scores = np.concatenate(
-            [
-                self._scores(self._val_cache.rows(rows[at : at + MEASURE]))
-                for at in range(0, len(rows), MEASURE)
-            ]
-        ).reshape(len(val), each, -1)
+        scores = self._image_scores(self._val_cache, len(val))
         figures = {
             (form, k): self.measure(val, self._located(scores, Summing(k, k, form)))
             for form in FORMS
@@ -312,6 +316,12 @@ class Adapt(MapsScores):
             f"{len(self._labels)} patches were trained on: {shown}; rare ones count more, by the "
             "root of their number"
         )
+        if missing := [
+            label for label, count in zip(labels, self._counts, strict=True) if not count
+        ]:
+            self.notes.append(
+                f"no patch holds most of an object of {', '.join(missing)}: set other ratios"
+            )
         self.notes.append(
             f"the model scores {len(self._grid.squares)} patches of each image, and its time is "
             "nearly proportional to that: --set test_patches=N"

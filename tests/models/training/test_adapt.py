@@ -7,6 +7,7 @@ import pytest
 from models import card as cards
 from models import runtime
 from models.datasets.base import LabelledImage
+from models.errors import TrainingError
 from models.inspect import inspect
 from models.training import trainer
 from models.training.data import Prepared
@@ -87,7 +88,13 @@ def test_a_training_says_which_sums_it_chose_and_how_many_patches(finished):
 
 def test_layers_that_the_backbone_lacks_are_refused(images, tmp_path):
     settings = msgspec.structs.replace(SETTINGS, layers=99)
-    with pytest.raises(Exception, match="layers: the backbone tiny has"):
+    with pytest.raises(TrainingError, match="layers: the backbone tiny has"):
+        Adapt(job(tmp_path, settings, images[:3], images[3:5]))
+
+
+def test_objects_that_no_patch_holds_are_refused(images, tmp_path):
+    settings = msgspec.structs.replace(SETTINGS, filled=1.0)
+    with pytest.raises(TrainingError, match="patches: none holds most of an object"):
         Adapt(job(tmp_path, settings, images[:3], images[3:5]))
 
 
