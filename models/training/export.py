@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,6 @@ from models.errors import TrainingError
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from models.training.method import Method
 
 OPSET = 17
 TOLERANCE = 1e-3
@@ -60,13 +58,17 @@ def export(
         )
 
 
-def verify(path: Path, method: Method, inputs: Sequence[NDArray[np.uint8]]) -> float:
+def verify(
+    path: Path,
+    outputs: Callable[[NDArray[np.uint8]], Mapping[str, NDArray[Any]]],
+    inputs: Sequence[Mapping[str, NDArray[Any]]],
+) -> float:
     """Compare an exported model with the network that it was made from.
 
     Args:
         path: the ONNX file.
-        method: has the network.
-        inputs: (1, size, size, 3) uint8 BGR each.
+        outputs: returns the outputs of the network by name.
+        inputs: those of the model by name; `images` is (1, size, size, 3) uint8 BGR.
 
     Returns:
         the largest difference, as a part of the largest value of its output.
@@ -76,9 +78,9 @@ def verify(path: Path, method: Method, inputs: Sequence[NDArray[np.uint8]]) -> f
     """
     run = runtime.open_graph(path.read_bytes())
     worst = 0.0
-    for pixels in inputs:
-        found = run(method.inputs(pixels))
-        for (name, own), other in zip(method.outputs(pixels).items(), found, strict=True):
+    for arrays in inputs:
+        found = run(arrays)
+        for (name, own), other in zip(outputs(arrays["images"]).items(), found, strict=True):
             if own.shape != other.shape:
                 raise TrainingError(
                     f"{path}: output {name} differs from PyTorch's (found shape "

@@ -67,7 +67,8 @@ def run(
     model = job.folder / f"{record.name}.onnx"
     own = method.export(model)
     pixels = _pixels(prepared.val[: method.held_out], method.size)
-    record.difference = verify(model, method, pixels)
+    inputs = [method.inputs(own) for own in pixels]
+    record.difference = verify(model, method.outputs, inputs)
     record.image_ms = time_of(model, method, pixels)
     record.size_bytes = model.stat().st_size
     record.curves, record.notes = method.curves, [*record.notes, *method.notes]
@@ -76,7 +77,7 @@ def run(
         title: (list(across), {name: list(up) for name, up in lines.items()})
         for title, (across, lines) in method.charts.items()
     }
-    card = write_card(model, record, own, method.size, about, method.inputs(pixels[0]))
+    card = write_card(model, record, own, method.size, about, inputs[0])
     return Finished(record, method, prepared, results, model, card)
 
 

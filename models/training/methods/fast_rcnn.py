@@ -9,6 +9,7 @@ regions, and the mean of points is read in place of the largest value (see `pool
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -199,6 +200,13 @@ class FastRcnn(JudgesRegions, GradientMethod):
     def head(self, channels: Sequence[int]) -> nn.Module:
         """Return the layers on the map and on the regions."""
         return Head(channels[0], len(self.job.labels), self.settings)
+
+    def estimate_s(self) -> float:
+        """Return about how many seconds `fit` takes, the search included."""
+        start = time.monotonic()
+        self.proposals(self.job.train[0])
+        search = (time.monotonic() - start) * (len(self.job.train) + len(self.job.val))
+        return search + super().estimate_s()
 
     def fit(self) -> None:
         """Compute proposals and features, then train."""
