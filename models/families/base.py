@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -94,11 +94,14 @@ class Family(ABC, Generic[Result_co]):
             ModelError: one is missing.
         """
 
-    def further_inputs(self, images: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
+    def further_inputs(
+        self, images: NDArray[Any], beat: Callable[[], object] = lambda: None
+    ) -> Mapping[str, NDArray[Any]]:
         """Return the inputs of a run that depend on its images, by the names in `makes`.
 
         Args:
             images: inputs of the model, of one image: a family with such inputs takes no batch.
+            beat: called now and then in work that takes longer than a model.
         """
         return {}
 

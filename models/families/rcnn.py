@@ -10,7 +10,7 @@ Segmentation", CVPR 2014; Girshick, "Fast R-CNN", ICCV 2015.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,14 +47,16 @@ class Rcnn(Generic):
         """
         check_scikit_image()
 
-    def further_inputs(self, images: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
+    def further_inputs(
+        self, images: NDArray[Any], beat: Callable[[], object] = lambda: None
+    ) -> Mapping[str, NDArray[Any]]:
         """Return the proposals of an image.
 
         Raises:
             ProposalError: scikit-image does not load.
         """
         pixels = pixels_of(images[0] if self.input.batched else images, self.input)
-        return {PROPOSALS: selective_search(pixels, self.layout.proposals)}
+        return {PROPOSALS: selective_search(pixels, self.layout.proposals, beat)}
 
 
 def pixels_of(values: NDArray[Any], expected: Input) -> NDArray[np.uint8]:

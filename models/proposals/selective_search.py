@@ -8,6 +8,7 @@ runs at inference too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import cv2
@@ -53,7 +54,11 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Seed of the random part of the order."""
 
 
-def selective_search(image: NDArray[np.uint8], settings: SearchSettings | None = None) -> Boxes:
+def selective_search(
+    image: NDArray[np.uint8],
+    settings: SearchSettings | None = None,
+    beat: Callable[[], object] = lambda: None,
+) -> Boxes:
     """Find the boxes that may hold an object.
 
     The same picture and settings give the same boxes. Time and memory are bounded by
@@ -62,6 +67,7 @@ def selective_search(image: NDArray[np.uint8], settings: SearchSettings | None =
     Args:
         image: (H, W, 3) BGR.
         settings: None: the "fast" setting of the paper.
+        beat: called after each hierarchy, some tenths of a second apart.
 
     Returns:
         (N, 4) float32 xyxy in px of the image, different from each other, best first. The whole
@@ -83,7 +89,9 @@ def selective_search(image: NDArray[np.uint8], settings: SearchSettings | None =
         bins = bins_of(planes)
         for scale in settings.scales:
             segments = measure(segment(planes, scale, settings.min_segment_px), bins)
-            hierarchies += [group(segments, own) for own in settings.similarities]
+            for own in settings.similarities:
+                hierarchies.append(group(segments, own))
+                beat()
     boxes = _in_order(hierarchies, settings)
     factors = np.array(image.shape[1::-1]) / small.shape[1::-1]
     return (boxes * np.tile(factors, 2)).astype(np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,6 @@ from models.golden import TOLERANCE, difference
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from models.training.method import Method
 
 OPSET = 17
 Arrays = Mapping[str, NDArray[Any]]
@@ -66,13 +64,19 @@ def export(
         )
 
 
-def verify(path: Path, method: Method, inputs: Sequence[NDArray[np.uint8]]) -> float:
+def verify(
+    path: Path,
+    outputs: Callable[[NDArray[np.uint8]], Arrays],
+    inputs: Sequence[Arrays],
+    compare: Callable[[Arrays, Arrays], float],
+) -> float:
     """Compare an exported model with the network that it was made from.
 
     Args:
         path: the ONNX file.
-        method: has the network.
-        inputs: (1, size, size, 3) uint8 BGR each.
+        outputs: returns the outputs of the network by name.
+        inputs: those of the model by name; `images` is (1, size, size, 3) uint8 BGR.
+        compare: returns the difference of outputs of the network and of the model.
 
     Returns:
         the largest difference.
@@ -82,10 +86,9 @@ def verify(path: Path, method: Method, inputs: Sequence[NDArray[np.uint8]]) -> f
     """
     run = runtime.open_graph(path.read_bytes())
     worst = 0.0
-    for pixels in inputs:
-        own = method.outputs(pixels)
-        found = dict(zip(own, run(method.inputs(pixels)), strict=True))
-        worst = max(worst, method.difference(own, found))
+    for arrays in inputs:
+        own = outputs(arrays["images"])
+        worst = max(worst, compare(own, dict(zip(own, run(arrays), strict=True))))
     if worst > TOLERANCE:
         raise TrainingError(
             f"{path}: results differ from PyTorch's (found {worst:.1e} of the largest value, at "

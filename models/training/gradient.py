@@ -40,6 +40,8 @@ class Settings(method.Settings, frozen=True, kw_only=True):
 
     epochs: Annotated[int, Meta(ge=1, le=10_000)] = 30
     batch: Annotated[int, Meta(ge=1, le=1024)] = 16
+    min_steps: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    """Steps of an epoch at least; of few images, an epoch goes through them several times."""
     rate: Annotated[float, Meta(gt=0, le=1)] = 1e-3
     """Learning rate of the head."""
     backbone_rate: Annotated[float, Meta(ge=0, le=10)] = 1 / 3
@@ -142,7 +144,7 @@ class GradientMethod(Method):
         self._cache = FeatureCache(job.cache, self._train, source, self._extract)
         val = Views(job.val, settings.augment, self.size, 1, job.seed)
         self._val_cache = FeatureCache(job.cache, val, source, self._extract)
-        self._steps = max(1, -(-len(job.train) // settings.batch))
+        self._steps = max(settings.min_steps, -(-len(job.train) // settings.batch))
         self._source = source
         self._loop = self.new_loop()
 
@@ -303,14 +305,21 @@ class GradientMethod(Method):
         )  # fmt: skip
 
     def _rows(self, epoch: int, number: int) -> NDArray[np.intp]:
-        """Return the rows of a step: every image once in an epoch, in one of its views."""
+        """Return the rows of a step: every image once in an epoch, in one of its views.
+
+        Of few images, an epoch goes through all of them several times.
+        """
         random = np.random.default_rng((self.job.seed, 1, epoch))
-        count, views = len(self.job.train), self.job.settings.views
-        order = random.permutation(count)
-        # As many rows in each step, so that no step has a single image.
-        places = np.arange(number * self.job.settings.batch, (number + 1) * self.job.settings.batch)
-        order = order[places[places < max(count, self.job.settings.batch)] % count]
-        return np.asarray(order * views + random.integers(0, views, count)[order])
+        settings, count = self.job.settings, len(self.job.train)
+        batch = settings.batch
+        passes, place = divmod(number, -(-count // batch))
+        for _ in range(passes + 1):
+            order = random.permutation(count)
+            views = random.integers(0, settings.views, count)
+        # No step of a single image, where there are fewer than a batch.
+        places = np.arange(place * batch, (place + 1) * batch)
+        order = order[places[places < max(count, batch)] % count]
+        return np.asarray(order * settings.views + views[order])
 
     def _terms(self, rows: NDArray[np.intp]) -> Mapping[str, Tensor]:
         views = self._train

@@ -75,7 +75,8 @@ def run(
     model = job.folder / f"{record.name}.onnx"
     own = method.export(model)
     pixels = _pixels(prepared.val[: method.held_out], method.size)
-    record.difference = verify(model, method, pixels)
+    inputs = [method.inputs(one) for one in pixels]
+    record.difference = verify(model, method.outputs, inputs, method.difference)
     record.image_ms = time_of(model, method, pixels)
     record.size_bytes, record.parameters = model.stat().st_size, parameters_of(model)
     record.curves, record.notes = method.curves, [*record.notes, *method.notes]
@@ -84,10 +85,9 @@ def run(
         title: (list(across), {name: list(up) for name, up in lines.items()})
         for title, (across, lines) in method.charts.items()
     }
-    inputs = method.inputs(pixels[0])
-    card = write_card(model, record, own, method.size, about, inputs)
+    card = write_card(model, record, own, method.size, about, inputs[0])
     for end, other in method.further_cards().items():
-        write_card(model, record, other, method.size, about, inputs, f"-{end}")
+        write_card(model, record, other, method.size, about, inputs[0], f"-{end}")
     return Finished(record, method, prepared, results, model, card)
 
 

@@ -188,8 +188,8 @@ class ModelStage(InferenceStage):
         assert self._family is not None
         inputs = feed(self._contract, images)
         if self._family.makes:
-            inputs |= self._family.further_inputs(inputs[self._contract.input.name])
-            self.beat()  # proposals may take longer than the model
+            images = inputs[self._contract.input.name]
+            inputs |= self._family.further_inputs(images, self.beat)
         try:
             return self._runtime.run(inputs)
         except ProviderError as error:

@@ -51,6 +51,7 @@ class Settings(gradient.Settings, frozen=True, kw_only=True):
     augment: Augmentation = DETECTION
     epochs: Annotated[int, Meta(ge=1, le=10_000)] = 24
     batch: Annotated[int, Meta(ge=1, le=1024)] = 8
+    min_steps: Annotated[int, Meta(ge=1, le=10_000)] = 12
     stride: Annotated[int, Meta(ge=2, le=64)] = 16
     """Of the backbone's map in which objects are looked for, in pixels."""
     anchors: Annotated[int, Meta(ge=1, le=60)] = 9

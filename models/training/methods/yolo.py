@@ -48,6 +48,7 @@ class Settings(gradient.Settings, frozen=True, kw_only=True):
     size: Annotated[int, Meta(ge=32, le=1024, multiple_of=32)] | None = 320
     augment: Augmentation = DETECTION
     batch: Annotated[int, Meta(ge=1, le=1024)] = 8
+    min_steps: Annotated[int, Meta(ge=1, le=10_000)] = 12
     epochs: Annotated[int, Meta(ge=1, le=10_000)] = 40
     patience: Annotated[int, Meta(ge=1, le=10_000)] = 40
     open: Annotated[float, Meta(ge=0, le=1)] = 0.3

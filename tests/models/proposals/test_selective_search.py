@@ -221,3 +221,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     cache = ProposalCache(tmp_path / "file", QUICK)
     with pytest.raises(CacheError, match="choose a folder that can be written"):
         cache.proposals(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_a_search_beats_after_each_hierarchy(scene):
+    image, _ = scene
+    beats = []
+    selective_search(image, SearchSettings(colours=("lab",)), lambda: beats.append(1))
+    assert len(beats) == 4

@@ -47,7 +47,8 @@ def test_squares_are_found_by_their_colours(trained):
 def test_the_exported_graph_equals_pytorch(trained, tmp_path):
     card = trained.export(tmp_path / "model.onnx")
     pixels = trainer._pixels(trained.job.val[:2], SIDE)
-    assert verify(tmp_path / "model.onnx", trained, pixels) < 1e-4
+    inputs = [trained.inputs(own) for own in pixels]
+    assert verify(tmp_path / "model.onnx", trained.outputs, inputs) < 1e-4
     assert card.family == "rcnn"
     assert msgspec.convert(card.output["proposals"], SearchSettings) == SEARCH
     run = runtime.open_graph((tmp_path / "model.onnx").read_bytes())
