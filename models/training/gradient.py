@@ -46,6 +46,9 @@ class Settings(method.Settings, frozen=True, kw_only=True):
     """Learning rate of the head."""
     backbone_rate: Annotated[float, Meta(ge=0, le=10)] = 1 / 3
     """Learning rate of the open blocks of the backbone, as a factor of that of the head."""
+    head_first: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Part of the steps in which the head learns alone (Kumar et al., ICLR 2022: a head that knows
+    nothing yet distorts the features below it)."""
     decay: Annotated[float, Meta(ge=0, le=1)] = 1e-2
     """Weight decay."""
     patience: Annotated[int, Meta(ge=1, le=10_000)] = 12
@@ -299,8 +302,9 @@ class GradientMethod(Method):
         text = f"{source} {self._train.key()} {self.job.threads} {self.job.device}"
         key = hashlib.sha256(text.encode() + msgspec.json.encode(settings)).hexdigest()
         rates = (settings.rate, settings.rate * settings.backbone_rate)
+        starts = (0.0, settings.head_first)
         return Plan(
-            settings.epochs, self._steps, rates, settings.decay, settings.patience,
+            settings.epochs, self._steps, rates, starts, settings.decay, settings.patience,
             self.job.seed, key,
         )  # fmt: skip
 

@@ -41,6 +41,8 @@ class Plan(NamedTuple):
     """Steps of an epoch."""
     rates: tuple[float, ...]
     """Learning rate of each group of parameters."""
+    starts: tuple[float, ...]
+    """Part of the steps after which each group begins to learn."""
     decay: float
     patience: int
     """Epochs without a better figure after which training ends."""
@@ -146,9 +148,10 @@ class Loop:
         number: int,
     ) -> None:
         plan = self._plan
-        factor = rate_at(self.step / max(1, plan.epochs * plan.steps))
-        for group, rate in zip(self._optimizer.param_groups, plan.rates, strict=True):
-            group["lr"] = rate * factor
+        part = self.step / max(1, plan.epochs * plan.steps)
+        groups = zip(self._optimizer.param_groups, plan.rates, plan.starts, strict=True)
+        for group, rate, start in groups:
+            group["lr"] = rate * rate_at(part) if part >= start else 0.0
         # Dropout and whatever else draws: the same numbers in the same step of every run.
         torch.manual_seed(plan.seed * 1_000_003 + self.step)
         self._net.train()
