@@ -168,8 +168,8 @@ class Adapt(MapsScores):
         content = hashlib.sha256(self._cache.key.encode() + msgspec.json.encode(settings))
         content.update(f"{self.job.threads} {self.job.device}".encode())
         return Plan(
-            settings.epochs, self._steps, (settings.rate,), (0.0,), settings.decay, settings.patience,
-            self.job.seed, content.hexdigest(),
+            settings.epochs, self._steps, (settings.rate,), (0.0,), settings.decay,
+            settings.patience, self.job.seed, content.hexdigest(),
         )  # fmt: skip
 
     def estimate_s(self) -> float:

@@ -37,6 +37,8 @@ STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 FOLDS = 5
 """Parts of the training images for cross-validation, at most."""
 MAX_ITERATIONS = 1000
+MAX_BYTES = 2 << 30
+"""Limit of the codes that the classifier is fitted to, in memory."""
 TEMPERATURES = np.geomspace(0.1, 100, 61)
 """Factors that are tried to make scores of the classifier's values (Guo et al., ICML 2017)."""
 
@@ -68,7 +70,7 @@ class Codes(Classifies):
                 f"layers: the backbone {backbone.name} has {len(backbone.blocks)} blocks "
                 f"(found {cut}); set 1 to {len(backbone.blocks)}"
             )
-        self._tensor = backbone.blocks[cut - 1].tensor
+        self._cut, self._tensor = cut, backbone.blocks[cut - 1].tensor
         piece = backbone.piece([self._tensor])
         self._run = runtime.open_graph(piece.SerializeToString(), job.threads)
         settings = job.settings
@@ -91,9 +93,9 @@ class Codes(Classifies):
         """Compute the codes, choose C by cross-validation, and fit the classifier."""
         for done in self._cache.fill():
             self.job.report(Progress("features", done, len(self._views)))
-        rows = np.arange(len(self._views))
+        rows = self._rows()
         codes = self._cache.rows(rows)[0].reshape(len(rows), -1)
-        classes = np.repeat(true_classes(self.job.train), self._views.count)
+        classes = true_classes(self.job.train)[rows // self._views.count]
         plain = rows % self._views.count == 0
         strength = self.settings.strength or self._choose(codes[plain], classes[plain])
         weight, bias = self._fit(codes, classes, strength)
@@ -122,6 +124,16 @@ class Codes(Classifies):
         model = append_linear(piece, self.size, self._tensor, pooling, self._weight, self._bias)
         path.write_bytes(model.SerializeToString())
         return self.card()
+
+    def _rows(self) -> NDArray[np.intp]:
+        """Return the rows to learn from: all views, or fewer where they take too much memory."""
+        channels = self.job.backbone.blocks[self._cut - 1].channels
+        each = 4 * channels * self.settings.pool**2 * len(self.job.train)
+        views = min(self._views.count, max(1, MAX_BYTES // each))
+        if views < self._views.count:
+            self.notes.append(f"{views} of {self._views.count} views are used, to save memory")
+        rows = np.arange(len(self._views))
+        return np.asarray(rows[rows % self._views.count < views])
 
     def _map_size(self) -> tuple[int, int]:
         blank = np.zeros((1, 3, self.size, self.size), np.float32)
