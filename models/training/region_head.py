@@ -31,7 +31,7 @@ MIN_IOU = 0.5
 """Overlap with an object from which on a region is one."""
 MAX_IOU = 0.5
 """Overlap above which the worse of two boxes of a class is dropped."""
-MIN_SCORE = 0.02
+MIN_SCORE = 0.05
 """Score of a box that is worth handing on."""
 MAX_BOXES = 100
 """Boxes of an image, those with the best scores."""

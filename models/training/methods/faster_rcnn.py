@@ -8,7 +8,7 @@ there, the sizes of the anchors are those of k-means on the training boxes (Redm
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.boxes.anchors import Shape, shape_of
+from models.boxes.iou import Boxes
 from models.boxes.kmeans import kmeans_anchors
 from models.datasets.base import LabelledImage
+from models.proposals.recall import recall
 from models.training import gradient
-from models.training.augment import Augmentation, View
+from models.training.augment import Augmentation, View, plain_view
 from models.training.gradient import GradientMethod, Outputs, Truth
 from models.training.layers import convolution
 from models.training.method import ModelCard, Result
@@ -42,6 +44,9 @@ Side = Annotated[float, Meta(gt=0, le=4096)]
 SCALES, RATIOS = (0.2, 0.4, 0.8), (0.5, 1.0, 2.0)
 """Of anchors where the training images have too few boxes for k-means: scales as parts of the
 input's side, and width / height. Those of the paper, for pictures of 600 px."""
+
+COUNTS = (10, 50, 100, 200)
+"""Numbers of proposals of which the report has the recall, besides that of the settings."""
 
 
 class Settings(gradient.Settings, frozen=True, kw_only=True):
@@ -152,6 +157,23 @@ class FasterRcnn(Detects, GradientMethod):
         outputs = {"boxes": ["x1", "y1", "x2", "y2"], "scores": ["score"], "classes": ["class"]}
         return ModelCard("detect", "generic", {"outputs": outputs, "end_to_end": True})
 
+    def fit(self) -> None:
+        """Train, then measure how many objects have a proposal: no other can be found."""
+        super().fit()
+        counts = sorted(
+            {n for n in COUNTS if n < self.settings.proposals} | {self.settings.proposals}
+        )
+        pictures = [own for own in self._proposals_of_val(counts[-1]) if len(own[0])]
+        if not pictures:
+            return
+        found = {iou: recall(pictures, counts, iou) for iou in (0.5, 0.7)}
+        self.charts["Recall over the number of proposals"] = (
+            [float(count) for count in counts],
+            {f"IoU {iou:g}": values.tolist() for iou, values in found.items()},
+        )
+        shown = ", ".join(f"{n}: {part:.2f}" for n, part in zip(counts, found[0.5], strict=True))
+        self.notes.append(f"recall of proposals on the validation images at IoU .5: {shown}")
+
     @property
     def _detector(self) -> Any:
         """Return the proposal network and the region head, a `Head`."""
@@ -177,6 +199,17 @@ class FasterRcnn(Detects, GradientMethod):
         classes, boxes = head.loss(logits.float(), offsets.float(), regions)
         terms = {"RPN cls": objectness, "RPN reg": moves, "cls": classes, "loc": boxes}
         return terms, regions
+
+    def _proposals_of_val(self, count: int) -> Iterator[tuple[Boxes, Boxes]]:
+        """Yield the true boxes and the proposals of each validation image, xyxy in its input."""
+        self.learner.eval()
+        for row, image in enumerate(self.job.val):
+            maps = [torch.from_numpy(maps) for maps in self._val_cache.rows(np.array([row]))]
+            with torch.no_grad():
+                found = self.learner(*(own.to(self.job.device) for own in maps))
+                boxes = self._detector.proposals.proposals(found[0][0], found[1][0], count)
+            truth = truth_of_view(image, plain_view(*image.size, self.size))
+            yield truth["boxes"], boxes.cpu().numpy()
 
     def _shapes(self) -> list[Shape]:
         """Return width and height of the anchors, in pixels of the input."""

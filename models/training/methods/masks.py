@@ -34,11 +34,11 @@ from models.training.tasks.segment import MaskedObjects, Segments, masks_in, mas
 class Settings(faster_rcnn.Settings, frozen=True, kw_only=True):
     """Settings of Mask R-CNN."""
 
-    mask_width: Annotated[int, Meta(ge=8, le=1024)] = 64
+    mask_width: Annotated[int, Meta(ge=8, le=1024)] = 48
     """Channels of the mask head."""
     mask_layers: Annotated[int, Meta(ge=0, le=8)] = 2
     """Convolutions of the mask head."""
-    mask_regions: Annotated[int, Meta(ge=1, le=100)] = 8
+    mask_regions: Annotated[int, Meta(ge=1, le=100)] = 6
     """Regions of an image whose masks are learned in a step, at most."""
 
 

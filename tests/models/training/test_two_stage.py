@@ -103,6 +103,16 @@ def test_the_whole_network_runs_in_onnxruntime(trained, model, images):
         assert all((mask.width, mask.height) == image.size for mask in again.masks)
 
 
+def test_the_report_has_the_recall_of_proposals(trained):
+    counts, lines = trained.charts["Recall over the number of proposals"]
+    assert counts == [10, 30]
+    for recalls in lines.values():
+        assert 0 <= recalls[0] <= recalls[1] <= 1
+    assert lines["IoU 0.5"][1] > 0.7
+    assert any(note.startswith("recall of proposals") for note in trained.notes)
+    assert any(note.startswith("anchors in pixels") for note in trained.notes)
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("nothing", ["proposal", "box"])
 def test_an_image_without_anything_gives_no_rows(name, nothing, images, tmp_path):
