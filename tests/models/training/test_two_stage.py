@@ -64,7 +64,7 @@ def images(tmp_path_factory):
 def trained(images, tmp_path_factory):
     method = made(
         "masks", tmp_path_factory.mktemp("trained"), images[:24], images[24:27],
-        epochs=12, batch=4, views=2, layers=0, rate=5e-3, backbone_rate=1.0, proposals=30,
+        epochs=10, batch=4, views=2, layers=0, rate=5e-3, backbone_rate=1.0, proposals=30,
     )  # fmt: skip
     method.fit()
     return method
@@ -113,8 +113,9 @@ def test_the_report_has_the_recall_of_proposals(trained):
     assert any(note.startswith("anchors in pixels") for note in trained.notes)
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("nothing", ["proposal", "box"])
+@pytest.mark.parametrize(
+    ("name", "nothing"), [("faster_rcnn", "box"), ("masks", "proposal"), ("masks", "box")]
+)
 def test_an_image_without_anything_gives_no_rows(name, nothing, images, tmp_path):
     method = made(name, tmp_path, images[:4], images[:2])
     head = method._detector
@@ -134,9 +135,8 @@ def test_an_image_without_anything_gives_no_rows(name, nothing, images, tmp_path
     assert set(method.measure(images[:1], method.predict(images[:1])).values()) == {0.0}
 
 
-@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("kind", ["no objects", "all ignored", "none in some", "boxes alone"])
-def test_every_kind_of_truth_has_a_finite_loss(name, kind, images, tmp_path):
+def test_every_kind_of_truth_has_a_finite_loss(kind, images, tmp_path):
     shape = images[0].objects[0]
     objects = {
         "no objects": [()] * 4,
@@ -148,7 +148,7 @@ def test_every_kind_of_truth_has_a_finite_loss(name, kind, images, tmp_path):
         msgspec.structs.replace(image, objects=found)
         for image, found in zip(images[:4], objects, strict=True)
     ]
-    method = made(name, tmp_path, own, own, batch=2)
+    method = made("masks", tmp_path, own, own, batch=2)
     method.fit()
     assert all(np.isfinite(value) for value in method.curves[0].values())
     assert len(method.predict(own)) == 4
