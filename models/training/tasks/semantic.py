@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from models.datasets.base import LabelledImage
 from models.datasets.semantic import IGNORED, read_class_map
 from models.evaluation.arrays import ratio
-from models.evaluation.semantic import NONE, PixelCounts, count_pixels, semantic_figures
+from models.evaluation.plots import bars_png
+from models.evaluation.semantic import (
+    NONE,
+    PixelCounts,
+    SemanticFigures,
+    count_pixels,
+    semantic_figures,
+)
 from models.training import drawing
 from models.training.augment import Image
 from models.training.method import Figures, Method, ModelCard
@@ -32,8 +39,7 @@ class NamesPixels(Method):
 
         All pixels of all images count together, as in `run.py evaluate`.
         """
-        counts = [self._counts(*pair) for pair in zip(images, results, strict=True)]
-        figures = semantic_figures(np.array(counts), self.job.labels)
+        figures = self._figures(images, results)
         of_classes = {
             f"IoU {own.label}": own.iou
             for own in figures.classes[:MAX_NAMED]
@@ -49,6 +55,13 @@ class NamesPixels(Method):
         """Return how wrong a result is: the part of the pixels that is."""
         right, _, true = self._counts(image, result).sum(axis=0)
         return 1.0 - (ratio(right, true) or 0.0)
+
+    def charts_of(
+        self, images: Sequence[LabelledImage], results: Sequence[Classes]
+    ) -> list[tuple[str, bytes]]:
+        """Return the intersection over union of each class."""
+        values = {own.label: own.iou for own in self._figures(images, results).classes}
+        return [("IoU of each class", bars_png("IoU of each class", "IoU", values))]
 
     def draw(self, pixels: Image, image: LabelledImage, result: Classes) -> Image:
         """Tint pixels of objects: right, wrong, and missed."""
@@ -68,6 +81,12 @@ class NamesPixels(Method):
         """Return the card of a model that gives scores of classes for each pixel."""
         output = {"outputs": {"scores": ["score_map"]}, "activation": "none"}
         return ModelCard("semantic", "semantic", output)
+
+    def _figures(
+        self, images: Sequence[LabelledImage], results: Sequence[Classes]
+    ) -> SemanticFigures:
+        counts = [self._counts(*pair) for pair in zip(images, results, strict=True)]
+        return semantic_figures(np.array(counts), self.job.labels)
 
     def _counts(self, image: LabelledImage, result: Classes) -> PixelCounts:
         return count_pixels(result.astype(np.intp), true_map(image), len(self.job.labels))
