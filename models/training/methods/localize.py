@@ -44,6 +44,7 @@ class Settings(gradient.Settings, frozen=True, kw_only=True):
     """Channels of the layer that both outputs have in common."""
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.3
     epochs: Annotated[int, Meta(ge=1, le=10_000)] = 20
+    min_steps: Annotated[int, Meta(ge=1, le=10_000)] = 5
 
 
 class Localize(Locates, GradientMethod):

@@ -44,6 +44,7 @@ class Settings(gradient.Settings, frozen=True, kw_only=True):
     dice: Annotated[float, Meta(ge=0, le=10)] = 1.0
     """Weight of the Dice loss, which counts rare classes as much as frequent ones."""
     rate: Annotated[float, Meta(gt=0, le=1)] = 2e-3
+    min_steps: Annotated[int, Meta(ge=1, le=10_000)] = 6
 
 
 class Semantic(NamesPixels, GradientMethod):
