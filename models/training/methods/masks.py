@@ -34,6 +34,7 @@ from models.training.tasks.segment import MaskedObjects, Segments, masks_in, mas
 class Settings(faster_rcnn.Settings, frozen=True, kw_only=True):
     """Settings of Mask R-CNN."""
 
+    epochs: Annotated[int, Meta(ge=1, le=10_000)] = 16
     mask_width: Annotated[int, Meta(ge=8, le=1024)] = 48
     """Channels of the mask head."""
     mask_layers: Annotated[int, Meta(ge=0, le=8)] = 2

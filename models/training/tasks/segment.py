@@ -79,7 +79,7 @@ class Segments(Detects):
             for image, result in zip(images, results, strict=True)
         ]
         found = self.measure(images, pasted)
-        return {f"mean shape, {name}": found[name] for name in list(found)[:4]}
+        return {f"{name} of the mean shape": found[name] for name in list(found)[:4]}
 
     def choose_thresholds(
         self, images: Sequence[LabelledImage], results: Sequence[Result]

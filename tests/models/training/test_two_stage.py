@@ -83,7 +83,7 @@ def test_triangles_are_found_with_masks_better_than_a_mean(trained, images):
     assert figures["mask AP50"] > 0.5
     assert figures["mask IoU"] > 0.6
     simple = trained.baseline(images[24:], results)
-    assert set(simple) == {f"mean shape, {name}" for name in list(figures)[:4]}
+    assert set(simple) == {f"{name} of the mean shape" for name in list(figures)[:4]}
     assert all(0 <= trained.error(*pair) < 4 for pair in zip(images[24:], results, strict=True))
 
 
