@@ -240,11 +240,12 @@ CASES = {
     "tf_api": apart(YXYX, True, TF, offset=1, count="num_detections", label=np.float32),
     "efficientdet": finished(["image", *YXYX, "score", "class"], False, offset=1),
     "torchvision": apart(XYXY, False, TORCH, offset=1, batched=False),
+    "rcnn": finished([*XYXY, "score", "class"], True),
     "mask_rcnn": apart(XYXY, False, TORCH, offset=1, batched=False, masks="masks"),
     "mmdeploy": mmdeploy,
 }
 """Preset -> maker of a case."""
-ONE_IMAGE = {"torchvision", "mask_rcnn"}
+ONE_IMAGE = {"torchvision", "mask_rcnn", "rcnn"}
 """Presets whose models take one image."""
 MAPS = {"yolov3_heads", "yolov3_tiny_heads", "yolov5_heads", "yolov7_heads", "yolov8_heads"}
 MAPS |= {"rtmdet", "centernet_heads"}
