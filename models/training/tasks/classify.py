@@ -13,6 +13,7 @@ from models.evaluation.plots import confusion_png
 from models.training.augment import Image
 from models.training.drawing import CORRECT, WRONG, caption
 from models.training.method import Figures, Method, ModelCard
+from models.training.thresholds import score_threshold
 
 Scores = NDArray[np.float32]
 """(C,) from 0 to 1, by class."""
@@ -97,11 +98,8 @@ def lowest_score(best: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
         best: (N,) score of the best class of each image.
         right: (N,) whether it is the true one.
     """
-    order = np.argsort(-best)
-    hits = np.cumsum(right[order])
-    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + len(hits))
-    lowest = float(best[order][int(f1.argmax())])
-    return round(max(0.0, min(lowest, 0.99) - 0.005), 3)
+    found = score_threshold(best, right, len(right))
+    return 0.5 if found is None else found
 
 
 def class_weights(images: Sequence[LabelledImage], classes: int) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ from models.training import drawing
 from models.training.augment import Augmentation, Image, View
 from models.training.backbone import Backbone
 from models.training.method import Figures, Method, Needs
+from models.training.thresholds import score_threshold
 
 MIN_SCORE = 0.001
 """Lowest score of a box that counts in average precision, as in `run.py evaluate`."""
@@ -74,19 +75,14 @@ class Detects(Method):
     def choose_thresholds(
         self, images: Sequence[LabelledImage], results: Sequence[Objects]
     ) -> Mapping[str, float]:
-        """Return the score with the best F1 at IoU .5, and the overlap for suppression."""
+        """Return the score with nearly the best F1 at IoU .5, and the overlap for suppression."""
         scores, hits, objects = [], [], 0
         for image, found in zip(images, results, strict=True):
             scores.append(found.scores)
             hits.append(matches(image, found))
             objects += sum(not item.ignored for item in image.objects)
-        order = np.argsort(-np.concatenate(scores), kind="stable")
-        right = np.cumsum(np.concatenate(hits)[order])
-        if not len(right) or not right[-1]:
-            return {"score": 0.5, "iou": MAX_IOU}
-        f1 = 2 * right / (np.arange(1, len(right) + 1) + objects)
-        lowest = float(np.concatenate(scores)[order][int(f1.argmax())])
-        return {"score": round(max(MIN_SCORE, min(lowest, 0.99) - 0.005), 3), "iou": MAX_IOU}
+        lowest = score_threshold(np.concatenate(scores), np.concatenate(hits), objects, MIN_SCORE)
+        return {"score": 0.5 if lowest is None else lowest, "iou": MAX_IOU}
 
     def error(self, image: LabelledImage, result: Objects) -> float:
         """Return how wrong a result is: sure false boxes, and objects that are not found."""

@@ -13,6 +13,7 @@ from models.datasets.base import LabelledImage
 from models.training import drawing
 from models.training.augment import Image
 from models.training.method import Figures, Method, ModelCard
+from models.training.thresholds import score_threshold
 
 LEVELS = np.linspace(0.02, 0.98, 49)
 """Scores that are tried as that of the background."""
@@ -74,11 +75,8 @@ class MapsScores(Method):
         """Return the score of the best F1 over all classes of all images."""
         present = presence(images, len(self.job.labels)).reshape(-1)
         scores = np.array([result.scores for result in results]).reshape(-1)
-        order = np.argsort(-scores, kind="stable")
-        hits = np.cumsum(present[order])
-        f1 = 2 * hits / (np.arange(1, len(hits) + 1) + present.sum())
-        lowest = float(scores[order][int(f1.argmax())])
-        return {"score": round(max(0.0, min(lowest, 0.99) - 0.005), 3)}
+        lowest = score_threshold(scores, present, int(present.sum()))
+        return {"score": 0.5 if lowest is None else lowest}
 
     def error(self, image: LabelledImage, result: Located) -> float:
         """Return how wrong a result is: peaks outside, and the part of the maps that is outside."""
