@@ -47,9 +47,9 @@ from models.training.region_graph import AT_ONCE, Cut, Linear, region_graph, row
 from models.training.tasks.detect import Detects, Objects
 from models.training.tasks.regions import OUTPUT, Judged, JudgesRegions
 
-STRENGTHS = (0.01, 0.1, 1.0)
+STRENGTHS = (0.1, 1.0, 10.0)
 """Values of C that are tried; a higher one trusts the examples more."""
-LIMITS = (0.3, 1.0, 3.0, 10.0)
+LIMITS = (0.1, 0.3, 1.0, 3.0)
 """Values of lambda of the regressors that are tried; a higher one moves boxes less."""
 LOW, HIGH = 0.3, 0.5
 """IoU below which a region is background, and from which it is an object (section 2.3)."""
