@@ -187,7 +187,7 @@ def _decoded(
     for number, row in enumerate(rows):
         try:
             yield msgspec.json.decode(row, type=kind)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             place = f"{path}: {key}[{number}]"
             collector.fault(DataError(f"{place}: {error}; correct or remove it"))
 

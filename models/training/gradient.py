@@ -15,15 +15,15 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models import runtime
 from models.datasets.base import LabelledImage
 from models.errors import TrainingError
 from models.training import method
 from models.training.augment import View
-from models.training.backbone import Backbone
 from models.training.export import export
+from models.training.extraction import extractor
 from models.training.features import FeatureCache, Maps, Views, read_pixels
 from models.training.graph import IMAGES
+from models.training.learner import Learner, Whole
 from models.training.loop import Loop, Plan
 from models.training.method import Job, Method, ModelCard, Progress, Result
 from models.training.onnx_net import OnnxNet
@@ -53,57 +53,6 @@ class Settings(method.Settings, frozen=True, kw_only=True):
     """Weight decay."""
     patience: Annotated[int, Meta(ge=1, le=10_000)] = 12
     """Epochs without a better figure on the validation images after which training ends."""
-
-
-class Learner(nn.Module):
-    """The part that is trained: the open blocks of the backbone, and the head.
-
-    Args:
-        backbone: the backbone.
-        cut: number of its blocks that stay as they are.
-        maps: names of the tensors that the head takes.
-        head: takes these tensors as its arguments.
-    """
-
-    def __init__(self, backbone: Backbone, cut: int, maps: Sequence[str], head: nn.Module) -> None:
-        super().__init__()
-        edge = backbone.blocks[cut - 1].tensor if cut else IMAGES
-        below = {edge}
-        if cut:
-            below |= {name for node in backbone.piece([edge]).graph.node for name in node.output}
-        above = [name for name in maps if name not in below]
-        self.inputs = tuple(sorted({*([edge] if above else []), *(set(maps) & below)}))
-        """Names of the frozen tensors that it takes."""
-        self._order = [(above if name in above else self.inputs).index(name) for name in maps]
-        self._from_open = [name in above for name in maps]
-        self._edge = self.inputs.index(edge) if above else 0
-        self.open = OnnxNet(backbone.model, [edge], above) if above else None
-        self.head = head
-
-    def forward(self, *frozen: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs of the head."""
-        opened = [] if self.open is None else self.open(frozen[self._edge])
-        maps = [
-            (opened if is_open else frozen)[place]
-            for place, is_open in zip(self._order, self._from_open, strict=True)
-        ]
-        found = self.head(*maps)
-        return found if isinstance(found, tuple) else (found,)
-
-
-class Whole(nn.Module):
-    """The network from pixels to the outputs of the exported model."""
-
-    def __init__(self, frozen: OnnxNet | None, learner: Learner, finish: nn.Module) -> None:
-        super().__init__()
-        self.frozen, self.learner, self.finish = frozen, learner, finish
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs for images (N, H, W, 3) uint8 BGR."""
-        colours = images.permute(0, 3, 1, 2).flip(1).float()
-        maps = [colours] if self.frozen is None else self.frozen(colours)
-        found = self.finish(*self.learner(*maps))
-        return found if isinstance(found, tuple) else (found,)
 
 
 class GradientMethod(Method):
@@ -377,25 +326,3 @@ def _plain(image: LabelledImage, size: int) -> NDArray[np.uint8]:
 
 def _parts(items: Any, size: int) -> Iterator[Any]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def extractor(backbone: Backbone, names: Sequence[str], job: Job) -> Any:
-    """Return the function that computes frozen maps: by onnxruntime, or by PyTorch on a GPU."""
-    if tuple(names) == (IMAGES,):
-        return lambda pixels: [_colours(pixels)]
-    if job.device == "cuda":
-        net = OnnxNet(backbone.model, [IMAGES], names).to("cuda").eval()
-
-        def on_gpu(pixels: NDArray[np.uint8]) -> Maps:
-            with torch.no_grad():
-                found = net(torch.from_numpy(_colours(pixels)).to("cuda"))
-            return [tensor.float().cpu().numpy() for tensor in found]
-
-        return on_gpu
-    run = runtime.open_graph(backbone.piece(names).SerializeToString(), job.threads)
-    return lambda pixels: run({IMAGES: _colours(pixels)})
-
-
-def _colours(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return inputs (N, 3, H, W) float32 RGB of pixels (N, H, W, 3) uint8 BGR."""
-    return np.ascontiguousarray(pixels[..., ::-1].transpose(0, 3, 1, 2), np.float32)

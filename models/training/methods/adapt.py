@@ -27,8 +27,8 @@ from models.errors import TrainingError
 from models.training import method
 from models.training.augment import Fraction
 from models.training.export import export
+from models.training.extraction import extractor
 from models.training.features import Extract, FeatureCache, Maps, Views
-from models.training.gradient import extractor
 from models.training.graph import IMAGES
 from models.training.loop import Loop, Plan
 from models.training.method import Job, ModelCard, Progress

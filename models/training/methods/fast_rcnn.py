@@ -32,8 +32,9 @@ from models.training.assign import BACKGROUND, IGNORED, ignore_inside, match_bet
 from models.training.augment import View
 from models.training.export import export
 from models.training.features import Maps
-from models.training.gradient import GradientMethod, Learner, Outputs
+from models.training.gradient import GradientMethod, Outputs
 from models.training.gradient import Truth as Arrays
+from models.training.learner import Learner
 from models.training.method import Job, ModelCard
 from models.training.onnx_net import OnnxNet
 from models.training.roi import RoiGrid, roi_align, roi_max_pool

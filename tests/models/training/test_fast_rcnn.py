@@ -48,7 +48,7 @@ def test_the_exported_graph_equals_pytorch(trained, tmp_path):
     card = trained.export(tmp_path / "model.onnx")
     pixels = trainer._pixels(trained.job.val[:2], SIDE)
     inputs = [trained.inputs(own) for own in pixels]
-    assert verify(tmp_path / "model.onnx", trained.outputs, inputs) < 1e-4
+    assert verify(tmp_path / "model.onnx", trained.outputs, inputs, trained.difference) < 1e-4
     assert card.family == "rcnn"
     assert msgspec.convert(card.output["proposals"], SearchSettings) == SEARCH
     run = runtime.open_graph((tmp_path / "model.onnx").read_bytes())

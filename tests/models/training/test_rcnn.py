@@ -60,7 +60,7 @@ def test_the_exported_graph_equals_numpy(trained, tmp_path):
     card = trained.export(tmp_path / "model.onnx")
     pixels = trainer._pixels(trained.job.val[:2], SIDE)
     inputs = [trained.inputs(own) for own in pixels]
-    assert verify(tmp_path / "model.onnx", trained.outputs, inputs) < 1e-4
+    assert verify(tmp_path / "model.onnx", trained.outputs, inputs, trained.difference) < 1e-4
     assert card.family == "rcnn"
     assert msgspec.convert(card.output["proposals"], SearchSettings) == SEARCH
     assert len(trained.inputs(pixels[0])[PROPOSALS]) <= 80
