@@ -28,8 +28,11 @@ demo: $(VENV)/.installed-run
 	$(BIN)/python run.py configs/demo.yaml --summary runs/demo/summary.json
 	@echo "look at runs/demo/: annotated.mp4, events.jsonl, summary.json"
 
+# Tests that start processes of their own need the cores for themselves.
+QUICK := not live and not soak and not gpu
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not live and not soak and not gpu" $(PYTEST)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "$(QUICK) and not processes" $(PYTEST)
+	$(BIN)/python -m pytest -m "$(QUICK) and processes" $(PYTEST)
 
 live: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "live and not soak" $(PYTEST)
