@@ -112,6 +112,10 @@ class Method:
         self.thresholds: Mapping[str, float] = {}
         """Thresholds that `choose_thresholds` has chosen."""
 
+    def advice(self) -> list[str]:
+        """Return lines about settings that do not suit the data, shown before the training."""
+        return []
+
     def estimate_s(self) -> float:
         """Return about how many seconds `fit` takes, measured on a small part of it."""
         raise NotImplementedError

@@ -162,6 +162,9 @@ def _fit(
         report=progress.report,
     )
     made = method(job)
+    if not args.quiet:
+        for line in made.advice():
+            print(line)
     progress.estimate(made.estimate_s())
     with progress:
         finished = trainer.run(

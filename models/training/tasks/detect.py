@@ -45,6 +45,11 @@ MIN_VISIBLE = 1 / 3
 MIN_SIDE_PX = 2.0
 """Side of a box in a view below which the same holds."""
 
+SMALL_PX, GOOD_PX = 16.0, 24.0
+"""Shorter side of an object in the input: below the former, which is a cell of the usual map, few
+are found; the latter is enough."""
+MAX_SIZE_PX = 1024
+
 
 class Objects(NamedTuple):
     """The objects that a model finds in an image; parallel arrays, best first."""
@@ -61,6 +66,26 @@ class Detects(Method):
     """A method the result of which is `Objects`."""
 
     needs: ClassVar[Needs] = "box"
+
+    def advice(self) -> list[str]:
+        """Return a line if most objects are only a few pixels wide in the input."""
+        sides = [
+            min(
+                (x2 - x1) * self.size / image.size[0],
+                (y2 - y1) * self.size / image.size[1],
+            )
+            for image in self.job.train
+            for x1, y1, x2, y2 in (item.box for item in image.objects if not item.ignored)
+        ]
+        middle = float(np.median(sides)) if sides else SMALL_PX
+        if not 0 < middle < SMALL_PX:
+            return []
+        better = min(MAX_SIZE_PX, 32 * round(self.size * GOOD_PX / middle / 32))
+        return [
+            f"objects are small: half of them are less than {middle:.0f} px wide or high in the "
+            f"input of {self.size} px; --size {better} finds more of them, and takes "
+            f"{(better / self.size) ** 2:.0f} times as long"
+        ]
 
     def measure(self, images: Sequence[LabelledImage], results: Sequence[Objects]) -> Figures:
         """Return average precision: at IoU .5, at .75, and the mean over .5 to .95."""

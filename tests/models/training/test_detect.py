@@ -1,5 +1,6 @@
 """Truth in a view, default boxes, and candidates that become objects."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from models.training.tasks.detect import (
     suppressed,
     truth_of_view,
 )
-from tests.models.training.tiny import shapes, tiny_backbone
+from tests.models.training.tiny import job, shapes, tiny_backbone
 
 
 def image(*objects, size=(100, 50)):
@@ -127,3 +128,14 @@ def test_maps_are_the_last_of_each_stride():
 def test_strides_that_a_backbone_lacks_are_refused(strides, own):
     with pytest.raises(TrainingError, match=r"strides: the backbone tiny has maps .*2, 4, 8, 16"):
         level_tensors(tiny_backbone(), strides, own)
+
+
+def test_small_objects_bring_the_advice_of_a_larger_input(tmp_path):
+    pytest.importorskip("torch")
+    from models.training.methods.ssd import Settings, Ssd
+
+    images = shapes(tmp_path / "images", 6)
+    small = Ssd(job(tmp_path, Settings(size=32), images[:4], images[4:]))
+    assert re.search(r"less than 1\d px .* of 32 px; --size 64 finds", small.advice()[0])
+    large = Ssd(job(tmp_path, Settings(size=64), images[:4], images[4:]))
+    assert large.advice() == []
