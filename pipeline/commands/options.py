@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from models import zoo
+from models.errors import ModelError
 from pipeline import config as config_file
 from pipeline.commands import COMMANDS
 from pipeline.commands.arguments import count, score
@@ -24,6 +26,10 @@ from stages import LOCATIONS, SINKS, STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = ROOT / "configs" / "demo.yaml"
+DETECTION = ("preprocess", "detector", "nms", "tracker")
+"""Stages of detection, in whose place one stage names the frame or its pixels."""
+WHOLE_FRAME = ("classify", "semantic")
+"""Tasks of models of the whole frame; each has a stage of its name."""
 MEDIA = (
     *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"),
     *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
@@ -100,6 +106,8 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         raw["streams"] = _streams(args.source)
     if args.sink:
         _replace_sinks(raw, args.sink)
+    if args.config is None and path == DEFAULT_CONFIG:
+        raw["stages"] = _suited(raw["stages"], args.model or [])
     _set_models(raw["stages"], args.model or [])
     if args.device:
         tables = stages_with("device", raw["stages"])
@@ -202,6 +210,28 @@ def stages_with(option: str, stages: dict[str, Any]) -> dict[str, Any]:
     """Return the tables of the stages that have an option, in the order of the settings file."""
     entries = {name: STAGES.get(_use_of(table)) for name, table in stages.items()}
     return {name: stages[name] for name, of in entries.items() if of and option in of.options}
+
+
+def _suited(stages: dict[str, Any], models: list[str]) -> dict[str, Any]:
+    """Return the default stages, or those for a model that names the frame, or its pixels.
+
+    Without a settings file, the task of the model says which stage runs it.
+    """
+    try:
+        task = zoo.resolve(models[0]).task if len(models) == 1 else None
+    except ModelError:
+        return stages  # the stage reports it, with its name
+    if task not in WHOLE_FRAME:
+        return stages
+    replaced = {name for name, table in stages.items() if _use_of(table) in DETECTION}
+    suited: dict[str, Any] = {}
+    for name, table in stages.items():
+        if name not in replaced:
+            follows = isinstance(table, dict) and table.get("after") in replaced
+            suited[name] = {**table, "after": task} if follows else table
+        elif task not in suited:
+            suited[task] = {"use": task}
+    return suited
 
 
 def _set_models(stages: dict[str, Any], models: list[str]) -> None:

@@ -1,6 +1,7 @@
 """`run.py train`: from labelled pictures to a model that the pipeline runs, and its refusals."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -67,6 +68,21 @@ def test_the_result_states_its_time_figures_and_next_commands(trained):
     assert record.difference < 1e-3
     parts = json.loads((folder / "out" / "parts.json").read_text())
     assert [len(parts[part]) for part in ("train", "val", "test")] == [24, 6, 6]
+
+
+def test_the_stated_command_runs_the_model(trained, capsys):
+    folder, text = trained
+    words = re.search(r"^run it: python run.py (.*) --source 0$", text, re.MULTILINE)[1].split()
+    assert run.main(["check", *words]) == 0
+    assert "classify  Classify\n   ├─" in capsys.readouterr().out
+    red, out = folder / "pictures" / "red", folder / "events.jsonl"
+    words += ["--set", "classify.min_score=0", "--sink", f"events={out}"]
+    done = eyeline(*words, "--source", red, folder=folder)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in out.read_text().splitlines()]
+    found = [label["label"] for event in events for label in event.get("labels", [])[:1]]
+    assert len(events) == 12
+    assert found.count("red") > 12 / 2
 
 
 def test_evaluate_gives_the_figure_of_the_trainer(trained):
