@@ -110,10 +110,16 @@ class Detects(Method):
         return {"score": 0.5 if lowest is None else lowest, "iou": MAX_IOU}
 
     def error(self, image: LabelledImage, result: Objects) -> float:
-        """Return how wrong a result is: sure false boxes, and objects that are not found."""
-        right = matches(image, result)
+        """Return how wrong a result is: false boxes that are shown, and objects not found."""
+        found = self._shown(result)
+        right = matches(image, found)
         missed = sum(not item.ignored for item in image.objects) - int(right.sum())
-        return float(result.scores[~right].sum() + max(0, missed))
+        return float(found.scores[~right].sum() + max(0, missed))
+
+    def _shown(self, result: Objects) -> Objects:
+        """Return the objects from the threshold on."""
+        sure = result.scores >= self.thresholds.get("score", SHOWN_SCORE)
+        return Objects(result.boxes[sure], result.scores[sure], result.classes[sure])
 
     def doubt(self, image: LabelledImage, result: Objects) -> float:
         """Return the best score of a box where no object of its class is labelled."""
@@ -142,8 +148,7 @@ class Detects(Method):
     def draw(self, pixels: Image, image: LabelledImage, result: Objects) -> Image:
         """Draw found boxes, right and wrong, over those of the truth."""
         scale = pixels.shape[1] / image.size[0]
-        sure = result.scores >= self.thresholds.get("score", SHOWN_SCORE)
-        found = Objects(result.boxes[sure], result.scores[sure], result.classes[sure])
+        found = self._shown(result)
         right = matches(image, found)
         truth = np.array([item.box for item in image.objects], np.float32).reshape(-1, 4)
         drawing.boxes(pixels, truth * scale, drawing.MISSED)
