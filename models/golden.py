@@ -125,5 +125,6 @@ def difference(expected: NDArray[Any], found: NDArray[Any]) -> float:
         return float("inf")
     own, other = expected.astype(np.float64), found.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        worst = float(np.abs(own - other).max(initial=0)) / max(1.0, np.abs(own).max(initial=0))
+        scale = max(1.0, float(np.abs(own).max(initial=0)))
+        worst = float(np.abs(own - other).max(initial=0)) / scale
     return worst if np.isfinite(worst) else float("inf")

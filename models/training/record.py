@@ -63,7 +63,9 @@ class Record(msgspec.Struct, kw_only=True):
 
 def write_record(path: Path, record: Record) -> None:
     """Write the record as JSON."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+    part = path.with_suffix(".part")
+    part.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+    part.replace(path)
 
 
 def read_record(path: Path) -> Record:

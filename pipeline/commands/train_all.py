@@ -13,7 +13,7 @@ from models.training import METHODS, load
 from models.training.record import Record, read_record
 from pipeline.commands.terminal import print_error
 from pipeline.commands.train_progress import duration
-from pipeline.commands.train_run import RECORD, RUNS, model_name, train
+from pipeline.commands.train_run import RECORD, RUNS, is_finished, model_name, train
 
 ALL = "all"
 TABLE = "table.md"
@@ -30,9 +30,12 @@ def train_all(args: argparse.Namespace) -> int:
     records, left_out = [], []
     for name in METHODS:
         own = copy.copy(args)
-        own.method, own.name, own.out, own.set = name, name, folder / name, _settings(args, name)
+        own.method, own.name, own.out = name, name, folder / name
         try:
-            if not (own.out / f"{name}.yaml").exists():
+            own.set = _settings(args, name)
+            if "epochs" not in load(name).Settings.__struct_fields__:
+                own.epochs = None
+            if not is_finished(own.out, name):
                 print(f"--- {name}: {METHODS[name].help}", flush=True)
                 train(own)
             records.append(read_record(own.out / RECORD))

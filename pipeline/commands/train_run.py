@@ -62,8 +62,8 @@ def train(args: argparse.Namespace) -> int:
     finished = _fit(args, method, backbone, prepared, record, folder, settings, progress)
     if before is not None:
         record.train_s, record.cpu_s = before.train_s, before.cpu_s
-    write_record(folder / RECORD, record)
     write_report(finished, folder / REPORT)
+    write_record(folder / RECORD, record)  # last: a run that was killed before is not finished
     if args.compare:
         job = finished.method.job
         compare_starts(
@@ -220,6 +220,11 @@ def _next_steps(args: argparse.Namespace, finished: Finished) -> dict[str, str]:
     }
 
 
+def is_finished(folder: Path, name: str) -> bool:
+    """Return whether a training of this name has ended in a folder."""
+    return (folder / f"{name}.yaml").exists() and (folder / RECORD).exists()
+
+
 def _check_folder(folder: Path, name: str, compare: bool) -> None:
     """Refuse a folder with a finished model, which a second run would replace.
 
@@ -228,7 +233,7 @@ def _check_folder(folder: Path, name: str, compare: bool) -> None:
     Raises:
         TrainingError: there is one.
     """
-    if (folder / f"{name}.yaml").exists() and not compare:
+    if is_finished(folder, name) and not compare:
         raise TrainingError(_occupied(folder, name))
 
 
@@ -241,7 +246,7 @@ def _finished_before(folder: Path, name: str, record: Record) -> Record | None:
     Raises:
         TrainingError: a finished model is there, and it is of another training.
     """
-    if not (folder / f"{name}.yaml").exists():
+    if not is_finished(folder, name):
         return None
     try:
         before = read_record(folder / RECORD)

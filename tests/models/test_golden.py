@@ -120,3 +120,10 @@ def test_a_golden_file_that_does_not_fit_is_refused_in_a_line(damage, expected, 
     assert str(error.value).startswith(f"{written}: ")
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_difference_is_a_plain_number_also_of_large_outputs():
+    expected = np.array([4.0, 1.0], np.float32)
+    found = np.array([4.0, 3.0], np.float32)
+    assert golden.difference(expected, found) == 0.5
+    assert type(golden.difference(expected, found)) is float

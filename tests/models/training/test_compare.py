@@ -153,7 +153,9 @@ def test_the_table_has_a_line_for_each_training():
 def test_a_comparison_is_added_to_the_same_training_alone(tmp_path):
     record = record_of(train_s=70.0)
     assert train_run._finished_before(tmp_path, "m", record) is None
-    (tmp_path / "m.yaml").write_text("")
+    (tmp_path / "m.yaml").write_text("")  # of a run that was killed before its record
+    assert train_run._finished_before(tmp_path, "m", record) is None
+    (tmp_path / train_run.RECORD).write_text("{")
     with pytest.raises(TrainingError, match="a finished model is there"):
         train_run._finished_before(tmp_path, "m", record)
     train_run.write_record(tmp_path / train_run.RECORD, record)
