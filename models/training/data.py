@@ -214,6 +214,12 @@ def prepare(data: DataSet, parts: Parts, needs: Needs, request: Request, folder:
     if needs == "mask" and not any(o.mask for image in data.images for o in image.objects):
         raise DataError(f"{data.root}: the method needs masks (found boxes alone); add masks")
     train = _limited(examples[0], request)
+    if needs == "class" and train and len({image.classes[0] for image in train}) < 2:
+        raise DataError(
+            f"{data.root}: there is one class alone to train with (found "
+            f"{labels[train[0].classes[0]]!r}), so there is nothing to tell apart; add images of "
+            "another class, or choose a method that finds objects"
+        )
     for part, own in zip(PARTS, (train, *examples[1:]), strict=True):
         if not own:
             raise DataError(

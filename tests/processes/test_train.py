@@ -143,6 +143,15 @@ def test_what_cannot_be_trained_is_refused_in_one_line(words, message, trained, 
     assert len(error.splitlines()) == 1
 
 
+def test_a_single_class_is_nothing_to_tell_apart(tmp_path, capsys):
+    data = pictures(tmp_path / "pictures", 6)
+    mapping = tmp_path / "map.yaml"
+    mapping.write_text("red: thing\nblue: thing\n")
+    words = ("--data", data, "--map", mapping, "--backbone", "ssdlite", "--out", tmp_path / "out")
+    assert run.main(["train", *map(str, words)]) == 2
+    assert "one class alone to train with (found 'thing')" in capsys.readouterr().err
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(5))
 def test_a_training_killed_at_any_time_ends_with_the_same_bytes(seed, trained, tmp_path):
