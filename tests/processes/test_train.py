@@ -143,6 +143,21 @@ def test_what_cannot_be_trained_is_refused_in_one_line(words, message, trained, 
     assert len(error.splitlines()) == 1
 
 
+def test_codes_need_no_pytorch_and_other_methods_say_how_to_get_it(
+    trained, tmp_path, monkeypatch, capsys
+):
+    folder, _ = trained
+    monkeypatch.setitem(sys.modules, "torch", None)  # so that an import of it fails
+    words = ["train", "--data", str(folder / "pictures"), "--backbone", "ssdlite", "--size", "64"]
+    words += ["--threads", "1", "--set", "views=1", "--out", str(tmp_path / "out")]
+    assert run.main([*words, "--method", "codes"]) == 0
+    monkeypatch.delitem(sys.modules, "models.training.gradient", raising=False)
+    monkeypatch.delitem(sys.modules, "models.training.methods.ssd", raising=False)
+    capsys.readouterr()
+    assert run.main([*words[:3], "--method", "ssd"]) == 2
+    assert "run `make train`" in capsys.readouterr().err
+
+
 def test_a_single_class_is_nothing_to_tell_apart(tmp_path, capsys):
     data = pictures(tmp_path / "pictures", 6)
     mapping = tmp_path / "map.yaml"
