@@ -21,6 +21,7 @@ from stages.detections import CANDIDATES, WantsAllBoxes
 from stages.inference.detector import Detector, DetectorSettings
 from stages.inference.preprocess import Preprocess
 from stages.thresholds import Suppression
+from tests.builders import ROOT
 from tests.models.builders import save
 from tests.models.softmax import TABLE_LINE
 
@@ -329,8 +330,12 @@ def test_a_model_of_another_task_is_refused_at_the_start(tmp_path, monkeypatch, 
     )
     with pytest.raises(SetupError, match=words):
         resolve(model=str(card))
-    assert main(["check", "--model", str(card)]) == 2
-    assert capsys.readouterr().err.startswith("run.py: stages.detector: model m has task classify")
+    demo = str(ROOT / "configs" / "demo.yaml")
+    assert main(["check", demo, "--model", str(card)]) == 2
+    assert "stages.detector: model m has task classify, which" in capsys.readouterr().err
+    # Without a settings file the stage that takes it is used.
+    assert main(["check", "--model", str(card)]) == 0
+    assert "classify  Classify" in capsys.readouterr().out
 
 
 def test_the_stage_gives_the_outputs_of_detector_families():
