@@ -25,6 +25,7 @@ from models.training.report.report import write_report
 from models.training.trainer import Finished
 from pipeline.commands.label_maps import read_maps
 from pipeline.commands.train_compare import compare_starts
+from pipeline.commands.train_next import next_steps
 from pipeline.commands.train_progress import TrainProgress, duration
 from pipeline.graph.placement import usable_cores
 
@@ -173,7 +174,7 @@ def _fit(
             record,
             {"licence": backbone.licence, "origin": f"{backbone.name}: {backbone.origin}"[:900]},
         )
-    finished.record.next_steps = _next_steps(args, finished)
+    finished.record.next_steps = next_steps(args, finished)
     return finished
 
 
@@ -199,25 +200,6 @@ def _record(
         counts=prepared.counts,
         notes=list(prepared.notes),
     )
-
-
-def _next_steps(args: argparse.Namespace, finished: Finished) -> dict[str, str]:
-    """Return what can be done with the model -> the command."""
-    folder, card = finished.model.parent, shlex.quote(str(finished.card))
-    if finished.method.needs == "class" and (folder / "crops").exists():
-        where = shlex.quote(str(folder / "crops" / "test"))
-    else:
-        parts = shlex.quote(f"{folder / 'parts.json'}:test")
-        where = f"{shlex.quote(args.data[0])} --split {parts}"
-        where += "".join(f" --map {shlex.quote(str(path))}" for path in args.map)
-    return {
-        "Run it": f"python run.py --model {card} --source 0",
-        "Try it on a picture": f"python run.py models inspect {card} --try PICTURE.jpg",
-        "Measure it again on the test images": f"python run.py evaluate {where} --model {card}",
-        "Check that it gives the same outputs on this machine": (
-            f"python run.py models verify {card}"
-        ),
-    }
 
 
 def is_finished(folder: Path, name: str) -> bool:

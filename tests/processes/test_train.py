@@ -13,7 +13,7 @@ import pytest
 
 import run
 from models.training.record import read_record
-from tests.builders import ROOT
+from tests.builders import CLIP, ROOT
 
 pytestmark = pytest.mark.processes
 COLOURS = {"blue": (200, 40, 40), "green": (40, 200, 40), "red": (40, 40, 200)}
@@ -156,6 +156,35 @@ def test_codes_need_no_pytorch_and_other_methods_say_how_to_get_it(
     capsys.readouterr()
     assert run.main([*words[:3], "--method", "ssd"]) == 2
     assert "run `make train`" in capsys.readouterr().err
+
+
+def test_a_classifier_of_crops_comes_with_settings_that_run(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        pixels = rng.integers(60, 190, (96, 128, 3), np.uint8)
+        lines = []
+        for place, colour in enumerate(((200, 40, 40), (40, 40, 200))):
+            x = int(rng.integers(2, 20)) + 64 * place
+            cv2.rectangle(pixels, (x, 20), (x + 39, 75), colour, -1)
+            lines.append(f"{place} {(x + 20) / 128} {48 / 96} {40 / 128} {56 / 96}\n")
+        for folder in ("images", "labels"):
+            (tmp_path / "set" / folder).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "set" / "images" / f"{number}.png"), pixels)
+        (tmp_path / "set" / "labels" / f"{number}.txt").write_text("".join(lines))
+    (tmp_path / "set" / "data.yaml").write_text("train: images\nnames: [blue, red]\n")
+    done = train(tmp_path, tmp_path / "set", "--set", "views=1")
+    assert done.returncode == 0, done.stderr
+    settings = tmp_path / "out" / "objects.yaml"
+    assert f"run it: python run.py {settings} --source 0" in done.stdout
+    # Walkers are neither blue nor red squares, so that no score of theirs is high.
+    words = ("--set", "name.min_score=0", "--set", "name.agreement=0")
+    sink = f"events={tmp_path / 'events.jsonl'}"
+    done = eyeline(
+        settings, "--source", CLIP, "--frames", 12, "--sink", sink, *words, folder=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    events = (tmp_path / "events.jsonl").read_text()
+    assert '"attributes":{"name":{"label":"' in events
 
 
 def test_a_single_class_is_nothing_to_tell_apart(tmp_path, capsys):
