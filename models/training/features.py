@@ -108,6 +108,20 @@ def read_pixels(image: LabelledImage) -> Image:
     return np.asarray(pixels, np.uint8)
 
 
+def read_input(image: LabelledImage, size: int) -> Image:
+    """Read an image as the pipeline makes the input of it: (size, size, 3) uint8 BGR, stretched.
+
+    Raises:
+        TrainingError: it cannot be decoded.
+    """
+    return np.asarray(cv2.resize(read_pixels(image), (size, size)), np.uint8)
+
+
+def as_colours(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return inputs of a backbone (N, 3, H, W) float32 RGB of pixels (N, H, W, 3) uint8 BGR."""
+    return np.ascontiguousarray(pixels[..., ::-1].transpose(0, 3, 1, 2), np.float32)
+
+
 class FeatureCache:
     """Feature maps of all rows, float16 on disk, mapped into memory.
 

@@ -21,7 +21,7 @@ from models.training import method
 from models.training.augment import View
 from models.training.export import export
 from models.training.extraction import extractor
-from models.training.features import FeatureCache, Maps, Views, read_pixels
+from models.training.features import FeatureCache, Maps, Views, read_input
 from models.training.graph import IMAGES
 from models.training.learner import Learner, Whole
 from models.training.loop import Loop, Plan
@@ -97,7 +97,6 @@ class GradientMethod(Method):
         val = Views(job.val, settings.augment, self.size, 1, job.seed)
         self._val_cache = FeatureCache(job.cache, val, source, self._extract)
         self._steps = max(settings.min_steps, -(-len(job.train) // settings.batch))
-        self._source = source
         self._loop = self.new_loop()
 
     # --- parts that a method has ---
@@ -185,7 +184,7 @@ class GradientMethod(Method):
         """
         name = f"checkpoint-{variant}.npz" if variant else "checkpoint.npz"
         path = self.job.folder / name
-        plan = self._plan(f"{self._source} {variant}")
+        plan = self._plan(variant)
         return Loop(self.learner, self._groups(), plan, path, self.job.device)
 
     def train(self, loop: Loop, number: int = 0) -> None:
@@ -204,13 +203,12 @@ class GradientMethod(Method):
             self.merit,
             lambda done, text: job.report(Progress("training", before + done, total, text)),
         )
-        self.curves = loop.curves
-        self.best_epoch = loop.best_epoch
+        self.curves, self.best_epoch = loop.curves, loop.best_epoch
 
     def predict(self, images: Sequence[LabelledImage]) -> list[Result]:
         """Return the result of each image."""
         maps = (
-            self._extract(np.stack([_plain(image, self.size) for image in part]))
+            self._extract(np.stack([read_input(image, self.size) for image in part]))
             for part in _parts(images, PREDICT)
         )
         return self._results(images, maps)
@@ -246,9 +244,9 @@ class GradientMethod(Method):
         opened = [] if self.learner.open is None else list(self.learner.open.parameters())
         return [list(self.learner.head.parameters()), opened]
 
-    def _plan(self, source: str) -> Plan:
+    def _plan(self, variant: str) -> Plan:
         settings = self.job.settings
-        text = f"{source} {self._train.key()} {self.job.threads} {self.job.device}"
+        text = f"{self._cache.key} {variant} {self.job.threads} {self.job.device}"
         key = hashlib.sha256(text.encode() + msgspec.json.encode(settings)).hexdigest()
         rates = (settings.rate, settings.rate * settings.backbone_rate)
         starts = (0.0, settings.head_first)
@@ -315,13 +313,6 @@ class GradientMethod(Method):
                 yield from ([array[row] for array in arrays] for row in range(count))
             else:
                 yield arrays
-
-
-def _plain(image: LabelledImage, size: int) -> NDArray[np.uint8]:
-    """Return the input as the pipeline makes it."""
-    import cv2
-
-    return np.asarray(cv2.resize(read_pixels(image), (size, size)), np.uint8)
 
 
 def _parts(items: Any, size: int) -> Iterator[Any]:

@@ -105,6 +105,8 @@ class Method:
         self.settings = job.settings
         self.curves: list[dict[str, float]] = []
         """Per epoch: losses by term and figures on the validation images."""
+        self.best_epoch = -1
+        """Number of the epoch that is kept; -1: the method has none."""
         self.notes: list[str] = []
         """Findings for the report, such as a chosen setting and its alternatives."""
         self.charts: dict[str, tuple[Sequence[float], Mapping[str, Sequence[float]]]] = {}

@@ -8,16 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.datasets.base import LabelledImage
 from models.training.card import write_card
 from models.training.data import Prepared
 from models.training.export import verify
-from models.training.features import read_pixels
+from models.training.features import read_input
 from models.training.method import Method, Result
 from models.training.record import Record
 
@@ -74,13 +72,13 @@ def run(
         record.notes.append(f"on the test images, for comparison: {shown}")
     model = job.folder / f"{record.name}.onnx"
     own = method.export(model)
-    pixels = _pixels(prepared.val[: method.held_out], method.size)
+    pixels = [read_input(image, method.size)[None] for image in prepared.val[: method.held_out]]
     inputs = [method.inputs(one) for one in pixels]
     record.difference = verify(model, method.outputs, inputs, method.difference)
     record.image_ms = time_of(model, method, pixels)
     record.size_bytes, record.parameters = model.stat().st_size, parameters_of(model)
     record.curves, record.notes = method.curves, [*record.notes, *method.notes]
-    record.best_epoch = getattr(method, "best_epoch", -1)
+    record.best_epoch = method.best_epoch
     record.charts = {
         title: (list(across), {name: list(up) for name, up in lines.items()})
         for title, (across, lines) in method.charts.items()
@@ -129,9 +127,3 @@ def time_of(model: Path, method: Method, inputs: Sequence[NDArray[np.uint8]]) ->
         if sum(times) > TIMED_S:
             break
     return float(np.median(times)) * 1e3
-
-
-def _pixels(images: Sequence[LabelledImage], size: int) -> list[NDArray[np.uint8]]:
-    return [
-        np.asarray(cv2.resize(read_pixels(image), (size, size))[None], np.uint8) for image in images
-    ]

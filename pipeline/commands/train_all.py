@@ -10,9 +10,9 @@ from rich.table import Table
 
 from models.errors import DataError, TrainingError
 from models.training import METHODS, load
+from models.training.quantities import duration, megabytes
 from models.training.record import Record, read_record
 from pipeline.commands.terminal import print_error
-from pipeline.commands.train_progress import duration
 from pipeline.commands.train_run import RECORD, RUNS, is_finished, model_name, train
 
 ALL = "all"
@@ -74,7 +74,7 @@ def _cells(record: Record) -> tuple[str, ...]:
         figures,
         duration(record.cpu_s),
         f"{record.image_ms:.0f} ms" if record.image_ms >= 10 else f"{record.image_ms:.1f} ms",
-        f"{record.size_bytes / 1e6:.1f} MB",
+        megabytes(record.size_bytes),
     )
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from models.training import compare
 from models.training.data import Prepared
 from models.training.method import Job, Method
+from models.training.quantities import duration
 from models.training.record import Record, Trial
-from pipeline.commands.train_progress import TrainProgress, duration
+from pipeline.commands.train_progress import TrainProgress
 
 
 def compare_starts(

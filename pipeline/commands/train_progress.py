@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models.training.method import Progress as Step
+from models.training.quantities import duration
 
 LINE_S = 15.0
 """Time between two lines, where there is no terminal."""
@@ -86,13 +87,3 @@ class TrainProgress:
         rate = (now - began) / max(1, step.done - done)
         left = "" if first or last else f", {duration(rate * (step.total - step.done))} left"
         print(f"{step.phase}: {step.done} of {step.total}{left}  {step.text}".rstrip(), flush=True)
-
-
-def duration(seconds: float) -> str:
-    """Return a time for people: 40 s, 3 min 20 s, 2 h 10 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{max(1, whole)} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -20,13 +20,14 @@ from models.training.backbone import Backbone, describe
 from models.training.method import Job, Method
 from models.training.method import Progress as Step
 from models.training.packages import package
+from models.training.quantities import duration, megabytes
 from models.training.record import Record, read_record, write_record
 from models.training.report.report import write_report
 from models.training.trainer import Finished
 from pipeline.commands.label_maps import read_maps
 from pipeline.commands.train_compare import compare_starts
 from pipeline.commands.train_next import next_steps
-from pipeline.commands.train_progress import TrainProgress, duration
+from pipeline.commands.train_progress import TrainProgress
 from pipeline.graph.placement import usable_cores
 
 RUNS = Path("runs/train")
@@ -274,7 +275,7 @@ def _print_result(finished: Finished, args: argparse.Namespace) -> None:
     for part, figures in (("val", record.validation), ("test", record.test)):
         print(f"{part:6}" + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
     print(
-        f"model {finished.model}, {record.size_bytes / 1e6:.1f} MB, {record.image_ms:.1f} ms CPU "
+        f"model {finished.model}, {megabytes(record.size_bytes)}, {record.image_ms:.1f} ms CPU "
         f"per image, trained in {duration(record.train_s)}; equal to the network within "
         f"{record.difference:.0e}"
     )

@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import cv2
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
@@ -26,7 +25,7 @@ from models import runtime
 from models.datasets.base import LabelledImage
 from models.errors import TrainingError
 from models.training import method
-from models.training.features import FeatureCache, Maps, Views, read_pixels
+from models.training.features import FeatureCache, Maps, Views, as_colours, read_input
 from models.training.graph import IMAGES
 from models.training.method import Job, ModelCard, Progress, Result
 from models.training.packages import package
@@ -142,8 +141,7 @@ class Codes(Classifies):
 
     def _codes(self, pixels: NDArray[np.uint8]) -> Maps:
         """Return the codes of inputs as maps (N, D, 1, 1): pooled, of unit length."""
-        colours = np.ascontiguousarray(pixels[..., ::-1].transpose(0, 3, 1, 2), np.float32)
-        maps = self._run({IMAGES: colours})[0]
+        maps = self._run({IMAGES: as_colours(pixels)})[0]
         count, channels, height, width = maps.shape
         pooled = maps.reshape(count, channels, -1) @ pooling_matrix(
             height, width, self.settings.pool
@@ -155,11 +153,7 @@ class Codes(Classifies):
         return [codes[:, :, None, None].astype(np.float32)]
 
     def _codes_of(self, images: Sequence[LabelledImage]) -> NDArray[np.float32]:
-        size = (self.size, self.size)
-        found = [
-            self._codes(np.asarray(cv2.resize(read_pixels(image), size)[None], np.uint8))[0]
-            for image in images
-        ]
+        found = [self._codes(read_input(image, self.size)[None])[0] for image in images]
         return np.concatenate(found).reshape(len(images), -1)
 
     def _choose(self, codes: NDArray[np.float32], classes: NDArray[np.intp]) -> float:

@@ -31,7 +31,7 @@ from models.families.rcnn import PROPOSALS
 from models.proposals.selective_search import SearchSettings
 from models.training import method
 from models.training.assign import BACKGROUND, ignore_inside, match_between
-from models.training.features import Views
+from models.training.features import Views, read_input
 from models.training.graph import IMAGES
 from models.training.linear_models import (
     Codes,
@@ -187,8 +187,7 @@ class Rcnn(JudgesRegions):
         return found
 
     def _values(self, run: Any, image: LabelledImage) -> NDArray[np.float32]:
-        plain = Views([image], self.settings.augment, self.size, 1, self.job.seed)
-        return self._run(run, plain.pixels(0)[None], self.proposals(image))
+        return self._run(run, read_input(image, self.size)[None], self.proposals(image))
 
     def _result(self, image: LabelledImage, values: NDArray[np.float32]) -> Judged:
         rows = [rows_of(values, self.proposals(image), self.size, move) for move in (True, False)]

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from models.datasets.base import LabelledImage
+from models.training.quantities import duration, megabytes
 from models.training.record import Record
 from models.training.report.page import (
     Cell,
@@ -199,21 +200,6 @@ def again(record: Record) -> Section:
         "Make it again",
         code(record.command) + f"<h3>Settings</h3>{settings}<h3>Versions</h3>{versions}",
     )
-
-
-def duration(seconds: float) -> str:
-    """Return a time for people: 40 s, 3 min, 2 h 10 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{max(1, whole)} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def megabytes(size: int) -> str:
-    """Return a size for people."""
-    return f"{size / 1e6:.1f} MB"
 
 
 def _first(figures: Mapping[str, float]) -> list[tuple[str, float]]:

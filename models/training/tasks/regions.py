@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import cv2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from models.proposals.cache import ProposalCache
 from models.proposals.recall import recall
 from models.proposals.selective_search import selective_search
 from models.training.augment import View
-from models.training.features import read_pixels
+from models.training.features import read_input
 from models.training.method import Figures, Job, ModelCard, Progress
 from models.training.tasks.detect import MIN_SCORE, Detects, Objects, suppressed_rows
 
@@ -99,9 +98,7 @@ class JudgesRegions(Detects):
         """
         known = self._proposals.get(image.name)
         if known is None:
-            size = (self.size, self.size)
-            pixels = np.asarray(cv2.resize(read_pixels(image), size), np.uint8)
-            found = self._stored.proposals(pixels)
+            found = self._stored.proposals(read_input(image, self.size))
             known = self._proposals[image.name] = found[: self.settings.search.max_proposals]
         return known
 

@@ -11,6 +11,7 @@ from models.errors import TrainingError
 from models.inspect import inspect
 from models.training import trainer
 from models.training.data import Prepared
+from models.training.features import read_input
 from models.training.record import Record
 from tests.models.training.tiny import LABELS, SIDE, job, shapes
 
@@ -58,7 +59,7 @@ def test_peaks_are_in_the_squares_and_classes_are_named(finished):
 def test_the_exported_model_gives_the_results_of_the_method(finished, images):
     own = finished.method.predict(images[24:])
     run = runtime.open_graph(finished.model.read_bytes())
-    pixels = np.stack([trainer._pixels([image], 96)[0][0] for image in images[24:]])
+    pixels = np.stack([read_input(image, 96) for image in images[24:]])
     scores, maps = run({"images": pixels})
     assert maps.shape == (9, 1 + len(LABELS), 12, 12)
     assert np.allclose(maps[:, 0], maps[0, 0, 0, 0])

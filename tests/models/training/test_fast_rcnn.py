@@ -6,9 +6,9 @@ import pytest
 
 from models import runtime
 from models.proposals.selective_search import SearchSettings
-from models.training import trainer
 from models.training.augment import Augmentation, plain_view
 from models.training.export import verify
+from models.training.features import read_input
 from tests.models.training.tiny import SIDE, job, shapes
 
 torch = pytest.importorskip("torch")
@@ -46,7 +46,7 @@ def test_squares_are_found_by_their_colours(trained):
 
 def test_the_exported_graph_equals_pytorch(trained, tmp_path):
     card = trained.export(tmp_path / "model.onnx")
-    pixels = trainer._pixels(trained.job.val[:2], SIDE)
+    pixels = [read_input(image, SIDE)[None] for image in trained.job.val[:2]]
     inputs = [trained.inputs(own) for own in pixels]
     assert verify(tmp_path / "model.onnx", trained.outputs, inputs, trained.difference) < 1e-4
     assert card.family == "rcnn"

@@ -7,8 +7,8 @@ import pytest
 from models.families.rcnn import PROPOSALS
 from models.proposals.grouping import Similarity
 from models.proposals.selective_search import SearchSettings
-from models.training import trainer
 from models.training.export import verify
+from models.training.features import read_input
 from models.training.methods.rcnn import Rcnn, Settings
 from tests.models.training.tiny import LABELS, SIDE, job, shapes
 
@@ -58,7 +58,7 @@ def test_the_report_has_recall_and_what_was_chosen(trained):
 
 def test_the_exported_graph_equals_numpy(trained, tmp_path):
     card = trained.export(tmp_path / "model.onnx")
-    pixels = trainer._pixels(trained.job.val[:2], SIDE)
+    pixels = [read_input(image, SIDE)[None] for image in trained.job.val[:2]]
     inputs = [trained.inputs(own) for own in pixels]
     assert verify(tmp_path / "model.onnx", trained.outputs, inputs, trained.difference) < 1e-4
     assert card.family == "rcnn"
